@@ -1,0 +1,1 @@
+"""Prepared data sets: their splits, their pictures in memory, and what is done to a picture."""

@@ -1,0 +1,159 @@
+"""A data set decoded once and kept, as uint8, where the computation is."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from agenet.data.records import Records
+from agenet.errors import UserError
+from agenet.sharding import batch_sharded
+
+PLACEMENTS = ("auto", "device", "host")
+# Of a device's free memory; the rest is for the network's activations.
+_DEVICE_SHARE = 0.5
+_DECODE_CHUNK = 64
+
+
+def decode_picture(picture: bytes, out: np.ndarray) -> bool:
+    """Decodes a JPEG or PNG into `out` uint8 [S, S, 3] RGB; False if it is not a picture.
+
+    The shorter side is brought to S and the middle square kept.
+    """
+    size = out.shape[0]
+    try:
+        image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        return False
+    if image is None:
+        return False
+    height, width = image.shape[:2]
+    if height != width:
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        image = image[top : top + side, left : left + side]
+    # Averaging when shrinking avoids aliasing; enlarging has nothing to average.
+    interpolation = cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_LINEAR
+    cv2.resize(image, (size, size), dst=out, interpolation=interpolation)
+    return True
+
+
+def decode_pictures(pictures: Sequence[bytes], out: np.ndarray, *, progress: bool) -> None:
+    """Decodes N pictures on all cores into the first rows of `out` uint8 [>=N, S, S, 3] RGB.
+
+    Raises:
+        UserError: if a picture cannot be decoded.
+    """
+
+    def decode(start: int) -> list[int]:
+        rows = range(start, min(start + _DECODE_CHUNK, len(pictures)))
+        return [row for row in rows if not decode_picture(pictures[row], out[row])]
+
+    # One picture a thread: OpenCV's own threads would only get in each other's way.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with (
+            ThreadPoolExecutor(available_cores()) as pool,
+            tqdm(total=len(pictures), desc="decoding", unit=" faces", disable=not progress) as bar,
+        ):
+            broken = []
+            for bad in pool.map(decode, range(0, len(pictures), _DECODE_CHUNK)):
+                broken += bad
+                bar.update(min(_DECODE_CHUNK, len(pictures) - bar.n))
+    finally:
+        cv2.setNumThreads(threads)
+    if broken:
+        raise UserError(
+            f"{len(broken)} of {len(pictures)} prepared pictures do not decode (rows "
+            f"{', '.join(map(str, broken[:5]))}): prepare the data set again with --overwrite"
+        )
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Resident:
+    """All pictures of a data set and their labels, ready to be drawn from by row."""
+
+    def __init__(
+        self, records: Records, *, size: int, mesh: Mesh, placement: str, progress: bool = False
+    ):
+        """Decodes the pictures and places them.
+
+        Args:
+            records: the data set, N pictures.
+            size: side of the stored square pictures, in pixels.
+            mesh: the devices that pictures are divided over and batches are made for.
+            placement: "device"; "host", from where every batch is sent; or "auto", the devices
+                if they have the memory.
+            progress: show a progress bar.
+
+        Raises:
+            UserError: unknown placement, not enough memory, or a broken picture.
+        """
+        if placement not in PLACEMENTS:
+            raise UserError(f'input.placement "{placement}" is not known: use one of {PLACEMENTS}')
+        # Rows that nobody asks for, so that every device holds as many.
+        padded = -(-len(records.fold) // mesh.size) * mesh.size
+        nbytes = padded * size * size * 3
+        _check_host_memory(nbytes, size)
+        self.nbytes = nbytes
+        self.on_device = placement == "device" or (
+            placement == "auto" and _fits(nbytes // mesh.size, mesh)
+        )
+        self._sharding = batch_sharded(mesh)
+        self._labels = records.labels
+        images = np.zeros((padded, size, size, 3), np.uint8)
+        decode_pictures(records.pictures, images, progress=progress)
+        self._images: Any = jax.device_put(images, self._sharding) if self.on_device else images
+        # XLA reads the asked rows where they lie and sends only those between the devices.
+        self._gather = jax.jit(lambda images, rows: images[rows], out_shardings=self._sharding)
+
+    def batch(self, rows: np.ndarray, mask: np.ndarray | None = None) -> dict[str, jax.Array]:
+        """The batch of the given rows int [B], divided over the mesh; without `mask`, no padding.
+
+        Returns:
+            `image` uint8 [B, S, S, 3], an int32 [B] of labels per task, and `mask` bool [B].
+        """
+        mask = np.ones(len(rows), bool) if mask is None else mask
+        columns: dict[str, Any] = {task: labels[rows] for task, labels in self._labels.items()}
+        columns["mask"] = mask
+        if not self.on_device:
+            columns["image"] = self._images[rows]
+        batch = jax.device_put(columns, self._sharding)
+        if self.on_device:
+            batch["image"] = self._gather(self._images, rows)
+        return batch
+
+    def faces(self, rows: np.ndarray) -> np.ndarray:
+        """The stored pictures of the given rows [K], on the host: uint8 [K, S, S, 3]."""
+        return np.asarray(self._images[np.asarray(rows)])
+
+
+def _fits(nbytes: int, mesh: Mesh) -> bool:
+    """Whether every device has room for `nbytes` more; a CPU's memory is the host's."""
+    for device in mesh.local_devices:
+        stats = device.memory_stats() if device.platform != "cpu" else None
+        if stats and nbytes > _DEVICE_SHARE * (stats["bytes_limit"] - stats["bytes_in_use"]):
+            return False
+    return True
+
+
+def _check_host_memory(nbytes: int, size: int) -> None:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if nbytes > 0.8 * memory:
+        raise UserError(
+            f"the decoded pictures take {nbytes / 1e9:.1f} GB and this machine has "
+            f"{memory / 1e9:.1f} GB: use smaller ones with --config.input.size (now {size})"
+        )

@@ -1,0 +1,115 @@
+"""Training, validation and test faces, by person as the official folds have it, or by picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agenet.data.records import Records
+from agenet.errors import UserError
+from agenet.labels import TASK_CLASSES
+
+PROTOCOLS = ("subject", "random")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows of a data set, int32 and sorted, without those that have no label for any task."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def make_splits(
+    records: Records,
+    *,
+    tasks: Sequence[str],
+    protocol: str,
+    test_fold: int,
+    validation_fraction: float,
+    seed: int,
+) -> Splits:
+    """Divides a data set for one test fold.
+
+    protocol "subject": the test set is the official fold; validation is a seeded choice of whole
+    persons from the other folds, so that no person is in two sets. protocol "random": as many
+    parts as there are folds are drawn over pictures, whoever they show, and `test_fold` counts
+    these; the reference report appears to have used such a split.
+
+    Raises:
+        UserError: for an unknown protocol or fold, a fraction outside (0, 1), or a class that no
+            training face shows.
+    """
+    folds = np.unique(records.fold)
+    if protocol not in PROTOCOLS:
+        raise UserError(f'dataset.protocol "{protocol}" is not known: use "subject" or "random"')
+    if test_fold not in folds:
+        raise UserError(
+            f"dataset.test_fold {test_fold} does not exist: {records.name} has the folds "
+            f"{', '.join(map(str, folds))}"
+        )
+    if not 0 < validation_fraction < 1:
+        raise UserError(f"dataset.validation_fraction {validation_fraction} must lie in (0, 1)")
+
+    labelled = np.any([records.labels[task] >= 0 for task in tasks], axis=0)
+    rows = np.flatnonzero(labelled).astype(np.int32)
+    rng = np.random.default_rng(seed)
+    if protocol == "subject":
+        is_test = records.fold[rows] == test_fold
+        rest = rows[~is_test]
+        persons = rng.permutation(np.unique(records.subject_id[rest]))
+        faces = np.array([np.sum(records.subject_id[rest] == person) for person in persons])
+        # Persons are drawn until the next one would not bring the share closer.
+        chosen = np.cumsum(faces) - faces / 2 <= validation_fraction * len(rest)
+        is_validation = np.isin(records.subject_id[rest], persons[chosen])
+    else:
+        is_test = np.zeros(len(rows), bool)
+        is_test[np.array_split(rng.permutation(len(rows)), len(folds))[test_fold]] = True
+        rest = rows[~is_test]
+        is_validation = np.zeros(len(rest), bool)
+        is_validation[: round(validation_fraction * len(rest))] = True
+        rng.shuffle(is_validation)
+    splits = Splits(rest[~is_validation], rest[is_validation], rows[is_test])
+    _check_classes(records, splits, tasks)
+    return splits
+
+
+def _check_classes(records: Records, splits: Splits, tasks: Sequence[str]) -> None:
+    if not len(splits.validation):
+        raise UserError(
+            f"no face of {records.name} is left for validation: "
+            "raise --config.dataset.validation_fraction"
+        )
+    for task in tasks:
+        counts = count_labels(records, splits.train, task)
+        empty = [TASK_CLASSES[task][i] for i in np.flatnonzero(counts == 0)]
+        if empty:
+            raise UserError(
+                f"no training face of {records.name} has the {task} {', '.join(empty)}: add such "
+                f"faces, or leave the task out with --config.tasks"
+            )
+
+
+def count_labels(records: Records, rows: np.ndarray, task: str) -> np.ndarray:
+    """Faces per class of a task among the given rows: int [classes]."""
+    labels = records.labels[task][rows]
+    return np.bincount(labels[labels >= 0], minlength=len(TASK_CLASSES[task]))
+
+
+def count_leaked(records: Records, splits: Splits) -> int:
+    """Number of test faces that show a person who is also in the training set."""
+    subjects = records.subject_id
+    return int(np.isin(subjects[splits.test], subjects[splits.train]).sum())
+
+
+def describe(records: Records, splits: Splits, tasks: Sequence[str]) -> dict[str, dict]:
+    """Per split: `faces`, `subjects` and, for each task, faces per class. JSON-serialisable."""
+    return {
+        name: {
+            "faces": len(rows),
+            "subjects": len(np.unique(records.subject_id[rows])),
+            **{task: count_labels(records, rows, task).tolist() for task in tasks},
+        }
+        for name, rows in vars(splits).items()
+    }

@@ -1,0 +1,215 @@
+"""What a config stands for: the data, the network and the compiled steps of one run."""
+
+import platform
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from jax.sharding import Mesh
+
+from agenet.data.augment import make_eval_transform, make_train_transform
+from agenet.data.order import steps_per_epoch
+from agenet.data.records import Records, open_records
+from agenet.data.resident import Resident, available_cores
+from agenet.data.splits import Splits, count_leaked, describe, make_splits
+from agenet.errors import UserError
+from agenet.labels import TASK_CLASSES
+from agenet.models import create_model
+from agenet.optim import create_optimizer, create_schedule, to_steps
+from agenet.sharding import check_batch_size, create_mesh, replicated
+from agenet.state import TrainState, create_state
+from agenet.steps import EvalStep, TrainStep, make_eval_step, make_train_step
+
+
+def parse_tasks(tasks: str) -> tuple[str, ...]:
+    """The names in "age,gender", in the fixed order of `TASK_CLASSES`.
+
+    Raises:
+        UserError: for none or an unknown one.
+    """
+    names = {name.strip() for name in tasks.split(",")}
+    if not names or not names <= TASK_CLASSES.keys():
+        raise UserError(f'tasks "{tasks}" must be "age", "gender" or "age,gender"')
+    return tuple(task for task in TASK_CLASSES if task in names)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that follows from a config before a picture is decoded."""
+
+    config: ml_collections.ConfigDict
+    mesh: Mesh
+    tasks: tuple[str, ...]
+    records: Records
+    splits: Splits
+    model: nn.Module
+    schedule: optax.Schedule
+    tx: optax.GradientTransformation
+    steps_per_epoch: int
+    total_steps: int
+
+    @cached_property
+    def train_step(self) -> TrainStep:
+        transform = make_train_transform(self._crop_size, *self._normalization)
+        return make_train_step(
+            self.model,
+            self.tx,
+            transform,
+            tasks=self.tasks,
+            seed=self.config.seed,
+            mesh=self.mesh,
+        )
+
+    @cached_property
+    def eval_step(self) -> EvalStep:
+        transform = make_eval_transform(self._crop_size, *self._normalization)
+        return make_eval_step(self.model, transform, mesh=self.mesh)
+
+    def create_state(self) -> TrainState:
+        """The state before the first step, on every device."""
+
+        def create() -> TrainState:
+            return create_state(self.model, self.tx, self._crop_size, self.config.seed)
+
+        return jax.jit(create, out_shardings=replicated(self.mesh))()
+
+    def load_pictures(self, *, progress: bool) -> Resident:
+        """Decodes the data set and places it."""
+        return Resident(
+            self.records,
+            size=self.config.input.size,
+            mesh=self.mesh,
+            placement=self.config.input.placement,
+            progress=progress,
+        )
+
+    def to_steps(self, duration: str) -> int:
+        """A duration of the config in steps, at least one."""
+        steps = to_steps(
+            duration, steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps
+        )
+        return max(steps, 1)
+
+    def describe(self) -> dict[str, Any]:
+        """What was trained on what: the JSON-serialisable head of a report."""
+        params = jax.eval_shape(self.create_state).params
+        dataset = self.config.dataset
+        return {
+            "config": self.config.to_dict(),
+            "dataset": {
+                "name": self.records.name,
+                "notice": self.records.notice,
+                "labels": dataset.labels,
+                "protocol": dataset.protocol,
+                "test_fold": dataset.test_fold,
+                "seed": self.config.seed,
+                "counts": describe(self.records, self.splits, self.tasks),
+                "leakage": {
+                    "test_faces": len(self.splits.test),
+                    "seen_subject": count_leaked(self.records, self.splits),
+                },
+            },
+            "model": {
+                "name": self.config.model.name,
+                "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            },
+            "machine": describe_machine(),
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with to be continued."""
+        return {
+            "config": self.config.to_dict(),
+            "dataset": {"name": self.records.name, "fingerprint": self.records.fingerprint()},
+            "classes": {task: list(TASK_CLASSES[task]) for task in self.tasks},
+        }
+
+    @property
+    def _crop_size(self) -> int:
+        return type(self.model).input_size
+
+    @property
+    def _normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return self.config.input.mean, self.config.input.std
+
+
+def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = None) -> Experiment:
+    """Opens the data set and builds the network, checking the config on the way.
+
+    Raises:
+        UserError: whatever in the config or the data does not fit.
+    """
+    mesh = mesh or create_mesh()
+    tasks = parse_tasks(config.tasks)
+    check_batch_size(config.batch_size, mesh)
+    options = config.model.to_dict()
+    model = create_model(
+        options.pop("name"),
+        {task: len(TASK_CLASSES[task]) for task in tasks},
+        dtype=jnp.dtype(options.pop("dtype")),
+        **options,
+    )
+    crop_size = type(model).input_size
+    if config.input.size < crop_size:
+        raise UserError(
+            f"input.size {config.input.size} is smaller than the {crop_size} pixels that "
+            f"{config.model.name} takes: use --config.input.size={crop_size} or more"
+        )
+    dataset = config.dataset
+    records = open_records(dataset.name, dataset.data_dir, dataset.labels)
+    splits = make_splits(
+        records,
+        tasks=tasks,
+        protocol=dataset.protocol,
+        test_fold=dataset.test_fold,
+        validation_fraction=dataset.validation_fraction,
+        seed=config.seed,
+    )
+    epoch = steps_per_epoch(len(splits.train), config.batch_size)
+    if epoch == 0:
+        raise UserError(
+            f"batch_size {config.batch_size} is more than the {len(splits.train)} training faces"
+        )
+    total = to_steps(config.duration, steps_per_epoch=epoch)
+    schedule = create_schedule(config.schedule, steps_per_epoch=epoch, total_steps=total)
+    return Experiment(
+        config=config,
+        mesh=mesh,
+        tasks=tasks,
+        records=records,
+        splits=splits,
+        model=model,
+        schedule=schedule,
+        tx=create_optimizer(config.optimizer, schedule),
+        steps_per_epoch=epoch,
+        total_steps=total,
+    )
+
+
+def describe_machine() -> dict[str, Any]:
+    """Devices, processor and versions, for a report."""
+    devices = jax.devices()
+    return {
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "processor": f"{_processor_name()}, {available_cores()} cores",
+        "versions": {
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "flax": flax.__version__,
+        },
+    }
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,283 @@
+"""Files of a finished evaluation: report.md, report.json and the pictures they show."""
+
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from agenet.figures import confusion_matrix, face_sheet, learning_curves, percent
+from agenet.labels import TASK_CLASSES
+
+# System, age exact, age 1-off, gender, in per cent on Adience as the sources print them; the
+# first row was counted from the fold lists.
+PUBLISHED = (
+    ("Always the largest class", "28.4", "–", "53.5"),
+    ("Levi & Hassner 2015 [1], single crop", "49.5", "84.6", "85.9"),
+    ("Levi & Hassner 2015 [1], over-sampling", "50.7", "84.7", "86.8"),
+    ("DEX, VGG-16 from ImageNet [2]", "55.6", "89.7", "–"),
+    ("DEX, VGG-16 from IMDb-Wiki [2]", "64.0", "96.6", "–"),
+    ("Reference report: Levi-Hassner CNN, 5 epochs [3]", "42.62", "–", "68.04"),
+    ("Reference report: ResNet-50, frozen, 5 epochs [3]", "52.36", "–", "76.29"),
+    ("Reference report: EfficientNet-B0 from IMDb-Wiki [3]", "67.14", "–", "97.55"),
+)
+PUBLISHED_NOTES = """\
+Sources 1 and 2 give averages over the five official folds, no two of which share a person. \
+This run is one fold only, and folds differ: the original age network reached 54, 44, 54, 46 and \
+49 on the five.
+
+1. Levi & Hassner, "Age and Gender Classification Using Convolutional Neural Networks", CVPR \
+Workshops 2015.
+2. Rothe, Timofte & Van Gool, "Deep Expectation of Real and Apparent Age from a Single Image \
+Without Facial Landmarks", IJCV 2018.
+3. The report whose experiments this project repeats. How it split the data is not documented; \
+on Adience, gender accuracies of 96 to 98 % come from splits over images, which show the test's \
+persons in training, or from outside data."""
+LIMITS = """\
+Labels are what annotators saw in a picture, not what a person says of themselves; gender has \
+two classes only, and age comes in groups with gaps between them. Errors are not spread evenly: \
+the tables by class show which groups fare worse, and groups that carry no label here, such as \
+those by skin colour, may fare worse unseen. The figures hold for pictures like those of this \
+data set. They are no ground for decisions about people."""
+
+
+def write_report(
+    workdir: Path,
+    summary: dict[str, Any],
+    history: Sequence[dict[str, Any]],
+    predictions: dict[str, np.ndarray],
+    faces: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    """Writes report.md, report.json and their pictures, each at once or not at all.
+
+    The pictures are `learning_curves.png` (unless `history` is empty) and, for each task that
+    has a labelled face, `confusion_<task>.png` and `faces_<task>.png`. report.json is `summary`;
+    it is written last, so where it is, the rest is.
+
+    Args:
+        workdir: an existing folder.
+        summary: `command`, `config`, `dataset`, `model`, `machine`, `training` and `evaluation`,
+            ready for JSON; `evaluation.tasks` has the result of `task_metrics` for each task.
+        history: logged rows with `step`, `epoch` and any of the metrics.
+        predictions: `index` (rows of the data set) [N], `subject_id` [N] and, for each task,
+            `<task>` (labels) [N] and `<task>_log_probs` [N, C].
+        faces: from rows of the data set, int [K], to pictures, uint8 RGB [K, S, S, 3].
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    tasks = summary["evaluation"]["tasks"]
+    dataset, notice = summary["dataset"], summary["dataset"]["notice"]
+    subtitle = f"{summary['model']['name']} · {dataset['name']} · {_split(dataset)}"
+    pictures: dict[str, Figure] = {}
+    if history:
+        curves = learning_curves(history, list(tasks), summary["training"], subtitle, notice)
+        pictures["learning_curves.png"] = curves
+    for task, metrics in tasks.items():
+        if metrics["count"]:
+            confusion = confusion_matrix(task, metrics, subtitle, notice)
+            pictures[f"confusion_{task}.png"] = confusion
+            sheet = face_sheet(task, predictions, faces, subtitle, notice)
+            pictures[f"faces_{task}.png"] = sheet
+    for name, figure in pictures.items():
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=150)
+        _write(workdir / name, png.getvalue())
+    _write(workdir / "report.md", markdown(summary, set(pictures)).encode())
+    _write(workdir / "report.json", (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def markdown(summary: dict[str, Any], pictures: set[str]) -> str:
+    """The report's text in GitHub's markdown, with those pictures embedded that there are."""
+    dataset, model = summary["dataset"], summary["model"]
+    evaluation, training = summary["evaluation"], summary["training"]
+
+    def picture(name: str, alt: str) -> list[str]:
+        return [f"![{alt}]({name})"] if name in pictures else []
+
+    parts = [f"# {model['name']} on {dataset['name']}"]
+    if dataset["notice"]:
+        parts.append(f"**{dataset['notice']}**")
+    parts += [_about(summary), _leakage(dataset), "## Results", _results(evaluation["tasks"])]
+    if dataset["name"].startswith("adience") and not dataset["notice"]:
+        parts += ["### Beside published results", _published(summary)]
+        if dataset["protocol"] == "random":
+            parts.append("This run is split over images: it does not compare with sources 1 and 2.")
+        parts.append(PUBLISHED_NOTES)
+    for task, metrics in evaluation["tasks"].items():
+        parts += [
+            f"## {task.capitalize()}",
+            _by_class(task, metrics, dataset["counts"], evaluation),
+        ]
+        parts += picture(f"confusion_{task}.png", f"Confusion matrix, {task}")
+        parts += picture(f"faces_{task}.png", f"Faces with predicted and true {task}")
+    parts += ["## Training", _training(training, evaluation)]
+    curves = picture("learning_curves.png", "Loss and accuracy over epochs")
+    if curves:
+        parts += curves
+        parts.append(
+            "Training figures are means over batches while the network learns, with dropout and "
+            "random crops; validation figures are taken without either."
+        )
+    parts += ["## Data", _counts(dataset["counts"], list(evaluation["tasks"]))]
+    parts += ["## Limits", LIMITS, "## Machine and settings", _machine(summary["machine"])]
+    parts.append(f"```sh\n{summary['command']}\n```")
+    config = json.dumps(summary["config"], indent=2)
+    parts.append(
+        f"<details>\n<summary>Full config</summary>\n\n```json\n{config}\n```\n\n</details>"
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _split(dataset: dict[str, Any]) -> str:
+    split = "over persons" if dataset["protocol"] == "subject" else "over images"
+    return f"test fold {dataset['test_fold']}, split {split}"
+
+
+def _about(summary: dict[str, Any]) -> str:
+    dataset, model = summary["dataset"], summary["model"]
+    protocol = {
+        "subject": "split over persons (nobody is in two splits)",
+        "random": "split over images, without regard to persons",
+    }[dataset["protocol"]]
+    return (
+        f"Model `{model['name']}` with {model['parameters']:,} parameters, evaluated at step "
+        f"{summary['evaluation']['step']:,} on the {summary['evaluation']['split']} set of "
+        f"`{dataset['name']}`: fold {dataset['test_fold']}, protocol `{dataset['protocol']}`, "
+        f"{protocol}, {dataset['labels']} labels, seed {dataset['seed']}."
+    )
+
+
+def _leakage(dataset: dict[str, Any]) -> str:
+    seen, total = dataset["leakage"]["seen_subject"], dataset["leakage"]["test_faces"]
+    share = percent(seen / total) if seen else "0"
+    sentence = f"{share} % of the test faces ({seen:,} of {total:,}) show a person from training."
+    if not seen:
+        return sentence
+    return (
+        f"> **Warning: {sentence}** The figures below say how well the network knows "
+        "these persons, not how it would do on strangers."
+    )
+
+
+def _results(tasks: dict[str, dict[str, Any]]) -> str:
+    rows = []
+    for task, metrics in tasks.items():
+        baseline = "–"
+        if metrics["count"]:
+            largest = int(np.argmax(metrics["support"]))
+            share = percent(metrics["support"][largest] / metrics["count"])
+            baseline = f"{share} ({TASK_CLASSES[task][largest]})"
+        rows.append(
+            [task, f"{metrics['count']:,}", f"**{percent(metrics['accuracy'])}**"]
+            + [percent(metrics.get("one_off")), percent(metrics["balanced_accuracy"]), baseline]
+            + ["–" if metrics["loss"] is None else f"{metrics['loss']:.4f}"]
+        )
+    header = ["Task", "Faces", "Accuracy %", "1-off %", "Balanced accuracy %"]
+    header += ["Always the largest class %", "Loss"]
+    notes = (
+        "Faces without a label for a task are left out of it. 1-off: at most one age group "
+        "away. Balanced accuracy: mean of the recalls of the classes. Loss: mean negative "
+        "log-likelihood. *Always the largest class* is what naming the commonest class of these "
+        "very faces each time would reach."
+    )
+    return _table(header, rows) + "\n\n" + notes
+
+
+def _published(summary: dict[str, Any]) -> str:
+    dataset, tasks = summary["dataset"], summary["evaluation"]["tasks"]
+    age, gender = tasks.get("age", {}), tasks.get("gender", {})
+    run = f"**This run**, {_split(dataset)}, {dataset['labels']} labels"
+    figures = (age.get("accuracy"), age.get("one_off"), gender.get("accuracy"))
+    rows = [[run, *(f"**{percent(f)}**" if f is not None else "–" for f in figures)]]
+    rows += [list(row) for row in PUBLISHED]
+    return _table(["System", "Age %", "Age 1-off %", "Gender %"], rows)
+
+
+def _by_class(
+    task: str, metrics: dict[str, Any], counts: dict[str, Any], evaluation: dict[str, Any]
+) -> str:
+    names = TASK_CLASSES[task]
+    rows = []
+    for index, name in enumerate(names):
+        mistakes = np.array(metrics["confusion"][index])
+        support = int(mistakes.sum())
+        mistakes[index] = 0
+        other = int(mistakes.argmax())
+        taken_for = "–"
+        if mistakes[other]:
+            taken_for = f"{names[other]} ({percent(mistakes[other] / support)} %)"
+        rows.append(
+            [name, f"{counts['train'][task][index]:,}", f"{support:,}"]
+            + [percent(metrics["recall"][index]), taken_for]
+        )
+    faces = f"{evaluation['split'].capitalize()} faces"
+    header = [task.capitalize(), "Training faces", faces, "Recall %", "Most often taken for"]
+    return _table(header, rows)
+
+
+def _training(training: dict[str, Any], evaluation: dict[str, Any]) -> str:
+    steps, best_step = training["steps"], training["best_step"]
+    best_epoch = best_step * training["epochs"] / steps if steps else 0
+    header = ["Epochs", "Steps", "Time", "Pictures per second", "Best step"]
+    header += [f"Best {training['best_metric']}", "Time of the evaluation"]
+    row = [f"{training['epochs']:.3g}", f"{steps:,}", duration(training["seconds"])]
+    row += [f"{training['pictures_per_second']:,.1f}", f"{best_step:,} (epoch {best_epoch:.3g})"]
+    row += [f"{training['best_value']:.4f}", duration(evaluation["seconds"])]
+    return _table(header, [row])
+
+
+def _counts(counts: dict[str, Any], tasks: Sequence[str]) -> str:
+    tables = [
+        _table(
+            ["Split", "Faces", "Persons"],
+            [[name, f"{c['faces']:,}", f"{c['subjects']:,}"] for name, c in counts.items()],
+        )
+    ]
+    for task in tasks:
+        rows = [
+            [name, *(f"{n:,}" for n in c[task]), f"{c['faces'] - sum(c[task]):,}"]
+            for name, c in counts.items()
+        ]
+        tables.append(_table([task.capitalize(), *TASK_CLASSES[task], "no label"], rows))
+    return "\n\n".join(tables)
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    lines = {"Devices": machine["devices"], "Processor": machine["processor"]}
+    return "\n".join(f"- {name}: {text}" for name, text in (lines | {"Versions": versions}).items())
+
+
+def duration(seconds: float) -> str:
+    """A time in words.
+
+    >>> duration(4.25), duration(75), duration(7384)
+    ('4.2 s', '1 min 15 s', '2 h 3 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table: text on the left in the first column, figures on the right in others."""
+    lines = [list(header), ["---", *["---:"] * (len(header) - 1)], *map(list, rows)]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replaces a file at once: a reader sees the old content or the new, never a part."""
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,38 @@
+"""One mesh with one axis, over which every batch is divided."""
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from agenet.errors import UserError
+
+DATA_AXIS = "data"
+
+
+def create_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh over `devices` (all there are by default) with the single axis "data"."""
+    devices = devices or jax.devices()
+    # Auto axes: Flax's Dropout fails on explicit ones.
+    return jax.make_mesh((len(devices),), (DATA_AXIS,), (AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharded(mesh: Mesh) -> NamedSharding:
+    """An array whose first axis is divided over the devices."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises `UserError`, naming the nearest sizes that fit, if the mesh cannot divide a batch."""
+    devices = mesh.size
+    if batch_size > 0 and batch_size % devices == 0:
+        return
+    below = batch_size // devices * devices
+    fitting = " or ".join(str(size) for size in (below, below + devices) if size > 0)
+    raise UserError(
+        f"batch_size {batch_size} cannot be divided over {devices} devices: "
+        f"use --config.batch_size={fitting}"
+    )

@@ -1,0 +1,97 @@
+"""The two functions that run on the devices: one training step, one evaluation step.
+
+A batch is a dict: `image` uint8 [B, H, W, 3] RGB, one int32 [B] of labels per task (-1: unknown)
+and `mask` bool [B] (False: padding).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from agenet.data.augment import Transform
+from agenet.losses import masked_nll
+from agenet.sharding import batch_sharded, replicated
+from agenet.state import TrainState
+
+Batch = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+EvalStep = Callable[[Any, Batch], dict[str, jax.Array]]
+
+
+def make_train_step(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    transform: Transform,
+    *,
+    tasks: Sequence[str],
+    seed: int,
+    mesh: Mesh,
+) -> TrainStep:
+    """Returns `train_step(state, batch) -> (state, sums)`, compiled; the given state is donated.
+
+    The loss is the sum over tasks of the mean negative log-likelihood over known labels. All
+    randomness follows from the seed and `state.step`. The sums are scalars: `step`, `loss` and
+    `gradient_norm` of this step, and per task `<task>_nll`, `<task>_correct` and `<task>_count`.
+    """
+    rng = jax.random.key(seed)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        augment_rng, dropout_rng = jax.random.split(jax.random.fold_in(rng, state.step))
+        images = transform(batch["image"], augment_rng)
+
+        def loss_fn(params: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
+            logits, updates = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout_rng},
+            )
+            loss, sums = jnp.zeros(()), {}
+            for task in tasks:
+                nll, count = masked_nll(logits[task], batch[task], batch["mask"])
+                loss += nll / jnp.maximum(count, 1.0)
+                correct = (logits[task].argmax(-1) == batch[task]) & batch["mask"]
+                sums |= {
+                    f"{task}_nll": nll,
+                    f"{task}_correct": correct.sum(dtype=jnp.float32),
+                    f"{task}_count": count,
+                }
+            return loss, ({"loss": loss} | sums, updates.get("batch_stats", {}))
+
+        grads, (sums, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+        sums |= {"step": state.step, "gradient_norm": optax.global_norm(grads)}
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return state, sums
+
+    return jax.jit(
+        train_step,
+        in_shardings=(replicated(mesh), batch_sharded(mesh)),
+        out_shardings=replicated(mesh),
+        donate_argnums=0,
+    )
+
+
+def make_eval_step(model: nn.Module, transform: Transform, *, mesh: Mesh) -> EvalStep:
+    """Returns `eval_step(variables, batch) -> {task: log-probabilities float32 [B, C]}`."""
+
+    def eval_step(variables: Any, batch: Batch) -> dict[str, jax.Array]:
+        logits = model.apply(variables, transform(batch["image"]), train=False)
+        return {task: jax.nn.log_softmax(value) for task, value in logits.items()}
+
+    return jax.jit(
+        eval_step,
+        in_shardings=(replicated(mesh), batch_sharded(mesh)),
+        out_shardings=replicated(mesh),
+    )

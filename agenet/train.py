@@ -1,0 +1,263 @@
+"""The training loop: steps, validation, checkpoints, and how to stop and go on."""
+
+import dataclasses
+import logging
+import math
+import signal
+import time
+from collections import Counter
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from agenet.checkpoint import Checkpoints
+from agenet.data.order import training_batch
+from agenet.errors import UserError
+from agenet.evaluate import GetBatch, measure, predict
+from agenet.experiment import Experiment
+from agenet.state import TrainState
+from agenet.writers import MetricWriter
+
+log = logging.getLogger(__name__)
+
+# Steps given to the device before the host waits: enough to keep a device busy, few enough that
+# a request to stop is heard and that batches do not pile up in memory.
+_STEPS_AHEAD = 2
+
+
+class StopRequest(AbstractContextManager["StopRequest"]):
+    """Turns the first SIGTERM or Ctrl-C into a flag; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Progress:
+    """What a continued run must know beside its state; kept with every checkpoint."""
+
+    seconds: float = 0.0  # spent on training and validation, over all sessions
+    evaluated_step: int = 0  # the last step whose validation is done
+    sums: dict[str, float] = field(default_factory=dict)  # over the steps since the last row
+
+
+class Trainer:
+    """Trains one experiment, from its latest checkpoint if it has one.
+
+    Args:
+        experiment: what to train.
+        get_batch: gives the batch of given rows [B] of the data set and mask [B].
+        checkpoints: where states are kept and found.
+        writer: takes the scalars.
+        run: what the checkpoints are labelled with, `Experiment.identity` at least.
+        progress: what the run has behind it.
+        show_progress: draw a progress bar.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        get_batch: GetBatch,
+        checkpoints: Checkpoints,
+        writer: MetricWriter,
+        *,
+        run: dict[str, Any],
+        progress: Progress,
+        show_progress: bool,
+    ):
+        self._experiment = experiment
+        self._get_batch = get_batch
+        self._checkpoints = checkpoints
+        self._writer = writer
+        self._progress = progress
+        self._show_progress = show_progress
+        self._run = run
+        self._pending: list[dict[str, jax.Array]] = []  # sums of steps, still on the device
+        self._since = 0.0
+
+    def run(self, state: TrainState) -> bool:
+        """Trains from `state` to the end of the run.
+
+        Returns:
+            Whether the run is complete; False if it was asked to stop, and saved.
+
+        Raises:
+            UserError: the loss is not finite, or the disk is full.
+        """
+        experiment, progress = self._experiment, self._progress
+        total = experiment.total_steps
+        evaluate_every = experiment.to_steps(experiment.config.evaluate_every)
+        checkpoint_every = experiment.to_steps(experiment.config.checkpoint_every)
+        log_every = experiment.to_steps(experiment.config.log_every)
+        step = int(state.step)
+        mask = np.ones(experiment.config.batch_size, bool)
+        self._since = time.perf_counter()
+        with (
+            StopRequest() as stop,
+            tqdm(
+                desc="training",
+                total=total,
+                initial=step,
+                unit=" steps",
+                disable=not self._show_progress,
+            ) as bar,
+        ):
+            while True:
+                due = step > 0 and (step % evaluate_every == 0 or step == total)
+                if due and progress.evaluated_step < step and not self._validate(state, stop):
+                    break
+                if step == total or stop():
+                    break
+                if step > 0 and step % checkpoint_every == 0:
+                    self._save(state)
+                rows = training_batch(
+                    experiment.splits.train, len(mask), seed=experiment.config.seed, step=step
+                )
+                state, sums = experiment.train_step(state, self._get_batch(rows, mask))
+                step += 1
+                self._pending.append(sums)
+                if len(self._pending) > _STEPS_AHEAD:
+                    jax.block_until_ready(self._pending[-1 - _STEPS_AHEAD])
+                bar.update()
+                if step % log_every == 0 or step == total:
+                    self._write_row(step)
+            self._save(state)
+            self._checkpoints.wait()
+        if stop.signal:
+            log.info("%s: stopped and saved at step %d of %d", stop.signal.name, step, total)
+        return step == total and not stop()
+
+    def _fetch(self) -> None:
+        """Waits for the steps under way and adds up their sums; stops a run that diverged."""
+        totals = Counter(self._progress.sums)
+        for sums in jax.device_get(self._pending):
+            if not (math.isfinite(sums["loss"]) and math.isfinite(sums["gradient_norm"])):
+                self._diverged(sums)
+            totals.update({name: float(value) for name, value in sums.items() if name != "step"})
+            totals["steps"] += 1
+        self._pending.clear()
+        totals["seconds"] += self._lap()
+        self._progress.sums = dict(totals)
+
+    def _lap(self) -> float:
+        """Seconds since the last call, which the run's own clock advances by."""
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        self._progress.seconds += seconds
+        return seconds
+
+    def _diverged(self, sums: dict[str, np.ndarray]) -> None:
+        step = int(sums["step"])
+        saved = self._checkpoints.latest_step
+        good = f"step {saved} in {self._checkpoints.directory}" if saved else "none yet"
+        raise UserError(
+            f"the loss is {sums['loss']} (gradient norm {sums['gradient_norm']}) at step {step} "
+            f"with learning rate {float(self._experiment.schedule(step)):.3g}; last good "
+            f"checkpoint: {good}. Try a smaller --config.schedule.learning_rate in a new --workdir"
+        )
+
+    def _write_row(self, step: int) -> None:
+        self._fetch()
+        sums, self._progress.sums = self._progress.sums, {}
+        row: dict[str, float] = {
+            "epoch": step / self._experiment.steps_per_epoch,
+            "train/loss": 0.0,
+        }
+        for task in self._experiment.tasks:
+            count = max(sums[f"{task}_count"], 1.0)
+            row[f"train/{task}_loss"] = sums[f"{task}_nll"] / count
+            row[f"train/{task}_accuracy"] = sums[f"{task}_correct"] / count
+            row["train/loss"] += row[f"train/{task}_loss"]
+        row["train/gradient_norm"] = sums["gradient_norm"] / sums["steps"]
+        row["learning_rate"] = float(self._experiment.schedule(step - 1))
+        pictures = sums["steps"] * self._experiment.config.batch_size
+        row["pictures_per_second"] = pictures / sums["seconds"]
+        self._write(step, row)
+
+    def _validate(self, state: TrainState, stop: StopRequest) -> bool:
+        """Measures the validation set and keeps the state if it is the best; False if stopped."""
+        self._fetch()
+        experiment, step = self._experiment, int(state.step)
+        log_probs = predict(
+            experiment.eval_step,
+            state.variables,
+            self._get_batch,
+            experiment.splits.validation,
+            experiment.config.batch_size,
+            stop=stop,
+            progress="validating" if self._show_progress else "",
+        )
+        if log_probs is None:
+            return False
+        metrics = measure(experiment, log_probs, experiment.splits.validation)
+        row = {"epoch": step / experiment.steps_per_epoch} | validation_row(metrics)
+        self._lap()
+        self._progress.evaluated_step = step
+        self._write(step, row)
+        name = experiment.config.best
+        best = self._checkpoints.read_run("best")
+        if best is None or is_better(name, row[name], best["value"]):
+            self._checkpoints.save_best(
+                state, self._run | {"metric": name, "value": row[name], "step": step}
+            )
+        return True
+
+    def _save(self, state: TrainState) -> None:
+        self._fetch()  # No state after a loss that is not finite must replace a good one.
+        self._checkpoints.save_latest(
+            state, self._run | {"progress": dataclasses.asdict(self._progress)}
+        )
+        self._since = time.perf_counter()
+
+    def _write(self, step: int, row: dict[str, float]) -> None:
+        self._writer.write_scalars(step, row)
+        shown = [
+            f"{name} {value:.4g}"
+            for name, value in row.items()
+            if name not in ("epoch", "train/gradient_norm")
+        ]
+        total = self._experiment.total_steps
+        log.info("step %d/%d, epoch %.2f: %s", step, total, row["epoch"], ", ".join(shown))
+
+
+def validation_row(metrics: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """The scalars of a validation: per task, the sum of losses and the mean of accuracies."""
+    row = {
+        "validation/loss": sum(task["loss"] for task in metrics.values()),
+        "validation/accuracy": sum(t["accuracy"] for t in metrics.values()) / len(metrics),
+    }
+    for task, values in metrics.items():
+        for name in ("loss", "accuracy", "one_off"):
+            if name in values:
+                row[f"validation/{task}_{name}"] = values[name]
+    return row
+
+
+def is_better(metric: str, value: float, than: float) -> bool:
+    """Losses are to be small, everything else large."""
+    return value < than if metric.endswith("loss") else value > than

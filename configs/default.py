@@ -1,0 +1,53 @@
+"""What every experiment starts from; a config file states only what differs.
+
+Durations are strings: "5 epochs", "200 steps" or, where a length is known, "25%" of the run.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # order, augmentation, initial parameters, dropout and splits follow from it
+    config.tasks = "age,gender"  # or one of them
+
+    config.dataset = dataset = ml_collections.ConfigDict()
+    dataset.name = "adience/faces"  # as TFDS names it: data set / builder config
+    dataset.data_dir = ""  # where it is prepared; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
+    dataset.prepare = False  # prepare it first where that needs no files of the user's
+    dataset.labels = "official"  # age strings that count: "official" or "extended"
+    dataset.protocol = "subject"  # "subject": official folds; "random": a split over images
+    dataset.test_fold = 0
+    dataset.validation_fraction = 0.1  # of the faces outside the test fold
+
+    config.input = ml_collections.ConfigDict()
+    config.input.size = 256  # pixels of the square kept in memory, from which crops are cut
+    config.input.mean = (123.675, 116.28, 103.53)  # RGB, 0 to 255: the usual ImageNet figures
+    config.input.std = (58.395, 57.12, 57.375)
+    config.input.placement = "auto"  # where pictures are kept: "device", "host" or "auto"
+
+    config.model = ml_collections.ConfigDict()
+    config.model.name = "levi_hassner"
+    config.model.dropout_rate = 0.5
+    config.model.dtype = "float32"  # of the computation; parameters are float32 always
+
+    config.batch_size = 50
+    config.duration = "5 epochs"
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "adam"  # or "sgd"
+    config.optimizer.momentum = 0.9  # of "sgd"
+
+    config.schedule = schedule = ml_collections.ConfigDict()
+    schedule.name = "constant"  # "constant", "piecewise" or "cosine"
+    schedule.learning_rate = 1e-4  # the largest one
+    schedule.warmup = "0 steps"  # linear from zero, before the schedule proper
+    schedule.boundaries = ("25%", "50%", "75%")  # of "piecewise"
+    schedule.scales = (1.0, 0.2, 0.04, 0.008)  # of "piecewise": between the boundaries
+
+    config.best = "validation/loss"  # smallest kept; any other metric: the largest is kept
+    config.evaluate_every = "1 epochs"
+    config.checkpoint_every = "1 epochs"  # what an interruption that gives no notice can cost
+    config.log_every = "20 steps"
+    config.tensorboard = True
+    return config

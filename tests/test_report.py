@@ -1,0 +1,237 @@
+"""Files of a report, from made-up predictions on coloured squares."""
+
+import copy
+import doctest
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from agenet import figures, report
+from agenet.labels import TASK_CLASSES
+from agenet.metrics import task_metrics
+from agenet.report import markdown, write_report
+
+NOTICE = "Drawn faces, not photographs"
+
+
+def faces(indices):
+    """A uniform picture per row of the data set [K, 8, 8, 3], its colour the row's number."""
+    return np.broadcast_to(indices.astype(np.uint8)[:, None, None, None], (len(indices), 8, 8, 3))
+
+
+def finished_run(tasks=("age", "gender"), n=60, perfect=False, dataset="other/1.0.0", **changes):
+    rng = np.random.default_rng(0)
+    predictions = {"index": np.arange(n) + 100, "subject_id": rng.integers(0, 40, n)}
+    results = {}
+    for task in tasks:
+        classes = len(TASK_CLASSES[task])
+        labels = rng.integers(-1, classes, n).astype(np.int32)
+        log_probs = np.log(rng.dirichlet(np.ones(classes), n)).astype(np.float32)
+        if perfect:
+            log_probs = np.log(np.eye(classes, dtype=np.float32)[labels] * 0.9 + 0.01)
+        predictions |= {task: labels, f"{task}_log_probs": log_probs}
+        results[task] = task_metrics(task, log_probs, labels)
+    counts = {"faces": 1000, "subjects": 90, "age": [100] * 8, "gender": [480, 490]}
+    summary = {
+        "command": "python -m agenet.main --config=configs/quickstart.py --workdir=run",
+        "config": {"seed": 0, "optimizer": {"name": "adam", "learning_rate": 1e-4}},
+        "dataset": {
+            "name": dataset,
+            "notice": "",
+            "labels": "official",
+            "protocol": "subject",
+            "test_fold": 0,
+            "seed": 0,
+            "counts": {"train": counts, "validation": counts, "test": counts},
+            "leakage": {"test_faces": 1000, "seen_subject": 0},
+        },
+        "model": {"name": "levi_hassner", "parameters": 11_415_048},
+        "machine": {
+            "devices": "1 x cpu",
+            "processor": "Some | CPU",
+            "versions": {"python": "3.11", "jax": "0.10", "flax": "0.12"},
+        },
+        "training": {
+            "seconds": 3725.0,
+            "steps": 100,
+            "epochs": 5.0,
+            "pictures_per_second": 21.4,
+            "best_step": 60,
+            "best_metric": "validation/loss",
+            "best_value": 1.25,
+        },
+        "evaluation": {"split": "test", "step": 60, "seconds": 4.2, "tasks": results},
+    }
+    summary["dataset"] |= changes
+    history = [
+        {"step": 20 * e, "epoch": e, "train/loss": 2 / e, "validation/loss": 2.2 / e}
+        | {"train/age_accuracy": 0.1 * e, "validation/gender_accuracy": 0.15 * e}
+        for e in range(1, 6)
+    ]
+    return SimpleNamespace(summary=summary, history=history, predictions=predictions)
+
+
+def write(folder, run):
+    before = copy.deepcopy(run.summary)
+    write_report(folder, run.summary, run.history, run.predictions, faces)
+    assert run.summary == before
+    return (folder / "report.md").read_text()
+
+
+def written(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_all_files(tmp_path):
+    run = finished_run()
+    text = write(tmp_path, run)
+    pictures = {"learning_curves.png"} | {
+        f"{kind}_{task}.png" for kind in ("confusion", "faces") for task in TASK_CLASSES
+    }
+    assert written(tmp_path) == pictures | {"report.md", "report.json"}
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+    assert set(re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)) == pictures
+    assert json.loads((tmp_path / "report.json").read_text()) == run.summary
+
+
+def test_tables_are_whole(tmp_path):
+    text = write(tmp_path, finished_run(dataset="adience/faces/1.0.0", notice=""))
+    tables = [p.splitlines() for p in text.split("\n\n") if p.startswith("|")]
+    assert len(tables) == 8
+    for lines in tables:
+        cells = [len(re.findall(r"(?<!\\)\|", line)) for line in lines]
+        assert len(lines) >= 3 and len(set(cells)) == 1, lines[0]
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(finished_run(perfect=True), id="no mistakes"),
+        pytest.param(finished_run(tasks=("gender",)), id="one task"),
+        pytest.param(finished_run(n=3), id="absent classes"),
+    ],
+)
+def test_unusual_runs(tmp_path, run):
+    run.history = run.history[:1]
+    write(tmp_path, run)
+    tasks = run.summary["evaluation"]["tasks"]
+    assert len(written(tmp_path)) == 3 + 2 * len(tasks)
+
+
+def test_nothing_to_draw(tmp_path):
+    run = finished_run(tasks=("gender",), n=4)
+    run.predictions["gender"][:] = -1
+    run.summary["evaluation"]["tasks"]["gender"] = task_metrics(
+        "gender", run.predictions["gender_log_probs"], run.predictions["gender"]
+    )
+    run.history = []
+    assert "| gender | 0 | **–** |" in write(tmp_path, run)
+    assert written(tmp_path) == {"report.md", "report.json"}
+
+
+def test_results_and_baseline():
+    run = finished_run(tasks=("gender",), n=4)
+    log_probs = np.log([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.9, 0.1]])
+    metrics = task_metrics("gender", log_probs, np.array([0, 1, 1, 1]))
+    run.summary["evaluation"]["tasks"]["gender"] = metrics
+    text = markdown(run.summary, set())
+    assert "| gender | 4 | **50.0** | – | 66.7 | 75.0 (male) |" in text
+    assert "| female | 480 | 1 | 100.0 | – |" in text
+    assert "| male | 490 | 3 | 33.3 | female (66.7 %) |" in text
+    assert "| 5 | 100 | 1 h 2 min | 21.4 | 60 (epoch 3) | 1.2500 | 4.2 s |" in text
+
+
+def test_leakage_is_a_warning():
+    clean = markdown(finished_run().summary, set())
+    assert "0 % of the test faces (0 of 1,000) show a person from training." in clean
+    assert "Warning" not in clean
+    leakage = {"test_faces": 1000, "seen_subject": 945}
+    leaking = markdown(finished_run(protocol="random", leakage=leakage).summary, set())
+    assert "> **Warning: 94.5 % of the test faces (945 of 1,000) show a person" in leaking
+
+
+def test_published_results_stand_beside_real_adience_only():
+    def has_table(**settings):
+        return "Levi & Hassner 2015" in markdown(finished_run(**settings).summary, set())
+
+    assert has_table(dataset="adience/faces/1.0.0")
+    assert not has_table(dataset="adience/faces/1.0.0", notice=NOTICE)
+    assert not has_table(dataset="fairface/1.0.0")
+
+
+def test_notice_heads_the_report_and_every_picture():
+    run = finished_run(notice=NOTICE)
+    assert markdown(run.summary, set()).splitlines()[2] == f"**{NOTICE}**"
+    metrics = run.summary["evaluation"]["tasks"]["age"]
+    for figure in (
+        figures.learning_curves(run.history, ["age"], run.summary["training"], "model", NOTICE),
+        figures.confusion_matrix("age", metrics, "model", NOTICE),
+        figures.face_sheet("age", run.predictions, faces, "model", NOTICE),
+    ):
+        assert NOTICE in [text.get_text() for text in figure.texts]
+
+
+def test_accuracy_axes_are_not_truncated():
+    run = finished_run()
+    figure = figures.learning_curves(
+        run.history, ["age", "gender"], run.summary["training"], "model", ""
+    )
+    loss, *accuracies = figure.axes
+    assert loss.get_ylim()[0] == 0
+    assert [axis.get_ylim() for axis in accuracies] == [(0, 1), (0, 1)]
+    chosen = [line for line in loss.lines if line.get_label() == "chosen step"]
+    assert chosen[0].get_xdata()[0] == 3.0
+
+
+def test_a_step_logged_twice_counts_once():
+    history = [
+        {"step": 1, "epoch": 0.1, "x": 9.0},
+        {"step": 2, "epoch": 0.2, "x": 3.0},
+        {"step": 1, "epoch": 0.1, "x": 5.0},
+        {"step": 2, "epoch": 0.2, "y": 7.0},
+    ]
+    assert figures._series(history, "x") == ([0.1, 0.2], [5.0, 3.0])
+
+
+def test_choice_of_faces():
+    #        wrong 90 %, right 80 %, unknown, wrong 95 % of the same person, right 60 %
+    sure = np.array([0.9, 0.8, 0.99, 0.95, 0.6])
+    log_probs = np.log(np.stack([sure, 1 - sure], axis=1))
+    labels, subjects = np.array([1, 0, -1, 1, 0]), np.array([7, 7, 8, 7, -1])
+    mistakes, right, unsure = figures.choose_faces(log_probs, labels, subjects)
+    assert mistakes[0] == "Surest mistakes, of 2"
+    assert mistakes[1].tolist() == [3]
+    assert right[1].tolist() == [1, 4]
+    assert unsure[1].tolist() == [4, 1]
+
+
+def test_faces_are_asked_for_by_row_of_the_data_set():
+    run = finished_run(tasks=("gender",))
+    asked = []
+    figures.face_sheet(
+        "gender", run.predictions, lambda rows: asked.extend(rows) or faces(rows), "", ""
+    )
+    assert asked and min(asked) >= 100
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    run = finished_run(tasks=("gender",))
+    text = write(tmp_path, run)
+
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(report.os, "replace", fail)
+    run.summary["model"]["name"] = "another"
+    before = written(tmp_path)
+    with pytest.raises(OSError, match="No space"):
+        write_report(tmp_path, run.summary, run.history, run.predictions, faces)
+    assert written(tmp_path) == before
+    assert (tmp_path / "report.md").read_text() == text
+
+
+def test_docstring_examples():
+    assert doctest.testmod(report).failed == 0
