@@ -1,0 +1,22 @@
+"""The whole path on drawn faces, which are made first if they are not there: no download.
+
+python -m agenet.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+Two CPU cores: under three minutes.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.dataset.name = "drawn_faces/faces"
+    config.dataset.prepare = True
+    config.batch_size = 32
+    config.duration = "4 epochs"
+    config.schedule.name = "cosine"
+    config.schedule.learning_rate = 5e-4
+    config.schedule.warmup = "20 steps"
+    return config

@@ -1,0 +1,109 @@
+"""Fixtures shared by the tests; eight virtual CPU devices stand in for accelerators."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from agenet.data.records import Records
+from agenet.models.heads import TaskHeads
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data beside the checkout; without it the test is skipped."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no real data in {REAL_DATA}")
+    return REAL_DATA
+
+
+class TinyNet(nn.Module):
+    """Small enough to train in a test: one convolution, batch norm, dropout and the heads."""
+
+    num_classes: dict[str, int]
+    dropout_rate: float = 0.5
+    dtype: np.dtype = np.float32
+    input_size = 16
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        x = nn.Conv(8, (3, 3), strides=2, dtype=self.dtype, name="conv")(images)
+        x = nn.BatchNorm(use_running_average=not train, dtype=self.dtype, name="bn")(x)
+        x = nn.relu(x).mean((1, 2))
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        return TaskHeads(self.num_classes, dtype=self.dtype, name="heads")(x)
+
+
+@pytest.fixture
+def tiny_net(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name under which `TinyNet` is registered during a test."""
+    monkeypatch.setitem(__import__("agenet.models", fromlist=["MODELS"]).MODELS, "tiny", TinyNet)
+    return "tiny"
+
+
+@pytest.fixture
+def make_records() -> Callable[..., Records]:
+    """Makes a data set in memory whose pictures show their labels by brightness and colour."""
+
+    def make(count: int = 200, *, persons: int = 50, folds: int = 5, size: int = 20) -> Records:
+        rng = np.random.default_rng(0)
+        subject_id = rng.integers(0, persons, count)
+        age, gender = rng.integers(-1, 8, count), rng.integers(-1, 2, count)
+        pictures = []
+        for row in range(count):
+            image = rng.integers(0, 30, (size, size, 3), np.uint8)
+            image += np.array([25 * (age[row] + 1), 100 * (gender[row] + 1), 0], np.uint8)
+            pictures.append(cv2.imencode(".png", image)[1].tobytes())
+        return Records(
+            name="noise/faces/1.0.0",
+            notice="",
+            pictures=pictures,
+            fold=(subject_id % folds).astype(np.int32),
+            subject_id=subject_id,
+            labels={"age": age.astype(np.int32), "gender": gender.astype(np.int32)},
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def drawn_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data_dir in which a small `drawn_faces/faces` is prepared, by the program users call."""
+    data_dir = tmp_path_factory.mktemp("data")
+    manual_dir = tmp_path_factory.mktemp("release")
+    sys.path.insert(0, str(ROOT))
+    from data_prep.drawn_faces.release import write_release
+
+    write_release(manual_dir, count=300, seed=0)
+    run_program(
+        "scripts/prepare.py", "drawn_faces", f"--manual_dir={manual_dir}", f"--data_dir={data_dir}"
+    )
+    return data_dir
+
+
+def run_program(*arguments: str, fails: bool = False, **env: str) -> str:
+    """Runs `python ARGUMENTS` in the checkout's root; returns its output, both streams."""
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert (result.returncode != 0) == fails, result.stdout
+    return result.stdout
