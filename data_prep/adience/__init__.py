@@ -1,0 +1,1 @@
+"""Adience: unfiltered faces with age group and gender."""

@@ -1,0 +1,45 @@
+"""Adience as a TFDS data set: five subject-exclusive folds of faces."""
+
+from .folds_builder import FoldsBuilder, FoldsConfig
+
+PAGE = "https://talhassner.github.io/home/projects/Adience/Adience-data.html"
+SIDE = 256
+
+
+class Builder(FoldsBuilder):
+    """Adience (Eidinger, Enbar & Hassner, 2014), with its fold lists' labels."""
+
+    BUILDER_CONFIGS = [
+        FoldsConfig(
+            name="faces",
+            description=f"Roughly aligned faces, shorter side at most {SIDE} pixels.",
+            kind="faces",
+            max_side=SIDE,
+        ),
+        FoldsConfig(
+            name="aligned",
+            description=f"Faces aligned by landmarks, shorter side at most {SIDE} pixels.",
+            kind="aligned",
+            max_side=SIDE,
+        ),
+        FoldsConfig(
+            name="faces_full",
+            description="Roughly aligned faces, files as released.",
+            kind="faces",
+        ),
+        FoldsConfig(
+            name="aligned_full",
+            description="Faces aligned by landmarks, files as released.",
+            kind="aligned",
+        ),
+    ]
+    HOMEPAGE = PAGE
+    LICENSE = "Research use; the photographs are their authors', under Creative Commons licences."
+    SOURCE = (
+        "Adience is handed out by the Open University of Israel: fill in the access form at "
+        f"{PAGE}, download these files into one folder, and name it with --manual_dir=FOLDER."
+    )
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        f"{SOURCE} Needed: faces.tar.gz (for the aligned configs: aligned.tar.gz) or the folder "
+        "extracted from it, and fold_0_data.txt to fold_4_data.txt."
+    )

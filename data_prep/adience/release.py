@@ -1,0 +1,229 @@
+"""Reads Adience as it is handed out: five fold lists, and the pictures in an archive or a folder.
+
+Everything that is read here comes from elsewhere and is trusted in nothing: names, sizes and
+numbers are checked before they are used, and nothing is ever extracted to disk.
+"""
+
+import gzip
+import math
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+from agenet.errors import UserError
+
+FOLDS = 5
+COLUMNS = [
+    *("user_id", "original_image", "face_id", "age", "gender", "x", "y", "dx", "dy"),
+    *("tilt_ang", "fiducial_yaw_angle", "fiducial_score"),
+]
+# Where the two releases keep a face: <kind>/<user_id>/<prefix>.<face_id>.<original_image>
+PREFIXES = {"faces": "coarse_tilt_aligned_face", "aligned": "landmark_aligned_face"}
+
+MAX_FILE_BYTES = 64 << 20  # a released picture has some 100 kB
+MAX_ARCHIVE_BYTES = 64 << 30  # uncompressed; the released ones have about 2 GB
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Face:
+    """One row of a fold list: where its picture is and what the release says of it.
+
+    Attributes:
+        age: the string as released, such as "(25, 32)", "35" or "None".
+        gender: the string as released: "f", "m", "u" or "".
+        yaw: degrees.
+    """
+
+    user_id: str
+    original_image: str
+    face_id: int
+    age: str
+    gender: str
+    yaw: float
+
+    def path(self, kind: str) -> str:
+        """Where the archive of a kind, "faces" or "aligned", keeps the picture."""
+        name = f"{PREFIXES[kind]}.{self.face_id}.{self.original_image}"
+        return f"{kind}/{self.user_id}/{name}"
+
+
+def fold_list(folder: Path, fold: int) -> Path:
+    return folder / f"fold_{fold}_data.txt"
+
+
+def missing_files(folder: Path, kind: str) -> list[str]:
+    """What of a release of `kind` is not in `folder`; empty if all is there."""
+    missing = [
+        path.name for path in (fold_list(folder, i) for i in range(FOLDS)) if not path.is_file()
+    ]
+    if not (folder / f"{kind}.tar.gz").is_file() and not (folder / kind).is_dir():
+        missing.insert(0, f"{kind}.tar.gz (or the folder {kind})")
+    return missing
+
+
+def read_fold_lists(folder: Path) -> tuple[list[list[Face]], int]:
+    """The faces of each fold, and how many exact duplicates among the rows were dropped.
+
+    Raises:
+        UserError: a row does not parse, a fold is empty, or two rows contradict each other.
+    """
+    folds: list[list[Face]] = []
+    seen: dict[tuple[str, str, int], tuple[int, str]] = {}
+    duplicates = 0
+    for fold in range(FOLDS):
+        faces = []
+        for where, row in _rows(fold_list(folder, fold)):
+            face = _parse_row(where, row)
+            key = (face.user_id, face.original_image, face.face_id)
+            if key not in seen:
+                seen[key] = (fold, row)
+                faces.append(face)
+            elif seen[key] == (fold, row):
+                duplicates += 1
+            else:
+                raise UserError(
+                    f"{where}: this face of {face.user_id} in {face.original_image} was listed "
+                    f"before, in fold {seen[key][0]}, with another fold or other labels"
+                )
+        if not faces:
+            raise UserError(f"{fold_list(folder, fold)}: no rows: is it the whole file?")
+        folds.append(faces)
+    return folds, duplicates
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str]]:
+    """Every row below the header, with its file and line for messages."""
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise UserError(f"{path}: larger than any fold list of Adience: is it the right file?")
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
+        where = f"{path}, line {number}"
+        try:
+            row = line.removesuffix(b"\r").decode()
+        except UnicodeDecodeError:
+            raise UserError(f"{where}: not text in UTF-8: is it the right file?") from None
+        if number > 1:
+            yield where, row
+        elif row.split("\t") != COLUMNS:
+            raise UserError(f"{where}: not the header of a fold list: {' '.join(COLUMNS)}")
+
+
+def _parse_row(where: str, row: str) -> Face:
+    fields = row.split("\t")
+    if len(fields) != len(COLUMNS):
+        raise UserError(f"{where}: {len(fields)} columns, where a fold list has {len(COLUMNS)}")
+    values = dict(zip(COLUMNS, fields, strict=True))
+    for column in ("user_id", "original_image"):
+        # They become part of a path, so nothing that could lead out of the release.
+        if not re.fullmatch(r"(?!\.+$)[^/\\\x00-\x1f\x7f]{1,200}", values[column]):
+            raise UserError(f"{where}: {column} {values[column][:200]!r} is not a plain file name")
+    if not re.fullmatch(r"[0-9]{1,18}", values["face_id"]):
+        raise UserError(f"{where}: face_id {values['face_id'][:200]!r} is not a number")
+    try:
+        yaw = float(values["fiducial_yaw_angle"])
+    except ValueError:
+        yaw = math.nan
+    if not math.isfinite(yaw):
+        angle = values["fiducial_yaw_angle"][:200]
+        raise UserError(f"{where}: fiducial_yaw_angle {angle!r} is not a number")
+    return Face(
+        user_id=values["user_id"],
+        original_image=values["original_image"],
+        face_id=int(values["face_id"]),
+        age=values["age"],
+        gender=values["gender"],
+        yaw=yaw,
+    )
+
+
+def picture_source(folder: Path, kind: str) -> Path:
+    """Where pictures are read from: the archive, or the folder where there is no archive."""
+    archive = folder / f"{kind}.tar.gz"
+    return archive if archive.is_file() else folder / kind
+
+
+def read_pictures(folder: Path, kind: str, wanted: Set[str]) -> Iterator[tuple[str, bytes]]:
+    """Those of the `wanted` paths that the release has, with the files' bytes, in one pass.
+
+    Raises:
+        UserError: the archive is damaged, cut short or hostile.
+    """
+    source = picture_source(folder, kind)
+    if source.is_dir():
+        return _read_folder(folder, wanted)
+    return _read_archive(source, wanted)
+
+
+def _read_folder(folder: Path, wanted: Set[str]) -> Iterator[tuple[str, bytes]]:
+    for name in sorted(wanted):
+        path = folder / name
+        if path.is_file():
+            _check_size(str(path), path.stat().st_size)
+            yield name, path.read_bytes()
+
+
+class _BoundedTarInfo(tarfile.TarInfo):
+    """Checks every header as it is read, those that tarfile handles by itself included."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        _check_size(f"archive member {header.name[:200]!r}", header.size)
+        return header
+
+
+def _read_archive(path: Path, wanted: Set[str]) -> Iterator[tuple[str, bytes]]:
+    left = set(wanted)
+    try:
+        # Through gzip, not tarfile's own reader, which does not compare the checksum.
+        with (
+            gzip.open(path) as stream,
+            tarfile.open(
+                fileobj=stream, mode="r|", bufsize=_CHUNK, tarinfo=_BoundedTarInfo
+            ) as archive,
+        ):
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # it would hold them all
+                name = _checked_name(path, member)
+                if member.isreg() and name in left and (file := archive.extractfile(member)):
+                    left.remove(name)
+                    yield name, file.read()
+            while stream.read(_CHUNK):  # to the end, where the checksum is
+                _check_total(path, stream.tell())
+    # tarfile lets ValueError and RecursionError through where headers make no sense.
+    except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: damaged or cut short ({error}): download it again, or copy it again"
+        ) from None
+
+
+def _checked_name(path: Path, member: tarfile.TarInfo) -> str:
+    """The member's name, once nothing about the member is hostile."""
+    name = PurePosixPath(member.name.replace("\\", "/"))
+    if name.is_absolute() or ".." in name.parts:
+        raise UserError(
+            f"{path}: refused, because member {member.name[:200]!r} points outside the archive: "
+            "this is not the archive as released"
+        )
+    _check_size(f"{path}: member {member.name[:200]!r}", member.size)
+    _check_total(path, member.offset_data + member.size)
+    return str(name)
+
+
+def _check_size(what: str, size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise UserError(
+            f"{what}: refused, because no picture of the release has {size / 2**20:.0f} MiB"
+        )
+
+
+def _check_total(path: Path, size: int) -> None:
+    if size > MAX_ARCHIVE_BYTES:
+        raise UserError(
+            f"{path}: refused, because it holds more than {MAX_ARCHIVE_BYTES >> 30} GiB: "
+            "this is not the archive as released"
+        )

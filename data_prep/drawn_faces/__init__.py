@@ -1,0 +1,1 @@
+"""A release of drawn faces in the layout of Adience, for the quickstart and for tests."""

@@ -1,0 +1,49 @@
+"""Drawn faces as a TFDS data set, read exactly as Adience is."""
+
+from pathlib import Path
+
+from agenet.errors import UserError
+from data_prep.adience import release
+from data_prep.adience.folds_builder import FoldsBuilder, FoldsConfig
+from data_prep.drawn_faces.release import write_release
+
+
+class Builder(FoldsBuilder):
+    """Drawings in the layout of Adience's release; no photograph and nobody's face."""
+
+    BUILDER_CONFIGS = [
+        FoldsConfig(
+            name="faces",
+            description="Drawn faces, files as drawn, 128 pixels.",
+            kind="faces",
+        ),
+    ]
+    NOTICE = "Drawn faces, not photographs: results on them say nothing about real faces."
+    LICENSE = "Apache-2.0"
+    MAKES_RELEASE = True
+    SOURCE = (
+        "Drawn faces come from: python scripts/prepare.py drawn_faces, which draws them into an "
+        "empty folder."
+    )
+    MANUAL_DOWNLOAD_INSTRUCTIONS = SOURCE
+
+    def ensure_release(self, manual_dir: Path) -> None:
+        """Draws the release into `manual_dir` unless one lies there.
+
+        Raises:
+            UserError: if what lies there is not whole, or not drawn.
+        """
+        names = ["faces.tar.gz", "faces", *(f"fold_{i}_data.txt" for i in range(release.FOLDS))]
+        if not any((manual_dir / name).exists() for name in names):
+            write_release(manual_dir)
+        self._check_release(manual_dir)
+
+    def _check_release(self, manual_dir: Path) -> None:
+        super()._check_release(manual_dir)
+        folds, _ = release.read_fold_lists(manual_dir)
+        # Real faces must never pass for drawn ones.
+        if not all(face.user_id.startswith("drawn-") for faces in folds for face in faces):
+            raise UserError(
+                f"the release in {manual_dir} is not one of drawn faces: name another folder "
+                "with --manual_dir, or none"
+            )
