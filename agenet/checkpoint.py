@@ -4,6 +4,9 @@ Both lie in `checkpoints/` as Orbax checkpoints that also hold, as JSON, the run
 """
 
 import errno
+import os
+import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,21 +20,20 @@ from agenet.state import TrainState
 
 # These change neither the numbers of a run nor what they mean.
 _MAY_DIFFER = (
+    "config.checkpoint_every",
     "config.dataset.data_dir",
     "config.dataset.prepare",
     "config.input.placement",
-    "config.checkpoint_every",
+    "config.log_every",
     "config.tensorboard",
-    "command",
-    "progress",
 )
 
 
 class Checkpoints:
     """The latest and the best state under `workdir/checkpoints`.
 
-    A save is atomic: a run killed in the middle of one finds the earlier checkpoint. Saving
-    returns as soon as the state may be changed again and finishes in the background.
+    A save is over when its method returns, and atomic: whatever interrupts it leaves the earlier
+    checkpoint in force.
     """
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
@@ -39,7 +41,7 @@ class Checkpoints:
         if read_only and not directory.is_dir():
             raise UserError(f"{workdir} holds no checkpoints: is it the --workdir of a run?")
         self.directory = directory
-        with _clear_errors(directory):
+        with _one_line_errors(directory, "opened"):
             self._latest = _create_manager(directory / "latest", read_only)
             self._best = _create_manager(directory / "best", read_only)
 
@@ -67,7 +69,7 @@ class Checkpoints:
         step = manager.latest_step()
         if step is None:
             return None
-        with _clear_errors(self.directory / which / str(step)):
+        with _one_line_errors(manager.directory / str(step), "read"):
             return manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
 
     def restore_latest(self, template: TrainState) -> TrainState:
@@ -78,52 +80,50 @@ class Checkpoints:
         """The best parameters and batch statistics, with the shardings of `template`."""
         return self._restore(self._best, template)
 
-    def wait(self) -> None:
-        """Returns when everything is on disk."""
-        with _clear_errors(self.directory):
-            self._latest.wait_until_finished()
-            self._best.wait_until_finished()
-
     def close(self) -> None:
-        """Waits for saves under way and frees the threads that wrote them."""
-        with _clear_errors(self.directory):
-            self._latest.close()
-            self._best.close()
+        """Frees what Orbax holds."""
+        self._latest.close()
+        self._best.close()
 
     def _save(
         self, manager: ocp.CheckpointManager, step: int, tree: Any, run: Mapping[str, Any]
     ) -> None:
         if step in manager.all_steps():
             return  # Saved before an interruption: the same state, for runs are deterministic.
-        with _clear_errors(self.directory):
-            manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(tree), run=ocp.args.JsonSave(dict(run))
-                ),
-            )
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(tree), run=ocp.args.JsonSave(dict(run))
+        )
+        with _one_line_errors(manager.directory / str(step), "written"):
+            try:
+                manager.save(step, args=args)
+            except Exception:
+                # Writes that are still under way would print that nobody waits for them.
+                sys.unraisablehook = lambda unraisable: None
+                for unfinished in manager.directory.glob("*.orbax-checkpoint-tmp"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                raise
 
     def _restore(self, manager: ocp.CheckpointManager, template: Any) -> Any:
         step = manager.latest_step()
-        where = f"{manager.directory}/{step}"
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-        with _clear_errors(where):
+        with _one_line_errors(manager.directory / str(step), "read"):
             args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
             return manager.restore(step, args=args)["state"]
 
 
-def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: Path) -> None:
-    """Raises `UserError` naming every difference if a checkpoint belongs to another run."""
-    old, new = dict(_flatten(saved)), dict(_flatten(current))
+def check_same_run(saved: Mapping[str, Any], identity: Mapping[str, Any], workdir: Path) -> None:
+    """Raises `UserError` naming every difference if a checkpoint is not of the run `identity`."""
+    old = dict(_flatten({name: saved[name] for name in identity}))
+    new = dict(_flatten(identity))
     differences = [
         f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not name.startswith(_MAY_DIFFER)
+        if old.get(name) != new.get(name) and name not in _MAY_DIFFER
     ]
     if differences:
         raise UserError(
             f"the checkpoint in {workdir} is of another run ({'; '.join(differences)}): "
-            "give that run's settings to continue it, or another --workdir to start afresh"
+            "give that run's settings and data, or another --workdir to start afresh"
         )
 
 
@@ -139,26 +139,24 @@ def _create_manager(directory: Path, read_only: bool) -> ocp.CheckpointManager:
     if read_only:
         options = ocp.CheckpointManagerOptions(read_only=True)
     else:
-        # A killed save leaves its temporary folder; the next start removes it.
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
+        # In the background a save that fails is noticed late, and one that is under way already
+        # counts as the latest. A killed save leaves its folder; the next start removes it.
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=1, cleanup_tmp_directories=True, enable_async_checkpointing=False
+        )
     return ocp.CheckpointManager(directory, options=options)
 
 
 @contextmanager
-def _clear_errors(where: Path | str) -> Iterator[None]:
-    """Turns what disks and damaged files do into one line."""
+def _one_line_errors(checkpoint: Path, done: str) -> Iterator[None]:
+    """Turns what disks and damaged files do, as Orbax tells it, into one line."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        text = str(error)
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text:
+        if any(os.strerror(full) in str(error) for full in (errno.ENOSPC, errno.EDQUOT)):
             raise UserError(
-                f"no space left on the disk while saving under {where}: free some and run the "
-                "same command again, it continues from the last complete checkpoint"
+                f"no space left on the disk for {checkpoint}: free some and run the same command "
+                "again, it continues from the checkpoint before"
             ) from error
-        if isinstance(error, PermissionError) or "PERMISSION_DENIED" in text:
-            raise UserError(f"{where} may not be read or written: check its permissions") from error
-        line = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-        raise UserError(f"the checkpoint {where} cannot be used: {line[:300]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0][:300]
+        raise UserError(f"the checkpoint {checkpoint} cannot be {done}: {reason}") from error

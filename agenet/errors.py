@@ -1,12 +1,22 @@
 """The one exception that programs show to their user as a single line."""
 
+import argparse
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 
 class UserError(Exception):
     """A mistake that the user can mend: the message says what, where, and what to do."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Raises `UserError` for a mistake in the command line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}, see --help")
 
 
 @contextmanager
@@ -18,7 +28,9 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(f"error: {error}")
     except OSError as error:  # A full disk, a missing permission, a vanished file.
         where = f": {error.filename}" if error.filename else ""
-        sys.exit(f"error: {error.strerror or error}{where}")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = ": free some and run the same command again" if full else ""
+        sys.exit(f"error: {error.strerror or error}{where}{advice}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

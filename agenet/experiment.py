@@ -1,6 +1,8 @@
 """What a config stands for: the data, the network and the compiled steps of one run."""
 
 import platform
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +29,9 @@ from agenet.sharding import check_batch_size, create_mesh, replicated
 from agenet.state import TrainState, create_state
 from agenet.steps import EvalStep, TrainStep, make_eval_step, make_train_step
 
+# Of the computation; parameters are float32 always.
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 def parse_tasks(tasks: str) -> tuple[str, ...]:
     """The names in "age,gender", in the fixed order of `TASK_CLASSES`.
@@ -40,6 +45,15 @@ def parse_tasks(tasks: str) -> tuple[str, ...]:
     return tuple(task for task in TASK_CLASSES if task in names)
 
 
+def validation_metrics(tasks: Sequence[str]) -> list[str]:
+    """The scalars of a validation, any of which the best state can be chosen by."""
+    names = ["loss", "accuracy"]
+    for task in tasks:
+        names += [f"{task}_loss", f"{task}_accuracy"]
+        names += ["age_one_off"] if task == "age" else []
+    return [f"validation/{name}" for name in names]
+
+
 @dataclass(frozen=True)
 class Experiment:
     """Everything that follows from a config before a picture is decoded."""
@@ -50,6 +64,7 @@ class Experiment:
     records: Records
     splits: Splits
     model: nn.Module
+    crop_size: int
     schedule: optax.Schedule
     tx: optax.GradientTransformation
     steps_per_epoch: int
@@ -57,7 +72,7 @@ class Experiment:
 
     @cached_property
     def train_step(self) -> TrainStep:
-        transform = make_train_transform(self._crop_size, *self._normalization)
+        transform = make_train_transform(self.crop_size, *self._normalization)
         return make_train_step(
             self.model,
             self.tx,
@@ -69,14 +84,14 @@ class Experiment:
 
     @cached_property
     def eval_step(self) -> EvalStep:
-        transform = make_eval_transform(self._crop_size, *self._normalization)
+        transform = make_eval_transform(self.crop_size, *self._normalization)
         return make_eval_step(self.model, transform, mesh=self.mesh)
 
     def create_state(self) -> TrainState:
         """The state before the first step, on every device."""
 
         def create() -> TrainState:
-            return create_state(self.model, self.tx, self._crop_size, self.config.seed)
+            return create_state(self.model, self.tx, self.crop_size, self.config.seed)
 
         return jax.jit(create, out_shardings=replicated(self.mesh))()
 
@@ -128,12 +143,9 @@ class Experiment:
         return {
             "config": self.config.to_dict(),
             "dataset": {"name": self.records.name, "fingerprint": self.records.fingerprint()},
+            "splits": {name: zlib.crc32(rows) for name, rows in vars(self.splits).items()},
             "classes": {task: list(TASK_CLASSES[task]) for task in self.tasks},
         }
-
-    @property
-    def _crop_size(self) -> int:
-        return type(self.model).input_size
 
     @property
     def _normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -148,15 +160,16 @@ def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = Non
     """
     mesh = mesh or create_mesh()
     tasks = parse_tasks(config.tasks)
+    _check_fields(config, tasks)
     check_batch_size(config.batch_size, mesh)
     options = config.model.to_dict()
-    model = create_model(
+    model: Any = create_model(
         options.pop("name"),
         {task: len(TASK_CLASSES[task]) for task in tasks},
         dtype=jnp.dtype(options.pop("dtype")),
         **options,
     )
-    crop_size = type(model).input_size
+    crop_size = model.input_size
     if config.input.size < crop_size:
         raise UserError(
             f"input.size {config.input.size} is smaller than the {crop_size} pixels that "
@@ -179,18 +192,33 @@ def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = Non
         )
     total = to_steps(config.duration, steps_per_epoch=epoch)
     schedule = create_schedule(config.schedule, steps_per_epoch=epoch, total_steps=total)
-    return Experiment(
+    experiment = Experiment(
         config=config,
         mesh=mesh,
         tasks=tasks,
         records=records,
         splits=splits,
         model=model,
+        crop_size=crop_size,
         schedule=schedule,
         tx=create_optimizer(config.optimizer, schedule),
         steps_per_epoch=epoch,
         total_steps=total,
     )
+    for name in ("evaluate_every", "checkpoint_every", "log_every"):
+        experiment.to_steps(config[name])  # Raises for what is not a duration.
+    return experiment
+
+
+def _check_fields(config: ml_collections.ConfigDict, tasks: Sequence[str]) -> None:
+    metrics = validation_metrics(tasks)
+    if config.best not in metrics:
+        raise UserError(f'best "{config.best}" is not measured: use one of {", ".join(metrics)}')
+    if config.model.dtype not in DTYPES:
+        raise UserError(f'model.dtype "{config.model.dtype}" is not known: use one of {DTYPES}')
+    for name in ("mean", "std"):
+        if len(config.input[name]) != 3:
+            raise UserError(f"input.{name} {config.input[name]} must be three numbers, for R, G, B")
 
 
 def describe_machine() -> dict[str, Any]:

@@ -2,24 +2,22 @@
 
 import json
 import logging
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import ml_collections
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from agenet.checkpoint import Checkpoints, check_same_run
 from agenet.data.records import find_prepared
 from agenet.errors import UserError
-from agenet.evaluate import report_run
-from agenet.experiment import Experiment, create_experiment
+from agenet.evaluation import log_results, report_run
+from agenet.experiment import Experiment, create_experiment, describe_machine
 from agenet.train import Progress, Trainer
-from agenet.writers import create_writer
+from agenet.writers import create_writer, log_to
 
 log = logging.getLogger(__name__)
 
@@ -31,37 +29,46 @@ def launch(config: ml_collections.ConfigDict, workdir: Path, command: str) -> No
         UserError: anything in the config, the data or the work directory that does not fit.
     """
     create_workdir(workdir)
-    show_progress = sys.stderr.isatty()
     with log_to(workdir / "train.log"):
-        log.info("%s", command)
         prepare_if_asked(config.dataset)
         experiment = create_experiment(config)
-        summary = experiment.describe()
-        checkpoints = Checkpoints(workdir)
-        run = experiment.identity() | {"command": command}
-        saved = checkpoints.read_run("latest")
-        if saved is not None:
-            check_same_run(saved, run, workdir)
-            if is_finished(workdir, experiment):
-                log.info("this run is finished: see %s", workdir / "report.md")
-                log_results(json.loads((workdir / "report.json").read_text()))
-                return
-        log_summary(experiment, summary)
-        pictures = experiment.load_pictures(progress=show_progress)
-        log.info(
-            "pictures: %.2f GB as uint8 %s",
-            pictures.nbytes / 1e9,
-            "on the devices"
-            if pictures.on_device
-            else "on the host, sent batch by batch: the devices have too little memory",
-        )
-        state = experiment.create_state()
-        progress = Progress()
-        if saved is not None:
-            state = checkpoints.restore_latest(state)
-            progress = Progress(**saved["progress"])
-            log.info("continuing from step %d of %d", state.step, experiment.total_steps)
-        writer = create_writer(workdir, tensorboard=config.tensorboard, resume_step=int(state.step))
+        with closing(Checkpoints(workdir)) as checkpoints:
+            saved = checkpoints.read_run("latest")
+            if saved is not None:
+                check_same_run(saved, experiment.identity(), workdir)
+                summary = read_report(workdir, experiment)
+                if summary is not None:
+                    log.info("this run is finished; for another give another --workdir")
+                    log_results(summary, workdir)
+                    return
+            run = experiment.identity() | {"command": command, "machine": describe_machine()}
+            train_and_test(experiment, checkpoints, workdir, saved, run)
+
+
+def train_and_test(
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    workdir: Path,
+    saved: dict[str, Any] | None,
+    run: dict[str, Any],
+) -> None:
+    """Trains, from the latest checkpoint if `saved` is what it was saved with, and reports."""
+    log_summary(experiment, run["command"])
+    show_progress = sys.stderr.isatty()
+    pictures = experiment.load_pictures(progress=show_progress)
+    log.info(
+        "pictures: %.2f GB as uint8 %s",
+        pictures.nbytes / 1e9,
+        "on the devices"
+        if pictures.on_device
+        else "on the host, sent batch by batch: the devices have too little memory",
+    )
+    state, progress = experiment.create_state(), Progress()
+    if saved is not None:
+        state, progress = checkpoints.restore_latest(state), Progress(**saved["progress"])
+        log.info("continuing from step %d of %d", state.step, experiment.total_steps)
+    writer = create_writer(workdir, tensorboard=experiment.config.tensorboard, keep=progress.rows)
+    with closing(writer):
         trainer = Trainer(
             experiment,
             pictures.batch,
@@ -71,57 +78,28 @@ def launch(config: ml_collections.ConfigDict, workdir: Path, command: str) -> No
             progress=progress,
             show_progress=show_progress,
         )
-        try:
-            complete = trainer.run(state)
-        finally:
-            writer.close()
-        if complete:
-            log.info("testing the state of step %d", checkpoints.best_step)
-            log_results(
-                report_run(experiment, pictures, checkpoints, workdir, show_progress=show_progress)
-            )
-            log.info("report: %s", workdir / "report.md")
-        else:
-            log.info("to go on, run the same command again")
-        checkpoints.close()
+        complete = trainer.run(state)
+    if complete:
+        report_run(experiment, pictures, checkpoints, workdir, show_progress=show_progress)
+    else:
+        log.info("to go on, run the same command again")
 
 
 def create_workdir(workdir: Path) -> None:
     """Makes the folder; raises `UserError` if nothing can be written there."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".probe-{os.getpid()}"
-        probe.write_bytes(b"x")
-        probe.unlink()
+        tempfile.TemporaryFile(dir=workdir).close()
     except OSError as error:
         raise UserError(
             f"--workdir {workdir} cannot be written to ({error.strerror}): name another one"
         ) from error
 
 
-@contextmanager
-def log_to(path: Path) -> Iterator[None]:
-    """Sends what agenet logs to the terminal, around progress bars, and to a file."""
-    logger = logging.getLogger("agenet")
-    handlers = [logging.StreamHandler(), logging.FileHandler(path)]
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        logger.addHandler(handler)
-    handlers[1].setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        with logging_redirect_tqdm([logger]):
-            yield
-    finally:
-        for handler in handlers:
-            logger.removeHandler(handler)
-            handler.close()
-
-
 def prepare_if_asked(dataset: ml_collections.ConfigDict) -> None:
-    """Prepares a data set that is not there if the config says so; in a process of its own, for
-    only preparation needs TensorFlow.
+    """Prepares a data set that is not there, if the config says so.
+
+    It is done in a process of its own, for only preparation needs TensorFlow.
     """
     try:
         find_prepared(dataset.name, dataset.data_dir)
@@ -138,16 +116,19 @@ def prepare_if_asked(dataset: ml_collections.ConfigDict) -> None:
             raise UserError(f"{dataset.name} could not be prepared, see above") from None
 
 
-def is_finished(workdir: Path, experiment: Experiment) -> bool:
-    """Whether the report of the whole run is written."""
+def read_report(workdir: Path, experiment: Experiment) -> dict[str, Any] | None:
+    """The report of the whole run, if it is written."""
     report = workdir / "report.json"
     if not report.exists():
-        return False
-    return json.loads(report.read_text())["training"]["steps"] >= experiment.total_steps
+        return None
+    summary = json.loads(report.read_text())
+    return summary if summary["training"]["steps"] == experiment.total_steps else None
 
 
-def log_summary(experiment: Experiment, summary: dict[str, Any]) -> None:
+def log_summary(experiment: Experiment, command: str) -> None:
     """What is about to happen, on what."""
+    summary = experiment.describe()
+    log.info("%s", command)
     dataset, machine = summary["dataset"], summary["machine"]
     log.info(
         "devices: %s (%s); mesh: %s",
@@ -186,21 +167,3 @@ def log_summary(experiment: Experiment, summary: dict[str, Any]) -> None:
         experiment.steps_per_epoch,
     )
     log.info("config:\n%s", experiment.config)
-
-
-def log_results(summary: dict[str, Any]) -> None:
-    """The main figures of a report."""
-    dataset = summary["dataset"]
-    for task, metrics in summary["evaluation"]["tasks"].items():
-        one_off = f", 1-off {metrics['one_off']:.2%}" if "one_off" in metrics else ""
-        log.info(
-            "test, %s: accuracy %.2f%%%s, balanced %.2f%%, loss %.4f (%d faces)",
-            task,
-            100 * metrics["accuracy"],
-            one_off,
-            100 * metrics["balanced_accuracy"],
-            metrics["loss"],
-            metrics["count"],
-        )
-    if dataset["notice"]:
-        log.info("NOTE: %s", dataset["notice"])

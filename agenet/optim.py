@@ -23,7 +23,12 @@ def to_steps(duration: str, *, steps_per_epoch: int, total_steps: int | None = N
     >>> to_steps("25%", steps_per_epoch=100, total_steps=500)
     125
     """
-    units = {"epoch": steps_per_epoch, "epochs": steps_per_epoch, "step": 1, "steps": 1}
+    units: dict[str, float] = {
+        "epoch": steps_per_epoch,
+        "epochs": steps_per_epoch,
+        "step": 1,
+        "steps": 1,
+    }
     if total_steps is not None:
         units["%"] = total_steps / 100
     try:
@@ -49,17 +54,28 @@ def create_schedule(
     one scale more than boundaries; boundaries count from the start of the run.
 
     Raises:
-        UserError: for an unknown name, a bad duration, or boundaries that do not fit the scales.
+        UserError: for an unknown name, a bad duration, a learning rate that is not positive,
+            a run without steps, a warm-up as long as the run, or boundaries that do not fit
+            the scales.
     """
 
     def steps(duration: str) -> int:
         return to_steps(duration, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
 
     peak, warmup = config.learning_rate, steps(config.warmup)
+    if not 0 < peak < math.inf:
+        raise UserError(f"schedule.learning_rate {peak} must be a positive number")
+    if total_steps == 0:
+        raise UserError("the run has no steps: raise --config.duration")
+    if warmup >= total_steps:
+        raise UserError(
+            f'schedule.warmup "{config.warmup}" ({warmup} steps) must be shorter than the run '
+            f"({total_steps} steps)"
+        )
     if config.name == "constant":
         schedule = optax.constant_schedule(peak)
     elif config.name == "cosine":
-        schedule = optax.cosine_decay_schedule(peak, max(total_steps - warmup, 1))
+        schedule = optax.cosine_decay_schedule(peak, total_steps - warmup)
     elif config.name == "piecewise":
         boundaries = [steps(boundary) - warmup for boundary in config.boundaries]
         schedule = _piecewise(peak, boundaries, config.scales)

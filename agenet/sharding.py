@@ -30,7 +30,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     devices = mesh.size
     if batch_size > 0 and batch_size % devices == 0:
         return
-    below = batch_size // devices * devices
+    below = max(batch_size, 0) // devices * devices
     fitting = " or ".join(str(size) for size in (below, below + devices) if size > 0)
     raise UserError(
         f"batch_size {batch_size} cannot be divided over {devices} devices: "

@@ -52,7 +52,7 @@ def make_train_step(
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_rng},
             )
-            loss, sums = jnp.zeros(()), {}
+            loss, sums = jnp.zeros(()), dict[str, jax.Array]()
             for task in tasks:
                 nll, count = masked_nll(logits[task], batch[task], batch["mask"])
                 loss += nll / jnp.maximum(count, 1.0)
@@ -65,7 +65,7 @@ def make_train_step(
             return loss, ({"loss": loss} | sums, updates.get("batch_stats", {}))
 
         grads, (sums, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-        sums |= {"step": state.step, "gradient_norm": optax.global_norm(grads)}
+        sums |= {"step": state.step, "gradient_norm": optax.tree.norm(grads)}
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         state = TrainState(
             step=state.step + 1,
@@ -87,7 +87,7 @@ def make_eval_step(model: nn.Module, transform: Transform, *, mesh: Mesh) -> Eva
     """Returns `eval_step(variables, batch) -> {task: log-probabilities float32 [B, C]}`."""
 
     def eval_step(variables: Any, batch: Batch) -> dict[str, jax.Array]:
-        logits = model.apply(variables, transform(batch["image"]), train=False)
+        logits: Any = model.apply(variables, transform(batch["image"]), train=False)
         return {task: jax.nn.log_softmax(value) for task, value in logits.items()}
 
     return jax.jit(

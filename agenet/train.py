@@ -5,11 +5,11 @@ import logging
 import math
 import signal
 import time
-from collections import Counter
+from collections import defaultdict
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from agenet.checkpoint import Checkpoints
 from agenet.data.order import training_batch
 from agenet.errors import UserError
-from agenet.evaluate import GetBatch, measure, predict
+from agenet.evaluation import GetBatch, measure, predict
 from agenet.experiment import Experiment
 from agenet.state import TrainState
 from agenet.writers import MetricWriter
@@ -31,7 +31,7 @@ _STEPS_AHEAD = 2
 
 
 class StopRequest(AbstractContextManager["StopRequest"]):
-    """Turns the first SIGTERM or Ctrl-C into a flag; a second one acts at once."""
+    """Turns the first SIGTERM or Ctrl-C into a flag; a second one ends the process at once."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -46,23 +46,23 @@ class StopRequest(AbstractContextManager["StopRequest"]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._restore()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number)
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        for number in self._previous:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @dataclass
 class Progress:
     """What a continued run must know beside its state; kept with every checkpoint."""
 
-    seconds: float = 0.0  # spent on training and validation, over all sessions
+    training_seconds: float = 0.0  # over all sessions, like the next; neither counts saving
+    validation_seconds: float = 0.0
     evaluated_step: int = 0  # the last step whose validation is done
+    rows: int = 0  # given to the writer
     sums: dict[str, float] = field(default_factory=dict)  # over the steps since the last row
 
 
@@ -116,7 +116,7 @@ class Trainer:
         log_every = experiment.to_steps(experiment.config.log_every)
         step = int(state.step)
         mask = np.ones(experiment.config.batch_size, bool)
-        self._since = time.perf_counter()
+        self._lap()
         with (
             StopRequest() as stop,
             tqdm(
@@ -147,38 +147,40 @@ class Trainer:
                 if step % log_every == 0 or step == total:
                     self._write_row(step)
             self._save(state)
-            self._checkpoints.wait()
         if stop.signal:
             log.info("%s: stopped and saved at step %d of %d", stop.signal.name, step, total)
         return step == total and not stop()
 
     def _fetch(self) -> None:
         """Waits for the steps under way and adds up their sums; stops a run that diverged."""
-        totals = Counter(self._progress.sums)
+        totals = defaultdict(float, self._progress.sums)
         for sums in jax.device_get(self._pending):
-            if not (math.isfinite(sums["loss"]) and math.isfinite(sums["gradient_norm"])):
-                self._diverged(sums)
-            totals.update({name: float(value) for name, value in sums.items() if name != "step"})
+            loss, norm = sums["loss"], sums["gradient_norm"]
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                self._diverged(f"the loss is {loss}, its gradient's norm {norm},", sums["step"] + 1)
+            for name, value in sums.items():
+                totals[name] += float(value)
             totals["steps"] += 1
         self._pending.clear()
-        totals["seconds"] += self._lap()
+        seconds = self._lap()
+        totals["seconds"] += seconds
+        self._progress.training_seconds += seconds
         self._progress.sums = dict(totals)
 
     def _lap(self) -> float:
-        """Seconds since the last call, which the run's own clock advances by."""
+        """Seconds since the last call."""
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
-        self._progress.seconds += seconds
         return seconds
 
-    def _diverged(self, sums: dict[str, np.ndarray]) -> None:
-        step = int(sums["step"])
+    def _diverged(self, what: str, step: int) -> NoReturn:
         saved = self._checkpoints.latest_step
-        good = f"step {saved} in {self._checkpoints.directory}" if saved else "none yet"
+        where = f"{self._checkpoints.directory}/latest"
+        good = "none yet" if saved is None else f"step {saved} in {where}"
         raise UserError(
-            f"the loss is {sums['loss']} (gradient norm {sums['gradient_norm']}) at step {step} "
-            f"with learning rate {float(self._experiment.schedule(step)):.3g}; last good "
-            f"checkpoint: {good}. Try a smaller --config.schedule.learning_rate in a new --workdir"
+            f"{what} at step {step} with learning rate "
+            f"{float(self._experiment.schedule(step - 1)):.3g}; last good checkpoint: {good}. "
+            "Try a smaller --config.schedule.learning_rate in a new --workdir"
         )
 
     def _write_row(self, step: int) -> None:
@@ -214,28 +216,33 @@ class Trainer:
         )
         if log_probs is None:
             return False
+        if not all(np.isfinite(values).all() for values in log_probs.values()):
+            self._diverged("the validation loss is not finite", step)
         metrics = measure(experiment, log_probs, experiment.splits.validation)
         row = {"epoch": step / experiment.steps_per_epoch} | validation_row(metrics)
-        self._lap()
+        self._progress.validation_seconds += self._lap()
         self._progress.evaluated_step = step
         self._write(step, row)
         name = experiment.config.best
         best = self._checkpoints.read_run("best")
         if best is None or is_better(name, row[name], best["value"]):
             self._checkpoints.save_best(
-                state, self._run | {"metric": name, "value": row[name], "step": step}
+                state, self._record(step) | {"metric": name, "value": row[name]}
             )
+            self._lap()
         return True
 
     def _save(self, state: TrainState) -> None:
         self._fetch()  # No state after a loss that is not finite must replace a good one.
-        self._checkpoints.save_latest(
-            state, self._run | {"progress": dataclasses.asdict(self._progress)}
-        )
-        self._since = time.perf_counter()
+        self._checkpoints.save_latest(state, self._record(int(state.step)))
+        self._lap()
+
+    def _record(self, step: int) -> dict[str, Any]:
+        return self._run | {"step": step, "progress": dataclasses.asdict(self._progress)}
 
     def _write(self, step: int, row: dict[str, float]) -> None:
         self._writer.write_scalars(step, row)
+        self._progress.rows += 1
         shown = [
             f"{name} {value:.4g}"
             for name, value in row.items()

@@ -1,13 +1,53 @@
-"""Where the scalars of a run go: JSON lines always, TensorBoard where TensorFlow is installed."""
+"""Where a run tells how it fares: log lines, and scalars as JSON lines and for TensorBoard."""
 
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from absl import logging as absl_logging
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from agenet.errors import UserError
+
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def log_to(path: Path | None = None) -> Iterator[None]:
+    """Sends what agenet logs to the terminal, around progress bars, and to the end of a file.
+
+    What ends the block is logged to the file, too: the terminal hears of it from the program.
+    """
+    # Orbax tells of every file that it touches, and prints the tracebacks of what it raises.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    logging.raiseExceptions = False  # A log line that finds no room on the disk ends nothing.
+    logger = logging.getLogger("agenet")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    terminal = logging.StreamHandler()
+    terminal.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    file = logging.FileHandler(path) if path else logging.NullHandler()
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(file)
+    try:
+        logger.addHandler(terminal)
+        try:
+            with logging_redirect_tqdm([logger]):
+                yield
+        finally:
+            logger.removeHandler(terminal)
+    except BaseException as error:
+        traceback = not isinstance(error, UserError)
+        log.error("%s: %s", type(error).__name__, error, exc_info=traceback)
+        raise
+    finally:
+        logger.removeHandler(file)
+        file.close()
 
 
 class MetricWriter(Protocol):
@@ -23,9 +63,9 @@ class MetricWriter(Protocol):
 class JsonLinesWriter:
     """One JSON object per call: "step" and the scalars."""
 
-    def __init__(self, path: Path, *, resume_step: int):
-        """Appends to `path`, dropping rows after `resume_step` that an interrupted run left."""
-        kept = [row for row in read_json_lines(path) if row["step"] <= resume_step]
+    def __init__(self, path: Path, *, keep: int):
+        """Appends to the first `keep` rows of `path`; an interrupted run may have left more."""
+        kept = read_json_lines(path)[:keep]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(temporary, path)
@@ -72,16 +112,17 @@ class Writers:
             writer.close()
 
 
-def create_writer(workdir: Path, *, tensorboard: bool, resume_step: int) -> MetricWriter:
-    """`metrics.jsonl` and, if asked for and TensorFlow is installed, `tensorboard/`."""
-    writers: list[MetricWriter] = [
-        JsonLinesWriter(workdir / "metrics.jsonl", resume_step=resume_step)
-    ]
+def create_writer(workdir: Path, *, tensorboard: bool, keep: int) -> MetricWriter:
+    """`metrics.jsonl`, continued after `keep` rows, and, if asked for, `tensorboard/`."""
+    writers: list[MetricWriter] = [JsonLinesWriter(workdir / "metrics.jsonl", keep=keep)]
     if tensorboard:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Of devices that it is not to use.
         try:  # Imports TensorFlow: seconds, and not everyone has it.
+            import tensorflow as tf  # type: ignore[import-untyped]
             from clu.metric_writers import SummaryWriter
-        except ImportError:
-            log.info("no TensorBoard log: TensorFlow is not installed; metrics.jsonl has it all")
+        except ImportError as error:
+            log.info("no TensorBoard log (%s); metrics.jsonl has it all", error)
         else:
+            tf.config.set_visible_devices([], "GPU")  # It would take all their memory.
             writers.append(SummaryWriter(str(workdir / "tensorboard")))
     return Writers(writers)

@@ -21,6 +21,18 @@ ROOT = Path(__file__).resolve().parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Lets tests, and the programs that they call, compile the same thing once."""
+    for name, value in {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data beside the checkout; without it the test is skipped."""
@@ -53,7 +65,7 @@ def tiny_net(monkeypatch: pytest.MonkeyPatch) -> str:
     return "tiny"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_records() -> Callable[..., Records]:
     """Makes a data set in memory whose pictures show their labels by brightness and colour."""
 
@@ -89,6 +101,17 @@ def drawn_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_release(manual_dir, count=300, seed=0)
     run_program(
         "scripts/prepare.py", "drawn_faces", f"--manual_dir={manual_dir}", f"--data_dir={data_dir}"
+    )
+    return data_dir
+
+
+@pytest.fixture(scope="session")
+def adience(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data_dir in which the real `adience/faces` is prepared; half a minute and 100 MB."""
+    data_dir = tmp_path_factory.mktemp("adience")
+    manual_dir = real_data / "adience"
+    run_program(
+        "scripts/prepare.py", "adience", f"--manual_dir={manual_dir}", f"--data_dir={data_dir}"
     )
     return data_dir
 

@@ -81,6 +81,7 @@ def relative_error(actual, expected):
     return np.abs(actual - expected).max() / np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_logits_and_gradients_agree_with_torch():
     model = create_model("levi_hassner", BOTH)
     images = np.random.default_rng(0).normal(size=(2, 227, 227, 3)).astype(np.float32)

@@ -1,5 +1,6 @@
-"""What happens to stored pictures on the device: crop, flip, normalise. Training and serving share
-the evaluation transform, so that they cannot drift apart.
+"""What happens to stored pictures on the device: crop, flip, normalise.
+
+Training and serving share the evaluation transform, so that they cannot drift apart.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,8 @@
 """A data set decoded once and kept, as uint8, where the computation is."""
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +20,9 @@ PLACEMENTS = ("auto", "device", "host")
 # Of a device's free memory; the rest is for the network's activations.
 _DEVICE_SHARE = 0.5
 _DECODE_CHUNK = 64
+# Faces stand upright as their pixels are stored, whatever Exif data say, as in preparation. Grey
+# pictures stay grey until they have their size: that is a third of the work.
+_READ_FLAGS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def decode_picture(picture: bytes, out: np.ndarray) -> bool:
@@ -28,7 +32,7 @@ def decode_picture(picture: bytes, out: np.ndarray) -> bool:
     """
     size = out.shape[0]
     try:
-        image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR_RGB)
+        image = cv2.imdecode(np.frombuffer(picture, np.uint8), _READ_FLAGS)
     except cv2.error:
         return False
     if image is None:
@@ -40,7 +44,8 @@ def decode_picture(picture: bytes, out: np.ndarray) -> bool:
         image = image[top : top + side, left : left + side]
     # Averaging when shrinking avoids aliasing; enlarging has nothing to average.
     interpolation = cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_LINEAR
-    cv2.resize(image, (size, size), dst=out, interpolation=interpolation)
+    image = cv2.resize(image, (size, size), interpolation=interpolation)
+    cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB, dst=out)
     return True
 
 
@@ -83,11 +88,37 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def free_memory(device: jax.Device) -> float:
+    """Bytes that a device has left; infinite if it does not tell, as a CPU does not."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return math.inf
+    return stats["bytes_limit"] - stats["bytes_in_use"]
+
+
+def create_images(count: int, size: int) -> np.ndarray:
+    """Black pictures uint8 [count, size, size, 3]; a CPU device shares their memory.
+
+    JAX's CPU devices take over an array that begins at a multiple of 64 bytes, and copy any other.
+    """
+    nbytes = count * size * size * 3
+    buffer = np.zeros(nbytes + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + nbytes].reshape(count, size, size, 3)
+
+
 class Resident:
     """All pictures of a data set and their labels, ready to be drawn from by row."""
 
     def __init__(
-        self, records: Records, *, size: int, mesh: Mesh, placement: str, progress: bool = False
+        self,
+        records: Records,
+        *,
+        size: int,
+        mesh: Mesh,
+        placement: str,
+        progress: bool = False,
+        free_memory: Callable[[jax.Device], float] = free_memory,
     ):
         """Decodes the pictures and places them.
 
@@ -98,6 +129,7 @@ class Resident:
             placement: "device"; "host", from where every batch is sent; or "auto", the devices
                 if they have the memory.
             progress: show a progress bar.
+            free_memory: tells the free bytes of a device.
 
         Raises:
             UserError: unknown placement, not enough memory, or a broken picture.
@@ -106,15 +138,13 @@ class Resident:
             raise UserError(f'input.placement "{placement}" is not known: use one of {PLACEMENTS}')
         # Rows that nobody asks for, so that every device holds as many.
         padded = -(-len(records.fold) // mesh.size) * mesh.size
-        nbytes = padded * size * size * 3
-        _check_host_memory(nbytes, size)
-        self.nbytes = nbytes
-        self.on_device = placement == "device" or (
-            placement == "auto" and _fits(nbytes // mesh.size, mesh)
-        )
+        self.nbytes = padded * size * size * 3
+        _check_host_memory(self.nbytes, size)
+        free = min(map(free_memory, mesh.local_devices))
+        self.on_device = _belongs_on_device(placement, self.nbytes // mesh.size, free)
         self._sharding = batch_sharded(mesh)
         self._labels = records.labels
-        images = np.zeros((padded, size, size, 3), np.uint8)
+        images = create_images(padded, size)
         decode_pictures(records.pictures, images, progress=progress)
         self._images: Any = jax.device_put(images, self._sharding) if self.on_device else images
         # XLA reads the asked rows where they lie and sends only those between the devices.
@@ -141,13 +171,14 @@ class Resident:
         return np.asarray(self._images[np.asarray(rows)])
 
 
-def _fits(nbytes: int, mesh: Mesh) -> bool:
-    """Whether every device has room for `nbytes` more; a CPU's memory is the host's."""
-    for device in mesh.local_devices:
-        stats = device.memory_stats() if device.platform != "cpu" else None
-        if stats and nbytes > _DEVICE_SHARE * (stats["bytes_limit"] - stats["bytes_in_use"]):
-            return False
-    return True
+def _belongs_on_device(placement: str, nbytes: int, free: float) -> bool:
+    """Whether every device is to hold `nbytes`, when each has `free` bytes."""
+    if placement == "device" and nbytes > free:
+        raise UserError(
+            f"the pictures take {nbytes / 1e9:.1f} GB of each device, which has "
+            f"{free / 1e9:.1f} GB free: use --config.input.placement=host"
+        )
+    return placement == "device" or (placement == "auto" and nbytes <= _DEVICE_SHARE * free)
 
 
 def _check_host_memory(nbytes: int, size: int) -> None:

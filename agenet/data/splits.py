@@ -38,8 +38,8 @@ def make_splits(
     these; the reference report appears to have used such a split.
 
     Raises:
-        UserError: for an unknown protocol or fold, a fraction outside (0, 1), or a class that no
-            training face shows.
+        UserError: for an unknown protocol or fold, a fraction outside (0, 1), a negative seed, an
+            empty set, or a class that no training face shows.
     """
     folds = np.unique(records.fold)
     if protocol not in PROTOCOLS:
@@ -51,6 +51,8 @@ def make_splits(
         )
     if not 0 < validation_fraction < 1:
         raise UserError(f"dataset.validation_fraction {validation_fraction} must lie in (0, 1)")
+    if seed < 0:
+        raise UserError(f"seed {seed} must not be negative")
 
     labelled = np.any([records.labels[task] >= 0 for task in tasks], axis=0)
     rows = np.flatnonzero(labelled).astype(np.int32)
@@ -58,36 +60,54 @@ def make_splits(
     if protocol == "subject":
         is_test = records.fold[rows] == test_fold
         rest = rows[~is_test]
-        persons = rng.permutation(np.unique(records.subject_id[rest]))
-        faces = np.array([np.sum(records.subject_id[rest] == person) for person in persons])
-        # Persons are drawn until the next one would not bring the share closer.
-        chosen = np.cumsum(faces) - faces / 2 <= validation_fraction * len(rest)
-        is_validation = np.isin(records.subject_id[rest], persons[chosen])
+        persons = _draw_persons(records.subject_id[rest], validation_fraction * len(rest), rng)
+        is_validation = np.isin(records.subject_id[rest], persons)
     else:
         is_test = np.zeros(len(rows), bool)
-        is_test[np.array_split(rng.permutation(len(rows)), len(folds))[test_fold]] = True
+        part = int(np.searchsorted(folds, test_fold))
+        is_test[np.array_split(rng.permutation(len(rows)), len(folds))[part]] = True
         rest = rows[~is_test]
         is_validation = np.zeros(len(rest), bool)
         is_validation[: round(validation_fraction * len(rest))] = True
         rng.shuffle(is_validation)
     splits = Splits(rest[~is_validation], rest[is_validation], rows[is_test])
-    _check_classes(records, splits, tasks)
+    _check(records, splits, tasks)
     return splits
 
 
-def _check_classes(records: Records, splits: Splits, tasks: Sequence[str]) -> None:
-    if not len(splits.validation):
-        raise UserError(
-            f"no face of {records.name} is left for validation: "
-            "raise --config.dataset.validation_fraction"
-        )
+def _draw_persons(subject_id: np.ndarray, target: float, rng: np.random.Generator) -> np.ndarray:
+    """Persons drawn at random who together have about `target` of the faces `subject_id` [N]."""
+    persons, faces = np.unique(subject_id, return_counts=True)
+    # Somebody with more faces than that would crowd out everybody else.
+    persons, faces = persons[faces <= target], faces[faces <= target]
+    order = rng.permutation(len(persons))
+    # Drawn until the next one would not bring the number closer.
+    drawn = np.cumsum(faces[order]) - faces[order] / 2 <= target
+    return persons[order[drawn]]
+
+
+# In this order: what leaves no test faces is not mended by another share for validation.
+_ADVICE = {
+    "test": "choose another --config.dataset.test_fold",
+    "validation": "raise --config.dataset.validation_fraction",
+    "train": "lower --config.dataset.validation_fraction",
+}
+
+
+def _check(records: Records, splits: Splits, tasks: Sequence[str]) -> None:
     for task in tasks:
-        counts = count_labels(records, splits.train, task)
-        empty = [TASK_CLASSES[task][i] for i in np.flatnonzero(counts == 0)]
+        counts = {name: count_labels(records, getattr(splits, name), task) for name in _ADVICE}
+        for name, advice in _ADVICE.items():
+            if not counts[name].any():
+                raise UserError(
+                    f"no face of {records.name} with a known {task} is left for {name}: {advice}, "
+                    "or leave the task out with --config.tasks"
+                )
+        empty = [TASK_CLASSES[task][i] for i in np.flatnonzero(counts["train"] == 0)]
         if empty:
             raise UserError(
                 f"no training face of {records.name} has the {task} {', '.join(empty)}: add such "
-                f"faces, or leave the task out with --config.tasks"
+                "faces, or leave the task out with --config.tasks"
             )
 
 

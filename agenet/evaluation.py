@@ -1,0 +1,194 @@
+"""Evaluation of a state on faces it was not trained on, and the report of a run's best state."""
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from agenet.checkpoint import Checkpoints, check_same_run
+from agenet.data.order import evaluation_batches
+from agenet.data.resident import Resident
+from agenet.errors import UserError
+from agenet.experiment import Experiment, create_experiment
+from agenet.metrics import task_metrics
+from agenet.report import write_report
+from agenet.sharding import create_mesh
+from agenet.steps import Batch, EvalStep
+from agenet.writers import read_json_lines
+
+log = logging.getLogger(__name__)
+
+GetBatch = Callable[[np.ndarray, np.ndarray], Batch]
+
+
+def predict(
+    eval_step: EvalStep,
+    variables: Any,
+    get_batch: GetBatch,
+    rows: np.ndarray,
+    batch_size: int,
+    *,
+    stop: Callable[[], object] = lambda: False,
+    progress: str = "",
+) -> dict[str, np.ndarray] | None:
+    """Log-probabilities float32 [N, C] per task for the given rows [N], each exactly once.
+
+    Args:
+        eval_step: from `agenet.steps.make_eval_step`.
+        variables: parameters and batch statistics.
+        get_batch: gives the batch of given rows [B] and mask [B].
+        rows: of the data set.
+        batch_size: how many at a time; the last batch is padded.
+        stop: asked before every batch; if it says yes the result is None.
+        progress: title of a progress bar; none if empty.
+    """
+    outputs: list[tuple[Any, np.ndarray]] = []
+    batches = list(evaluation_batches(rows, batch_size))
+    for part, mask in tqdm(
+        batches, desc=progress, unit=" batches", leave=False, disable=not progress
+    ):
+        if stop():
+            return None
+        # Fetched later, so that the device has its next batch while this one is under way.
+        outputs.append((eval_step(variables, get_batch(part, mask)), mask))
+        if len(outputs) > 1:
+            outputs[-2] = _fetch(*outputs[-2])
+    fetched = [_fetch(*output) for output in outputs]
+    return {
+        task: np.concatenate([log_probs[task][mask] for log_probs, mask in fetched])
+        for task in fetched[0][0]
+    }
+
+
+def _fetch(log_probs: Any, mask: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    return jax.device_get(log_probs), mask
+
+
+def measure(
+    experiment: Experiment, log_probs: dict[str, np.ndarray], rows: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """`agenet.metrics.task_metrics` per task of the predictions [N, C] for the given rows [N]."""
+    labels = experiment.records.labels
+    return {task: task_metrics(task, log_probs[task], labels[task][rows]) for task in log_probs}
+
+
+def report_run(
+    experiment: Experiment,
+    pictures: Resident,
+    checkpoints: Checkpoints,
+    workdir: Path,
+    *,
+    show_progress: bool,
+) -> None:
+    """Tests the best state, writes the report into the work directory and logs the figures.
+
+    Raises:
+        UserError: there is no best state yet.
+    """
+    best = read_best(checkpoints, workdir)
+    trained = max(checkpoints.read_run("latest") or best, best, key=lambda run: run["step"])
+    progress, steps = trained["progress"], trained["step"]
+    log.info("testing the state of step %d", best["step"])
+    variables = checkpoints.restore_best(experiment.create_state().variables)
+    start = time.perf_counter()
+    rows = experiment.splits.test
+    log_probs = predict(
+        experiment.eval_step,
+        variables,
+        pictures.batch,
+        rows,
+        experiment.config.batch_size,
+        progress="testing" if show_progress else "",
+    )
+    assert log_probs is not None
+    seconds = time.perf_counter() - start
+    pictures_trained = steps * experiment.config.batch_size
+    summary = experiment.describe() | {
+        "command": trained["command"],
+        "machine": trained["machine"],
+        "training": {
+            "seconds": progress["training_seconds"] + progress["validation_seconds"],
+            "steps": steps,
+            "epochs": steps / experiment.steps_per_epoch,
+            "pictures_per_second": pictures_trained / progress["training_seconds"],
+            "best_step": best["step"],
+            "best_metric": best["metric"],
+            "best_value": best["value"],
+        },
+        "evaluation": {
+            "split": "test",
+            "step": best["step"],
+            "seconds": seconds,
+            "tasks": measure(experiment, log_probs, rows),
+        },
+    }
+    labels = {task: experiment.records.labels[task][rows] for task in log_probs}
+    predictions = {
+        "index": rows,
+        "subject_id": experiment.records.subject_id[rows],
+        **labels,
+        **{f"{task}_log_probs": values for task, values in log_probs.items()},
+    }
+    history = read_json_lines(workdir / "metrics.jsonl")
+    write_report(workdir, summary, history, predictions, pictures.faces)
+    log_results(summary, workdir)
+
+
+def report_again(workdir: Path, data_dir: str | None) -> None:
+    """Tests the best state of a run again, all that is needed being read from its checkpoint.
+
+    Args:
+        workdir: of the run.
+        data_dir: the folder of prepared data sets, if it is not the one of the training.
+
+    Raises:
+        UserError: there is no best state, or the data set is not the one of the training.
+    """
+    with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+        best = read_best(checkpoints, workdir)
+        config = ConfigDict(best["config"])
+        if data_dir is not None:
+            config.dataset.data_dir = data_dir
+        # The machine may have more devices than the one of the training, or fewer.
+        devices = jax.devices()
+        mesh = create_mesh(devices[: math.gcd(len(devices), config.batch_size)])
+        experiment = create_experiment(config, mesh)
+        check_same_run(best, experiment.identity(), workdir)
+        show_progress = sys.stderr.isatty()
+        pictures = experiment.load_pictures(progress=show_progress)
+        report_run(experiment, pictures, checkpoints, workdir, show_progress=show_progress)
+
+
+def read_best(checkpoints: Checkpoints, workdir: Path) -> dict[str, Any]:
+    """The run that the best state was saved with; raises `UserError` if there is none."""
+    best = checkpoints.read_run("best")
+    if best is None:
+        raise UserError(f"{workdir} holds no evaluated state yet: train past the first validation")
+    return best
+
+
+def log_results(summary: dict[str, Any], workdir: Path) -> None:
+    """The main figures of a report, and where it is."""
+    for task, metrics in summary["evaluation"]["tasks"].items():
+        one_off = f", 1-off {metrics['one_off']:.2%}" if "one_off" in metrics else ""
+        log.info(
+            "test, %s: accuracy %.2f%%%s, balanced %.2f%%, loss %.4f (%d faces)",
+            task,
+            100 * metrics["accuracy"],
+            one_off,
+            100 * metrics["balanced_accuracy"],
+            metrics["loss"],
+            metrics["count"],
+        )
+    if summary["dataset"]["notice"]:
+        log.info("NOTE: %s", summary["dataset"]["notice"])
+    log.info("report: %s", workdir / "report.md")

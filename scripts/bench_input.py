@@ -1,0 +1,262 @@
+"""How fast pictures are prepared, decoded and fed to a network on this machine.
+
+python scripts/bench_input.py [--manual_dir=FOLDER --data_set=adience/faces] [--config=FILE]
+"""
+
+import argparse
+import contextlib
+import io
+import multiprocessing
+import resource
+import runpy
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from agenet.errors import UserError, one_line_errors  # noqa: E402
+
+DRAWN = "drawn_faces/faces"
+BLOCK = 1000  # pictures; all stages take turns, to suffer alike from what else the machine does
+STEPS = 5
+
+Figures = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs every stage in a process of its own and prints a table.
+
+    Raises:
+        UserError: the release, the config or the data set does not fit.
+    """
+    parser = argparse.ArgumentParser(description="Speed and memory of the input, in one table.")
+    parser.add_argument(
+        "--manual_dir", type=Path, help="folder of a release (default: drawn faces, made for this)"
+    )
+    parser.add_argument(
+        "--data_set", help=f"DATA_SET/CONFIG that the release is of (default: {DRAWN})"
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=ROOT / "configs" / "levi_hassner_adience.py",
+        help="experiment whose training step is fed (default: configs/levi_hassner_adience.py)",
+    )
+    args = parser.parse_args(arguments)
+    if args.manual_dir and not args.data_set:
+        raise UserError("--manual_dir needs --data_set, such as --data_set=adience/faces")
+    name = args.data_set or DRAWN
+    if "/" not in name:
+        raise UserError(f'--data_set "{name}" must be DATA_SET/CONFIG, such as "adience/faces"')
+    with tempfile.TemporaryDirectory() as folder:
+        manual_dir = args.manual_dir or Path(folder) / "release"
+        if not args.manual_dir:
+            _in_child(draw, name, manual_dir)
+        touching = _in_child(touch)
+        building = _in_child(build, name, manual_dir, folder)
+        decoding = _in_child(decode, name, folder, args.config)
+        feeding = _in_child(feed, name, folder, args.config)
+    print_table(name, touching, building, decoding, feeding)
+
+
+def _in_child(stage: Callable[..., Figures], *arguments: Any) -> Figures:
+    """A stage's figures and `peak`, the most memory that its own process took, in bytes."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_measured, stage, *arguments).result()
+
+
+def _measured(stage: Callable[..., Figures], *arguments: Any) -> Figures:
+    return stage(*arguments) | {"peak": _peak()}
+
+
+def _peak() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def draw(name: str, manual_dir: Path) -> Figures:
+    if name != DRAWN:
+        raise UserError(f"{name} needs --manual_dir, the folder of its release")
+    from data_prep.drawn_faces.release import write_release
+
+    write_release(manual_dir)
+    return {}
+
+
+def touch() -> Figures:
+    """Seconds that 1 GB of memory takes for being new: the system's part in keeping pictures."""
+    import numpy as np
+
+    from agenet.data.resident import available_cores, create_images
+
+    def fill(part: np.ndarray) -> None:
+        part[:] = 1
+
+    images = create_images(1000, 577)
+    with ThreadPoolExecutor(available_cores()) as pool:
+        start = time.perf_counter()
+        list(pool.map(fill, np.array_split(images, available_cores())))
+    return {"seconds": (time.perf_counter() - start) / images.nbytes * 1e9}
+
+
+def build(name: str, manual_dir: Path, data_dir: str) -> Figures:
+    """The whole of scripts/prepare.py, its imports included."""
+    start = time.perf_counter()
+    from scripts import prepare
+
+    builder, _, config = name.partition("/")
+    options = [f"--config={config}", f"--manual_dir={manual_dir}", f"--data_dir={data_dir}"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        prepare.main([builder, *options])
+    return {"seconds": time.perf_counter() - start}
+
+
+def decode(name: str, data_dir: str, config_file: Path) -> Figures:
+    """Seconds for all pictures: OpenCV from bytes in memory, and ours into resident arrays."""
+    import cv2
+    import numpy as np
+
+    from agenet.data.records import open_records
+    from agenet.data.resident import available_cores, create_images, decode_pictures
+
+    size = _load_config(config_file, name, data_dir).input.size
+    start = time.perf_counter()
+    pictures = open_records(name, data_dir).pictures
+    seconds = {"open": time.perf_counter() - start}
+    images = create_images(len(pictures), size)
+
+    def raw(picture: bytes) -> Any:
+        return cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+
+    def resized(picture: bytes) -> Any:
+        return cv2.resize(raw(picture), (size, size))
+
+    def on_all_cores(function: Callable[[bytes], Any], part: Sequence[bytes]) -> None:
+        def run(start: int) -> None:
+            for picture in part[start : start + 50]:
+                function(picture)  # and forget, so that the memory is used again
+
+        cv2.setNumThreads(1)
+        with ThreadPoolExecutor(available_cores()) as pool:
+            list(pool.map(run, range(0, len(part), 50)))
+
+    for first in range(0, len(pictures), BLOCK):
+        part, out = pictures[first : first + BLOCK], images[first : first + BLOCK]
+        stages: dict[str, Callable[[], None]] = {
+            "raw": partial(on_all_cores, raw, part),
+            "resized": partial(on_all_cores, resized, part),
+            "resident": partial(decode_pictures, part, out, progress=False),
+            "again": partial(decode_pictures, part, out, progress=False),
+        }
+        for stage, run in stages.items():
+            start = time.perf_counter()
+            run()
+            seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
+    return {"count": len(pictures), "size": size, "seconds": seconds}
+
+
+def feed(name: str, data_dir: str, config_file: Path) -> Figures:
+    """Seconds of a batch, made and transformed, and of a whole training step with its batch."""
+    import jax
+    import numpy as np
+
+    from agenet.data.augment import make_train_transform
+    from agenet.data.order import training_batch
+    from agenet.experiment import create_experiment, describe_machine
+
+    config = _load_config(config_file, name, data_dir)
+    experiment = create_experiment(config)
+    pictures = experiment.load_pictures(progress=False)
+    resident_peak = _peak()
+    transform = jax.jit(
+        make_train_transform(experiment.crop_size, config.input.mean, config.input.std)
+    )
+    state = experiment.create_state()
+
+    def batch(step: int) -> dict[str, jax.Array]:
+        rows = training_batch(experiment.splits.train, config.batch_size, seed=0, step=step)
+        return pictures.batch(rows, np.ones(config.batch_size, bool))
+
+    feeding, training = [], []
+    for step in range(STEPS + 1):
+        for _ in range(STEPS):
+            start = time.perf_counter()
+            jax.block_until_ready(transform(batch(step)["image"], jax.random.key(step)))
+            feeding.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        state, sums = experiment.train_step(state, batch(step))
+        jax.block_until_ready(sums)
+        training.append(time.perf_counter() - start)
+    # Medians: the first ones compile.
+    seconds = {"feed": statistics.median(feeding), "step": statistics.median(training)}
+    return {
+        "seconds": seconds,
+        "batch_size": config.batch_size,
+        "model": config.model.name,
+        "pictures_bytes": pictures.nbytes,
+        "resident_peak": resident_peak,
+        "machine": describe_machine(),
+    }
+
+
+def _load_config(file: Path, name: str, data_dir: str) -> Any:
+    if not file.is_file():
+        raise UserError(f"--config {file} does not exist")
+    config = runpy.run_path(str(file))["get_config"]()
+    config.dataset.name, config.dataset.data_dir = name, data_dir
+    return config
+
+
+def print_table(
+    name: str, touching: Figures, building: Figures, decoding: Figures, feeding: Figures
+) -> None:
+    count, seconds = decoding["count"], decoding["seconds"]
+    batch_size, machine = feeding["batch_size"], feeding["machine"]
+    fed, step = feeding["seconds"]["feed"], feeding["seconds"]["step"]
+    rates = {stage: count / value for stage, value in seconds.items()}
+
+    def row(what: str, rate: float, beside: str, peak: float | None) -> None:
+        memory = f"{peak / 1e9:.2f} GB" if peak else ""
+        print(f"| {what} | {rate:,.0f} | {beside} | {memory} |")
+
+    def of_opencv(rate: float) -> str:
+        return f"{rate / rates['raw']:.0%} and {rate / rates['resized']:.0%} of OpenCV"
+
+    print(f"{name}: {count:,} pictures; {machine['devices']}; {machine['processor']}\n")
+    print("| stage | pictures/s | ratio | peak memory |")
+    print("|---|---:|---|---:|")
+    total = building["seconds"]
+    row("building, imports included", count / total, f"{total:.0f} s in all", building["peak"])
+    row("opening, imports included", rates["open"], f"{seconds['open']:.1f} s in all", None)
+    picture_bytes = 3 * decoding["size"] ** 2
+    row("filling new memory", 1e9 / picture_bytes / touching["seconds"], "", None)
+    row("OpenCV: decoding", rates["raw"], "", None)
+    row("OpenCV: decoding, resizing", rates["resized"], "", None)
+    row(
+        f"decoding into new memory ({feeding['pictures_bytes'] / 1e9:.2f} GB)",
+        rates["resident"],
+        of_opencv(rates["resident"]),
+        feeding["resident_peak"],
+    )
+    row("decoding into memory used before", rates["again"], of_opencv(rates["again"]), None)
+    row(
+        f"feeding batches of {batch_size}",
+        batch_size / fed,
+        f"{fed / step:.1%} of a step ({fed * 1e3:.1f} of {step * 1e3:.0f} ms)",
+        None,
+    )
+    row(f"training {feeding['model']}", batch_size / step, "", feeding["peak"])
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

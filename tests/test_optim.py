@@ -1,0 +1,138 @@
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from agenet.errors import UserError
+from agenet.optim import create_optimizer, create_schedule, to_steps
+
+
+def schedule_config(**fields: Any) -> ConfigDict:
+    config = ConfigDict(
+        {
+            "name": "constant",
+            "learning_rate": 0.1,
+            "warmup": "0 steps",
+            "boundaries": ("25%", "50%", "75%"),
+            "scales": (1.0, 0.2, 0.04, 0.008),
+        }
+    )
+    return ConfigDict(config.to_dict() | fields)
+
+
+def learning_rates(*steps: int, total: int = 100, **fields: Any) -> np.ndarray:
+    """Over 0.1, at the given steps of a run with epochs of ten."""
+    schedule = create_schedule(schedule_config(**fields), steps_per_epoch=10, total_steps=total)
+    return np.array([float(schedule(step)) for step in steps]) / 0.1
+
+
+@pytest.mark.parametrize(
+    ("duration", "steps"),
+    [
+        ("3 epochs", 30),
+        ("1 epoch", 10),
+        ("0.5 epochs", 5),
+        ("7 steps", 7),
+        ("1 step", 1),
+        ("0 steps", 0),
+        ("25%", 50),
+        ("12.5 %", 25),
+    ],
+)
+def test_durations(duration: str, steps: int) -> None:
+    assert to_steps(duration, steps_per_epoch=10, total_steps=200) == steps
+
+
+@pytest.mark.parametrize(
+    "duration", ["5", "epochs", "", "-1 steps", "nan steps", "inf epochs", "5 weeks", "1 2 steps"]
+)
+def test_no_duration(duration: str) -> None:
+    with pytest.raises(UserError, match=f'"{duration}" is not a duration'):
+        to_steps(duration, steps_per_epoch=10, total_steps=100)
+
+
+def test_share_of_an_unknown_length() -> None:
+    with pytest.raises(UserError, match=r'like "5 epochs", "200 steps"$'):
+        to_steps("25%", steps_per_epoch=10)
+
+
+def test_constant() -> None:
+    np.testing.assert_allclose(learning_rates(0, 99), 1)
+
+
+def test_the_reports_quarters() -> None:
+    rates = learning_rates(0, 24, 25, 49, 50, 74, 75, 99, name="piecewise")
+    np.testing.assert_allclose(rates, [1, 1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008], rtol=1e-6)
+
+
+def test_boundaries_in_epochs() -> None:
+    rates = learning_rates(
+        29, 30, 31, 99, name="piecewise", boundaries=("3 epochs", "31 steps"), scales=(1, 3, 2)
+    )
+    np.testing.assert_allclose(rates, [1, 3, 2, 2], rtol=1e-6)
+
+
+def test_cosine() -> None:
+    rates = learning_rates(0, 25, 50, 75, 100, name="cosine")
+    expected = 0.5 * (1 + np.cos(np.pi * np.array([0, 0.25, 0.5, 0.75, 1])))
+    np.testing.assert_allclose(rates, expected, atol=1e-6)
+
+
+WARM = {0: 0, 5: 0.25, 19: 0.95}
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("constant", WARM | {20: 1, 21: 1, 99: 1}),
+        ("cosine", WARM | {20: 1, 60: 0.5, 100: 0}),  # over the 80 steps that remain
+        ("piecewise", WARM | {20: 1, 24: 1, 25: 0.2, 75: 0.008}),  # counted from the run's start
+    ],
+)
+def test_warmup(name: str, rates: dict[int, float]) -> None:
+    measured = learning_rates(*rates, name=name, warmup="2 epochs")
+    np.testing.assert_allclose(measured, [*rates.values()], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "linear"}, 'schedule.name "linear" is not known'),
+        ({"learning_rate": 0.0}, "learning_rate 0.0 must be a positive"),
+        ({"learning_rate": float("nan")}, "learning_rate nan"),
+        ({"warmup": "10 epochs"}, r'warmup "10 epochs" \(100 steps\) must be shorter'),
+        ({"warmup": "soon"}, '"soon" is not a duration'),
+        ({"total": 0}, "no steps: raise --config.duration"),
+        ({"name": "piecewise", "scales": (1, 0.1)}, "one fewer than"),
+        ({"name": "piecewise", "boundaries": ("75%", "50%", "25%")}, "must increase"),
+        ({"name": "piecewise", "total": 1}, "enough steps"),
+    ],
+)
+def test_bad_schedules(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        learning_rates(0, **fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [("adam", optax.adam(0.1)), ("sgd", optax.sgd(0.1, momentum=0.9))],
+)
+def test_optimizers(name: str, reference: optax.GradientTransformation) -> None:
+    tx = create_optimizer(ConfigDict({"name": name, "momentum": 0.9}), optax.constant_schedule(0.1))
+    results = []
+    for transformation in (tx, reference):
+        params = jnp.array([1.0, -2.0])
+        state = transformation.init(params)
+        for _ in range(3):
+            updates, state = transformation.update(2 * params, state, params)
+            params = optax.apply_updates(params, updates)
+        results.append(params)
+    np.testing.assert_allclose(*results, rtol=1e-6)
+
+
+def test_unknown_optimizer() -> None:
+    with pytest.raises(UserError, match=r'optimizer.name "lion" is not known'):
+        create_optimizer(ConfigDict({"name": "lion"}), optax.constant_schedule(0.1))

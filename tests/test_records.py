@@ -1,0 +1,167 @@
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from agenet.data.records import Records, default_data_dir, find_prepared, open_records
+from agenet.errors import UserError
+
+NAME = "drawn_faces/faces"
+SHARD = "drawn_faces-fold_2.array_record-00000-of-00001"
+
+
+def prepared(data_dir: Path) -> Path:
+    return find_prepared(NAME, str(data_dir))
+
+
+@pytest.fixture
+def copy(drawn_faces: Path, tmp_path: Path) -> Path:
+    """A data_dir of one's own, to be damaged."""
+    shutil.copytree(drawn_faces / "drawn_faces", tmp_path / "drawn_faces")
+    return tmp_path
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_opens_what_was_prepared(drawn_faces: Path) -> None:
+    records = open_records(NAME, str(drawn_faces))
+    count = len(records.pictures)
+    assert records.name == "drawn_faces/faces/1.0.0" and "Drawn" in records.notice
+    assert np.bincount(records.fold).tolist() == [count // 5] * 5
+    assert len(records.subject_id) == count and records.subject_id.dtype == np.int64
+    for task, classes in (("age", 8), ("gender", 2)):
+        labels = records.labels[task]
+        assert labels.dtype == np.int32 and labels.shape == (count,)
+        assert set(labels.tolist()) == set(range(-1, classes))
+    for picture in records.pictures[:3]:
+        image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+        assert image.shape == (128, 128, 3)
+
+
+def test_folds_share_no_person(drawn_faces: Path) -> None:
+    records = open_records(NAME, str(drawn_faces))
+    folds_of_persons = {*zip(records.subject_id.tolist(), records.fold.tolist(), strict=True)}
+    assert len(folds_of_persons) == len(np.unique(records.subject_id))
+
+
+def test_extended_labels_add_ages(drawn_faces: Path) -> None:
+    official = open_records(NAME, str(drawn_faces))
+    extended = open_records(NAME, str(drawn_faces), "extended")
+    known = official.labels["age"] >= 0
+    np.testing.assert_array_equal(official.labels["age"][known], extended.labels["age"][known])
+    assert np.sum(extended.labels["age"] >= 0) > np.sum(known)
+    assert official.fingerprint() != extended.fingerprint()
+
+
+def test_fingerprint_tells_data_sets_apart(make_records: Callable[..., Records]) -> None:
+    records = make_records(20)
+    assert records.fingerprint() == make_records(20).fingerprint()
+    pictures = [records.pictures[0] + b" ", *records.pictures[1:]]
+    changed = [
+        dataclasses.replace(records, pictures=pictures),
+        dataclasses.replace(records, fold=records.fold[::-1]),
+        dataclasses.replace(records, subject_id=records.subject_id + 1),
+        dataclasses.replace(records, labels=records.labels | {"age": records.labels["gender"]}),
+    ]
+    assert len({r.fingerprint() for r in [records, *changed]}) == 5
+
+
+def test_newest_version_is_taken(tmp_path: Path) -> None:
+    for version in ("1.9.0", "1.10.0", "incomplete.2.0.0", "2.0.0"):
+        folder = tmp_path / NAME / version
+        folder.mkdir(parents=True)
+        if version != "2.0.0":  # not finished: no dataset_info.json
+            (folder / "dataset_info.json").touch()
+    assert find_prepared(NAME, str(tmp_path)).name == "1.10.0"
+
+
+def test_default_data_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert default_data_dir() == tmp_path
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    assert default_data_dir() == Path.home() / "tensorflow_datasets"
+
+
+def test_not_prepared_names_the_command(tmp_path: Path) -> None:
+    command = f"python scripts/prepare.py adience --config=faces --data_dir={tmp_path} --manual_dir"
+    with pytest.raises(UserError, match=f"not prepared in {tmp_path}: run  {command}"):
+        open_records("adience/faces", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["adience", "adience/", "", "../adience/faces", "/etc/x"])
+def test_names_that_are_none(name: str) -> None:
+    with pytest.raises(UserError, match=f'dataset.name "{name}" must be DATA_SET/CONFIG'):
+        open_records(name)
+
+
+def test_unknown_labels(drawn_faces: Path) -> None:
+    with pytest.raises(UserError, match=r'dataset.labels "all" is not known'):
+        open_records(NAME, str(drawn_faces), "all")
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "truncated": lambda folder: os.truncate(folder / SHARD, 100_000),
+    "truncated at a block": lambda folder: os.truncate(folder / SHARD, 1 << 16),
+    "empty": lambda folder: os.truncate(folder / SHARD, 0),
+    "missing": lambda folder: (folder / SHARD).unlink(),
+    "no features": lambda folder: (folder / "features.json").unlink(),
+    "info cut short": lambda folder: (folder / "dataset_info.json").write_text('{"name":'),
+    "info without version": lambda folder: edit(
+        folder / "dataset_info.json", lambda info: info.pop("version")
+    ),
+    "another format": lambda folder: edit(
+        folder / "dataset_info.json", lambda info: info.update(fileFormat="tfrecord")
+    ),
+    "other lengths": lambda folder: edit(
+        folder / "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=["99"])
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged(copy: Path, damage: Callable[[Path], Any]) -> None:
+    damage(prepared(copy))
+    with pytest.raises(UserError, match=r"1\.0\.0 is damaged \(.+ --overwrite$") as caught:
+        open_records(NAME, str(copy))
+    assert "\n" not in str(caught.value)
+
+
+def test_another_kind_of_data_set(copy: Path) -> None:
+    def other_features(content: dict[str, Any]) -> None:
+        features = content["featuresDict"]["features"]
+        del features["subject_id"], features["gender"]
+
+    edit(prepared(copy) / "features.json", other_features)
+    with pytest.raises(UserError, match="lacks the features gender, subject_id: choose"):
+        open_records(NAME, str(copy))
+
+
+def test_other_splits(copy: Path) -> None:
+    info = prepared(copy) / "dataset_info.json"
+    edit(info, lambda content: content["splits"][0].update(name="train"))
+    with pytest.raises(UserError, match=r"has the splits .*train.*, not fold_0, fold_1"):
+        open_records(NAME, str(copy))
+
+
+def test_reading_leaves_tensorflow_alone(drawn_faces: Path) -> None:
+    code = (
+        "import sys; from agenet.data.records import open_records; "
+        f"open_records({NAME!r}, {str(drawn_faces)!r}); print('tensorflow' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "False"

@@ -1,0 +1,181 @@
+import dataclasses
+import re
+from collections.abc import Callable
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from agenet.data.records import Records
+from agenet.data.resident import Resident, create_images, decode_picture, free_memory
+from agenet.errors import UserError
+from agenet.sharding import batch_sharded, create_mesh
+
+SIZE = 20
+ROWS = np.array([3, 0, 40, 40, 17, 8, 9, 21, 2, 5, 7, 11, 13, 1, 39, 30])  # 40 is the last one
+
+
+@pytest.fixture
+def records(make_records: Callable[..., Records]) -> Records:
+    return make_records(41)  # which eight devices do not divide
+
+
+def reference(records: Records, rows: np.ndarray) -> np.ndarray:
+    decoded = [cv2.imdecode(np.frombuffer(p, np.uint8), cv2.IMREAD_COLOR) for p in records.pictures]
+    return np.stack(decoded)[rows][..., ::-1]
+
+
+def create(records: Records, *, placement: str = "auto", devices: int = 8, **more) -> Resident:
+    mesh = create_mesh(jax.devices()[:devices])
+    return Resident(records, size=SIZE, mesh=mesh, placement=placement, **more)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_batches_hold_the_asked_rows(records: Records, placement: str, devices: int) -> None:
+    resident = create(records, placement=placement, devices=devices)
+    assert resident.on_device == (placement == "device")
+    mask = np.arange(16) < 13
+    batch = resident.batch(ROWS, mask)
+    assert batch.keys() == {"image", "age", "gender", "mask"}
+    assert batch["image"].dtype == np.uint8 and batch["age"].dtype == np.int32
+    np.testing.assert_array_equal(batch["image"], reference(records, ROWS))
+    for task in ("age", "gender"):
+        np.testing.assert_array_equal(batch[task], records.labels[task][ROWS])
+    np.testing.assert_array_equal(batch["mask"], mask)
+    assert all(len(column.addressable_shards) == devices for column in batch.values())
+    assert np.asarray(resident.batch(ROWS)["mask"]).all()
+    np.testing.assert_array_equal(resident.faces(ROWS[:3]), reference(records, ROWS[:3]))
+
+
+def test_devices_exchange_only_the_asked_rows(records: Records) -> None:
+    resident = create(records, placement="device")
+    compiled = resident._gather.lower(resident._images, ROWS).compile()
+    sizes = {"s32": 4, "u32": 4, "u8": 1, "pred": 1}
+    moved = re.findall(
+        r"= (\w+)\[([\d,]*)\]\S* "
+        r"(?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)\(",
+        compiled.as_text(),
+    )
+    assert moved
+    nbytes = [sizes[dtype] * np.prod([int(n) for n in shape.split(",")]) for dtype, shape in moved]
+    assert max(nbytes) <= len(ROWS) * SIZE * SIZE * 3 < resident.nbytes
+
+
+def test_a_cpu_device_shares_the_hosts_memory() -> None:
+    images = create_images(16, 64)
+    assert images.shape == (16, 64, 64, 3) and not images.any()
+    placed = jax.device_put(images, batch_sharded(create_mesh()))
+    for shard in placed.addressable_shards:
+        assert shard.data.unsafe_buffer_pointer() == images[shard.index].ctypes.data
+
+
+def test_a_cpu_tells_no_limit() -> None:
+    assert free_memory(jax.devices()[0]) == np.inf
+
+
+def test_too_little_device_memory(records: Records) -> None:
+    share = 48 // 8 * SIZE * SIZE * 3  # of a device, in bytes
+    assert create(records, free_memory=lambda _: 2 * share).on_device
+    least = {jax.devices()[5]: 2 * share - 1}
+    resident = create(records, free_memory=lambda device: least.get(device, 1e9))
+    assert not resident.on_device
+    np.testing.assert_array_equal(resident.batch(ROWS)["image"], reference(records, ROWS))
+    assert create(records, placement="device", free_memory=lambda _: share).on_device
+    with pytest.raises(UserError, match=r"free: use --config.input.placement=host"):
+        create(records, placement="device", free_memory=lambda _: share - 1)
+
+
+def test_too_little_host_memory(records: Records) -> None:
+    with pytest.raises(UserError, match=r"smaller ones with --config.input.size \(now 1000000\)"):
+        Resident(records, size=1_000_000, mesh=create_mesh(), placement="auto")
+
+
+def test_unknown_placement(records: Records) -> None:
+    with pytest.raises(UserError, match=r'input.placement "gpu" is not known'):
+        create(records, placement="gpu")
+
+
+def test_broken_pictures_are_listed(records: Records) -> None:
+    pictures = [*records.pictures]
+    pictures[7], pictures[30] = b"", pictures[30][:40]
+    with pytest.raises(UserError, match=r"2 of 41 prepared pictures do not decode \(rows 7, 30\)"):
+        create(dataclasses.replace(records, pictures=pictures))
+
+
+def test_progress(records: Records, capsys: pytest.CaptureFixture[str]) -> None:
+    create(records, progress=True)
+    assert "41/41" in capsys.readouterr().err
+
+
+RGB = np.zeros((8, 8, 3), np.uint8)
+RGB[:4], RGB[4:] = (200, 100, 50), (10, 20, 30)
+GREY = np.repeat(RGB[..., :1], 3, axis=-1)
+# One entry: orientation 6, a quarter turn clockwise.
+TIFF = bytes.fromhex("4d4d002a00000008 0001 0112 0003 00000001 0006 0000 00000000")
+EXIF_ROTATED = b"\xff\xe1" + (8 + len(TIFF)).to_bytes(2, "big") + b"Exif\0\0" + TIFF
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """Encodes pixels in OpenCV's order of channels."""
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def decode(picture: bytes, size: int = 8) -> np.ndarray:
+    out = np.full((3, size, size, 3), 7, np.uint8)
+    assert decode_picture(picture, out[1])
+    assert (out[[0, 2]] == 7).all()
+    return out[1]
+
+
+@pytest.mark.parametrize(
+    ("picture", "expected"),
+    [
+        pytest.param(png(RGB[..., ::-1]), RGB, id="colour"),
+        pytest.param(png(RGB[..., 0]), GREY, id="grey"),
+        pytest.param(png(np.dstack([RGB[..., ::-1], RGB[..., 0]])), RGB, id="alpha"),
+        pytest.param(png(RGB[..., ::-1].astype(np.uint16) * 257), RGB, id="16 bits"),
+        pytest.param(png(RGB[..., 0].astype(np.uint16) * 257), GREY, id="grey, 16 bits"),
+    ],
+)
+def test_kinds_of_pictures(picture: bytes, expected: np.ndarray) -> None:
+    np.testing.assert_array_equal(decode(picture), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_as_opencv_decodes_it(channels: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (30, 30, channels), np.uint8)
+    jpeg = cv2.imencode(".jpg", cv2.GaussianBlur(noise, (5, 5), 0))[1]
+    expected = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1]
+    np.testing.assert_array_equal(decode(jpeg.tobytes(), 30), expected)
+    for size, interpolation in ((47, cv2.INTER_LINEAR), (13, cv2.INTER_AREA)):
+        resized = cv2.resize(expected, (size, size), interpolation=interpolation)
+        np.testing.assert_array_equal(decode(jpeg.tobytes(), size), resized)
+
+
+def test_orientation_of_exif_is_ignored() -> None:
+    jpeg = cv2.imencode(".jpg", RGB)[1].tobytes()
+    rotated = jpeg[:2] + EXIF_ROTATED + jpeg[2:]
+    turned = cv2.imdecode(np.frombuffer(rotated, np.uint8), cv2.IMREAD_COLOR)
+    assert turned[0, 0, 0] < 100 < decode(jpeg)[0, 0, 2]  # OpenCV understands the tag
+    np.testing.assert_array_equal(decode(rotated), decode(jpeg))
+
+
+def test_one_pixel_fills_the_square() -> None:
+    assert (decode(png(RGB[:1, :1, ::-1])) == RGB[0, 0]).all()
+
+
+@pytest.mark.parametrize("tall", [False, True])
+def test_the_middle_square_is_kept(tall: bool) -> None:
+    pixels = np.zeros((8, 20, 3), np.uint8)
+    pixels[:, 6:14] = RGB
+    expected = RGB
+    if tall:
+        pixels, expected = pixels.transpose(1, 0, 2), RGB.transpose(1, 0, 2)
+    np.testing.assert_array_equal(decode(png(pixels[..., ::-1])), expected)
+
+
+def test_no_picture() -> None:
+    out = np.zeros((8, 8, 3), np.uint8)
+    assert not decode_picture(b"", out) and not decode_picture(b"GIF89a", out)

@@ -1,0 +1,266 @@
+"""A run that is interrupted, in whatever way, ends as the uninterrupted run does, to the bit."""
+
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agenet import launch
+from agenet.checkpoint import Checkpoints
+from agenet.data.records import Records
+from agenet.errors import UserError, one_line_errors
+from tests.tiny import on_batch, result, run_process, tiny_config, use_records
+
+Run = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def records(make_records: Callable[..., Records]) -> Records:
+    return make_records()
+
+
+@pytest.fixture
+def run(records: Records, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Launches a tiny run in this process."""
+    use_records(records, monkeypatch.setattr)
+
+    def run(workdir: Path, **fields: Any) -> None:
+        launch.launch(tiny_config(**fields), workdir, "command")
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(records: Records, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        use_records(records, patch.setattr)
+        launch.launch(tiny_config(), workdir, "command")
+    return result(workdir)
+
+
+def stop(run: Run, workdir: Path, *, call: int, number: int = signal.SIGTERM) -> None:
+    """Runs until a signal arrives with the batch number `call`."""
+    with pytest.MonkeyPatch.context() as patch:
+        on_batch(call, lambda: signal.raise_signal(number), patch.setattr)
+        run(workdir)
+
+
+# Validations are two batches each, the first one's 7 and 8, the last one's 27 and 28.
+@pytest.mark.parametrize(
+    ("number", "call", "step"),
+    [
+        (signal.SIGTERM, 1, 1),
+        (signal.SIGTERM, 4, 4),
+        (signal.SIGINT, 7, 6),
+        (signal.SIGINT, 27, 20),
+        (signal.SIGTERM, 28, 20),
+    ],
+)
+def test_signal(
+    run: Run,
+    uninterrupted: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    number: signal.Signals,
+    call: int,
+    step: int,
+) -> None:
+    stop(run, tmp_path, call=call, number=number)
+    told = capsys.readouterr().err
+    assert f"{number.name}: stopped and saved at step {step} of 20" in told
+    assert "to go on, run the same command again" in told
+    assert result(tmp_path)["latest"] == step
+    run(tmp_path)
+    assert f"continuing from step {step} of 20" in capsys.readouterr().err
+    assert result(tmp_path) == uninterrupted
+
+
+def test_settings_without_influence_may_change(
+    run: Run, uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    stop(run, tmp_path, call=9)
+    run(
+        tmp_path,
+        checkpoint_every="7 steps",
+        log_every="3 steps",
+        dataset__data_dir="elsewhere",
+        dataset__prepare=True,
+        input__placement="host",
+    )
+    assert result(tmp_path) | {"rows": []} == uninterrupted | {"rows": []}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(records: Records, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """As `uninterrupted`, in a process with one device: with eight, sums round differently."""
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert run_process(workdir, records, tiny_config()) == 0
+    return result(workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [33, 36])
+def test_killed_while_saving(
+    records: Records, undisturbed: dict[str, Any], tmp_path: Path, first: int
+) -> None:
+    # A save takes some 25 operations, so every session is killed somewhere in its second one, or
+    # while the checkpoint before it is removed.
+    workdir, kills = tmp_path / "run", 0
+    for event in range(first, 100, 6):
+        code = run_process(workdir, records, tiny_config(checkpoint_every="2 steps"), event=event)
+        assert code in (0, -signal.SIGKILL)
+        kills += code != 0
+    assert kills > 4
+    assert run_process(workdir, records, tiny_config(checkpoint_every="2 steps")) == 0
+    assert result(workdir) == undisturbed
+    assert not list(workdir.glob("checkpoints/*/*tmp*"))
+
+
+@pytest.mark.slow
+def test_killed_at_random(records: Records, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    for seconds in np.random.default_rng(0).uniform(0.01, 0.6, 4):
+        run_process(workdir, records, tiny_config(), seconds=seconds)
+    assert run_process(workdir, records, tiny_config()) == 0
+    assert result(workdir) == undisturbed
+
+
+@pytest.mark.slow
+def test_second_interrupt_acts_at_once(records: Records, tmp_path: Path) -> None:
+    assert run_process(tmp_path / "run", records, tiny_config(), interrupts=2) == -signal.SIGINT
+
+
+def test_finished_run_says_so(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path)
+    age = {"accuracy": 0.5, "one_off": 0.75, "balanced_accuracy": 0.25, "loss": 1.5, "count": 36}
+    report = {
+        "training": {"steps": 20},
+        "dataset": {"notice": "Noise."},
+        "evaluation": {"tasks": {"age": age}},
+    }
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    before = result(tmp_path)
+    capsys.readouterr()
+    monkeypatch.setattr(launch, "train_and_test", None)
+    run(tmp_path)
+    told = capsys.readouterr().err
+    assert "this run is finished" in told
+    assert "test, age: accuracy 50.00%, 1-off 75.00%, balanced 25.00%, loss 1.5000" in told
+    assert str(tmp_path / "report.md") in told
+    assert result(tmp_path) == before
+
+
+def relabelled(records: Records) -> Records:
+    age = records.labels["age"].copy()
+    age[0] = (age[0] + 1) % 8
+    return dataclasses.replace(records, labels=records.labels | {"age": age})
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"schedule__learning_rate": 0.5}, ["schedule.learning_rate: 0.01 there, 0.5 now"]),
+        (
+            {"batch_size": 8, "seed": 3},
+            ["config.batch_size: 16 there, 8 now", "config.seed: 0 there, 3 now", "splits.train"],
+        ),
+        ({"model__dropout_rate": 0.1}, ["config.model.dropout_rate: 0.5 there, 0.1 now"]),
+        ({"tasks": "age"}, ["config.tasks", "classes.gender: ['female', 'male'] there, absent"]),
+        ({}, ["dataset.fingerprint"]),
+    ],
+)
+def test_another_run_is_refused(
+    run: Run,
+    records: Records,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
+    named: list[str],
+) -> None:
+    stop(run, tmp_path, call=2)
+    before = result(tmp_path)
+    if not fields:
+        use_records(relabelled(records), monkeypatch.setattr)
+    with pytest.raises(UserError, match="is of another run") as caught:
+        run(tmp_path, **fields)
+    for name in named:
+        assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert result(tmp_path) == before
+    assert "UserError" in (tmp_path / "train.log").read_text()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if (
+        not shutil.which("mount")
+        or subprocess.run(mount, check=False, capture_output=True).returncode
+    ):
+        pytest.skip("no permission to mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("room", [0, 24 * 1024])  # For nothing; for rows but not for a checkpoint.
+def test_full_disk(
+    run: Run,
+    uninterrupted: dict[str, Any],
+    small_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+    room: int,
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    workdir, ballast = small_disk / "run", small_disk / "ballast"
+    stop(run, workdir, call=4)
+    before = result(workdir)
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
+    capfd.readouterr()
+    with pytest.raises(SystemExit, match="(?i)error: no space left on .*free some.*again"):
+        with one_line_errors():
+            run(workdir)
+    assert "Traceback" not in capfd.readouterr().err
+    assert not list(workdir.glob("checkpoints/*/*tmp*"))
+    ballast.unlink()
+    assert result(workdir) | {"rows": []} == before | {"rows": []}
+    run(workdir)
+    assert result(workdir) == uninterrupted
+
+
+def test_damaged_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
+    stop(run, tmp_path, call=4)
+    shutil.rmtree(tmp_path / "checkpoints/latest/4/state/d")
+    with pytest.raises(UserError, match=r"checkpoint .*/latest/4 cannot be read: .*") as caught:
+        run(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_work_directory_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for workdir in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(UserError, match="cannot be written to .*: name another one"):
+            run(workdir)
+
+
+def test_stopping_and_training_save_the_same(run: Run, tmp_path: Path) -> None:
+    stop(run, tmp_path / "stopped", call=5)
+    run(tmp_path / "short", duration="5 steps", evaluate_every="50 steps")
+    stopped, short = result(tmp_path / "stopped"), result(tmp_path / "short")
+    assert {k: v for k, v in stopped.items() if k.startswith("latest")} == {
+        k: v for k, v in short.items() if k.startswith("latest")
+    }
+    assert Checkpoints(tmp_path / "short", read_only=True).best_step == 5

@@ -1,0 +1,154 @@
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agenet.data.records import Records, open_records
+from agenet.data.splits import Splits, count_leaked, describe, make_splits
+from agenet.errors import UserError
+
+MakeRecords = Callable[..., Records]
+
+
+def split(records: Records, **fields: Any) -> Splits:
+    options: dict[str, Any] = {
+        "tasks": ("age", "gender"),
+        "protocol": "subject",
+        "test_fold": 0,
+        "validation_fraction": 0.1,
+        "seed": 0,
+    }
+    return make_splits(records, **options | fields)
+
+
+def persons(records: Records, rows: np.ndarray) -> set[int]:
+    return set(records.subject_id[rows].tolist())
+
+
+@pytest.fixture
+def records(make_records: MakeRecords) -> Records:
+    return make_records(2000, persons=300)
+
+
+def labelled(records: Records) -> np.ndarray:
+    return (records.labels["age"] >= 0) | (records.labels["gender"] >= 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("test_fold", range(5))
+def test_nobody_is_in_two_sets(records: Records, test_fold: int, seed: int) -> None:
+    splits = split(records, test_fold=test_fold, seed=seed)
+    sets = [persons(records, rows) for rows in vars(splits).values()]
+    assert len(set.union(*sets)) == sum(map(len, sets))
+    assert count_leaked(records, splits) == 0
+    in_fold = np.flatnonzero(labelled(records) & (records.fold == test_fold))
+    np.testing.assert_array_equal(splits.test, in_fold)
+    share = len(splits.validation) / (len(splits.validation) + len(splits.train))
+    assert abs(share - 0.1) < 0.01
+
+
+@pytest.mark.parametrize("protocol", ["subject", "random"])
+def test_every_labelled_face_is_in_one_set(records: Records, protocol: str) -> None:
+    rows = np.concatenate([*vars(split(records, protocol=protocol)).values()])
+    np.testing.assert_array_equal(np.sort(rows), np.flatnonzero(labelled(records)))
+
+
+def test_faces_without_the_task_are_left_out(records: Records) -> None:
+    for rows in vars(split(records, tasks=("gender",))).values():
+        assert (records.labels["gender"][rows] >= 0).all()
+
+
+@pytest.mark.parametrize("protocol", ["subject", "random"])
+def test_splits_follow_from_the_seed(records: Records, protocol: str) -> None:
+    first, again, other = (split(records, protocol=protocol, seed=seed) for seed in (0, 0, 1))
+    for rows, same in zip(vars(first).values(), vars(again).values(), strict=True):
+        np.testing.assert_array_equal(rows, same)
+    assert set(first.validation) != set(other.validation)
+    assert (set(first.test) != set(other.test)) == (protocol == "random")
+
+
+def test_random_parts_cover_the_data_once_and_leak(records: Records) -> None:
+    parts = [split(records, protocol="random", test_fold=fold) for fold in range(5)]
+    together = np.sort(np.concatenate([part.test for part in parts]))
+    np.testing.assert_array_equal(together, np.flatnonzero(labelled(records)))
+    for part in parts:
+        trained = persons(records, part.train)
+        seen = sum(person in trained for person in records.subject_id[part.test].tolist())
+        assert count_leaked(records, part) == seen > 0.9 * len(part.test)
+        assert len(part.validation) == round(0.1 * (len(part.validation) + len(part.train)))
+
+
+def test_one_person_with_most_faces_does_not_swallow_validation(records: Records) -> None:
+    subject_id = np.where(np.arange(2000) % 3 > 0, 1, records.subject_id)
+    crowded = dataclasses.replace(
+        records, subject_id=subject_id, fold=(subject_id % 5).astype(np.int32)
+    )
+    for seed in range(5):
+        splits = split(crowded, seed=seed)
+        assert 1 in persons(crowded, splits.train)
+        share = len(splits.validation) / (len(splits.validation) + len(splits.train))
+        assert abs(share - 0.1) < 0.02
+
+
+def test_describe(records: Records) -> None:
+    splits = split(records)
+    counts = describe(records, splits, ("age", "gender"))["train"]
+    assert counts["faces"] == len(splits.train)
+    assert counts["subjects"] == len(persons(records, splits.train))
+    ages = records.labels["age"][splits.train]
+    assert counts["age"] == [int(np.sum(ages == group)) for group in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"protocol": "official"}, 'protocol "official" is not known: use "subject" or "random"'),
+        ({"test_fold": 5}, "test_fold 5 does not exist: .* has the folds 0, 1, 2, 3, 4"),
+        ({"test_fold": -1}, "test_fold -1 does not exist"),
+        ({"validation_fraction": 0.0}, r"validation_fraction 0.0 must lie in \(0, 1\)"),
+        ({"validation_fraction": 1.0}, "validation_fraction 1.0"),
+        ({"validation_fraction": 1e-6}, "left for validation: raise"),
+        ({"validation_fraction": 1e-6, "protocol": "random"}, "left for validation: raise"),
+        ({"validation_fraction": 0.9999}, "left for train: lower"),
+        ({"validation_fraction": 0.9999, "protocol": "random"}, "left for train: lower"),
+        ({"seed": -1}, "seed -1 must not be negative"),
+    ],
+)
+def test_bad_options(records: Records, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        split(records, **fields)
+
+
+def test_a_class_or_task_that_nobody_has(records: Records) -> None:
+    age, gender = records.labels["age"], records.labels["gender"]
+    labels = {"age": np.where(age == 6, -1, age), "gender": gender}
+    with pytest.raises(UserError, match=r"no training face of .* has the age 48-53"):
+        split(dataclasses.replace(records, labels=labels))
+    labels = {"age": age, "gender": np.full_like(gender, -1)}
+    with pytest.raises(UserError, match=r"a known gender is left .* leave the task out"):
+        split(dataclasses.replace(records, labels=labels))
+
+
+def test_one_picture(make_records: MakeRecords) -> None:
+    with pytest.raises(UserError, match="is left for"):
+        split(make_records(1, folds=1))
+
+
+@pytest.mark.slow
+def test_real_adience(adience: Path) -> None:
+    records = open_records("adience/faces", str(adience))
+    splits = split(records)
+    assert len(splits.test) == 4432 and count_leaked(records, splits) == 0
+    labels = {task: describe(records, splits, (task,)) for task in ("age", "gender")}
+    known = {
+        task: [sum(counts[task]) for counts in by_split.values()]
+        for task, by_split in labels.items()
+    }
+    assert (sum(known["age"]), known["age"][2]) == (17321, 4305)
+    assert (sum(known["gender"]), known["gender"][2]) == (17492, 3995)
+    for fold in range(5):
+        random = split(records, protocol="random", test_fold=fold)
+        assert 0.93 < count_leaked(records, random) / len(random.test) < 0.96

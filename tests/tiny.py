@@ -1,0 +1,150 @@
+"""Small runs for the tests: `TinyNet` on pictures in memory, in this process or in one to kill."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from agenet import experiment, launch
+from agenet.checkpoint import Checkpoints
+from agenet.data.records import Records
+from agenet.data.resident import Resident
+from agenet.experiment import Experiment
+from agenet.models import MODELS
+from agenet.sharding import create_mesh
+from configs import default
+from tests.conftest import TinyNet
+
+
+_experiments: dict[str, Experiment] = {}
+
+
+def tiny_config(**fields: Any) -> ConfigDict:
+    """A run of 20 steps, 7 to an epoch, on `make_records()`; in `fields` "__" is the dot."""
+    config = default.get_config()
+    config.model.name = "tiny"
+    config.input.size = 20
+    config.dataset.validation_fraction = 0.2
+    config.batch_size = 16
+    config.duration = "20 steps"
+    config.evaluate_every = "6 steps"
+    config.checkpoint_every = "5 steps"
+    config.log_every = "4 steps"
+    config.tensorboard = False
+    config.schedule.learning_rate = 0.01
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+    return config
+
+
+def use_records(records: Records, patch: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Makes runs train `TinyNet` on `records`, on one device, and end without a report."""
+    MODELS["tiny"] = TinyNet
+    patch(launch, "prepare_if_asked", lambda dataset: None)
+    patch(launch, "report_run", lambda *args, **options: None)
+    patch(experiment, "open_records", lambda *args: records)
+
+    def create_experiment(config: ConfigDict) -> Experiment:
+        # Once for each config, for to trace the steps anew takes most of a launch.
+        key = records.fingerprint() + config.to_json()
+        if key not in _experiments:
+            mesh = create_mesh(jax.devices()[:1])
+            _experiments[key] = experiment.create_experiment(config, mesh)
+        return _experiments[key]
+
+    patch(launch, "create_experiment", create_experiment)
+
+
+def on_batch(call: int, action: Callable[[], None], patch: Callable[..., None] = setattr) -> None:
+    """Has `action` done before the batch number `call`, from 1, of training or validation."""
+    batch, calls = Resident.batch, iter(range(1, sys.maxsize))
+
+    def counted(*args: Any) -> dict[str, jax.Array]:
+        if next(calls) == call:
+            action()
+        return batch(*args)
+
+    patch(Resident, "batch", counted)
+
+
+def read_rows(workdir: Path) -> list[dict[str, float]]:
+    """The rows of a run, without speeds."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "pictures_per_second"} for row in rows]
+
+
+def result(workdir: Path) -> dict[str, Any]:
+    """All that a run leaves: its latest and best states as bytes, their steps, and its rows."""
+    found: dict[str, Any] = {"rows": read_rows(workdir)}
+    checkpoints = Checkpoints(workdir, read_only=True)
+    for name, manager in (("latest", checkpoints._latest), ("best", checkpoints._best)):
+        found[name] = manager.latest_step()
+        state = manager.restore(found[name])["state"] if found[name] is not None else {}
+        for path, leaf in jax.tree.leaves_with_path(state):
+            found[name + jax.tree_util.keystr(path)] = np.asarray(leaf).tobytes()
+    checkpoints.close()
+    return found
+
+
+def run_process(workdir: Path, records: Records, config: ConfigDict, **death: float) -> int:
+    """Launches a run in a process of its own; returns its exit code, negative for a signal.
+
+    It is killed before file operation number `event` under `checkpoints/`, or `seconds` after its
+    first batch, and gets SIGINT twice, the second time while it saves, if `interrupts` is 2.
+    """
+    # Forked from a server that has imported everything but started nothing.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.tiny"])
+    process = context.Process(target=_run, args=(workdir, records, config, death))
+    process.start()
+    process.join(300)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _run(workdir: Path, records: Records, config: ConfigDict, death: dict[str, float]) -> None:
+    jax.config.update("jax_num_cpu_devices", 1)
+    sys.stderr = (workdir.parent / "stderr").open("a")
+    tqdm.set_lock(threading.RLock())  # Its own is a semaphore, which a kill leaves behind.
+    use_records(records)
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if "event" in death:
+        events = iter(range(1, sys.maxsize))
+
+        def hook(event: str, args: tuple[Any, ...]) -> None:
+            if event == "open":
+                writes = isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+            else:
+                writes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
+            # Folders are emptied by names relative to an open folder.
+            inside = writes and ("checkpoints" in str(args[0]) or args[-1] not in (-1, None))
+            if inside and next(events) == death["event"]:
+                kill()
+
+        sys.addaudithook(hook)
+    if "seconds" in death:
+        timer = threading.Timer(death["seconds"], kill)
+        timer.daemon = True
+        on_batch(2, timer.start)  # When everything is compiled.
+    if "interrupts" in death:
+        on_batch(3, lambda: signal.raise_signal(signal.SIGINT))
+
+        def save(*args: Any) -> None:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(60)
+
+        Checkpoints.save_latest = save  # type: ignore[method-assign]
+    launch.launch(config, workdir, "command")
