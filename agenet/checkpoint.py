@@ -93,15 +93,16 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(tree), run=ocp.args.JsonSave(dict(run))
         )
+        # A write that goes on after another has failed would print that nobody waits for it.
+        hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
         with _one_line_errors(manager.directory / str(step), "written"):
             try:
                 manager.save(step, args=args)
             except Exception:
-                # Writes that are still under way would print that nobody waits for them.
-                sys.unraisablehook = lambda unraisable: None
                 for unfinished in manager.directory.glob("*.orbax-checkpoint-tmp"):
                     shutil.rmtree(unfinished, ignore_errors=True)
                 raise
+        sys.unraisablehook = hook
 
     def _restore(self, manager: ocp.CheckpointManager, template: Any) -> Any:
         step = manager.latest_step()

@@ -63,7 +63,7 @@ def learning_curves(
     panels = 1 + len(tasks)
     panel_width, panel_height, left, below = 3.9, 2.75, 0.62, 0.62
     width = panels * (panel_width + left) + 0.2
-    figure, top = _figure(width, below + panel_height + 0.3, "Learning curves", subtitle, notice)
+    figure, _ = _figure(width, below + panel_height + 0.3, "Learning curves", subtitle, notice)
     height = figure.get_figheight()
     axes = [
         figure.add_axes(
@@ -118,7 +118,7 @@ def confusion_matrix(task: str, metrics: dict[str, Any], subtitle: str, notice: 
     if "one_off" in metrics:
         title += f", {percent(metrics['one_off'])} % at most one group off"
     width = left + side + 0.3
-    figure, top = _figure(width, below + side + 0.05, title, subtitle, notice)
+    figure, _ = _figure(width, below + side + 0.05, title, subtitle, notice)
     height = figure.get_figheight()
     axis = figure.add_axes((left / width, below / height, side / width, side / height))
     axis.imshow(shares, cmap=SHADES, vmin=0, vmax=1, aspect="equal")

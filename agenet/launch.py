@@ -1,11 +1,11 @@
 """From a config to a finished run in its work directory."""
 
+import contextlib
 import json
 import logging
 import subprocess
 import sys
 import tempfile
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def launch(config: ml_collections.ConfigDict, workdir: Path, command: str) -> No
     with log_to(workdir / "train.log"):
         prepare_if_asked(config.dataset)
         experiment = create_experiment(config)
-        with closing(Checkpoints(workdir)) as checkpoints:
+        with contextlib.closing(Checkpoints(workdir)) as checkpoints:
             saved = checkpoints.read_run("latest")
             if saved is not None:
                 check_same_run(saved, experiment.identity(), workdir)
@@ -68,7 +68,7 @@ def train_and_test(
         state, progress = checkpoints.restore_latest(state), Progress(**saved["progress"])
         log.info("continuing from step %d of %d", state.step, experiment.total_steps)
     writer = create_writer(workdir, tensorboard=experiment.config.tensorboard, keep=progress.rows)
-    with closing(writer):
+    with contextlib.closing(writer):
         trainer = Trainer(
             experiment,
             pictures.batch,
@@ -99,21 +99,21 @@ def create_workdir(workdir: Path) -> None:
 def prepare_if_asked(dataset: ml_collections.ConfigDict) -> None:
     """Prepares a data set that is not there, if the config says so.
 
-    It is done in a process of its own, for only preparation needs TensorFlow.
+    It is done in a process of its own: agenet does not import what prepares data.
     """
-    try:
+    if not dataset.prepare:
+        return
+    with contextlib.suppress(UserError):
         find_prepared(dataset.name, dataset.data_dir)
-    except UserError:
-        if not dataset.prepare:
-            raise
-        builder, _, builder_config = dataset.name.partition("/")
-        script = Path(__file__).resolve().parents[1] / "scripts" / "prepare.py"
-        command = [sys.executable, str(script), builder, f"--config={builder_config}"]
-        if dataset.data_dir:
-            command.append(f"--data_dir={dataset.data_dir}")
-        log.info("%s is not prepared yet: doing it now", dataset.name)
-        if subprocess.run(command, check=False).returncode:
-            raise UserError(f"{dataset.name} could not be prepared, see above") from None
+        return
+    builder, _, builder_config = dataset.name.partition("/")
+    script = Path(__file__).resolve().parents[1] / "scripts" / "prepare.py"
+    command = [sys.executable, str(script), builder, f"--config={builder_config}"]
+    if dataset.data_dir:
+        command.append(f"--data_dir={dataset.data_dir}")
+    log.info("%s is not prepared yet: doing it now", dataset.name)
+    if subprocess.run(command, check=False).returncode:
+        raise UserError(f"{dataset.name} could not be prepared, see above")
 
 
 def read_report(workdir: Path, experiment: Experiment) -> dict[str, Any] | None:

@@ -6,102 +6,74 @@ python -m agenet.main --config=configs/quickstart.py --workdir=runs/quickstart
 The same command again continues a run that was interrupted.
 """
 
-import argparse
-import ast
 import difflib
 import runpy
 import shlex
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from ml_collections import ConfigDict
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
 
-from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.errors import UserError, one_line_errors
 
-
-def main(arguments: list[str]) -> None:
-    """Parses the command line, then launches the run.
-
-    Raises:
-        UserError: for any mistake in the command line or the config file.
-    """
-    config, workdir = parse_arguments(arguments)
-    # Imported here, not above: help and mistyped flags must not wait for JAX.
-    from agenet.launch import launch
-
-    launch(config, workdir, shlex.join(["python", "-m", "agenet.main", *arguments]))
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment, a file; --config.FIELD=VALUE changes one of its fields."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; continued if it is there.")
 
 
-def parse_arguments(arguments: list[str]) -> tuple[ConfigDict, Path]:
-    """The config, with the fields that the command line changes, and the work directory."""
-    parser = ArgumentParser(
-        usage="python -m agenet.main --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]",
-        description="Trains and tests what a config file describes. The same command again "
-        "continues a run that was interrupted.",
-        allow_abbrev=False,
-        add_help=False,
-    )
-    parser.add_argument("--config", metavar="FILE", help="the experiment; --help then lists it")
-    parser.add_argument(
-        "--workdir", metavar="DIR", help="where the run is kept; continued if there"
-    )
-    path = parser.parse_known_args(arguments)[0].config
-    config = load_config(path) if path else ConfigDict()
-    options = {f"--config.{name}": value for name, value in config_fields(config)}
-    group = parser.add_argument_group("fields of the config, and what it says")
-    for option, value in options.items():
-        group.add_argument(
-            option,
-            type=_PARSERS.get(type(value), ast.literal_eval),
-            default=value,
-            metavar=type(value).__name__.upper(),
-            help="%(default)s",
-        )
-    parser.add_argument("--help", "-h", action="help", help="show this and exit")
-    args, rest = parser.parse_known_args(arguments)
-    if not args.config or not args.workdir:
-        raise UserError("--config=FILE and --workdir=DIR are needed, see --help")
-    if rest:
-        name = rest[0].partition("=")[0]
-        nearest = difflib.get_close_matches(name, [*options, "--config", "--workdir"], n=1)
-        hint = f": did you mean {nearest[0]}?" if nearest else ", see --help"
-        raise UserError(f"unknown argument {name}{hint}")
-    config.update_from_flattened_dict(vars(args), strip_prefix="config.")
-    return config, Path(args.workdir)
-
-
-def load_config(path: str) -> ConfigDict:
-    """What `get_config()` of a config file returns.
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Parses the command line, its program first.
 
     Raises:
-        UserError: whatever goes wrong in the file, with its line.
+        UserError: for a mistake in it, or in the config file that it names.
     """
-    if not Path(path).is_file():
-        known = sorted(str(other) for other in Path(path).parent.glob("*.py"))
-        nearest = difflib.get_close_matches(path, known, n=1, cutoff=0.0)
-        hint = f": did you mean {nearest[0]}?" if nearest else ""
-        raise UserError(f"there is no config file {path}{hint}")
     # Config files import each other from the checkout's root, wherever the command is typed.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     try:
-        config = runpy.run_path(path)["get_config"]()
-        if not isinstance(config, ConfigDict):
-            raise TypeError("get_config() must return a ConfigDict")
-        return config
+        rest = flags.FLAGS(arguments)
+    except flags.Error as error:
+        raise UserError(f"{_last_line(error)}, see --help") from error
+    except Exception as error:  # The flags of a config raise as the file or the fields do.
+        raise _config_error(arguments) or UserError(_last_line(error)) from error
+    if _CONFIG.value is None or _WORKDIR.value is None:
+        raise UserError("--config=FILE and --workdir=DIR are needed, see --help")
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]} is not a flag: fields are set with --config.FIELD=VALUE")
+    # A file that does not load leaves something else in its place.
+    if not isinstance(_CONFIG.value, ConfigDict):
+        raise _config_error(arguments) or UserError("--config is not the file of a ConfigDict")
+    return rest
+
+
+def _config_error(arguments: list[str]) -> UserError | None:
+    """What is wrong with the config file or with the names of the fields that are to change."""
+    path = _config_path(arguments)
+    if not Path(path).is_file():
+        known = sorted(str(other) for other in Path(path).parent.glob("*.py"))
+        return UserError(f"there is no config file {path}{_nearest(path, known)}")
+    try:
+        known = [name for name, _ in config_fields(runpy.run_path(path)["get_config"]())]
     except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        where = f"{path}, line {line}" if line else path
-        text = str(error.args[0]) if error.args else ""
-        # A ConfigDict names the nearest known field in the last line, after escaped line ends.
-        what = text.replace("\\n", "\n").strip("\n'").rpartition("\n")[2]
-        raise UserError(f"{where}: {type(error).__name__}: {what}") from error
+        return UserError(f"config file {path}: {type(error).__name__}: {_last_line(error)}")
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0].removeprefix("config.")
+        if argument.lstrip("-").startswith("config.") and name not in known:
+            return UserError(f"unknown config field {name}{_nearest(name, known)}")
+    return None
 
 
-def config_fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _config_path(arguments: list[str]) -> str:
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, _, value = argument.lstrip("-").partition("=")
+        if name == "config":
+            return value or following
+    return ""
+
+
+def config_fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Dotted names and values of all leaves of a config."""
     for name, value in config.items():
         if isinstance(value, ConfigDict):
@@ -110,22 +82,26 @@ def config_fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + name, value
 
 
-def _bool(text: str) -> bool:
-    try:
-        return {"true": True, "false": False}[text.lower()]
-    except KeyError:
-        raise argparse.ArgumentTypeError(f'"{text}" is neither true nor false') from None
+def _nearest(name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f": did you mean {nearest[0]}?" if nearest else ""
 
 
-def _tuple(text: str) -> tuple[Any, ...]:
-    try:
-        return tuple(ast.literal_eval(text))
-    except (ValueError, TypeError, SyntaxError):
-        raise argparse.ArgumentTypeError(f'"{text}" is not a list such as "(1, 0.1)"') from None
+def _last_line(error: Exception) -> str:
+    # A ConfigDict puts its advice last.
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
-_PARSERS: dict[type, Any] = {int: int, float: float, str: str, bool: _bool, tuple: _tuple}
+def main(_: list[str]) -> None:
+    """Launches the run that the flags describe."""
+    # Imported here, not above: help and mistyped flags must not wait for JAX.
+    from agenet.launch import launch
+
+    command = shlex.join(["python", "-m", "agenet.main", *sys.argv[1:]])
+    launch(_CONFIG.value, Path(_WORKDIR.value), command)
+
 
 if __name__ == "__main__":
     with one_line_errors():
-        main(sys.argv[1:])
+        app.run(main, flags_parser=parse_flags)

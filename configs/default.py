@@ -50,4 +50,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint_every = "1 epochs"  # what an interruption that gives no notice can cost
     config.log_every = "20 steps"
     config.tensorboard = True
-    return config
+    # From here on a field that does not exist is an error.
+    return config.lock()

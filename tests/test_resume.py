@@ -2,10 +2,10 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 from agenet import launch
 from agenet.checkpoint import Checkpoints
 from agenet.data.records import Records
-from agenet.errors import UserError, one_line_errors
+from agenet.errors import UserError
 from tests.tiny import on_batch, result, run_process, tiny_config, use_records
 
 Run = Callable[..., None]
@@ -103,24 +103,21 @@ def test_settings_without_influence_may_change(
 def undisturbed(records: Records, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """As `uninterrupted`, in a process with one device: with eight, sums round differently."""
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert run_process(workdir, records, tiny_config()) == 0
+    assert run_process(workdir, records, tiny_config())[0] == 0
     return result(workdir)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [33, 36])
-def test_killed_while_saving(
-    records: Records, undisturbed: dict[str, Any], tmp_path: Path, first: int
-) -> None:
-    # A save takes some 25 operations, so every session is killed somewhere in its second one, or
-    # while the checkpoint before it is removed.
-    workdir, kills = tmp_path / "run", 0
-    for event in range(first, 100, 6):
-        code = run_process(workdir, records, tiny_config(checkpoint_every="2 steps"), event=event)
+def test_killed_while_saving(records: Records, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    # A save takes some 25 operations, so most sessions are killed somewhere in their second one
+    # or while what it replaces is removed.
+    workdir, config, kills = tmp_path / "run", tiny_config(checkpoint_every="2 steps"), 0
+    for operation in range(31, 80, 4):
+        code, _ = run_process(workdir, records, config, kill_at=operation)
         assert code in (0, -signal.SIGKILL)
         kills += code != 0
     assert kills > 4
-    assert run_process(workdir, records, tiny_config(checkpoint_every="2 steps")) == 0
+    assert run_process(workdir, records, config)[0] == 0
     assert result(workdir) == undisturbed
     assert not list(workdir.glob("checkpoints/*/*tmp*"))
 
@@ -129,14 +126,15 @@ def test_killed_while_saving(
 def test_killed_at_random(records: Records, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     for seconds in np.random.default_rng(0).uniform(0.01, 0.6, 4):
-        run_process(workdir, records, tiny_config(), seconds=seconds)
-    assert run_process(workdir, records, tiny_config()) == 0
+        run_process(workdir, records, tiny_config(), kill_after=seconds)
+    assert run_process(workdir, records, tiny_config())[0] == 0
     assert result(workdir) == undisturbed
 
 
 @pytest.mark.slow
 def test_second_interrupt_acts_at_once(records: Records, tmp_path: Path) -> None:
-    assert run_process(tmp_path / "run", records, tiny_config(), interrupts=2) == -signal.SIGINT
+    code, _ = run_process(tmp_path / "run", records, tiny_config(), interrupt_at=3)
+    assert code == -signal.SIGINT
 
 
 def test_finished_run_says_so(
@@ -215,30 +213,25 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 24 * 1024])  # For nothing; for rows but not for a checkpoint.
 def test_full_disk(
-    run: Run,
-    uninterrupted: dict[str, Any],
-    small_disk: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture,
-    room: int,
+    records: Records, undisturbed: dict[str, Any], small_disk: Path, room: int
 ) -> None:
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     workdir, ballast = small_disk / "run", small_disk / "ballast"
-    stop(run, workdir, call=4)
+    assert run_process(workdir, records, tiny_config(), stop_at=4)[0] == 0
     before = result(workdir)
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
-    capfd.readouterr()
-    with pytest.raises(SystemExit, match="(?i)error: no space left on .*free some.*again"):
-        with one_line_errors():
-            run(workdir)
-    assert "Traceback" not in capfd.readouterr().err
+    code, stderr = run_process(workdir, records, tiny_config())
+    assert code == 1
+    *_, last = stderr.splitlines()
+    assert re.fullmatch("(?i)error: no space left on .*: free some and run the same .*", last)
+    assert "Traceback" not in stderr
     assert not list(workdir.glob("checkpoints/*/*tmp*"))
     ballast.unlink()
     assert result(workdir) | {"rows": []} == before | {"rows": []}
-    run(workdir)
-    assert result(workdir) == uninterrupted
+    assert run_process(workdir, records, tiny_config())[0] == 0
+    assert result(workdir) == undisturbed
 
 
 def test_damaged_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
@@ -252,7 +245,7 @@ def test_damaged_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
 def test_work_directory_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for workdir in (tmp_path / "file", tmp_path / "file/below"):
-        with pytest.raises(UserError, match="cannot be written to .*: name another one"):
+        with pytest.raises(UserError, match=r"cannot be written to .*: name another one"):
             run(workdir)
 
 

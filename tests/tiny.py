@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -20,12 +21,12 @@ from agenet import experiment, launch
 from agenet.checkpoint import Checkpoints
 from agenet.data.records import Records
 from agenet.data.resident import Resident
+from agenet.errors import one_line_errors
 from agenet.experiment import Experiment
 from agenet.models import MODELS
 from agenet.sharding import create_mesh
 from configs import default
 from tests.conftest import TinyNet
-
 
 _experiments: dict[str, Experiment] = {}
 
@@ -96,33 +97,39 @@ def result(workdir: Path) -> dict[str, Any]:
     return found
 
 
-def run_process(workdir: Path, records: Records, config: ConfigDict, **death: float) -> int:
-    """Launches a run in a process of its own; returns its exit code, negative for a signal.
+def run_process(
+    workdir: Path, records: Records, config: ConfigDict, **events: float
+) -> tuple[int, str]:
+    """Launches a run in a process of its own: its exit code, negative for a signal, and stderr.
 
-    It is killed before file operation number `event` under `checkpoints/`, or `seconds` after its
-    first batch, and gets SIGINT twice, the second time while it saves, if `interrupts` is 2.
+    It is killed before file operation number `kill_at` under `checkpoints/`, or `kill_after`
+    seconds after its second batch; is told to stop with batch number `stop_at`; gets SIGINT with
+    batch number `interrupt_at` and, while it saves, again.
     """
     # Forked from a server that has imported everything but started nothing.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.tiny"])
-    process = context.Process(target=_run, args=(workdir, records, config, death))
-    process.start()
-    process.join(300)
-    assert process.exitcode is not None
-    return process.exitcode
+    with tempfile.NamedTemporaryFile("r") as stderr:
+        process = context.Process(target=_run, args=(workdir, records, config, stderr.name, events))
+        process.start()
+        process.join(300)
+        assert process.exitcode is not None
+        return process.exitcode, stderr.read()
 
 
-def _run(workdir: Path, records: Records, config: ConfigDict, death: dict[str, float]) -> None:
+def _run(
+    workdir: Path, records: Records, config: ConfigDict, stderr: str, events: dict[str, float]
+) -> None:
     jax.config.update("jax_num_cpu_devices", 1)
-    sys.stderr = (workdir.parent / "stderr").open("a")
+    os.dup2(os.open(stderr, os.O_WRONLY), sys.stderr.fileno())
     tqdm.set_lock(threading.RLock())  # Its own is a semaphore, which a kill leaves behind.
     use_records(records)
 
     def kill() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    if "event" in death:
-        events = iter(range(1, sys.maxsize))
+    if "kill_at" in events:
+        operations = iter(range(1, sys.maxsize))
 
         def hook(event: str, args: tuple[Any, ...]) -> None:
             if event == "open":
@@ -131,20 +138,23 @@ def _run(workdir: Path, records: Records, config: ConfigDict, death: dict[str, f
                 writes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
             # Folders are emptied by names relative to an open folder.
             inside = writes and ("checkpoints" in str(args[0]) or args[-1] not in (-1, None))
-            if inside and next(events) == death["event"]:
+            if inside and next(operations) == events["kill_at"]:
                 kill()
 
         sys.addaudithook(hook)
-    if "seconds" in death:
-        timer = threading.Timer(death["seconds"], kill)
+    if "kill_after" in events:
+        timer = threading.Timer(events["kill_after"], kill)
         timer.daemon = True
-        on_batch(2, timer.start)  # When everything is compiled.
-    if "interrupts" in death:
-        on_batch(3, lambda: signal.raise_signal(signal.SIGINT))
+        on_batch(2, timer.start)
+    if "stop_at" in events:
+        on_batch(int(events["stop_at"]), lambda: signal.raise_signal(signal.SIGTERM))
+    if "interrupt_at" in events:
+        on_batch(int(events["interrupt_at"]), lambda: signal.raise_signal(signal.SIGINT))
 
         def save(*args: Any) -> None:
             signal.raise_signal(signal.SIGINT)
             time.sleep(60)
 
         Checkpoints.save_latest = save  # type: ignore[method-assign]
-    launch.launch(config, workdir, "command")
+    with one_line_errors():
+        launch.launch(config, workdir, "command")

@@ -1,0 +1,160 @@
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agenet.checkpoint import Checkpoints, check_same_run
+from agenet.errors import UserError
+from agenet.state import TrainState
+
+
+def make_state(step: int) -> TrainState:
+    return TrainState(
+        step=jnp.int32(step),
+        params={"conv": {"kernel": jnp.full((3, 4), step, jnp.float32)}},
+        batch_stats={"mean": jnp.arange(4.0) / 3 + step},
+        opt_state=({"mu": jnp.full(3, step + 0.1, jnp.bfloat16)}, jnp.int32(step)),
+    )
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Iterator[Checkpoints]:
+    checkpoints = Checkpoints(tmp_path)
+    yield checkpoints
+    checkpoints.close()
+
+
+def test_nothing_is_there_at_first(checkpoints: Checkpoints) -> None:
+    assert checkpoints.latest_step is checkpoints.best_step is None
+    assert checkpoints.read_run("latest") is checkpoints.read_run("best") is None
+
+
+def test_latest_and_best_are_kept_apart(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    checkpoints.save_best(make_state(6), {"value": 0.1})
+    for step in (5, 10):
+        checkpoints.save_latest(make_state(step), {"at": [step]})
+    for kept in (checkpoints, Checkpoints(tmp_path, read_only=True)):
+        assert (kept.latest_step, kept.best_step) == (10, 6)
+        assert kept.read_run("latest") == {"at": [10]}
+        assert kept.read_run("best") == {"value": 0.1}
+        assert_equal(kept.restore_latest(make_state(0)), make_state(10))
+        assert_equal(kept.restore_best(make_state(0).variables), make_state(6).variables)
+    assert [path.name for path in (tmp_path / "checkpoints/latest").iterdir()] == ["10"]
+
+
+def test_a_step_is_saved_once(checkpoints: Checkpoints) -> None:
+    checkpoints.save_latest(make_state(5), {"first": True})
+    checkpoints.save_latest(make_state(5), {"first": False})
+    assert checkpoints.read_run("latest") == {"first": True}
+
+
+def test_state_is_safe_when_save_returns(checkpoints: Checkpoints) -> None:
+    state = make_state(5)
+    expected = jax.tree.map(np.array, state)
+    checkpoints.save_latest(state, {})
+    jax.jit(lambda x: jax.tree.map(lambda y: y * 0, x), donate_argnums=0)(state)
+    assert_equal(checkpoints.restore_latest(make_state(0)), expected)
+
+
+def test_what_a_killed_save_left_is_removed(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    checkpoints.save_latest(make_state(5), {"kept": 1})
+    folder = tmp_path / "checkpoints/latest"
+    shutil.copytree(folder / "5", folder / "9.orbax-checkpoint-tmp")
+    # Killed while it removed the one before.
+    shutil.copytree(folder / "5", folder / "3")
+    shutil.rmtree(folder / "3/state")
+    again = Checkpoints(tmp_path)
+    assert again.latest_step == 5
+    again.save_latest(make_state(7), {"kept": 2})
+    assert [path.name for path in folder.iterdir()] == ["7"]
+    assert_equal(again.restore_latest(make_state(0)), make_state(7))
+
+
+def test_failed_save_leaves_the_one_before(
+    checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints.save_latest(make_state(5), {"kept": 1})
+
+    def fail(*args: Any, **options: Any) -> None:
+        (tmp_path / "checkpoints/latest/6.orbax-checkpoint-tmp").mkdir()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints._latest, "save", fail)
+    monkeypatch.setattr("sys.unraisablehook", None)
+    with pytest.raises(UserError, match=r"no space left on the disk for .*/latest/6: free some"):
+        checkpoints.save_latest(make_state(6), {})
+    assert [path.name for path in (tmp_path / "checkpoints/latest").iterdir()] == ["5"]
+    assert_equal(checkpoints.restore_latest(make_state(0)), make_state(5))
+
+
+@pytest.mark.parametrize("part", ["state/d", "state/_METADATA", "state/manifest.ocdbt"])
+def test_damage_is_one_line(checkpoints: Checkpoints, tmp_path: Path, part: str) -> None:
+    checkpoints.save_latest(make_state(5), {})
+    damaged = tmp_path / "checkpoints/latest/5" / part
+    for file in [damaged, *damaged.rglob("*")]:
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"checkpoint .*/latest/5 cannot be read: ") as caught:
+        Checkpoints(tmp_path, read_only=True).restore_latest(make_state(0))
+    assert "\n" not in str(caught.value)
+
+
+def test_other_shapes_are_refused(checkpoints: Checkpoints) -> None:
+    checkpoints.save_best(make_state(5), {})
+    wider = make_state(0).variables | {"params": {"conv": {"kernel": jnp.zeros((3, 5))}}}
+    with pytest.raises(UserError, match="cannot be read: "):
+        checkpoints.restore_best(wider)
+
+
+def test_reading_makes_no_folders(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no checkpoints"):
+        Checkpoints(tmp_path, read_only=True)
+    assert not list(tmp_path.iterdir())
+
+
+RUN = {
+    "config": {"seed": 0, "mean": (1.0, 2.0), "dataset": {"data_dir": "a", "name": "b/c"}},
+    "dataset": {"name": "b/c/1.0.0", "fingerprint": "0123"},
+    "classes": {"age": ["0-2", "4-6"]},
+}
+
+
+def test_same_run() -> None:
+    # As JSON gives it back; what else is saved does not matter.
+    saved = RUN | {"config": RUN["config"] | {"mean": [1.0, 2.0]}, "command": "x", "step": 3}
+    check_same_run(saved, RUN, Path("run"))
+    elsewhere = RUN["config"]["dataset"] | {"data_dir": "z"}
+    check_same_run(saved, RUN | {"config": RUN["config"] | {"dataset": elsewhere}}, Path("run"))
+
+
+def test_every_difference_is_named() -> None:
+    other = {
+        "config": {"seed": 1, "mean": (1.0, 3.0), "dataset": {"data_dir": "a", "name": "b/c"}},
+        "dataset": RUN["dataset"] | {"fingerprint": "4567"},
+        "classes": {"gender": ["female", "male"]},
+    }
+    with pytest.raises(UserError) as caught:
+        check_same_run(RUN, other, Path("runs/mine"))
+    for text in (
+        "the checkpoint in runs/mine is of another run",
+        "config.seed: 0 there, 1 now",
+        "config.mean: [1.0, 2.0] there, [1.0, 3.0] now",
+        "dataset.fingerprint: 0123 there, 4567 now",
+        "classes.age: ['0-2', '4-6'] there, absent now",
+        "classes.gender: absent there, ['female', 'male'] now",
+        "another --workdir to start afresh",
+    ):
+        assert text in str(caught.value)
+    assert "data_dir" not in str(caught.value)

@@ -1,0 +1,180 @@
+import dataclasses
+import json
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from agenet import evaluation, experiment, launch
+from agenet.data.records import Records
+from agenet.errors import UserError
+from agenet.evaluate import main
+from agenet.evaluation import predict
+from tests.conftest import run_program
+from tests.tiny import on_batch, tiny_config, use_records
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 21, 32])
+def test_predicts_every_row_once_in_order(batch_size: int) -> None:
+    rows = np.random.default_rng(0).permutation(100)[:21]
+
+    def get_batch(part: np.ndarray, mask: np.ndarray) -> Any:
+        assert len(part) == len(mask) == batch_size
+        return np.where(mask, part, 1000)
+
+    def eval_step(variables: str, batch: Any) -> dict[str, Any]:
+        assert variables == "variables"
+        return {"age": jax.numpy.stack([batch, -batch], 1)}
+
+    predicted = predict(eval_step, "variables", get_batch, rows, batch_size)
+    np.testing.assert_array_equal(predicted["age"], np.stack([rows, -rows], 1))
+
+
+def test_prediction_stops_when_asked() -> None:
+    asked = iter([False, False, True])
+    batches = []
+
+    def get_batch(part: np.ndarray, mask: np.ndarray) -> Any:
+        batches.append(part)
+        return part
+
+    found = predict(lambda _, x: {}, None, get_batch, np.arange(9), 2, stop=lambda: next(asked))
+    assert found is None
+    assert len(batches) == 2
+
+
+@pytest.fixture(scope="module")
+def records(make_records: Callable[..., Records]) -> Records:
+    return make_records()
+
+
+@pytest.fixture
+def finished(records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The work directory of a finished run, with its report."""
+    report_run = launch.report_run
+    use_records(records, monkeypatch.setattr)
+    monkeypatch.setattr(launch, "report_run", report_run)
+    monkeypatch.setattr(evaluation, "write_report", write_summary)
+    launch.launch(tiny_config(), tmp_path, "the command")
+    return tmp_path
+
+
+def write_summary(workdir: Path, summary: dict, history: list, *_: Any) -> None:
+    text = json.dumps(summary | {"history": len(history)})
+    (workdir / "report.json").write_text(text)
+
+
+def read_summary(workdir: Path) -> dict[str, Any]:
+    summary = json.loads((workdir / "report.json").read_text())
+    summary["evaluation"].pop("seconds")
+    summary["config"]["dataset"].pop("data_dir")
+    return summary
+
+
+def test_checkpoint_alone_gives_the_same_report(
+    finished: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_summary(finished)
+    assert before["evaluation"]["split"] == "test"
+    assert before["evaluation"]["tasks"]["age"]["count"] > 20
+    assert before["command"] == "the command"
+    assert before["history"] == 9
+    alone = tmp_path_factory.mktemp("alone")
+    (finished / "checkpoints").rename(alone / "checkpoints")
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
+    main([f"--workdir={alone}", "--data_dir=elsewhere"])
+    assert read_summary(alone) == before | {"history": 0}
+    config = json.loads((alone / "report.json").read_text())["config"]
+    assert config["dataset"]["data_dir"] == "elsewhere"
+
+
+def test_any_number_of_devices_will_do(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = read_summary(finished)["evaluation"]
+    used = []
+    create_mesh = evaluation.create_mesh
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:6])
+    monkeypatch.setattr(
+        evaluation, "create_mesh", lambda devices: used.append(devices) or create_mesh(devices)
+    )
+    main([f"--workdir={finished}"])
+    assert len(used[0]) == 2  # Of six for batches of 16.
+    after = read_summary(finished)["evaluation"]
+    assert after["tasks"]["age"]["confusion"] == before["tasks"]["age"]["confusion"]
+    assert after["tasks"]["age"]["loss"] == pytest.approx(before["tasks"]["age"]["loss"], rel=1e-5)
+
+
+def test_other_data_are_refused(
+    finished: Path, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fewer = dataclasses.replace(records, pictures=[b"" for _ in records.pictures])
+    monkeypatch.setattr(experiment, "open_records", lambda *args: fewer)
+    with pytest.raises(UserError, match=r"of another run \(dataset.fingerprint: "):
+        main([f"--workdir={finished}"])
+
+
+def test_run_without_a_best_state(
+    records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="holds no checkpoints: is it the --workdir of a run"):
+        main([f"--workdir={tmp_path}"])
+    use_records(records, monkeypatch.setattr)
+    stop = iter([True])
+    monkeypatch.setattr("agenet.train.StopRequest.__call__", lambda self: next(stop))
+    launch.launch(tiny_config(), tmp_path, "command")
+    with pytest.raises(UserError, match="no evaluated state yet: train past the first validation"):
+        main([f"--workdir={tmp_path}"])
+
+
+def test_times_are_of_training_and_validation_over_all_sessions(
+    records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report_run = launch.report_run
+    use_records(records, monkeypatch.setattr)
+    monkeypatch.setattr(launch, "report_run", report_run)
+    monkeypatch.setattr(evaluation, "write_report", write_summary)
+    clock = [0.0]
+    monkeypatch.setattr("agenet.train.time.perf_counter", lambda: clock[0])
+    for name, cost in {
+        "Experiment.load_pictures": 1e6,
+        "Checkpoints.save_latest": 1e4,
+        "Checkpoints.save_best": 1e4,
+        "predict": 100.0,
+        "training_batch": 1.0,
+    }.items():
+        slow_down(monkeypatch, name, clock, cost)
+    with pytest.MonkeyPatch.context() as patch:
+        on_batch(9, lambda: signal.raise_signal(signal.SIGTERM), patch.setattr)
+        launch.launch(tiny_config(), tmp_path, "command")
+    launch.launch(tiny_config(), tmp_path, "command")
+    training = read_summary(tmp_path)["training"]
+    assert training["seconds"] == 20 * 1 + 4 * 100
+    assert training["pictures_per_second"] == 20 * 16 / 20
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    speeds = {row["pictures_per_second"] for row in rows if "pictures_per_second" in row}
+    assert speeds == {16.0}
+
+
+def slow_down(patch: pytest.MonkeyPatch, name: str, clock: list[float], cost: float) -> None:
+    target = resolve_name(f"agenet.train:{name}")
+
+    def slow(*args: Any, **options: Any) -> Any:
+        clock[0] += cost
+        return target(*args, **options)
+
+    patch.setattr(f"agenet.train.{name}", slow)
+
+
+def test_help_does_not_wait_for_jax() -> None:
+    told = run_program("-X", "importtime", "-m", "agenet.evaluate", "--help")
+    assert "--data_dir DIR" in told
+    assert not re.search(r"\| +(jax|numpy|flax)\b", told)
+
+
+def test_mistyped_flags_are_one_line() -> None:
+    told = run_program("-m", "agenet.evaluate", "--workdr=x", fails=True)
+    assert told == "error: the following arguments are required: --workdir, see --help\n"

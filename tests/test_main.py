@@ -1,0 +1,169 @@
+"""The command line: every mistake is one line, and help does not wait for JAX."""
+
+import importlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from agenet import launch
+from agenet.errors import UserError
+from agenet.main import config_fields
+from agenet.models import MODELS
+from configs import default
+from tests.conftest import ROOT, run_program
+
+CONFIG = "configs/default.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "--config=FILE and --workdir=DIR are needed"),
+        (["--config", CONFIG], "--config=FILE and --workdir=DIR are needed"),
+        (["--config=configs/quickstrat.py"], "did you mean configs/quickstart.py?"),
+        (["--config.optimizr.name=sgd"], "optimizr.name: did you mean optimizer.name?"),
+        (["--config.batch_size=many"], "--config.batch_size=many"),
+        (["--wrkdir=x"], "wrkdir"),
+        (["stray"], "stray is not a flag"),
+    ],
+)
+def test_mistake_is_one_line(tmp_path: Path, arguments: list[str], told: str) -> None:
+    if arguments and not any(a in ("--config", CONFIG) for a in arguments):
+        given = any(a.startswith("--config=") for a in arguments)
+        arguments = [*([] if given else [f"--config={CONFIG}"]), *arguments]
+        arguments.append(f"--workdir={tmp_path / 'run'}")
+    output = run_program("-m", "agenet.main", *arguments, fails=True)
+    *_, last = output.splitlines()
+    assert last.startswith("error: ")
+    assert told in last
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("tasks", "height", '"age", "gender" or "age,gender"'),
+        ("model.name", "levi_hasner", "levi_hassner"),
+        ("batch_size", 9, "--config.batch_size=8 or 16"),
+        ("input.size", 100, "--config.input.size=227 or more"),
+        ("dataset.labels", "all", '"all" is not known'),
+        ("dataset.data_dir", "nowhere", "python scripts/prepare.py adience --config=faces"),
+    ],
+)
+def test_mistake_in_a_field(tmp_path: Path, field: str, value: object, told: str) -> None:
+    config = default.get_config()
+    config.batch_size = 16
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError) as caught:
+        launch.launch(config, tmp_path / "run", "command")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("def get_config(:", "SyntaxError"),
+        ("def get_config():\n    return 3", "AttributeError"),
+        (
+            "from configs import default\n\n\ndef get_config():\n"
+            "    config = default.get_config()\n    config.sed = 1\n    return config",
+            "sed",
+        ),
+    ],
+)
+def test_mistake_in_a_config_file(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "config.py"
+    file.write_text(text)
+    output = run_program(
+        "-m", "agenet.main", f"--config={file}", f"--workdir={tmp_path / 'run'}", fails=True
+    )
+    assert output.startswith(f"error: config file {file}: ")
+    assert told in output
+    assert len(output.splitlines()) == 1
+
+
+def test_help_does_not_import_jax() -> None:
+    for module in ("agenet.main", "agenet.evaluate"):
+        code = (
+            "import runpy, sys\n"
+            f"sys.argv = ['{module}', '--help']\n"
+            "try:\n"
+            f"    runpy.run_module('{module}', run_name='__main__')\n"
+            "except SystemExit:\n"
+            "    assert 'jax' not in sys.modules and 'orbax' not in sys.modules\n"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        assert "--workdir" in result.stdout
+
+
+def test_config_files_load() -> None:
+    names = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
+    assert "quickstart.py" in names
+    for name in names:
+        assert isinstance(importlib.import_module(f"configs.{name[:-3]}").get_config(), ConfigDict)
+
+
+@pytest.mark.slow
+def test_drawn_faces_without_tensorflow(drawn_faces: Path, tmp_path: Path) -> None:
+    """Training, testing and reporting on a prepared set, and the test again from the checkpoint."""
+    # None in sys.modules makes an import fail as if the package were not installed.
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text("import sys; sys.modules['tensorflow'] = None")
+    environment = {"PYTHONPATH": str(hidden)}
+    workdir = tmp_path / "run"
+    arguments = [
+        "-m",
+        "agenet.main",
+        "--config=configs/quickstart.py",
+        f"--workdir={workdir}",
+        f"--config.dataset.data_dir={drawn_faces}",
+        "--config.duration=3 steps",
+        "--config.evaluate_every=3 steps",
+    ]
+    output = run_program(*arguments, **environment)
+    assert "no TensorBoard log" in output
+    assert "Drawn faces, not photographs" in output
+    assert "test faces show a person from training" in output
+    for name in ("report.md", "report.json", "learning_curves.png", "faces_age.png"):
+        assert (workdir / name).stat().st_size > 100
+    report = (workdir / "report.json").read_text()
+
+    assert "this run is finished" in run_program(*arguments, **environment)
+
+    checkpoint_alone = tmp_path / "copy"
+    shutil.copytree(workdir / "checkpoints", checkpoint_alone / "checkpoints")
+    run_program("-m", "agenet.evaluate", f"--workdir={checkpoint_alone}", **environment)
+    again = (checkpoint_alone / "report.json").read_text()
+    assert _tasks(again) == _tasks(report)
+
+
+def _tasks(report: str) -> object:
+    return json.loads(report)["evaluation"]["tasks"]
+
+
+def test_evaluating_what_is_no_run(tmp_path: Path) -> None:
+    output = run_program("-m", "agenet.evaluate", f"--workdir={tmp_path}", fails=True)
+    assert output.startswith("error: ")
+    assert "holds no checkpoints" in output
+
+
+def test_no_dead_knobs() -> None:
+    """Every leaf of the default config is read somewhere, those of the model by its class."""
+    source = "".join(path.read_text() for path in (ROOT / "agenet").rglob("*.py"))
+    config = default.get_config()
+    model = MODELS[config.model.name].__dataclass_fields__
+    for name, _ in config_fields(config):
+        section, _, leaf = name.rpartition(".")
+        read = re.search(rf"(config|{section or 'config'})\.{leaf}\b", source)
+        assert read or (section == "model" and leaf in model), name

@@ -1,0 +1,86 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from agenet.data.augment import make_eval_transform, make_train_transform
+from agenet.models import create_model
+from agenet.sharding import batch_sharded, create_mesh, replicated
+from agenet.state import TrainState, create_state
+from agenet.steps import make_eval_step, make_train_step
+
+MEAN, STD = (120.0,) * 3, (60.0,) * 3
+TASKS = ("age", "gender")
+
+
+def make_batch(size: int = 16) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.integers(0, 256, (size, 20, 20, 3), np.uint8),
+        "age": (np.arange(size) % 9 - 1).astype(np.int32),
+        "gender": (np.arange(size) % 3 - 1).astype(np.int32),
+        "mask": np.ones(size, bool),
+    }
+
+
+def train(steps: int, devices: int, dropout_rate: float = 0.5) -> tuple[TrainState, dict]:
+    mesh = create_mesh(jax.devices()[:devices])
+    model = create_model("tiny", {"age": 8, "gender": 2}, dropout_rate=dropout_rate)
+    tx = optax.sgd(0.1, momentum=0.9)
+    transform = make_train_transform(16, MEAN, STD)
+    step = make_train_step(model, tx, transform, tasks=TASKS, seed=1, mesh=mesh)
+    create = jax.jit(lambda: create_state(model, tx, 16, 0), out_shardings=replicated(mesh))
+    state, sums = create(), {}
+    for _ in range(steps):
+        state, sums = step(state, jax.device_put(make_batch(), batch_sharded(mesh)))
+    return state, jax.device_get(sums)
+
+
+@pytest.mark.usefixtures("tiny_net")
+def test_one_device_and_eight_give_the_same_numbers() -> None:
+    one, eight = train(4, 1), train(4, 8)
+    assert one[0].params["conv"]["kernel"].sharding.num_devices == 1
+    assert eight[0].params["conv"]["kernel"].sharding.num_devices == 8
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), one, eight)
+
+
+@pytest.mark.usefixtures("tiny_net")
+def test_sums_and_loss() -> None:
+    batch = make_batch()
+    _, sums = train(1, 1)
+    assert sums["age_count"] == np.sum(batch["age"] >= 0) < len(batch["age"])
+    mean = sums["age_nll"] / sums["age_count"] + sums["gender_nll"] / sums["gender_count"]
+    np.testing.assert_allclose(sums["loss"], mean, rtol=1e-6)
+    assert 0 <= sums["age_correct"] <= sums["age_count"]
+
+
+@pytest.mark.usefixtures("tiny_net")
+def test_state_is_donated_and_steps_differ() -> None:
+    mesh = create_mesh(jax.devices()[:1])
+    model = create_model("tiny", {"age": 8, "gender": 2})
+    tx = optax.sgd(0.0)
+    transform = make_train_transform(16, MEAN, STD)
+    step = make_train_step(model, tx, transform, tasks=TASKS, seed=1, mesh=mesh)
+    batch = jax.device_put(make_batch(), batch_sharded(mesh))
+    first = jax.jit(lambda: create_state(model, tx, 16, 0), out_shardings=replicated(mesh))()
+    second, sums = step(first, batch)
+    assert first.params["conv"]["kernel"].is_deleted()
+    assert int(second.step) == 1
+    # The learning rate is zero: only crops, flips and dropout can change the loss.
+    _, others = step(second, batch)
+    assert sums["loss"] != others["loss"]
+
+
+@pytest.mark.usefixtures("tiny_net")
+def test_evaluation_is_of_every_picture_by_itself() -> None:
+    mesh = create_mesh(jax.devices()[:8])
+    model = create_model("tiny", {"age": 8, "gender": 2})
+    variables = create_state(model, optax.sgd(0.1), 16, 0).variables
+    step = make_eval_step(model, make_eval_transform(16, MEAN, STD), mesh=mesh)
+    batch = make_batch()
+    whole = step(variables, jax.device_put(batch, batch_sharded(mesh)))
+    changed = batch | {"image": np.where(np.arange(16)[:, None, None, None] < 8, batch["image"], 0)}
+    part = step(variables, jax.device_put(changed, batch_sharded(mesh)))
+    np.testing.assert_allclose(whole["age"][:8], part["age"][:8], rtol=1e-6)
+    np.testing.assert_allclose(jnp.exp(whole["age"]).sum(-1), 1, rtol=1e-5)

@@ -1,0 +1,192 @@
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agenet import launch
+from agenet.checkpoint import Checkpoints
+from agenet.data.records import Records
+from agenet.errors import UserError
+from agenet.experiment import validation_metrics
+from agenet.metrics import task_metrics
+from agenet.train import is_better, validation_row
+from tests.tiny import read_rows, result, tiny_config, use_records
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def run(
+    make_records: Callable[..., Records], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Run:
+    """Launches a tiny run in a new work directory, which it returns."""
+    use_records(make_records(), monkeypatch.setattr)
+
+    def run(name: str = "run", **fields: Any) -> Path:
+        launch.launch(tiny_config(**fields), tmp_path / name, "command")
+        return tmp_path / name
+
+    return run
+
+
+def test_rows(run: Run) -> None:
+    rows = read_rows(run())
+    training = [row for row in rows if "train/loss" in row]
+    validation = [row for row in rows if "validation/loss" in row]
+    assert len(training) + len(validation) == len(rows)
+    assert [row["step"] for row in training] == [4, 8, 12, 16, 20]
+    assert [row["step"] for row in validation] == [6, 12, 18, 20]
+    assert [row["epoch"] for row in validation] == [step / 7 for step in (6, 12, 18, 20)]
+    for row in training:
+        assert row["train/loss"] == row["train/age_loss"] + row["train/gender_loss"]
+        assert 0 <= row["train/age_accuracy"] <= 1
+        assert row["train/gradient_norm"] > 0
+    for row in validation:
+        assert row["validation/loss"] == row["validation/age_loss"] + row["validation/gender_loss"]
+        assert set(row) == {"step", "epoch", *validation_metrics(["age", "gender"])}
+
+
+def test_rows_are_means_over_the_steps_since_the_last(
+    run: Run, make_records: Callable[..., Records], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = make_records()
+    # With every label known all batches weigh the same.
+    known = {task: np.maximum(labels, 0) for task, labels in records.labels.items()}
+    use_records(dataclasses.replace(records, labels=known), monkeypatch.setattr)
+    single = [row for row in read_rows(run("one", log_every="1 steps")) if "train/loss" in row]
+    several = [row for row in read_rows(run("four")) if "train/loss" in row]
+    for i, row in enumerate(several):
+        for name in ("loss", "age_accuracy", "gender_loss", "gradient_norm"):
+            parts = [part[f"train/{name}"] for part in single[4 * i : 4 * i + 4]]
+            assert row[f"train/{name}"] == pytest.approx(np.mean(parts))
+
+
+@pytest.mark.parametrize("tasks", [["age"], ["gender"], ["age", "gender"]])
+def test_known_metrics_are_those_that_are_measured(tasks: list[str]) -> None:
+    metrics = {
+        task: task_metrics(task, np.zeros((1, {"age": 8, "gender": 2}[task])), np.array([0]))
+        for task in tasks
+    }
+    assert sorted(validation_row(metrics)) == sorted(validation_metrics(tasks))
+
+
+@pytest.mark.parametrize("metric", ["validation/loss", "validation/age_accuracy"])
+def test_best_state_is_chosen_by_the_metric_of_the_config(run: Run, metric: str) -> None:
+    workdir = run(best=metric, evaluate_every="1 steps", schedule__learning_rate=0.1)
+    values = {row["step"]: row[metric] for row in read_rows(workdir) if metric in row}
+    best = (min if metric.endswith("loss") else max)(values.values())
+    step = next(step for step, value in values.items() if value == best)
+    assert step != 20  # Or the latest state would do, too.
+    saved = Checkpoints(workdir, read_only=True)
+    record = saved.read_run("best")
+    assert record is not None
+    assert (saved.best_step, record["step"]) == (step, step)
+    assert (record["metric"], record["value"]) == (metric, best)
+
+
+def test_better_is_smaller_for_losses_only() -> None:
+    assert is_better("validation/age_loss", 1.0, 2.0)
+    assert not is_better("validation/loss", 2.0, 2.0)
+    assert is_better("validation/accuracy", 0.6, 0.5)
+    assert not is_better("validation/age_one_off", 0.5, 0.5)
+
+
+@pytest.mark.parametrize("metric", ["validation/age_los", "train/loss", "validation/gender_loss"])
+def test_unknown_metric_is_told_before_anything_is_done(
+    run: Run, monkeypatch: pytest.MonkeyPatch, metric: str
+) -> None:
+    monkeypatch.setattr(launch, "train_and_test", None)
+    with pytest.raises(UserError, match=r"validation/loss, .*validation/age_one_off$") as caught:
+        run(best=metric, tasks="age")
+    assert f'best "{metric}"' in str(caught.value)
+
+
+def test_schedule_is_applied(run: Run) -> None:
+    fields: dict[str, Any] = {"optimizer__name": "sgd", "optimizer__momentum": 0.0}
+    half = run("half", duration="10 steps", log_every="1 steps", **fields)
+    whole = run(
+        "whole",
+        log_every="1 steps",
+        schedule__name="piecewise",
+        schedule__boundaries=("10 steps", "15 steps"),
+        schedule__scales=(1.0, 0.0, 0.0),
+        **fields,
+    )
+    rates = [row["learning_rate"] for row in read_rows(whole) if "learning_rate" in row]
+    assert rates == pytest.approx([0.01] * 10 + [0.0] * 10)
+    before, after = result(half), result(whole)
+    kernel = "latest['params']['conv']['kernel']"
+    assert after[kernel] == before[kernel]
+    # What has no learning rate goes on changing.
+    assert (
+        after["latest['batch_stats']['bn']['mean']"]
+        != before["latest['batch_stats']['bn']['mean']"]
+    )
+
+
+def test_learning_rate_is_that_of_the_step(run: Run) -> None:
+    workdir = run(log_every="1 steps", schedule__name="cosine", schedule__warmup="4 steps")
+    rates = [row["learning_rate"] for row in read_rows(workdir) if "learning_rate" in row]
+    cosine = [0.005 * (1 + math.cos(math.pi * step / 16)) for step in range(16)]
+    assert rates == pytest.approx([0, 0.0025, 0.005, 0.0075, *cosine], rel=1e-5)
+
+
+DIVERGING = {
+    "optimizer__name": "sgd",
+    "schedule__name": "piecewise",
+    "schedule__learning_rate": 1e-3,
+}
+
+
+def test_loss_that_is_not_finite_stops_the_run(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        run(schedule__boundaries=("7 steps",), schedule__scales=(1.0, 1e38), **DIVERGING)
+    told = str(caught.value)
+    assert "the loss is nan" in told or "the loss is inf" in told
+    assert "at step 9 with learning rate 1e+35" in told
+    assert f"last good checkpoint: step 5 in {tmp_path / 'run'}/checkpoints/latest" in told
+    assert "smaller --config.schedule.learning_rate" in told
+    saved = Checkpoints(tmp_path / "run", read_only=True)
+    assert (saved.latest_step, saved.best_step) == (5, 6)
+    state = saved._latest.restore(5)["state"]
+    assert np.isfinite(state["params"]["conv"]["kernel"]).all()
+    assert [row["step"] for row in read_rows(tmp_path / "run")] == [4, 6, 8]
+
+
+def test_validation_that_is_not_finite_stops_the_run(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"validation loss is not finite at step 6 .*: none yet"):
+        run(
+            schedule__boundaries=("5 steps",),
+            schedule__scales=(1.0, 1e38),
+            checkpoint_every="20 steps",
+            **DIVERGING,
+        )
+    saved = Checkpoints(tmp_path / "run", read_only=True)
+    assert (saved.latest_step, saved.best_step) == (None, None)
+
+
+def test_tasks_apart(run: Run) -> None:
+    rows = read_rows(run(tasks="gender"))
+    assert {name for row in rows for name in row if "age" in name} == set()
+    assert rows[0]["train/loss"] == rows[0]["train/gender_loss"]
+
+
+def test_start_tells_what_is_about_to_happen(run: Run, capsys: pytest.CaptureFixture) -> None:
+    workdir = run()
+    told = capsys.readouterr().err
+    for text in (
+        "command",
+        "mesh: {'data': 1}",
+        "noise/faces/1.0.0, official labels, protocol subject, test fold 0",
+        "0 of 36 test faces show a person from training",
+        "model: tiny, 330 parameters",
+        "20 steps of 16 pictures, 7 an epoch",
+        "batch_size: 16",
+        "step 20/20, epoch 2.86: train/loss ",
+    ):
+        assert text in told
+        assert text in (workdir / "train.log").read_text()
