@@ -38,7 +38,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
         raise UserError(f"{_last_line(error)}, see --help") from error
     except Exception as error:  # The flags of a config raise as the file or the fields do.
         raise _config_error(arguments) or UserError(_last_line(error)) from error
-    if _CONFIG.value is None or _WORKDIR.value is None:
+    if _CONFIG.value is None or not _WORKDIR.value:
         raise UserError("--config=FILE and --workdir=DIR are needed, see --help")
     if len(rest) > 1:
         raise UserError(f"{rest[1]} is not a flag: fields are set with --config.FIELD=VALUE")
@@ -99,7 +99,7 @@ def main(_: list[str]) -> None:
     from agenet.launch import launch
 
     command = shlex.join(["python", "-m", "agenet.main", *sys.argv[1:]])
-    launch(_CONFIG.value, Path(_WORKDIR.value), command)
+    launch(_CONFIG.value, Path(_WORKDIR.value or ""), command)
 
 
 if __name__ == "__main__":
