@@ -93,8 +93,6 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(tree), run=ocp.args.JsonSave(dict(run))
         )
-        # A write that goes on after another has failed would print that nobody waits for it.
-        hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
         with _one_line_errors(manager.directory / str(step), "written"):
             try:
                 manager.save(step, args=args)
@@ -102,7 +100,6 @@ class Checkpoints:
                 for unfinished in manager.directory.glob("*.orbax-checkpoint-tmp"):
                     shutil.rmtree(unfinished, ignore_errors=True)
                 raise
-        sys.unraisablehook = hook
 
     def _restore(self, manager: ocp.CheckpointManager, template: Any) -> Any:
         step = manager.latest_step()
@@ -151,6 +148,8 @@ def _create_manager(directory: Path, read_only: bool) -> ocp.CheckpointManager:
 @contextmanager
 def _one_line_errors(checkpoint: Path, done: str) -> Iterator[None]:
     """Turns what disks and damaged files do, as Orbax tells it, into one line."""
+    # What goes on after a part has failed would print that nobody waits for it any more.
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
     try:
         yield
     except Exception as error:
@@ -161,3 +160,4 @@ def _one_line_errors(checkpoint: Path, done: str) -> Iterator[None]:
             ) from error
         reason = (str(error) or type(error).__name__).splitlines()[0][:300]
         raise UserError(f"the checkpoint {checkpoint} cannot be {done}: {reason}") from error
+    sys.unraisablehook = hook

@@ -1,4 +1,6 @@
+import gc
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,15 @@ import pytest
 from agenet.checkpoint import Checkpoints, check_same_run
 from agenet.errors import UserError
 from agenet.state import TrainState
+
+
+@pytest.fixture(autouse=True)
+def _quiet_remains() -> Iterator[None]:
+    """What a failure leaves behind of Orbax ends with the test."""
+    hook = sys.unraisablehook
+    yield
+    gc.collect()
+    sys.unraisablehook = hook
 
 
 def make_state(step: int) -> TrainState:
@@ -92,7 +103,6 @@ def test_failed_save_leaves_the_one_before(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints._latest, "save", fail)
-    monkeypatch.setattr("sys.unraisablehook", None)
     with pytest.raises(UserError, match=r"no space left on the disk for .*/latest/6: free some"):
         checkpoints.save_latest(make_state(6), {})
     assert [path.name for path in (tmp_path / "checkpoints/latest").iterdir()] == ["5"]

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -113,14 +114,33 @@ def test_config_files_load() -> None:
         assert isinstance(importlib.import_module(f"configs.{name[:-3]}").get_config(), ConfigDict)
 
 
+# As if TensorFlow were not installed. None in sys.modules would not do: to TFDS that is loaded.
+HIDE_TENSORFLOW = """
+import sys
+from importlib.machinery import PathFinder
+
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        hidden = name.split(".")[0] in ("tensorflow", "tensorboard")
+        return None if hidden else super().find_spec(name, path, target)
+
+
+sys.meta_path = [Finder if finder is PathFinder else finder for finder in sys.meta_path]
+"""
+
+
 @pytest.mark.slow
 def test_drawn_faces_without_tensorflow(drawn_faces: Path, tmp_path: Path) -> None:
-    """Training, testing and reporting on a prepared set, and the test again from the checkpoint."""
-    # None in sys.modules makes an import fail as if the package were not installed.
+    """Training, stopped and continued, testing, reporting, and the test from the checkpoint."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
-    (hidden / "sitecustomize.py").write_text("import sys; sys.modules['tensorflow'] = None")
+    (hidden / "sitecustomize.py").write_text(HIDE_TENSORFLOW)
     environment = {"PYTHONPATH": str(hidden)}
+    assert "No module named 'tensorflow'" in run_program(
+        "-c", "import tensorflow", fails=True, **environment
+    )
     workdir = tmp_path / "run"
     arguments = [
         "-m",
@@ -128,11 +148,34 @@ def test_drawn_faces_without_tensorflow(drawn_faces: Path, tmp_path: Path) -> No
         "--config=configs/quickstart.py",
         f"--workdir={workdir}",
         f"--config.dataset.data_dir={drawn_faces}",
-        "--config.duration=3 steps",
-        "--config.evaluate_every=3 steps",
+        "--config.duration=8 steps",
+        "--config.schedule.warmup=2 steps",
+        "--config.log_every=1 steps",
+        "--config.evaluate_every=8 steps",
     ]
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        told = ""
+        while "step 1/8" not in told:
+            line = process.stderr.readline()
+            assert line, told
+            told += line
+        process.terminate()
+        told += process.stderr.read()
+    assert process.returncode == 0
+    assert "SIGTERM: stopped and saved at step" in told
+    assert "to go on, run the same command again" in told
+    assert "no TensorBoard log" in told
+    assert not (workdir / "report.json").exists()
+
     output = run_program(*arguments, **environment)
-    assert "no TensorBoard log" in output
+    assert "continuing from step" in output
     assert "Drawn faces, not photographs" in output
     assert "test faces show a person from training" in output
     for name in ("report.md", "report.json", "learning_curves.png", "faces_age.png"):

@@ -234,14 +234,6 @@ def test_full_disk(
     assert result(workdir) == undisturbed
 
 
-def test_damaged_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
-    stop(run, tmp_path, call=4)
-    shutil.rmtree(tmp_path / "checkpoints/latest/4/state/d")
-    with pytest.raises(UserError, match=r"checkpoint .*/latest/4 cannot be read: .*") as caught:
-        run(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
 def test_work_directory_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for workdir in (tmp_path / "file", tmp_path / "file/below"):

@@ -76,7 +76,7 @@ def test_known_metrics_are_those_that_are_measured(tasks: list[str]) -> None:
 
 @pytest.mark.parametrize("metric", ["validation/loss", "validation/age_accuracy"])
 def test_best_state_is_chosen_by_the_metric_of_the_config(run: Run, metric: str) -> None:
-    workdir = run(best=metric, evaluate_every="1 steps", schedule__learning_rate=0.1)
+    workdir = run(best=metric, evaluate_every="1 steps", schedule__learning_rate=1.0)
     values = {row["step"]: row[metric] for row in read_rows(workdir) if metric in row}
     best = (min if metric.endswith("loss") else max)(values.values())
     step = next(step for step, value in values.items() if value == best)
@@ -146,8 +146,7 @@ def test_loss_that_is_not_finite_stops_the_run(run: Run, tmp_path: Path) -> None
     with pytest.raises(UserError) as caught:
         run(schedule__boundaries=("7 steps",), schedule__scales=(1.0, 1e38), **DIVERGING)
     told = str(caught.value)
-    assert "the loss is nan" in told or "the loss is inf" in told
-    assert "at step 9 with learning rate 1e+35" in told
+    assert "its gradient's norm nan, at step 9 with learning rate 1e+35; " in told
     assert f"last good checkpoint: step 5 in {tmp_path / 'run'}/checkpoints/latest" in told
     assert "smaller --config.schedule.learning_rate" in told
     saved = Checkpoints(tmp_path / "run", read_only=True)
