@@ -166,4 +166,8 @@ def log_summary(experiment: Experiment, command: str) -> None:
         experiment.config.batch_size,
         experiment.steps_per_epoch,
     )
-    log.info("config:\n%s", experiment.config)
+    config = experiment.config.to_dict()
+    sections = {name: value for name, value in config.items() if isinstance(value, dict)}
+    fields = {name: value for name, value in config.items() if name not in sections}
+    for name, section in {"config": fields, **sections}.items():
+        log.info("%s: %s", name, ", ".join(f"{key}={value}" for key, value in section.items()))
