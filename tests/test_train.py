@@ -144,7 +144,11 @@ DIVERGING = {
 
 def test_loss_that_is_not_finite_stops_the_run(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        run(schedule__boundaries=("7 steps",), schedule__scales=(1.0, 1e38), **DIVERGING)
+        run(
+            schedule__boundaries=("7 steps", "9 steps"),
+            schedule__scales=(1.0, 1e38, 1.0),
+            **DIVERGING,
+        )
     told = str(caught.value)
     assert "its gradient's norm nan, at step 9 with learning rate 1e+35; " in told
     assert f"last good checkpoint: step 5 in {tmp_path / 'run'}/checkpoints/latest" in told

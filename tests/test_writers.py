@@ -1,0 +1,71 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from agenet.errors import UserError
+from agenet.writers import JsonLinesWriter, create_writer, log_to, read_json_lines
+
+
+def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:
+    writer = create_writer(tmp_path, tensorboard=False, keep=0)
+    writer.write_scalars(4, {"train/loss": 0.5})
+    assert read_json_lines(tmp_path / "metrics.jsonl") == [{"step": 4, "train/loss": 0.5}]
+    writer.close()
+
+
+def test_continuing_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": 4}, {"step": 6}, {"step": 6, "validation/loss": 1.0}]
+    # The last row was cut off by a kill.
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 8, "tr')
+    assert read_json_lines(path) == rows
+    writer = JsonLinesWriter(path, keep=2)
+    writer.write_scalars(6, {"validation/loss": 2.0})
+    writer.close()
+    assert read_json_lines(path) == [*rows[:2], {"step": 6, "validation/loss": 2.0}]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_no_rows_yet(tmp_path: Path) -> None:
+    assert read_json_lines(tmp_path / "metrics.jsonl") == []
+
+
+@pytest.mark.slow
+def test_tensorboard_gets_the_same(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    writer = create_writer(tmp_path, tensorboard=True, keep=0)
+    writer.write_scalars(3, {"train/loss": 0.25})
+    writer.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"), {"tensors": 0})
+    events.Reload()
+    (event,) = events.Tensors("train/loss")
+    assert (event.step, make_ndarray(event.tensor_proto)) == (3, 0.25)
+
+
+def test_log_goes_to_terminal_and_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "train.log"
+    path.write_text("before\n")
+    log = logging.getLogger("agenet.somewhere")
+    with log_to(path):
+        log.info("step %d", 3)
+    log.info("after")
+    assert path.read_text().startswith("before\n")
+    for text in (path.read_text(), capsys.readouterr().err):
+        assert text.endswith(" step 3\n")
+
+
+def test_the_end_of_a_run_is_logged_to_the_file_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "train.log"
+    with pytest.raises(UserError), log_to(path):
+        raise UserError("a mistake")
+    assert path.read_text().endswith(" UserError: a mistake\n")
+    with pytest.raises(ZeroDivisionError), log_to(path):
+        print(1 / 0)
+    assert "Traceback" in path.read_text()
+    assert capsys.readouterr().err == ""
