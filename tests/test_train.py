@@ -188,7 +188,7 @@ def test_start_tells_what_is_about_to_happen(run: Run, capsys: pytest.CaptureFix
         "0 of 36 test faces show a person from training",
         "model: tiny, 330 parameters",
         "20 steps of 16 pictures, 7 an epoch",
-        "batch_size: 16",
+        "batch_size=16",
         "step 20/20, epoch 2.86: train/loss ",
     ):
         assert text in told
