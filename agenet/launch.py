@@ -32,16 +32,17 @@ def launch(config: ml_collections.ConfigDict, workdir: Path, command: str) -> No
     with log_to(workdir / "train.log"):
         prepare_if_asked(config.dataset)
         experiment = create_experiment(config)
+        identity = experiment.identity()
         with contextlib.closing(Checkpoints(workdir)) as checkpoints:
             saved = checkpoints.read_run("latest")
             if saved is not None:
-                check_same_run(saved, experiment.identity(), workdir)
+                check_same_run(saved, identity, workdir)
                 summary = read_report(workdir, experiment)
                 if summary is not None:
                     log.info("this run is finished; for another give another --workdir")
                     log_results(summary, workdir)
                     return
-            run = experiment.identity() | {"command": command, "machine": describe_machine()}
+            run = identity | {"command": command, "machine": describe_machine()}
             train_and_test(experiment, checkpoints, workdir, saved, run)
 
 
