@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from agenet.data.records import Records
-from agenet.models.heads import TaskHeads
+from agenet.models.layers import BatchNorm
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -42,20 +42,22 @@ def real_data() -> Path:
 
 
 class TinyNet(nn.Module):
-    """Small enough to train in a test: one convolution, batch norm, dropout and the heads."""
+    """Small enough to train in a test: one convolution with batch norm."""
 
-    num_classes: dict[str, int]
-    dropout_rate: float = 0.5
-    dtype: np.dtype = np.float32
+    FLAVOURS = ("tiny",)
+    STAGES = (("conv", "bn"),)
     input_size = 16
 
+    flavour: str = "tiny"
+    frozen_stages: int = 0
+    dtype: np.dtype = np.float32
+
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        train = train and self.frozen_stages == 0
         x = nn.Conv(8, (3, 3), strides=2, dtype=self.dtype, name="conv")(images)
-        x = nn.BatchNorm(use_running_average=not train, dtype=self.dtype, name="bn")(x)
-        x = nn.relu(x).mean((1, 2))
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        return TaskHeads(self.num_classes, dtype=self.dtype, name="heads")(x)
+        x = nn.relu(BatchNorm(dtype=self.dtype, name="bn")(x, train))
+        return x if self.frozen_stages == 0 else jax.lax.stop_gradient(x)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Task heads: one linear classifier per task on shared features."""
+"""Task heads on pooled features."""
 
 from collections.abc import Mapping
 
@@ -7,17 +7,26 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from agenet.models.layers import Dense
+from agenet.models.layers import BatchNorm, Dense
 
 
 class TaskHeads(nn.Module):
-    """Features [B, D] to logits {task: float32 [B, num_classes[task]]}."""
+    """One linear classifier per task: features [B, D] to {task: logits float32 [B, C]}.
+
+    `norm` puts one batch normalisation before them, `dropout_rate` a dropout that needs the
+    random stream "dropout" in training.
+    """
 
     num_classes: Mapping[str, int]
+    dropout_rate: float = 0.0
+    norm: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, features: jax.Array) -> dict[str, jax.Array]:
+    def __call__(self, features: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        if self.norm:
+            features = BatchNorm(dtype=self.dtype, name="bn")(features, train)
+        features = nn.Dropout(self.dropout_rate, deterministic=not train)(features)
         return {
             task: Dense(classes, dtype=self.dtype, name=task)(features).astype(jnp.float32)
             for task, classes in self.num_classes.items()

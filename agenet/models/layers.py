@@ -6,6 +6,8 @@ and gradients; GPU and TPU keep the standard lowering.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -14,6 +16,8 @@ import numpy as np
 from jax import lax
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
+
+Padding = int | Literal["same"]
 
 
 def fan_in_uniform(fan_in: int) -> Initializer:
@@ -24,23 +28,90 @@ def fan_in_uniform(fan_in: int) -> Initializer:
     )
 
 
+def fan_out_normal(fan_out: int) -> Initializer:
+    """Normal with variance 2 / fan_out: He et al. 2015, as ResNet and EfficientNet start."""
+    return nn.initializers.normal((2 / fan_out) ** 0.5)
+
+
 class Conv(nn.Module):
-    """Square convolution, [B, H, W, C] to [B, H', W', features], initialised as PyTorch does."""
+    """Square convolution, [B, H, W, C] to [B, H', W', features].
+
+    `padding` is the number of zeros on every side, or "same": as many as TensorFlow adds, the odd
+    one after the picture. Initialised as PyTorch does, or normally by fan-out if `normal`.
+    """
 
     features: int
     kernel_size: int
     stride: int = 1
-    padding: int = 0
+    padding: Padding = 0
+    use_bias: bool = True
+    normal: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         k, channels = self.kernel_size, x.shape[-1]
-        init = fan_in_uniform(k * k * channels)
+        default = fan_in_uniform(k * k * channels)
+        init = fan_out_normal(k * k * self.features) if self.normal else default
         kernel = self.param("kernel", init, (k, k, channels, self.features))
-        bias = self.param("bias", init, (self.features,))
         y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros if self.normal else default, y.shape[-1:])
         return y + bias.astype(self.dtype)
+
+
+class DepthwiseConv(nn.Module):
+    """One square filter per channel, [B, H, W, C] to [B, H', W', C], without bias."""
+
+    kernel_size: int
+    stride: int = 1
+    padding: Padding = 0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        k = self.kernel_size
+        kernel = self.param("kernel", fan_out_normal(k * k), (k, k, 1, x.shape[-1]))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return depthwise_conv(x, kernel, self.stride, self.padding)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all but the last axis; statistics and parameters are float32.
+
+    In training the batch's own mean and variance normalise, and the running ones become
+    momentum * old + (1 - momentum) * batch; `unbiased` divides that variance by n - 1, as PyTorch
+    does, where TensorFlow divides by n. Ioffe and Szegedy 2015.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    unbiased: bool = True
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            mean = x.mean(axes, dtype=jnp.float32)
+            var = jnp.square(x.astype(jnp.float32) - mean).mean(axes)
+            if not self.is_initializing():
+                count = x.size // x.shape[-1]
+                correction = count / max(count - 1, 1) if self.unbiased else 1.0
+                keep, new = self.momentum, 1 - self.momentum
+                running_mean.value = keep * running_mean.value + new * mean
+                running_var.value = keep * running_var.value + new * correction * var
+        factor = scale * lax.rsqrt(var + self.epsilon)
+        return x.astype(self.dtype) * factor.astype(self.dtype) + (bias - mean * factor).astype(
+            self.dtype
+        )
 
 
 class Dense(nn.Module):
@@ -58,29 +129,86 @@ class Dense(nn.Module):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """Convolution of [B, H, W, C] with [k, k, C, F], `padding` zeros on every side."""
+def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    """Convolution of [B, H, W, C] with [k, k, C, F]; `padding` as of `Conv`."""
     return _conv(x, kernel, stride, padding)
 
 
-def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=[(padding, padding)] * 2,
+        padding=zeros_around(x.shape, kernel.shape[0], stride, padding),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
+def zeros_around(
+    shape: Sequence[int], size: int, stride: int, padding: Padding
+) -> list[tuple[int, int]]:
+    """Zeros before and after the rows and the columns of [B, H, W, C]."""
+    if padding != "same":
+        return [(padding, padding)] * 2
+    totals = [max((-(-n // stride) - 1) * stride + size - n, 0) for n in shape[1:3]]
+    return [(total // 2, total - total // 2) for total in totals]
+
+
+def depthwise_conv(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, lowering: str = "auto"
+) -> jax.Array:
+    """Convolution of each channel of [B, H, W, C] with its own filter of [k, k, 1, C].
+
+    `lowering` is "grouped" (one grouped convolution), "shifted" (a sum of shifted products, for
+    XLA's CPU backend has no fast grouped convolution) or "auto": shifted on CPUs.
+    """
+    zeros = zeros_around(x.shape, kernel.shape[0], stride, padding)
+    grouped = functools.partial(_depthwise_grouped, stride=stride, zeros=zeros)
+    shifted = functools.partial(_depthwise_shifted, stride=stride, zeros=zeros)
+    if lowering == "auto":
+        return lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
+    return {"grouped": grouped, "shifted": shifted}[lowering](x, kernel)
+
+
+def _depthwise_grouped(
+    x: jax.Array, kernel: jax.Array, stride: int, zeros: list[tuple[int, int]]
+) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=zeros,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def _depthwise_shifted(
+    x: jax.Array, kernel: jax.Array, stride: int, zeros: list[tuple[int, int]]
+) -> jax.Array:
+    x = jnp.pad(x, ((0, 0), *zeros, (0, 0)))
+    size = kernel.shape[0]
+    height, width = ((n - size) // stride + 1 for n in x.shape[1:3])
+    total = None
+    for i in range(size):
+        for j in range(size):
+            # A strided slice, since Python's slicing gathers where the batch is symbolic.
+            tap = lax.slice_in_dim(x, i, i + (height - 1) * stride + 1, stride, 1)
+            tap = lax.slice_in_dim(tap, j, j + (width - 1) * stride + 1, stride, 2)
+            product = tap * kernel[i, j, 0]
+            total = product if total is None else total + product
+    assert total is not None
+    return total
+
+
 def _conv_forward(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: int
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _conv(x, kernel, stride, padding), (x, kernel)
 
 
 def _conv_backward(
-    stride: int, padding: int, residuals: tuple[jax.Array, jax.Array], grad: jax.Array
+    stride: int, padding: Padding, residuals: tuple[jax.Array, jax.Array], grad: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     size = kernel.shape[0]
@@ -90,7 +218,8 @@ def _conv_backward(
         return jax.linear_transpose(lambda kernel: plain(x, kernel), kernel)(grad)[0]
 
     def unfolded(x: jax.Array, grad: jax.Array) -> jax.Array:
-        patches = _unfold(x, size, stride, padding, grad.shape[1:3])
+        zeros = zeros_around(x.shape, size, stride, padding)
+        patches = _unfold(x, size, stride, zeros, grad.shape[1:3])
         batch = (0, 1, 2)
         # [F, k * k * C]: on CPUs the larger factor is better off on the right.
         product = lax.dot_general(grad, patches, ((batch, batch), ((), ())))
@@ -109,10 +238,14 @@ conv.defvjp(_conv_forward, _conv_backward)
 
 
 def _unfold(
-    x: jax.Array, size: int, stride: int, padding: int, out_shape: tuple[int, ...]
+    x: jax.Array,
+    size: int,
+    stride: int,
+    zeros: list[tuple[int, int]],
+    out_shape: tuple[int, ...],
 ) -> jax.Array:
     """[B, H, W, C] to patches [B, H', W', k * k * C], in the order of a kernel's axes."""
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    x = jnp.pad(x, ((0, 0), *zeros, (0, 0)))
     for axis, out in ((2, out_shape[1]), (1, out_shape[0])):
         length = (out - 1) * stride + 1
         taps = [lax.slice_in_dim(x, i, i + length, stride, axis) for i in range(size)]
@@ -134,6 +267,12 @@ def max_pool(x: jax.Array) -> jax.Array:
         return _max_of_three(_max_of_three(x, 2), 1)
 
     return lax.platform_dependent(x, cpu=separable, default=standard)
+
+
+def ceil_max_pool(x: jax.Array) -> jax.Array:
+    """Maxima of 3 x 3 windows, stride 2, the last ones over the edge, as Caffe rounds up."""
+    ends = [-(-(n - 3) // 2) * 2 + 3 - n for n in x.shape[1:3]]
+    return nn.max_pool(x, (3, 3), (2, 2), [(0, end) for end in ends])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

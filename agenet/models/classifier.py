@@ -1,0 +1,49 @@
+"""A network: a backbone that describes a picture, and heads that name what is in it."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from agenet.models.heads import TaskHeads
+
+
+class Classifier(nn.Module):
+    """Images [B, S, S, 3], RGB, normalised, to {task: logits float32 [B, num_classes[task]]}.
+
+    The backbone gives a map [B, H, W, D], which is averaged, or features [B, D]. `extra_layers`
+    are those that the reference report tried before the heads: 2 x 2 maxima of the map before its
+    mean, then batch normalisation, then dropout.
+
+    `train` turns on dropout and stochastic depth, both from the random stream "dropout", and the
+    batch's own statistics in batch normalisation, except in frozen stages of the backbone.
+    """
+
+    backbone: nn.Module
+    num_classes: Mapping[str, int]
+    dropout_rate: float = 0.0
+    extra_layers: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.heads = TaskHeads(
+            self.num_classes,
+            dropout_rate=self.dropout_rate,
+            norm=self.extra_layers,
+            dtype=self.dtype,
+        )
+
+    def features(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Pooled features [B, D], all that the heads see of a picture."""
+        x = self.backbone(images, train)
+        if x.ndim == 2:
+            return x
+        if self.extra_layers:
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        # Half-precision sums over a map would lose more than they save.
+        return x.mean((1, 2), dtype=jnp.float32).astype(self.dtype)
+
+    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        return self.heads(self.features(images, train), train)

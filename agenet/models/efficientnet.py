@@ -1,0 +1,201 @@
+"""EfficientNet B0 to B7 and Lite0 to Lite4.
+
+M. Tan, Q. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML
+2019; Lite: the same without squeeze-and-excitation, with ReLU6, and with stem and head unscaled
+(tensorflow/tpu, models/official/efficientnet/lite).
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from agenet.models.layers import BatchNorm, Conv, DepthwiseConv, Padding
+
+
+class Scale(NamedTuple):
+    """Compound scaling of the base network, and the input that goes with it."""
+
+    width: float
+    depth: float
+    input_size: int
+    dropout_rate: float
+
+
+# Table 1 of the paper's code (efficientnet_builder.py, efficientnet_lite_builder.py).
+VARIANTS = {
+    "b0": Scale(1.0, 1.0, 224, 0.2),
+    "b1": Scale(1.0, 1.1, 240, 0.2),
+    "b2": Scale(1.1, 1.2, 260, 0.3),
+    "b3": Scale(1.2, 1.4, 300, 0.3),
+    "b4": Scale(1.4, 1.8, 380, 0.4),
+    "b5": Scale(1.6, 2.2, 456, 0.4),
+    "b6": Scale(1.8, 2.6, 528, 0.5),
+    "b7": Scale(2.0, 3.1, 600, 0.5),
+    "lite0": Scale(1.0, 1.0, 224, 0.2),
+    "lite1": Scale(1.0, 1.1, 240, 0.2),
+    "lite2": Scale(1.1, 1.2, 260, 0.3),
+    "lite3": Scale(1.2, 1.4, 280, 0.3),
+    "lite4": Scale(1.4, 1.8, 300, 0.3),
+}
+
+
+class Stage(NamedTuple):
+    """Blocks of the base network alike in all but the first one's stride and input."""
+
+    blocks: int
+    kernel_size: int
+    stride: int
+    expansion: int
+    features: int
+
+
+# Table 1 of the paper.
+STAGES = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+
+
+class EfficientNet(nn.Module):
+    """Images [B, S, S, 3] to a map [B, ceil(S/32), ceil(S/32), D]; D is 1,280 in B0 and Lite.
+
+    Flavours: "torchvision" and "timm" pad symmetrically, "tensorflow" (Keras, timm's `tf_`
+    networks, the Lite release) as TensorFlow's SAME; they differ in batch normalisation, too.
+    Names follow timm. In training each residual branch is dropped, for one picture and not
+    another, with a probability that grows to `drop_path_rate` at the last block (G. Huang et al.,
+    "Deep Networks with Stochastic Depth", ECCV 2016).
+    """
+
+    FLAVOURS: ClassVar = ("torchvision", "timm", "tensorflow")
+    STAGES: ClassVar = (
+        ("conv_stem", "bn1"),
+        *((f"blocks_{i}",) for i in range(len(STAGES))),
+        ("conv_head", "bn2"),
+    )
+
+    variant: str
+    flavour: str = "torchvision"
+    drop_path_rate: float = 0.2
+    frozen_stages: int = 0
+    dtype: DTypeLike = jnp.float32
+
+    @property
+    def input_size(self) -> int:
+        return VARIANTS[self.variant].input_size
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        lite, same = self.variant.startswith("lite"), self.flavour == "tensorflow"
+        scale = VARIANTS[self.variant]
+        width = partial(_round_features, scale=scale.width)
+        conv = partial(Conv, use_bias=False, normal=True, dtype=self.dtype)
+        norm = partial(BatchNorm, dtype=self.dtype)
+        if same:
+            norm = partial(norm, momentum=0.99, epsilon=1e-3, unbiased=False)
+        elif self.flavour == "torchvision" and self.variant in ("b5", "b6", "b7"):
+            norm = partial(norm, momentum=0.99, epsilon=1e-3)
+        activation = nn.relu6 if lite else nn.silu
+        frozen, head_stage = self.frozen_stages, len(STAGES) + 1
+
+        x = lax.stop_gradient(images) if frozen == 0 else images
+        stem = 32 if lite else width(32)
+        x = conv(stem, 3, stride=2, padding="same" if same else 1, name="conv_stem")(x)
+        x = activation(norm(name="bn1")(x, train and frozen < 1))
+
+        counts = [math.ceil(stage.blocks * scale.depth) for stage in STAGES]
+        if lite:
+            counts[0], counts[-1] = STAGES[0].blocks, STAGES[-1].blocks
+        done = 0
+        for number, (stage, count) in enumerate(zip(STAGES, counts, strict=True)):
+            x = lax.stop_gradient(x) if frozen == number + 1 else x
+            for index in range(count):
+                x = MBConv(
+                    features=width(stage.features),
+                    kernel_size=stage.kernel_size,
+                    stride=stage.stride if index == 0 else 1,
+                    expansion=stage.expansion,
+                    padding="same" if same else stage.kernel_size // 2,
+                    squeeze=not lite,
+                    drop_path_rate=self.drop_path_rate * done / sum(counts),
+                    activation=activation,
+                    conv=conv,
+                    norm=norm,
+                    name=f"blocks_{number}_{index}",
+                )(x, train and frozen <= number + 1)
+                done += 1
+
+        x = lax.stop_gradient(x) if frozen == head_stage else x
+        x = conv(1280 if lite else width(1280), 1, name="conv_head")(x)
+        x = activation(norm(name="bn2")(x, train and frozen <= head_stage))
+        return lax.stop_gradient(x) if frozen > head_stage else x
+
+
+class MBConv(nn.Module):
+    """Inverted residual block: expand, filter each channel, weigh the channels, project."""
+
+    features: int
+    kernel_size: int
+    stride: int
+    expansion: int
+    padding: Padding
+    squeeze: bool
+    drop_path_rate: float
+    activation: Callable[[jax.Array], jax.Array]
+    conv: partial[Conv]
+    norm: partial[BatchNorm]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        channels = x.shape[-1]
+        norms = (f"bn{i}" for i in (1, 2, 3))
+        y = x
+        if self.expansion != 1:
+            y = self.conv(channels * self.expansion, 1, name="conv_pw")(y)
+            y = self.activation(self.norm(name=next(norms))(y, train))
+        dtype = self.conv.keywords["dtype"]
+        y = DepthwiseConv(self.kernel_size, self.stride, self.padding, dtype, name="conv_dw")(y)
+        y = self.activation(self.norm(name=next(norms))(y, train))
+        if self.squeeze:
+            y = SqueezeExcitation(channels // 4, self.activation, self.conv, name="se")(y)
+        # timm's names: the projection of a block without expansion is its only pointwise one.
+        project = "conv_pw" if self.expansion == 1 else "conv_pwl"
+        y = self.norm(name=next(norms))(self.conv(self.features, 1, name=project)(y), train)
+        if self.stride != 1 or channels != self.features:
+            return y
+        # "Dropout" with the same fate for a picture's whole branch.
+        drop = nn.Dropout(self.drop_path_rate, broadcast_dims=(1, 2, 3), deterministic=not train)
+        return x + drop(y)
+
+
+class SqueezeExcitation(nn.Module):
+    """Channels weighed by a sigmoid of what is in the whole map: J. Hu et al., CVPR 2018."""
+
+    reduced: int
+    activation: Callable[[jax.Array], jax.Array]
+    conv: partial[Conv]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.mean((1, 2), keepdims=True, dtype=jnp.float32).astype(x.dtype)
+        y = self.activation(self.conv(self.reduced, 1, use_bias=True, name="conv_reduce")(y))
+        y = self.conv(x.shape[-1], 1, use_bias=True, name="conv_expand")(y)
+        return x * nn.sigmoid(y)
+
+
+def _round_features(features: int, scale: float) -> int:
+    """Scaled, to the nearest multiple of eight that is at least nine tenths of it."""
+    scaled = features * scale
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded

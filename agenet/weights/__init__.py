@@ -1,0 +1,1 @@
+"""Pre-trained weights: public files, readers, name maps and strict loading."""

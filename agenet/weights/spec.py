@@ -1,0 +1,196 @@
+"""What a weights file says of itself: its network, its input and where it comes from."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from agenet.errors import UserError
+
+RGB = tuple[float, float, float]
+
+# The formats and namings that there is a name map for.
+SOURCES = ("torchvision", "timm", "keras", "lite", "caffe", "agenet")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "lanczos")
+_LONGEST_TEXT = 1000
+_LONGEST_JSON = 100_000
+_LARGEST_SIZE = 10_000
+_MOST_TASKS = 100
+_MOST_CLASSES = 1_000_000
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The picture that the network in this package is to be given with these weights.
+
+    The network sees `(image - mean) / std` of an RGB image with values 0 to 255, whatever channel
+    order and range the weights' own framework used.
+
+    Attributes:
+        size: side of the square input, in pixels.
+        mean: per channel R, G, B, in units of 0 to 255.
+        std: likewise.
+        interpolation: of resizing, one of `INTERPOLATIONS`.
+        crop_fraction: side of the central crop as a fraction of the resized picture's shorter side.
+    """
+
+    size: int
+    mean: RGB
+    std: RGB
+    interpolation: str
+    crop_fraction: float
+
+
+@dataclass(frozen=True)
+class WeightsSpec:
+    """Provenance and use of a set of weights.
+
+    Attributes:
+        model: name of the network in the registry, such as "resnet50".
+        flavour: variant of the network that the weights need, such as "torchvision".
+        classes: number of classes of each task, such as {"imagenet": 1000}.
+        input: what the network is to be given.
+        source: the naming of the original file, one of `SOURCES`.
+        origin: address, or package, that the original file came from.
+        sha256: of the original file, 64 hexadecimal digits; None where it is not known.
+        licence: of the weights, as their publisher states it.
+    """
+
+    model: str
+    flavour: str
+    classes: dict[str, int]
+    input: InputSpec
+    source: str
+    origin: str
+    sha256: str | None
+    licence: str
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> "WeightsSpec":
+        """Reads what `to_json` wrote, trusting nothing in it.
+
+        Raises:
+            UserError: where the text is not JSON, or a field is missing, unknown, of another type
+                or out of range.
+        """
+        return _weights_spec(_parse(text))
+
+
+def _parse(text: str) -> object:
+    if len(text) > _LONGEST_JSON:
+        raise UserError(f"weights specification: longer than {_LONGEST_JSON} characters")
+    try:
+        # Plain integers of absurd length and deep nesting raise, too.
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"weights specification: not JSON ({error})") from error
+
+
+def _weights_spec(value: object) -> WeightsSpec:
+    return WeightsSpec(
+        **_fields(
+            value,
+            "",
+            model=_text,
+            flavour=_text,
+            classes=_classes,
+            input=_input_spec,
+            source=_one_of(SOURCES),
+            origin=_text,
+            sha256=_sha256,
+            licence=_text,
+        )
+    )
+
+
+def _input_spec(value: object, name: str) -> InputSpec:
+    return InputSpec(
+        **_fields(
+            value,
+            f"{name}.",
+            size=lambda size, name: _integer(size, name, _LARGEST_SIZE),
+            mean=lambda mean, name: _rgb(mean, name, 0.0),
+            std=lambda std, name: _rgb(std, name, 1e-3),
+            interpolation=_one_of(INTERPOLATIONS),
+            crop_fraction=lambda fraction, name: _number(fraction, name, 0.01, 1.0),
+        )
+    )
+
+
+def _fields(
+    value: object, prefix: str, **readers: Callable[[object, str], object]
+) -> dict[str, Any]:
+    if not isinstance(value, dict) or value.keys() != readers.keys():
+        have = ", ".join(sorted(value)) if isinstance(value, dict) else type(value).__name__
+        where = prefix.rstrip(".") or "weights specification"
+        raise UserError(f"{where} must have the fields {', '.join(readers)}, not {have:.200}")
+    return {name: read(value[name], prefix + name) for name, read in readers.items()}
+
+
+def _wrong(name: str, value: object, expected: str) -> UserError:
+    return UserError(f"weights specification: {name} must be {expected}, not {value!r:.100}")
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT or not _printable(value):
+        raise _wrong(name, value, f"printable text of at most {_LONGEST_TEXT} characters")
+    return value
+
+
+def _printable(text: str) -> bool:
+    # What is shown to a user must not be able to steer the terminal.
+    return text.isprintable()
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[object, str], str]:
+    def read(value: object, name: str) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise _wrong(name, value, f"one of {', '.join(choices)}")
+        return value
+
+    return read
+
+
+def _integer(value: object, name: str, largest: int) -> int:
+    if type(value) is not int or not 1 <= value <= largest:
+        raise _wrong(name, value, f"an integer from 1 to {largest}")
+    return value
+
+
+def _number(value: object, name: str, smallest: float, largest: float) -> float:
+    if (
+        type(value) not in (int, float)
+        or not math.isfinite(value)
+        or not (  # type: ignore
+            smallest <= value <= largest  # type: ignore
+        )
+    ):
+        raise _wrong(name, value, f"a number from {smallest:g} to {largest:g}")
+    return float(value)  # type: ignore
+
+
+def _rgb(value: object, name: str, smallest: float) -> RGB:
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        raise _wrong(name, value, "three numbers")
+    red, green, blue = (_number(part, name, smallest, 1000.0) for part in value)
+    return red, green, blue
+
+
+def _classes(value: object, name: str) -> dict[str, int]:
+    if not isinstance(value, dict) or not 1 <= len(value) <= _MOST_TASKS:
+        raise _wrong(name, value, "tasks with their numbers of classes")
+    return {
+        _text(task, name): _integer(count, f"{name}.{task:.50}", _MOST_CLASSES)
+        for task, count in value.items()
+    }
+
+
+def _sha256(value: object, name: str) -> str | None:
+    if value is not None and not (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)):
+        raise _wrong(name, value, "64 hexadecimal digits or null")
+    return value
