@@ -98,7 +98,7 @@ def report_run(
     trained = max(checkpoints.read_run("latest") or best, best, key=lambda run: run["step"])
     progress, steps = trained["progress"], trained["step"]
     log.info("testing the state of step %d", best["step"])
-    variables = checkpoints.restore_best(experiment.create_state().variables)
+    variables = checkpoints.restore_best(experiment.abstract_state().variables)
     start = time.perf_counter()
     rows = experiment.splits.test
     log_probs = predict(

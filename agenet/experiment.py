@@ -1,5 +1,6 @@
 """What a config stands for: the data, the network and the compiled steps of one run."""
 
+import functools
 import platform
 import zlib
 from collections.abc import Sequence
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -22,13 +22,21 @@ from agenet.data.records import Records, open_records
 from agenet.data.resident import Resident, available_cores
 from agenet.data.splits import Splits, count_leaked, describe, make_splits
 from agenet.errors import UserError
+from agenet.freeze import count_frozen, split
+from agenet.initial import find_initial
 from agenet.labels import TASK_CLASSES
-from agenet.models import create_model
+from agenet.losses import ACTIVATIONS
+from agenet.models import MODELS, create_model, option_names
+from agenet.models.classifier import Classifier
 from agenet.optim import create_optimizer, create_schedule, to_steps
 from agenet.sharding import check_batch_size, create_mesh, replicated
-from agenet.state import TrainState, create_state
+from agenet.state import TrainState, create_state, create_variables
 from agenet.steps import EvalStep, TrainStep, make_eval_step, make_train_step
+from agenet.weights.load import load_into
 
+# RGB, 0 to 255, where neither config nor weights say otherwise.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
 # Of the computation; parameters are float32 always.
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -63,7 +71,7 @@ class Experiment:
     tasks: tuple[str, ...]
     records: Records
     splits: Splits
-    model: nn.Module
+    model: Classifier
     crop_size: int
     schedule: optax.Schedule
     tx: optax.GradientTransformation
@@ -77,7 +85,7 @@ class Experiment:
             self.model,
             self.tx,
             transform,
-            tasks=self.tasks,
+            activations=self._activations,
             seed=self.config.seed,
             mesh=self.mesh,
         )
@@ -85,15 +93,40 @@ class Experiment:
     @cached_property
     def eval_step(self) -> EvalStep:
         transform = make_eval_transform(self.crop_size, *self._normalization)
-        return make_eval_step(self.model, transform, mesh=self.mesh)
+        return make_eval_step(self.model, transform, activations=self._activations, mesh=self.mesh)
 
     def create_state(self) -> TrainState:
-        """The state before the first step, on every device."""
+        """The state before the first step, on every device, with what is pre-trained loaded.
+
+        Raises:
+            UserError: pre-trained weights cannot be had or do not fit.
+        """
+
+        def create() -> dict[str, Any]:
+            return create_variables(self.model, self.crop_size, self.config.seed)
+
+        on_all = replicated(self.mesh)
+        variables = jax.jit(create, out_shardings=on_all)()
+        initial = find_initial(self.config.init, self.config.model.name, self.config.model.flavour)
+        if initial is not None:
+            new = tuple(filter(None, self.config.new_parts.split(",")))
+            loaded = load_into(jax.device_get(variables), initial.read(), new)
+            variables = jax.device_put(loaded, on_all)
+        finish = functools.partial(create_state, self.model, self.tx)
+        return jax.jit(finish, out_shardings=on_all)(variables)
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, types and shardings of a state, all that restoring one needs."""
 
         def create() -> TrainState:
-            return create_state(self.model, self.tx, self.crop_size, self.config.seed)
+            variables = create_variables(self.model, self.crop_size, self.config.seed)
+            return create_state(self.model, self.tx, variables)
 
-        return jax.jit(create, out_shardings=replicated(self.mesh))()
+        on_all = replicated(self.mesh)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_all),
+            jax.eval_shape(create),
+        )
 
     def load_pictures(self, *, progress: bool) -> Resident:
         """Decodes the data set and places it."""
@@ -114,7 +147,8 @@ class Experiment:
 
     def describe(self) -> dict[str, Any]:
         """What was trained on what: the JSON-serialisable head of a report."""
-        params = jax.eval_shape(self.create_state).params
+        params = self.abstract_state().params
+        trained, _ = split(params, self.model.frozen)
         dataset = self.config.dataset
         return {
             "config": self.config.to_dict(),
@@ -133,7 +167,10 @@ class Experiment:
             },
             "model": {
                 "name": self.config.model.name,
+                "flavour": self.config.model.flavour,
+                "initial": self.config.init,
                 "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+                "trained": sum(leaf.size for leaf in jax.tree.leaves(trained)),
             },
             "machine": describe_machine(),
         }
@@ -151,9 +188,15 @@ class Experiment:
     def _normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return self.config.input.mean, self.config.input.std
 
+    @property
+    def _activations(self) -> dict[str, str]:
+        return {task: self.config.activation[task] for task in self.tasks}
+
 
 def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = None) -> Experiment:
     """Opens the data set and builds the network, checking the config on the way.
+
+    What the config leaves to its initial weights is filled in, see `configs/default.py`.
 
     Raises:
         UserError: whatever in the config or the data does not fit.
@@ -162,18 +205,16 @@ def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = Non
     tasks = parse_tasks(config.tasks)
     _check_fields(config, tasks)
     check_batch_size(config.batch_size, mesh)
-    options = config.model.to_dict()
-    model: Any = create_model(
-        options.pop("name"),
-        {task: len(TASK_CLASSES[task]) for task in tasks},
-        dtype=jnp.dtype(options.pop("dtype")),
-        **options,
-    )
-    crop_size = model.input_size
-    if config.input.size < crop_size:
+    _ask_weights(config)
+    model = _create_model(config, tasks)
+    config.model.flavour = model.backbone.flavour
+    crop_size = config.input.crop_size or model.backbone.input_size
+    config.input.size = config.input.size or round(crop_size * 8 / 7)
+    if not 0 < crop_size <= config.input.size:
         raise UserError(
             f"input.size {config.input.size} is smaller than the {crop_size} pixels that "
-            f"{config.model.name} takes: use --config.input.size={crop_size} or more"
+            f"{config.model.name} takes: use --config.input.size={crop_size} or more, or a smaller "
+            "--config.input.crop_size"
         )
     dataset = config.dataset
     records = open_records(dataset.name, dataset.data_dir, dataset.labels)
@@ -210,14 +251,44 @@ def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = Non
     return experiment
 
 
+def _create_model(config: ml_collections.ConfigDict, tasks: Sequence[str]) -> Classifier:
+    options = config.model.to_dict()
+    name, dtype = options.pop("name"), jnp.dtype(options.pop("dtype"))
+    classes = {task: len(TASK_CLASSES[task]) for task in tasks}
+    if name in MODELS:  # Options of other networks are left aside; a wrong name is told below.
+        options = {key: options[key] for key in option_names(name) & options.keys()}
+    whole = create_model(name, classes, dtype=dtype, **options)
+    frozen = count_frozen(config.freeze, len(whole.backbone.STAGES))
+    return create_model(name, classes, dtype=dtype, frozen_stages=frozen, **options)
+
+
+def _ask_weights(config: ml_collections.ConfigDict) -> None:
+    """Fills in what the config leaves to the initial weights, which are opened only if need be."""
+    if config.model.flavour and config.input.mean and config.input.std:
+        return
+    initial = find_initial(config.init, config.model.name, config.model.flavour)
+    config.input.mean = config.input.mean or (initial.mean if initial else IMAGENET_MEAN)
+    config.input.std = config.input.std or (initial.std if initial else IMAGENET_STD)
+    if initial is not None:
+        config.init, config.model.flavour = initial.init, initial.flavour
+
+
 def _check_fields(config: ml_collections.ConfigDict, tasks: Sequence[str]) -> None:
     metrics = validation_metrics(tasks)
     if config.best not in metrics:
         raise UserError(f'best "{config.best}" is not measured: use one of {", ".join(metrics)}')
     if config.model.dtype not in DTYPES:
         raise UserError(f'model.dtype "{config.model.dtype}" is not known: use one of {DTYPES}')
+    if config.init == "random" and config.freeze != "none":
+        raise UserError(f'freeze "{config.freeze}" of random weights: give --config.init, too')
+    for task in tasks:
+        if config.activation[task] not in ACTIVATIONS:
+            raise UserError(
+                f'activation.{task} "{config.activation[task]}" is not known: use one of '
+                f"{', '.join(ACTIVATIONS)}"
+            )
     for name in ("mean", "std"):
-        if len(config.input[name]) != 3:
+        if len(config.input[name]) not in (0, 3):
             raise UserError(f"input.{name} {config.input[name]} must be three numbers, for R, G, B")
 
 

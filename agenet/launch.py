@@ -64,9 +64,11 @@ def train_and_test(
         if pictures.on_device
         else "on the host, sent batch by batch: the devices have too little memory",
     )
-    state, progress = experiment.create_state(), Progress()
-    if saved is not None:
-        state, progress = checkpoints.restore_latest(state), Progress(**saved["progress"])
+    if saved is None:
+        state, progress = experiment.create_state(), Progress()
+    else:
+        state = checkpoints.restore_latest(experiment.abstract_state())
+        progress = Progress(**saved["progress"])
         log.info("continuing from step %d of %d", state.step, experiment.total_steps)
     writer = create_writer(workdir, tensorboard=experiment.config.tensorboard, keep=progress.rows)
     with contextlib.closing(writer):
@@ -157,8 +159,13 @@ def log_summary(experiment: Experiment, command: str) -> None:
         leakage["seen_subject"],
         leakage["test_faces"],
     )
+    model = summary["model"]
     log.info(
-        "model: %s, %s parameters", summary["model"]["name"], f"{summary['model']['parameters']:,}"
+        "model: %s, %s parameters, %s of them trained; initial weights: %s",
+        model["name"] + (f" ({model['flavour']})" if model["flavour"] else ""),
+        f"{model['parameters']:,}",
+        f"{model['trained']:,}",
+        model["initial"],
     )
     log.info(
         "training: %s, %d steps of %d pictures, %d an epoch",

@@ -69,7 +69,8 @@ def _config_path(arguments: list[str]) -> str:
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, _, value = argument.lstrip("-").partition("=")
         if name == "config":
-            return value or following
+            # What follows a colon is an argument of its get_config.
+            return (value or following).partition(":")[0]
     return ""
 
 

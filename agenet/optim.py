@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 import optax
@@ -102,11 +103,24 @@ def create_optimizer(
 ) -> optax.GradientTransformation:
     """The optimiser that the config's `optimizer` names.
 
+    Its learning rate for the backbone is the schedule's times `backbone_scale`.
+
     Raises:
-        UserError: if the name is not known.
+        UserError: if the name is not known, or the scale is negative.
     """
     if config.name == "adam":
-        return optax.adam(schedule)
-    if config.name == "sgd":
-        return optax.sgd(schedule, momentum=config.momentum)
-    raise UserError(f'optimizer.name "{config.name}" is not known: use "adam" or "sgd"')
+        tx = optax.adam(schedule)
+    elif config.name == "sgd":
+        tx = optax.sgd(schedule, momentum=config.momentum)
+    else:
+        raise UserError(f'optimizer.name "{config.name}" is not known: use "adam" or "sgd"')
+    scale = config.backbone_scale
+    if not 0 <= scale < math.inf:
+        raise UserError(f"optimizer.backbone_scale {scale} must be a number from 0")
+    if scale == 1:
+        return tx
+
+    def backbone(params: Any) -> Any:
+        return {name: name == "backbone" for name in params}
+
+    return optax.chain(tx, optax.masked(optax.scale(scale), backbone))

@@ -3,10 +3,12 @@
 from typing import Any
 
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+
+from agenet.freeze import split
+from agenet.models.classifier import Classifier
 
 
 @flax.struct.dataclass
@@ -24,15 +26,21 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def create_state(
-    model: nn.Module, tx: optax.GradientTransformation, input_size: int, seed: int
-) -> TrainState:
-    """Freshly initialised state, a pure function of the seed. Traceable, so it can be jitted."""
+def create_variables(model: Classifier, input_size: int, seed: int) -> dict[str, Any]:
+    """Fresh parameters and batch statistics, a pure function of the seed. Traceable."""
     images = jnp.zeros((1, input_size, input_size, 3), jnp.float32)
     variables = model.init(jax.random.key(seed), images, train=False)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
+def create_state(
+    model: Classifier, tx: optax.GradientTransformation, variables: dict[str, Any]
+) -> TrainState:
+    """The state before the first step; the optimiser knows only what is trained. Traceable."""
+    trained, _ = split(variables["params"], model.frozen)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=tx.init(variables["params"]),
+        batch_stats=variables["batch_stats"],
+        opt_state=tx.init(trained),
     )

@@ -192,7 +192,7 @@ class Trainer:
         }
         for task in self._experiment.tasks:
             count = max(sums[f"{task}_count"], 1.0)
-            row[f"train/{task}_loss"] = sums[f"{task}_nll"] / count
+            row[f"train/{task}_loss"] = sums[f"{task}_loss"] / count
             row[f"train/{task}_accuracy"] = sums[f"{task}_correct"] / count
             row["train/loss"] += row[f"train/{task}_loss"]
         row["train/gradient_norm"] = sums["gradient_norm"] / sums["steps"]

@@ -21,15 +21,32 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.validation_fraction = 0.1  # of the faces outside the test fold
 
     config.input = ml_collections.ConfigDict()
-    config.input.size = 256  # pixels of the square kept in memory, from which crops are cut
-    config.input.mean = (123.675, 116.28, 103.53)  # RGB, 0 to 255: the usual ImageNet figures
-    config.input.std = (58.395, 57.12, 57.375)
+    # Pixels of the square kept in memory, from which crops are cut; 0: 8/7 of a crop.
+    config.input.size = 256
+    config.input.crop_size = 0  # pixels of a crop; 0: what the network is made for
+    config.input.mean = ()  # RGB, 0 to 255; empty: what the initial weights expect, see `init`,
+    config.input.std = ()  # and with random ones the usual ImageNet figures
     config.input.placement = "auto"  # where pictures are kept: "device", "host" or "auto"
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "levi_hassner"
-    config.model.dropout_rate = 0.5
+    config.model.flavour = ""  # variant of the network; empty: that of the weights, or the usual
+    config.model.dropout_rate = 0.5  # before the heads; between the hidden layers of levi_hassner
+    config.model.drop_path_rate = 0.2  # stochastic depth, of efficientnet
+    config.model.extra_layers = False  # maximum pooling, batch norm and dropout before the heads
     config.model.dtype = "float32"  # of the computation; parameters are float32 always
+
+    # "random", "imagenet", a file of weights or the --workdir of an earlier run
+    config.init = "random"
+    config.new_parts = (
+        "heads"  # what does not come from there, for example "heads/age,heads/gender"
+    )
+    config.freeze = "none"  # or "backbone", or for example "all but 2 stages"
+    config.activation = ml_collections.ConfigDict()
+    config.activation.age = (
+        "softmax"  # or "sigmoid": a unit for each class, told apart from no other
+    )
+    config.activation.gender = "softmax"
 
     config.batch_size = 50
     config.duration = "5 epochs"
@@ -37,6 +54,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "adam"  # or "sgd"
     config.optimizer.momentum = 0.9  # of "sgd"
+    config.optimizer.backbone_scale = 1.0  # learning rate of the backbone, over that of the heads
 
     config.schedule = schedule = ml_collections.ConfigDict()
     schedule.name = "constant"  # "constant", "piecewise" or "cosine"

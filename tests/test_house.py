@@ -8,10 +8,10 @@ from tests.conftest import ROOT, run_program
 # Each floor imports from the floors above it in this list, or from its own.
 FLOORS = [
     {"agenet.errors", "agenet.labels"},
-    {"agenet.models", "agenet.data", "agenet.losses", "agenet.metrics", "agenet.optim"}
-    | {"agenet.sharding", "agenet.figures", "agenet.writers"},
+    {"agenet.models", "agenet.weights", "agenet.data", "agenet.losses", "agenet.metrics"}
+    | {"agenet.optim", "agenet.freeze", "agenet.sharding", "agenet.figures", "agenet.writers"},
     {"agenet.state", "agenet.steps", "agenet.checkpoint", "agenet.report"},
-    {"agenet.experiment", "agenet.evaluation", "agenet.train", "agenet.launch"},
+    {"agenet.initial", "agenet.experiment", "agenet.evaluation", "agenet.train", "agenet.launch"},
     {"agenet.main", "agenet.evaluate"},
 ]
 

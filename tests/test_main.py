@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,8 +13,6 @@ from ml_collections import ConfigDict
 
 from agenet import launch
 from agenet.errors import UserError
-from agenet.main import config_fields
-from agenet.models import MODELS
 from configs import default
 from tests.conftest import ROOT, run_program
 
@@ -199,14 +196,3 @@ def test_evaluating_what_is_no_run(tmp_path: Path) -> None:
     output = run_program("-m", "agenet.evaluate", f"--workdir={tmp_path}", fails=True)
     assert output.startswith("error: ")
     assert "holds no checkpoints" in output
-
-
-def test_no_dead_knobs() -> None:
-    """Every leaf of the default config is read somewhere, those of the model by its class."""
-    source = "".join(path.read_text() for path in (ROOT / "agenet").rglob("*.py"))
-    config = default.get_config()
-    model = MODELS[config.model.name].__dataclass_fields__
-    for name, _ in config_fields(config):
-        section, _, leaf = name.rpartition(".")
-        read = re.search(rf"(config|{section or 'config'})\.{leaf}\b", source)
-        assert read or (section == "model" and leaf in model), name

@@ -121,7 +121,8 @@ def test_bad_schedules(fields: dict[str, Any], message: str) -> None:
     [("adam", optax.adam(0.1)), ("sgd", optax.sgd(0.1, momentum=0.9))],
 )
 def test_optimizers(name: str, reference: optax.GradientTransformation) -> None:
-    tx = create_optimizer(ConfigDict({"name": name, "momentum": 0.9}), optax.constant_schedule(0.1))
+    config = ConfigDict({"name": name, "momentum": 0.9, "backbone_scale": 1.0})
+    tx = create_optimizer(config, optax.constant_schedule(0.1))
     results = []
     for transformation in (tx, reference):
         params = jnp.array([1.0, -2.0])

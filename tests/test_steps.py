@@ -6,12 +6,13 @@ import pytest
 
 from agenet.data.augment import make_eval_transform, make_train_transform
 from agenet.models import create_model
+from agenet.models.classifier import Classifier
 from agenet.sharding import batch_sharded, create_mesh, replicated
-from agenet.state import TrainState, create_state
+from agenet.state import TrainState, create_state, create_variables
 from agenet.steps import make_eval_step, make_train_step
 
 MEAN, STD = (120.0,) * 3, (60.0,) * 3
-TASKS = ("age", "gender")
+ACTIVATIONS = {"age": "softmax", "gender": "softmax"}
 
 
 def make_batch(size: int = 16) -> dict[str, np.ndarray]:
@@ -24,13 +25,17 @@ def make_batch(size: int = 16) -> dict[str, np.ndarray]:
     }
 
 
+def new_state(model: Classifier, tx: optax.GradientTransformation) -> TrainState:
+    return create_state(model, tx, create_variables(model, 16, 0))
+
+
 def train(steps: int, devices: int, dropout_rate: float = 0.5) -> tuple[TrainState, dict]:
     mesh = create_mesh(jax.devices()[:devices])
     model = create_model("tiny", {"age": 8, "gender": 2}, dropout_rate=dropout_rate)
     tx = optax.sgd(0.1, momentum=0.9)
     transform = make_train_transform(16, MEAN, STD)
-    step = make_train_step(model, tx, transform, tasks=TASKS, seed=1, mesh=mesh)
-    create = jax.jit(lambda: create_state(model, tx, 16, 0), out_shardings=replicated(mesh))
+    step = make_train_step(model, tx, transform, activations=ACTIVATIONS, seed=1, mesh=mesh)
+    create = jax.jit(lambda: new_state(model, tx), out_shardings=replicated(mesh))
     state, sums = create(), {}
     for _ in range(steps):
         state, sums = step(state, jax.device_put(make_batch(), batch_sharded(mesh)))
@@ -40,8 +45,8 @@ def train(steps: int, devices: int, dropout_rate: float = 0.5) -> tuple[TrainSta
 @pytest.mark.usefixtures("tiny_net")
 def test_one_device_and_eight_give_the_same_numbers() -> None:
     one, eight = train(4, 1), train(4, 8)
-    assert one[0].params["conv"]["kernel"].sharding.num_devices == 1
-    assert eight[0].params["conv"]["kernel"].sharding.num_devices == 8
+    assert one[0].params["backbone"]["conv"]["kernel"].sharding.num_devices == 1
+    assert eight[0].params["backbone"]["conv"]["kernel"].sharding.num_devices == 8
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), one, eight)
 
 
@@ -50,7 +55,7 @@ def test_sums_and_loss() -> None:
     batch = make_batch()
     _, sums = train(1, 1)
     assert sums["age_count"] == np.sum(batch["age"] >= 0) < len(batch["age"])
-    mean = sums["age_nll"] / sums["age_count"] + sums["gender_nll"] / sums["gender_count"]
+    mean = sums["age_loss"] / sums["age_count"] + sums["gender_loss"] / sums["gender_count"]
     np.testing.assert_allclose(sums["loss"], mean, rtol=1e-6)
     assert 0 <= sums["age_correct"] <= sums["age_count"]
 
@@ -61,11 +66,11 @@ def test_state_is_donated_and_steps_differ() -> None:
     model = create_model("tiny", {"age": 8, "gender": 2})
     tx = optax.sgd(0.0)
     transform = make_train_transform(16, MEAN, STD)
-    step = make_train_step(model, tx, transform, tasks=TASKS, seed=1, mesh=mesh)
+    step = make_train_step(model, tx, transform, activations=ACTIVATIONS, seed=1, mesh=mesh)
     batch = jax.device_put(make_batch(), batch_sharded(mesh))
-    first = jax.jit(lambda: create_state(model, tx, 16, 0), out_shardings=replicated(mesh))()
+    first = jax.jit(lambda: new_state(model, tx), out_shardings=replicated(mesh))()
     second, sums = step(first, batch)
-    assert first.params["conv"]["kernel"].is_deleted()
+    assert first.params["backbone"]["conv"]["kernel"].is_deleted()
     assert int(second.step) == 1
     # The learning rate is zero: only crops, flips and dropout can change the loss.
     _, others = step(second, batch)
@@ -76,8 +81,10 @@ def test_state_is_donated_and_steps_differ() -> None:
 def test_evaluation_is_of_every_picture_by_itself() -> None:
     mesh = create_mesh(jax.devices()[:8])
     model = create_model("tiny", {"age": 8, "gender": 2})
-    variables = create_state(model, optax.sgd(0.1), 16, 0).variables
-    step = make_eval_step(model, make_eval_transform(16, MEAN, STD), mesh=mesh)
+    variables = create_variables(model, 16, 0)
+    step = make_eval_step(
+        model, make_eval_transform(16, MEAN, STD), activations=ACTIVATIONS, mesh=mesh
+    )
     batch = make_batch()
     whole = step(variables, jax.device_put(batch, batch_sharded(mesh)))
     changed = batch | {"image": np.where(np.arange(16)[:, None, None, None] < 8, batch["image"], 0)}

@@ -76,7 +76,7 @@ def test_known_metrics_are_those_that_are_measured(tasks: list[str]) -> None:
 
 @pytest.mark.parametrize("metric", ["validation/loss", "validation/age_accuracy"])
 def test_best_state_is_chosen_by_the_metric_of_the_config(run: Run, metric: str) -> None:
-    workdir = run(best=metric, evaluate_every="1 steps", schedule__learning_rate=1.0)
+    workdir = run(best=metric, evaluate_every="1 steps", schedule__learning_rate=0.3)
     values = {row["step"]: row[metric] for row in read_rows(workdir) if metric in row}
     best = (min if metric.endswith("loss") else max)(values.values())
     step = next(step for step, value in values.items() if value == best)
@@ -119,12 +119,12 @@ def test_schedule_is_applied(run: Run) -> None:
     rates = [row["learning_rate"] for row in read_rows(whole) if "learning_rate" in row]
     assert rates == pytest.approx([0.01] * 10 + [0.0] * 10)
     before, after = result(half), result(whole)
-    kernel = "latest['params']['conv']['kernel']"
+    kernel = "latest['params']['backbone']['conv']['kernel']"
     assert after[kernel] == before[kernel]
     # What has no learning rate goes on changing.
     assert (
-        after["latest['batch_stats']['bn']['mean']"]
-        != before["latest['batch_stats']['bn']['mean']"]
+        after["latest['batch_stats']['backbone']['bn']['mean']"]
+        != before["latest['batch_stats']['backbone']['bn']['mean']"]
     )
 
 
@@ -156,7 +156,7 @@ def test_loss_that_is_not_finite_stops_the_run(run: Run, tmp_path: Path) -> None
     saved = Checkpoints(tmp_path / "run", read_only=True)
     assert (saved.latest_step, saved.best_step) == (5, 6)
     state = saved._latest.restore(5)["state"]
-    assert np.isfinite(state["params"]["conv"]["kernel"]).all()
+    assert np.isfinite(state["params"]["backbone"]["conv"]["kernel"]).all()
     assert [row["step"] for row in read_rows(tmp_path / "run")] == [4, 6, 8]
 
 
@@ -186,7 +186,7 @@ def test_start_tells_what_is_about_to_happen(run: Run, capsys: pytest.CaptureFix
         "mesh: {'data': 1}",
         "noise/faces/1.0.0, official labels, protocol subject, test fold 0",
         "0 of 36 test faces show a person from training",
-        "model: tiny, 330 parameters",
+        "model: tiny (tiny), 330 parameters, 330 of them trained; initial weights: random",
         "20 steps of 16 pictures, 7 an epoch",
         "batch_size=16",
         "step 20/20, epoch 2.86: train/loss ",

@@ -1,6 +1,7 @@
 """A network: a backbone that describes a picture, and heads that name what is in it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,11 +22,16 @@ class Classifier(nn.Module):
     batch's own statistics in batch normalisation, except in frozen stages of the backbone.
     """
 
-    backbone: nn.Module
+    backbone: Any
     num_classes: Mapping[str, int]
     dropout_rate: float = 0.0
     extra_layers: bool = False
     dtype: DTypeLike = jnp.float32
+
+    @property
+    def frozen(self) -> Sequence[Sequence[str]]:
+        """The frozen stages of the backbone, as prefixes of names."""
+        return self.backbone.STAGES[: self.backbone.frozen_stages]
 
     def setup(self) -> None:
         self.heads = TaskHeads(

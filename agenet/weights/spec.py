@@ -1,7 +1,6 @@
 """What a weights file says of itself: its network, its input and where it comes from."""
 
 import json
-import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -50,7 +49,8 @@ class WeightsSpec:
     Attributes:
         model: name of the network in the registry, such as "resnet50".
         flavour: variant of the network that the weights need, such as "torchvision".
-        classes: number of classes of each task, such as {"imagenet": 1000}.
+        classes: number of classes of each task, such as {"imagenet": 1000}; none for a backbone
+            without heads.
         input: what the network is to be given.
         source: the naming of the original file, one of `SOURCES`.
         origin: address, or package, that the original file came from.
@@ -137,14 +137,10 @@ def _wrong(name: str, value: object, expected: str) -> UserError:
 
 
 def _text(value: object, name: str) -> str:
-    if not isinstance(value, str) or len(value) > _LONGEST_TEXT or not _printable(value):
+    # Printable: what is shown to a user must not be able to steer the terminal.
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT or not value.isprintable():
         raise _wrong(name, value, f"printable text of at most {_LONGEST_TEXT} characters")
     return value
-
-
-def _printable(text: str) -> bool:
-    # What is shown to a user must not be able to steer the terminal.
-    return text.isprintable()
 
 
 def _one_of(choices: tuple[str, ...]) -> Callable[[object, str], str]:
@@ -163,15 +159,12 @@ def _integer(value: object, name: str, largest: int) -> int:
 
 
 def _number(value: object, name: str, smallest: float, largest: float) -> float:
-    if (
-        type(value) not in (int, float)
-        or not math.isfinite(value)
-        or not (  # type: ignore
-            smallest <= value <= largest  # type: ignore
-        )
-    ):
-        raise _wrong(name, value, f"a number from {smallest:g} to {largest:g}")
-    return float(value)  # type: ignore
+    # NaN is in no range; a bool is not a number here.
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise _wrong(name, value, "a number")
+    if not smallest <= value <= largest:
+        raise _wrong(name, value, f"from {smallest:g} to {largest:g}")
+    return float(value)
 
 
 def _rgb(value: object, name: str, smallest: float) -> RGB:
@@ -182,7 +175,7 @@ def _rgb(value: object, name: str, smallest: float) -> RGB:
 
 
 def _classes(value: object, name: str) -> dict[str, int]:
-    if not isinstance(value, dict) or not 1 <= len(value) <= _MOST_TASKS:
+    if not isinstance(value, dict) or len(value) > _MOST_TASKS:
         raise _wrong(name, value, "tasks with their numbers of classes")
     return {
         _text(task, name): _integer(count, f"{name}.{task:.50}", _MOST_CLASSES)

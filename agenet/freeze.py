@@ -1,0 +1,54 @@
+"""What of a network stays as it is while the rest is trained."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from agenet.errors import UserError
+
+Params = dict[str, Any]
+
+
+def count_frozen(freeze: str, stages: int) -> int:
+    """How many of a backbone's stages, from the input on, a config's `freeze` means.
+
+    Raises:
+        UserError: if it reads like none of those below.
+
+    >>> [count_frozen(freeze, 5) for freeze in ("none", "backbone", "all but 2 stages")]
+    [0, 5, 3]
+    """
+    if freeze in ("none", "backbone"):
+        return 0 if freeze == "none" else stages
+    words = freeze.split()
+    if words[:2] == ["all", "but"] and words[3:] in (["stage"], ["stages"]) and words[2].isdigit():
+        trained = int(words[2])
+        if trained <= stages:
+            return stages - trained
+        raise UserError(f'freeze "{freeze}": the network has {stages} stages')
+    raise UserError(
+        f'freeze "{freeze}" is not known: use "none", "backbone" or, for example, '
+        '"all but 2 stages"'
+    )
+
+
+def split(params: Params, frozen: Sequence[Sequence[str]]) -> tuple[Params, Params]:
+    """The parameters that are trained and those that are not, each as a tree of its own.
+
+    Args:
+        params: of a `Classifier`.
+        frozen: the frozen stages of its backbone, each a list of prefixes of names.
+    """
+    prefixes = [prefix for stage in frozen for prefix in stage]
+
+    def is_frozen(name: str) -> bool:
+        return any(name == prefix or name.startswith(f"{prefix}_") for prefix in prefixes)
+
+    backbone = params["backbone"]
+    kept = {name: value for name, value in backbone.items() if is_frozen(name)}
+    trained = {name: value for name, value in backbone.items() if name not in kept}
+    return {**params, "backbone": trained}, {"backbone": kept}
+
+
+def merge(trained: Params, frozen: Params) -> Params:
+    """The inverse of `split`."""
+    return {**trained, "backbone": {**trained["backbone"], **frozen["backbone"]}}

@@ -1,0 +1,113 @@
+"""Where a run's parameters come from: chance, a file of weights, or an earlier run."""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from agenet.checkpoint import Checkpoints
+from agenet.errors import UserError
+from agenet.models import create_model, option_names
+from agenet.state import create_variables
+from agenet.weights.cache import find_file, find_init
+from agenet.weights.known import KnownWeights
+from agenet.weights.load import read_weights
+
+RGB = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Pre-trained weights, known but not read yet.
+
+    Attributes:
+        init: what names them exactly.
+        flavour: of the network that they are for.
+        mean, std: of the pixels that they expect, RGB, 0 to 255.
+        read: gives {"params/backbone/...": array, "batch_stats/...": array}.
+    """
+
+    init: str
+    flavour: str
+    mean: RGB
+    std: RGB
+    read: Callable[[], dict[str, np.ndarray]]
+
+
+def find_initial(init: str, model: str, flavour: str) -> Initial | None:
+    """What a config's `init` means for the network `model`; None for "random".
+
+    Raises:
+        UserError: there is no such thing, or it is not for this network.
+    """
+    if init == "random":
+        return None
+    found = find_init(init, model, flavour)
+    if isinstance(found, KnownWeights):
+        spec = found.spec
+        return Initial(
+            init=found.name,
+            flavour=spec.flavour,
+            mean=spec.input.mean,
+            std=spec.input.std,
+            read=lambda: read_weights(find_file(found), known=found).tensors,
+        )
+    if found.is_dir():
+        return _from_run(found, init, model, flavour)
+    weights = read_weights(found, model=model, flavour=flavour)
+    spec = weights.spec
+    return Initial(
+        init=init,
+        flavour=spec.flavour,
+        mean=spec.input.mean,
+        std=spec.input.std,
+        read=lambda: weights.tensors,
+    )
+
+
+def _from_run(workdir: Path, init: str, model: str, flavour: str) -> Initial:
+    with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+        run = checkpoints.read_run("best")
+    if run is None:
+        raise UserError(f"init: {workdir} holds no evaluated state to start from")
+    config = run["config"]
+    if config["model"]["name"] != model:
+        raise UserError(
+            f"init: the run in {workdir} trained {config['model']['name']}, not {model}"
+        )
+    if flavour and config["model"]["flavour"] != flavour:
+        raise UserError(
+            f"init: the run in {workdir} trained flavour {config['model']['flavour']!r}, "
+            f"not {flavour!r}: leave --config.model.flavour empty"
+        )
+    return Initial(
+        init=init,
+        flavour=config["model"]["flavour"],
+        mean=tuple(config["input"]["mean"]),
+        std=tuple(config["input"]["std"]),
+        read=lambda: _read_run(workdir, run),
+    )
+
+
+def _read_run(workdir: Path, run: dict[str, Any]) -> dict[str, np.ndarray]:
+    options = run["config"]["model"]
+    network = create_model(
+        options["name"],
+        {task: len(names) for task, names in run["classes"].items()},
+        **{key: options[key] for key in option_names(options["name"]) & options.keys()},
+    )
+    size = run["config"]["input"]["crop_size"] or network.backbone.input_size
+    template: Any = jax.eval_shape(lambda: create_variables(network, size, 0))
+    on_host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    template = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=on_host), template
+    )
+    with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+        variables = jax.device_get(checkpoints.restore_best(template))
+    return flatten_dict(variables, sep="/")

@@ -1,0 +1,140 @@
+"""Freezing and starting from an earlier run: what is to stay does, what is to move does."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
+from agenet import launch
+from agenet.checkpoint import Checkpoints
+from agenet.data.augment import make_train_transform
+from agenet.data.records import Records
+from agenet.errors import UserError
+from agenet.freeze import count_frozen, merge, split
+from agenet.models import create_model
+from agenet.optim import create_optimizer
+from agenet.sharding import batch_sharded, create_mesh
+from agenet.state import TrainState, create_state, create_variables
+from agenet.steps import make_train_step
+from tests.tiny import tiny_config, use_records
+
+CLASSES = {"age": 8, "gender": 2}
+STAGES = {"resnet18": 5, "efficientnet_b0": 9, "levi_hassner": 4}
+
+
+@pytest.mark.parametrize(
+    "freeze", ["heads", "all but stages", "all but 6 stages", "all but -1 stage"]
+)
+def test_unknown_freezes(freeze: str) -> None:
+    with pytest.raises(UserError, match=f'freeze "{freeze}"'):
+        count_frozen(freeze, 5)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stages_share_out_the_backbone(name: str) -> None:
+    model = create_model(name, CLASSES)
+    size = model.backbone.input_size
+    params = jax.eval_shape(lambda: create_variables(model, size, 0))["params"]
+    stages = model.backbone.STAGES
+    assert len(stages) == STAGES[name]
+    found = [set(split(params, [stage])[1]["backbone"]) for stage in stages]
+    assert all(found) and set.union(*found) == set(params["backbone"])
+    assert sum(map(len, found)) == len(params["backbone"])
+    assert merge(*split(params, stages[:2])) == params
+
+
+def step_of(name: str, freeze: str, size: int) -> tuple[TrainState, TrainState, Any]:
+    """The states before and after one step, and the frozen stages."""
+    frozen = count_frozen(freeze, STAGES[name])
+    model = create_model(name, CLASSES, frozen_stages=frozen)
+    mesh = create_mesh(jax.devices()[:1])
+    tx = optax.adam(1e-2)
+    transform = make_train_transform(size, (120.0,) * 3, (60.0,) * 3)
+    activations = {"age": "softmax", "gender": "sigmoid"}
+    step = make_train_step(model, tx, transform, activations=activations, seed=0, mesh=mesh)
+    variables = create_variables(model, size, 0)
+    # Values that arithmetic could change without anyone seeing it: -0.0 + 0.0 is 0.0.
+    variables["params"] = jax.tree.map(lambda leaf: leaf.at[..., 0].set(-0.0), variables["params"])
+    before = create_state(model, tx, variables)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (4, size, size, 3), np.uint8),
+        "age": np.array([0, 3, 7, 2], np.int32),
+        "gender": np.array([0, 1, 1, 0], np.int32),
+        "mask": np.ones(4, bool),
+    }
+    kept = jax.device_get(before)
+    after, _ = step(before, jax.device_put(batch, batch_sharded(mesh)))
+    return kept, jax.device_get(after), model.frozen
+
+
+@pytest.mark.parametrize("freeze", ["none", "backbone", "all but 2 stages"])
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 33), ("efficientnet_b0", 33)])
+def test_frozen_does_not_move_by_one_bit_and_the_rest_does(
+    name: str, size: int, freeze: str
+) -> None:
+    before, after, frozen = step_of(name, freeze, size)
+    for collection in ("params", "batch_stats"):
+        old, new = (
+            {path: np.asarray(leaf).tobytes() for path, leaf in flatten_dict(tree, sep="/").items()}
+            for tree in (getattr(before, collection), getattr(after, collection))
+        )
+        still = set(flatten_dict(split(getattr(before, collection), frozen)[1], sep="/"))
+        assert {path for path in old if old[path] == new[path]} == still
+    trained, _ = split(before.params, frozen)
+    moments = [leaf for leaf in jax.tree.leaves(after.opt_state) if np.ndim(leaf)]
+    assert sum(leaf.size for leaf in moments) == 2 * sum(
+        leaf.size for leaf in jax.tree.leaves(trained)
+    )
+
+
+def test_backbone_has_a_learning_rate_of_its_own() -> None:
+    config = ConfigDict({"name": "sgd", "momentum": 0.0, "backbone_scale": 0.1})
+    tx = create_optimizer(config, optax.constant_schedule(1.0))
+    params = {"backbone": {"a": jnp.ones(2)}, "heads": {"age": jnp.ones(2)}}
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(updates["backbone"]["a"], -0.1, rtol=1e-6)
+    np.testing.assert_allclose(updates["heads"]["age"], -1.0)
+    only_heads = {"backbone": {}, "heads": params["heads"]}
+    updates, _ = tx.update(only_heads, tx.init(only_heads), only_heads)
+    np.testing.assert_allclose(updates["heads"]["age"], -1.0)
+
+
+def test_run_starts_from_an_earlier_one(
+    make_records: Callable[..., Records], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_records(make_records(), monkeypatch.setattr)
+
+    def run(name: str, **fields: Any) -> dict[str, np.ndarray]:
+        launch.launch(tiny_config(**fields), tmp_path / name, "command")
+        saved = Checkpoints(tmp_path / name, read_only=True)
+        best = saved._best.restore(saved.best_step)["state"]
+        saved.close()
+        return flatten_dict(best, sep="/")
+
+    first = run("first", input__mean=(100.0, 90.0, 80.0))
+    heads = run("heads", init=str(tmp_path / "first"), freeze="backbone")
+    same = {path for path in first if np.array_equal(first[path], heads[path])}
+    assert same == {path for path in first if "/backbone/" in path}
+    run_of_heads = Checkpoints(tmp_path / "heads", read_only=True).read_run("best")
+    assert run_of_heads is not None
+    assert run_of_heads["config"]["input"]["mean"] == [100.0, 90.0, 80.0]
+
+    # All of it, and nothing changes: the schedule's rate is too small to be seen.
+    whole = run("whole", init=str(tmp_path / "heads"), new_parts="", schedule__learning_rate=1e-30)
+    params = [path for path in heads if path.startswith("params")]
+    assert all(np.array_equal(heads[path], whole[path]) for path in params)
+
+    with pytest.raises(UserError, match="trained tiny, not levi_hassner"):
+        run("other", init=str(tmp_path / "first"), model__name="levi_hassner", input__size=256)
+    with pytest.raises(UserError, match='init "nowhere" is not there'):
+        run("nowhere", init="nowhere")
+    with pytest.raises(UserError, match=r"freeze .* of random weights"):
+        run("random", freeze="backbone")
