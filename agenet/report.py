@@ -145,8 +145,9 @@ def _about(summary: dict[str, Any]) -> str:
         "random": "split over images, without regard to persons",
     }[dataset["protocol"]]
     return (
-        f"Model `{model['name']}` with {model['parameters']:,} parameters, evaluated at step "
-        f"{summary['evaluation']['step']:,} on the {summary['evaluation']['split']} set of "
+        f"Model `{model['name']}` (flavour `{model['flavour']}`) with {model['parameters']:,} "
+        f"parameters, {model['trained']:,} of them trained, from weights `{model['initial']}`, "
+        f"evaluated at step {summary['evaluation']['step']:,} on the {summary['evaluation']['split']} set of "
         f"`{dataset['name']}`: fold {dataset['test_fold']}, protocol `{dataset['protocol']}`, "
         f"{protocol}, {dataset['labels']} labels, seed {dataset['seed']}."
     )

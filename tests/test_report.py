@@ -48,7 +48,13 @@ def finished_run(tasks=("age", "gender"), n=60, perfect=False, dataset="other/1.
             "counts": {"train": counts, "validation": counts, "test": counts},
             "leakage": {"test_faces": 1000, "seen_subject": 0},
         },
-        "model": {"name": "levi_hassner", "parameters": 11_415_048},
+        "model": {
+            "name": "levi_hassner",
+            "flavour": "report",
+            "initial": "random",
+            "parameters": 11_415_048,
+            "trained": 11_415_048,
+        },
         "machine": {
             "devices": "1 x cpu",
             "processor": "Some | CPU",
