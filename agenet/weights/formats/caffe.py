@@ -1,0 +1,137 @@
+"""Reads a .caffemodel: a NetParameter message of Caffe's caffe.proto, in protobuf's wire format.
+
+Names are "<layer>/<number of the blob>": "conv1/0" is the kernel, "conv1/1" the bias. Shapes are
+as in the file; models of before 2015 give all of them four axes, with ones in front: the bias of a
+convolution is [1, 1, 1, out], the kernel of a dense layer [1, 1, out, in]. A convolution's kernel
+is [out, in / groups, height, width].
+"""
+
+import math
+import mmap
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+# Field numbers in caffe.proto: those of today's layers and of the first version's.
+NET_LAYERS = {2: {"name": 4, "blobs": 6}, 100: {"name": 1, "blobs": 7}}
+BLOB_AXES = (1, 2, 3, 4)  # num, channels, height, width
+BLOB_DATA = 5
+BLOB_SHAPE = 7
+SHAPE_DIM = 1
+BLOB_DOUBLE_DATA = 8
+
+MAX_AXES = 32  # Caffe's own limit
+
+Value = int | memoryview
+
+
+def is_caffemodel(head: bytes) -> bool:
+    """Whether a net's layers or inputs stand where they should; the format has no signature."""
+    if head.startswith(b"\n"):  # The name of the net comes first where it has one.
+        head = head[2 + (head[1] if len(head) > 1 else 0) :]
+    return head.startswith((b"\x12", b"\x1a", b"\xa2\x06"))
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the blobs of all layers that have any.
+
+    Raises:
+      ValueError: The file is damaged.
+    """
+    with path.open("rb") as file:
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    tensors = {}
+    for number, value in _fields(data):
+        if number in NET_LAYERS:
+            name, blobs = _layer(_message(value), **NET_LAYERS[number])
+            for index, blob in enumerate(blobs):
+                key = f"{name}/{index}"
+                if key in tensors:
+                    raise ValueError(f"two layers are called {name[:100]}")
+                tensors[key] = _blob(key, blob)
+    return tensors, {}
+
+
+def _layer(data: memoryview, name: int, blobs: int) -> tuple[str, list[memoryview]]:
+    text, messages = "", []
+    for number, value in _fields(data):
+        if number == name:
+            text = str(_message(value), "utf-8")
+        elif number == blobs:
+            messages.append(_message(value))
+    return text, messages
+
+
+def _blob(name: str, data: memoryview) -> np.ndarray:
+    axes = dict.fromkeys(BLOB_AXES, 0)
+    shape: list[int] | None = None
+    values = {BLOB_DATA: bytearray(), BLOB_DOUBLE_DATA: bytearray()}
+    for number, value in _fields(data):
+        if number in BLOB_AXES and isinstance(value, int):
+            axes[number] = value
+        elif number == BLOB_SHAPE:
+            numbers = (v for n, v in _fields(_message(value)) if n == SHAPE_DIM)
+            shape = list(islice((dim for v in numbers for dim in _dims(v)), MAX_AXES + 1))
+        elif number in values:  # All of them in one field, or one field for each.
+            values[number] += _message(value)
+    double = values[BLOB_DOUBLE_DATA]
+    array = np.frombuffer(double, "<f8") if double else np.frombuffer(values[BLOB_DATA], "<f4")
+    shape = list(axes.values()) if shape is None else shape
+    if len(shape) > MAX_AXES or math.prod(shape) != array.size:
+        raise ValueError(f"blob {name[:100]} has {array.size} values for the shape {shape[:10]}")
+    return array.reshape(shape)
+
+
+def _dims(value: Value) -> list[int]:
+    if isinstance(value, int):
+        return [value]
+    dims: list[int] = []
+    position = 0
+    while position < len(value) and len(dims) <= MAX_AXES:
+        dim, position = _varint(value, position)
+        dims.append(dim)
+    return dims
+
+
+def _message(value: Value) -> memoryview:
+    if isinstance(value, int):
+        raise ValueError("a number stands where a message should")
+    return value
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, Value]]:
+    """Yields the fields of a message: its number, and an integer or bytes that are not copied.
+
+    Raises:
+      ValueError: The message is damaged.
+    """
+    position = 0
+    while position < len(data):
+        tag, position = _varint(data, position)
+        number, wire_type = tag >> 3, tag & 7
+        if wire_type == 0:
+            integer, position = _varint(data, position)
+            yield number, integer
+            continue
+        if wire_type == 2:
+            length, position = _varint(data, position)
+        elif wire_type in (1, 5):
+            length = 8 if wire_type == 1 else 4
+        else:
+            raise ValueError(f"a field has the unknown wire type {wire_type}")
+        if length > len(data) - position:
+            raise ValueError("a field is longer than what is left: the file is cut off or damaged")
+        yield number, data[position : position + length]
+        position += length
+
+
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
+    """Returns an integer of seven bits a byte, lowest first, and the position behind it."""
+    value = 0
+    for index, byte in enumerate(data[position : position + 10]):
+        value |= (byte & 127) << 7 * index
+        if byte < 128:
+            return value, position + index + 1
+    raise ValueError("a number is cut off or too long")

@@ -1,0 +1,136 @@
+"""Reads the weights that Keras writes as HDF5: .weights.h5, and the .h5 files of before Keras 3.
+
+Names are "<layer>/<variable>" for both: "stem_conv/kernel", "stem_bn/gamma", "stem_bn/beta",
+"stem_bn/moving_mean", "stem_bn/moving_variance", "predictions/bias", "normalization/mean".
+
+.h5 (Keras applications' files, `model.save("x.h5")`): each layer has a group of its own name and in
+it datasets of the variables' names, "stem_conv/stem_conv/kernel:0". The name starts at the layer's
+own name where it contains it, and ends before the ":0". A depthwise kernel is called
+"depthwise_kernel" by tf.keras and "kernel" by Keras 3. Of a whole model only the weights are read.
+
+.weights.h5 (`model.save_weights`): "layers/<class>_<n>/vars/<i>", a running number for each class
+of layer and the place in its list of variables. The layer's own name is an attribute of the group
+`vars`; files without it, of earlier Keras 3, give "conv2d_1/kernel" for what should be
+"stem_conv/kernel". For the usual layers the variable's name follows from the class; of others the
+number remains, "my_layer/0". States of random generators and of the optimiser are left out.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import ml_dtypes
+import numpy as np
+
+from agenet.weights.formats.limits import Allowance
+
+MAX_OBJECTS = 100_000
+# Of HDF5's filters those that it brings itself: deflate, shuffle, Fletcher's checksum.
+FILTERS = {1, 2, 3}
+# The order in which the layers of Keras 3 list their variables.
+VARIABLES = {
+    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "conv2d": ("kernel", "bias"),
+    "dense": ("kernel", "bias"),
+    "depthwise_conv2d": ("kernel", "bias"),
+    "normalization": ("mean", "variance", "count"),
+}
+NO_WEIGHTS = {"optimizer", "optimizer_weights", "seed_generator"}
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the variables of all layers.
+
+    Raises:
+      ValueError, OSError, RuntimeError: The file is damaged, or holds more than plain arrays.
+    """
+    allowance = Allowance(path.stat().st_size)
+    tensors = {}
+    with h5py.File(path, "r") as file:
+        group = _member(file, "model_weights") if "model_weights" in list(file) else file
+        # Lists too long for one attribute are split: layer_names0 and so on.
+        legacy = any(name.startswith("layer_names") for name in group.attrs)
+        for parts, dataset in _datasets(group):
+            if NO_WEIGHTS.intersection(parts):
+                continue
+            name = _legacy_name(parts) if legacy else _name(parts, dataset.parent)
+            if name in tensors:
+                raise ValueError(f"two variables are called {name[:100]}")
+            tensors[name] = _array(dataset, name[:100], allowance)
+    return tensors, {}
+
+
+def _legacy_name(parts: list[str]) -> str:
+    layer, *names = parts
+    names = names[names.index(layer) :] if layer in names else names
+    return "/".join(names if len(names) > 1 else parts).removesuffix(":0")
+
+
+def _name(parts: list[str], group: h5py.Group) -> str:
+    if len(parts) < 3 or parts[-2] != "vars":
+        raise ValueError("it is HDF5, but not weights that Keras saved")
+    folder, _, number = parts[-3:]
+    kind = re.sub(r"_\d+$", "", folder)
+    variables = VARIABLES.get(kind, ())
+    # Without scale or centre a batch norm lists fewer, and the place tells nothing.
+    known = len(group) == len(variables) or kind != "batch_normalization"
+    if known and number in map(str, range(len(variables))):
+        number = variables[int(number)]
+    return f"{_own_name(group) or folder}/{number}"
+
+
+def _own_name(group: h5py.Group) -> str:
+    if "name" not in group.attrs or group.attrs.get_id("name").shape != ():
+        return ""
+    value = group.attrs["name"]
+    return value if isinstance(value, str) else ""
+
+
+def _member(group: h5py.Group, name: str | bytes) -> h5py.HLObject:
+    if not isinstance(name, str):  # h5py's way to say that it is not UTF-8
+        raise ValueError("an entry has a name that is not text")
+    # Soft links are refused with the external ones: their paths can pass through those. `in` and
+    # `get` of h5py would already follow them.
+    if group.id.links.get_info(name.encode("utf-8", "surrogateescape")).type != h5py.h5l.TYPE_HARD:
+        raise ValueError(f"its entry {name[:100]} is a link to another place or file")
+    return group[name]
+
+
+def _datasets(root: h5py.Group) -> Iterator[tuple[list[str], h5py.Dataset]]:
+    """Yields each dataset with the names on the way to it; no object may be met twice."""
+    groups: list[tuple[list[str], h5py.Group]] = [([], root)]
+    seen: set[int] = set()
+    while groups:
+        parts, group = groups.pop()
+        for name in group:
+            member = _member(group, name)
+            address = h5py.h5o.get_info(member.id).addr
+            if address in seen or len(seen) >= MAX_OBJECTS:
+                raise ValueError(f"its entry {name[:100]} stands in two places, or there are many")
+            seen.add(address)
+            if isinstance(member, h5py.Group):
+                groups.append(([*parts, name], member))
+            elif isinstance(member, h5py.Dataset):
+                yield [*parts, name], member
+
+
+def _array(dataset: h5py.Dataset, name: str, allowance: Allowance) -> np.ndarray:
+    """Returns the values, after a look at where HDF5 would take them from."""
+    plist, dtype, shape = dataset.id.get_create_plist(), dataset.dtype, dataset.shape
+    bfloat16 = dtype == np.dtype("V2")  # HDF5 has no such type
+    if shape is None or not (bfloat16 or (dtype.kind in "biuf" and dtype.itemsize <= 8)):
+        raise ValueError(f"variable {name} is not an array of numbers")
+    if dataset.is_virtual or dataset.external:
+        raise ValueError(f"variable {name} keeps its values in another file")
+    filters = {plist.get_filter(index)[0] for index in range(plist.get_nfilters())}
+    if not filters <= FILTERS:
+        raise ValueError(f"variable {name} needs a plugin of HDF5's to be read")
+    allowance.take(name, shape, dtype)
+    if dataset.chunks:  # HDF5 reads whole chunks, however little of one is in use.
+        allowance.take(name, dataset.chunks, dtype)
+    if not filters and dataset.id.get_storage_size() < math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"variable {name} is larger than what the file holds of it")
+    values = np.asarray(dataset[()])
+    return values.view(ml_dtypes.bfloat16) if bfloat16 else values

