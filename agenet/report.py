@@ -144,10 +144,11 @@ def _about(summary: dict[str, Any]) -> str:
         "subject": "split over persons (nobody is in two splits)",
         "random": "split over images, without regard to persons",
     }[dataset["protocol"]]
+    split = summary["evaluation"]["split"]
     return (
         f"Model `{model['name']}` (flavour `{model['flavour']}`) with {model['parameters']:,} "
         f"parameters, {model['trained']:,} of them trained, from weights `{model['initial']}`, "
-        f"evaluated at step {summary['evaluation']['step']:,} on the {summary['evaluation']['split']} set of "
+        f"evaluated at step {summary['evaluation']['step']:,} on the {split} set of "
         f"`{dataset['name']}`: fold {dataset['test_fold']}, protocol `{dataset['protocol']}`, "
         f"{protocol}, {dataset['labels']} labels, seed {dataset['seed']}."
     )

@@ -1,0 +1,476 @@
+"""The frameworks that bench_models.py times, all of which do the same work."""
+
+import dataclasses
+import importlib.util
+import math
+import resource
+import sys
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agenet.errors import UserError
+
+Figures = dict[str, Any]
+
+STAGES = ("latency", "inference", "training")
+CLASSES = 1000
+PEERS = ("torch", "torch_compiled", "onnxruntime", "openvino")
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What every engine does alike. `platform` is where, "cpu" or "gpu"; `onnx` a path."""
+
+    model: str = ""
+    size: int = 0
+    dtype: str = "float32"
+    platform: str = "cpu"
+    cores: int = 1
+    onnx: Path = Path()
+
+
+class Engine(ABC):
+    """A network ready to run; `prepare` before `measure`, `release` after it."""
+
+    pipelined = False  # whether calls are queued on a device; else each one is timed
+    call: Callable[[], Any]
+
+    @abstractmethod
+    def __init__(self, work: Work) -> None: ...
+
+    def describe(self) -> Figures:
+        return {}
+
+    @abstractmethod
+    def build(self, stage: str, batch: int) -> Figures:
+        """Makes `call` do one step of the stage; seconds of compilation and the like."""
+
+    def synchronise(self) -> None:
+        """Waits until the device has done all calls."""
+        return  # which it has where a call returns after its work
+
+    def prepare(self, stage: str, batch: int) -> Figures:
+        """Builds a stage and runs it once; `peak` is the most bytes taken up to then."""
+        start = time.perf_counter()
+        figures = self.build(stage, batch)
+        self.call()
+        self.synchronise()
+        seconds = time.perf_counter() - start
+        return figures | {"prepare_seconds": seconds, "peak_bytes": self.peak()}
+
+    def measure(self, stage: str, seconds: float) -> list[float]:
+        """Seconds of each call in a turn of about `seconds`, or the mean if they are queued."""
+        if self.pipelined and stage != "latency":
+            count = max(1, round(seconds / self._time(1)))
+            return [self._time(count) / count]
+        times = [self._time(1)]
+        while sum(times) < seconds:
+            times.append(self._time(1))
+        return times
+
+    def release(self) -> None:
+        """Lets go of what the stage has needed."""
+        del self.call
+
+    def peak(self) -> int:
+        """Most bytes that the process, or on a GPU its framework, has taken so far."""
+        if (status := Path("/proc/self/status")).exists():
+            # getrusage would start with what the parent process has.
+            line = next(line for line in status.read_text().splitlines() if "VmHWM" in line)
+            return int(line.split()[1]) * 1024
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    def _time(self, count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            self.call()
+        self.synchronise()
+        return time.perf_counter() - start
+
+
+class Limits:
+    """The device's own speed: a copy for its bandwidth, a matrix product for its arithmetic."""
+
+    def __init__(self, work: Work) -> None:
+        import jax
+
+        self.jax, self.device = jax, jax.devices()[0]
+
+    def describe(self) -> Figures:
+        from agenet.experiment import describe_machine
+
+        return {"platform": self.device.platform, "machine": describe_machine()}
+
+    def fill(self, dtype: str) -> Figures:
+        """Prepares both, the product in `dtype`."""
+        jnp, on_cpu = self.jax.numpy, self.device.platform == "cpu"
+        # Larger than any cache, and a product that keeps the device busy for a while.
+        vector = jnp.ones(2**26 if on_cpu else 2**28, jnp.float32)
+        matrix = jnp.ones((2048, 2048) if on_cpu else (8192, 8192), dtype)
+        # In place, since the time for new memory is not the memory's.
+        copy = self.jax.jit(lambda x: x + 1, donate_argnums=0)
+        product = self.jax.jit(jnp.matmul)
+        work = {"copy": 2.0 * vector.nbytes, "product": 2.0 * len(matrix) ** 3}
+
+        def run_copy() -> Any:
+            nonlocal vector
+            vector = copy(vector)
+            return vector
+
+        self.tasks = {
+            "copy": (run_copy, work["copy"]),
+            "product": (lambda: product(matrix, matrix), work["product"]),
+        }
+        self.rates()  # compiles
+        return {}
+
+    def rates(self) -> dict[str, float]:
+        """Bytes per second of the copy and operations per second of the product, at best."""
+        rates = {}
+        for name, (run, work) in self.tasks.items():
+            times: list[float] = []
+            while sum(times) < 0.2:
+                start = time.perf_counter()
+                self.jax.block_until_ready(run())
+                times.append(time.perf_counter() - start)
+            rates[name] = work / min(times)
+        return rates
+
+
+class Agenet(Engine):
+    """This package's networks and training step."""
+
+    result: Any = None
+
+    def __init__(self, work: Work) -> None:
+        import jax
+        import optax
+
+        from agenet.models import create_model
+        from agenet.sharding import create_mesh, replicated
+        from agenet.state import create_state, create_variables
+
+        jax.config.update("jax_enable_compilation_cache", False)
+        self.jax, self.work, self.device = jax, work, jax.devices()[0]
+        self.pipelined = self.device.platform != "cpu"
+        # The peers drop no branches either.
+        options: Any = {"drop_path_rate": 0.0} if "efficientnet" in work.model else {}
+        self.model = create_model(work.model, {"imagenet": CLASSES}, dtype=work.dtype, **options)
+        self.tx, self.mesh = optax.adam(1e-4), create_mesh([self.device])
+
+        # Filled here, as compiling the initialisation would take as long as the rest.
+        shapes = jax.eval_shape(lambda: create_variables(self.model, work.size, 0))
+        rng = np.random.default_rng(0)
+        variables = jax.tree.map_with_path(
+            lambda path, leaf: _fill(path[-1].key, leaf, rng), shapes
+        )
+        state = create_state(self.model, self.tx, jax.tree.map(jax.numpy.asarray, variables))
+        self.state = jax.device_put(state, replicated(self.mesh))
+
+    def describe(self) -> Figures:
+        leaves = self.jax.tree.leaves(self.state.params)
+        return {"parameters": sum(leaf.size for leaf in leaves)}
+
+    def build(self, stage: str, batch: int) -> Figures:
+        from agenet.sharding import batch_sharded
+        from agenet.steps import make_train_step
+
+        arrays = {
+            "image": _images(batch, self.work.size),
+            "imagenet": _labels(batch),
+            "mask": np.ones(batch, bool),
+        }
+        inputs = self.jax.device_put(arrays, batch_sharded(self.mesh))
+        if stage == "training":
+            step = make_train_step(
+                self.model,
+                self.tx,
+                lambda images, rng: images,
+                activations={"imagenet": "softmax"},
+                seed=0,
+                mesh=self.mesh,
+            )
+            program, figures = self._compile(step, self.state, inputs)
+
+            def train() -> None:
+                self.state, self.result = program(self.state, inputs)
+
+            self.call = train
+            return figures
+
+        def apply(variables: Any, images: Any) -> Any:
+            return self.model.apply(variables, images, train=False)
+
+        variables, images = self.state.variables, inputs["image"]
+        program, figures = self._compile(self.jax.jit(apply), variables, images)
+
+        def infer() -> None:
+            self.result = program(variables, images)
+
+        self.call = infer
+        return figures
+
+    def synchronise(self) -> None:
+        self.jax.block_until_ready(self.result)
+
+    def release(self) -> None:
+        super().release()
+        self.result = None
+
+    def peak(self) -> int:
+        return (self.device.memory_stats() or {}).get("peak_bytes_in_use") or super().peak()
+
+    def _compile(self, function: Any, *arguments: Any) -> tuple[Any, Figures]:
+        """The program, and what XLA says of it."""
+        start = time.perf_counter()
+        program = function.lower(*arguments).compile()
+        seconds = time.perf_counter() - start
+        cost, memory = program.cost_analysis() or {}, program.memory_analysis()
+        figures = {
+            "compile_seconds": seconds,
+            "flops": cost.get("flops", 0.0),
+            "bytes": cost.get("bytes accessed", 0.0),
+        }
+        if memory:
+            figures["program_bytes"] = (
+                memory.argument_size_in_bytes
+                + memory.output_size_in_bytes
+                + memory.temp_size_in_bytes
+                - memory.alias_size_in_bytes
+            )
+        return program, figures
+
+
+class Torch(Engine):
+    """PyTorch, channels last; bfloat16 by autocast."""
+
+    compiled = False
+
+    def __init__(self, work: Work) -> None:
+        import torch
+
+        self.torch, self.work = torch, work
+        self.device = {"cpu": "cpu", "gpu": "cuda"}[work.platform]
+        self.pipelined = self.device == "cuda"
+        torch.set_num_threads(work.cores)
+        if self.device == "cuda":
+            if not torch.cuda.is_available():
+                raise UserError("this PyTorch finds no GPU")
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")  # TF32, as JAX by default
+            torch.backends.cudnn.allow_tf32 = True
+        self.module = create_torch(work).to(self.device, memory_format=torch.channels_last)
+
+    def build(self, stage: str, batch: int) -> Figures:
+        torch = self.torch
+        images = _images(batch, self.work.size).transpose(0, 3, 1, 2)
+        inputs = torch.tensor(np.ascontiguousarray(images)).to(
+            self.device, memory_format=torch.channels_last
+        )
+        labels = torch.tensor(_labels(batch), dtype=torch.int64, device=self.device)
+        module = self.module.train(stage == "training")
+        if self.compiled:
+            # CUDA graphs, where launching kernels would take longer than running them.
+            graphs = self.device == "cuda" and stage != "training"
+            mode = "reduce-overhead" if graphs else None
+            module = torch.compile(module, mode=mode, dynamic=False)
+        half = self.work.dtype == "bfloat16"
+        cast = torch.autocast(self.device, torch.bfloat16, enabled=half)
+        if stage != "training":
+
+            def infer() -> None:
+                with torch.inference_mode(), cast:
+                    module(inputs)
+
+            self.call = infer
+            return {}
+
+        optimizer = torch.optim.Adam(module.parameters(), 1e-4, fused=True)
+
+        def train() -> None:
+            optimizer.zero_grad()
+            with cast:
+                loss = torch.nn.functional.cross_entropy(module(inputs), labels)
+            loss.backward()
+            optimizer.step()
+
+        self.call = train
+        return {}
+
+    def synchronise(self) -> None:
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
+
+    def release(self) -> None:
+        super().release()
+        if self.device == "cuda":
+            self.torch.cuda.empty_cache()  # for the others
+
+    def peak(self) -> int:
+        on_gpu = self.device == "cuda"
+        return self.torch.cuda.max_memory_allocated() if on_gpu else super().peak()
+
+
+class TorchCompiled(Torch):
+    """The same through torch.compile, the optimiser apart."""
+
+    compiled = True
+
+
+class OnnxRuntime(Engine):
+    """ONNX Runtime, on the peer in PyTorch."""
+
+    def __init__(self, work: Work) -> None:
+        _check_float32_on_cpu(work)
+        self.work = work
+
+    def build(self, stage: str, batch: int) -> Figures:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self.work.cores, 1
+        # Threads spin within a call, not after it.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_free_dimension_override_by_name("batch", batch)
+        session = onnxruntime.InferenceSession(
+            str(self.work.onnx), options, providers=["CPUExecutionProvider"]
+        )
+        images = _images(batch, self.work.size).transpose(0, 3, 1, 2)
+        inputs = {"images": np.ascontiguousarray(images)}
+        self.call = lambda: session.run(None, inputs)
+        return {}
+
+
+class OpenVino(Engine):
+    """OpenVINO, on the same file."""
+
+    def __init__(self, work: Work) -> None:
+        _check_float32_on_cpu(work)
+        self.work = work
+
+    def build(self, stage: str, batch: int) -> Figures:
+        import openvino
+
+        core = openvino.Core()
+        network = core.read_model(self.work.onnx)
+        network.reshape([batch, 3, self.work.size, self.work.size])
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",  # all threads for one call
+            "INFERENCE_NUM_THREADS": self.work.cores,
+            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, where the processor has it
+        }
+        request = core.compile_model(network, "CPU", options).create_infer_request()
+        images = _images(batch, self.work.size).transpose(0, 3, 1, 2)
+        inputs = openvino.Tensor(np.ascontiguousarray(images), shared_memory=True)
+        request.set_input_tensor(inputs)
+
+        def infer() -> None:
+            request.infer()
+
+        self.call = infer
+        return {}
+
+
+ENGINES: dict[str, type[Any]] = {
+    "limits": Limits,
+    "agenet": Agenet,
+    "torch": Torch,
+    "torch_compiled": TorchCompiled,
+    "onnxruntime": OnnxRuntime,
+    "openvino": OpenVino,
+}
+
+
+def stages_of(engine: str) -> tuple[str, ...]:
+    return STAGES[:2] if engine in ("onnxruntime", "openvino") else STAGES
+
+
+def not_installed(engine: str, model: str) -> str:
+    """The module that an engine lacks for a network, or nothing."""
+    needed = [] if engine == "agenet" else ["torch"]  # ONNX files are made by PyTorch
+    if needed and model != "levi_hassner":
+        needed += ["torchvision"]
+    if needed and "lite" in model:
+        needed += ["timm"]
+    if engine == "onnxruntime":
+        needed += ["onnx", "onnxruntime"]
+    if engine == "openvino":
+        needed += ["onnx", "openvino"]
+    return next((name for name in needed if importlib.util.find_spec(name) is None), "")
+
+
+def create_torch(work: Work) -> Any:
+    """The network's peer in PyTorch: torchvision's, timm's (Lite) or one written out here.
+
+    Timm's own Lite networks pad symmetrically, which suits PyTorch better than what the
+    original weights need.
+    """
+    import torch
+
+    from scripts import frameworks
+
+    nn = torch.nn
+    torch.manual_seed(0)
+    if "lite" in work.model:
+        frameworks.import_torchvision()
+        import timm
+
+        return timm.create_model(work.model)
+    if work.model != "levi_hassner":
+        return frameworks.create("torchvision", work.model, size=work.size).module
+    module = nn.Sequential(
+        *(nn.Conv2d(3, 96, 7, 4, 1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.LocalResponseNorm(5)),
+        *(nn.Conv2d(96, 256, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.LocalResponseNorm(5)),
+        *(nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
+        *(nn.Flatten(), nn.LazyLinear(512), nn.ReLU(), nn.Dropout()),
+        *(nn.Linear(512, 512), nn.ReLU(), nn.Dropout(), nn.Linear(512, CLASSES)),
+    )
+    with torch.no_grad():
+        module(torch.zeros(1, 3, work.size, work.size))  # sets the LazyLinear's input
+    return module
+
+
+def export_onnx(work: Work) -> None:
+    """Writes the peer in PyTorch to `work.onnx`, with a symbolic batch."""
+    import torch
+
+    images = torch.zeros(1, 3, work.size, work.size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # The newer exporter needs another package.
+        torch.onnx.export(
+            create_torch(work).eval(),
+            (images,),
+            str(work.onnx),
+            input_names=["images"],
+            dynamic_axes={"images": {0: "batch"}},
+            dynamo=False,
+        )
+
+
+def _check_float32_on_cpu(work: Work) -> None:
+    if work.platform != "cpu" or work.dtype != "float32":
+        raise UserError("compared in float32 on a CPU only")
+
+
+def _fill(name: str, leaf: Any, rng: np.random.Generator) -> np.ndarray:
+    """Values that keep the variance from layer to layer."""
+    if name == "kernel":
+        return rng.standard_normal(leaf.shape, np.float32) * (2 / math.prod(leaf.shape[:-1])) ** 0.5
+    return np.full(leaf.shape, name in ("scale", "var"), np.float32)
+
+
+def _images(batch: int, size: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((batch, size, size, 3), np.float32)
+
+
+def _labels(batch: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, CLASSES, batch, np.int32)

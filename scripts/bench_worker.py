@@ -1,0 +1,110 @@
+"""A framework of bench_models.py in a process of its own, asked for one turn at a time.
+
+Between its turns it is idle, and says how much of a core it used nevertheless: the threads of some
+libraries wait by spinning, which would slow down whoever's turn it is.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Self
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from agenet.errors import UserError  # noqa: E402
+from scripts.bench_engines import ENGINES, Figures, Work, not_installed  # noqa: E402
+
+
+class Worker:
+    """The process; whatever fails in it is an answer {"error": one line}.
+
+    `limit` are the seconds after which it is ended for not answering.
+    """
+
+    def __init__(self, engine: str, work: Work, limit: float) -> None:
+        self.engine, self.work, self.limit, self.error = engine, work, limit, ""
+        self.idle = (0.0, 0.0)  # seconds before the last question, and how many of them busy
+        self._process: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> Figures:
+        """Creates the engine: its description, or an error that stays for all that follows."""
+        if missing := not_installed(self.engine, self.work.model):
+            self.error = f"{missing} is not installed"
+        if self.error:
+            return {"error": self.error}
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        arguments = (theirs, self.engine, self.work)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+        description: Figures = self.ask("start")
+        self.error = description.get("error", "")
+        return description
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """What a method of the engine answers."""
+        if self.error:
+            return {"error": self.error}
+        try:
+            self._connection.send((method, arguments))
+            if self._connection.poll(self.limit):
+                answer, self.idle = self._connection.recv()
+                return answer
+            self.error = f"took longer than {self.limit:.0f} s"
+        except (EOFError, ConnectionError):
+            self._process.join()
+            # The system ends whoever takes more memory than there is.
+            full = ", out of memory?" if self._process.exitcode == -signal.SIGKILL else ""
+            self.error = f"its process ended with code {self._process.exitcode}{full}"
+        self.close()
+        return {"error": self.error}
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process:
+            self._process.kill()
+            self._process.join()
+            self._connection.close()
+            self._process = None
+
+
+def _serve(connection: Connection, engine: str, work: Work) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    os.dup2(2, 1)  # what libraries print is no part of the table
+    instance: Any = None
+
+    def start() -> Figures:
+        nonlocal instance
+        instance = ENGINES[engine](work)
+        return dict(instance.describe())
+
+    while True:
+        wall, busy = time.perf_counter(), time.process_time()
+        try:
+            method, arguments = connection.recv()
+        except EOFError:
+            return
+        idle = (time.perf_counter() - wall, time.process_time() - busy)
+        try:
+            answer = start() if method == "start" else getattr(instance, method)(*arguments)
+        except Exception as error:  # Any: a framework's failure is a line in the table.
+            answer = {"error": _one_line(error)}
+        connection.send((answer, idle))
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    named = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    return named.splitlines()[0][:200]

