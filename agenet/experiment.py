@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from agenet.data.augment import make_eval_transform, make_train_transform
@@ -32,7 +33,7 @@ from agenet.optim import create_optimizer, create_schedule, to_steps
 from agenet.sharding import check_batch_size, create_mesh, replicated
 from agenet.state import TrainState, create_state, create_variables
 from agenet.steps import EvalStep, TrainStep, make_eval_step, make_train_step
-from agenet.weights.load import load_into
+from agenet.weights.load import below, load_into
 
 # RGB, 0 to 255, where neither config nor weights say otherwise.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -101,17 +102,25 @@ class Experiment:
         Raises:
             UserError: pre-trained weights cannot be had or do not fit.
         """
+        initial = find_initial(self.config.init, self.config.model.name, self.config.model.flavour)
+        new = tuple(filter(None, self.config.new_parts.split(",")))
 
         def create() -> dict[str, Any]:
             return create_variables(self.model, self.crop_size, self.config.seed)
 
+        def create_new() -> dict[str, Any]:
+            fresh = flatten_dict(create(), sep="/")
+            return {name: leaf for name, leaf in fresh.items() if below(name, new)}
+
         on_all = replicated(self.mesh)
-        variables = jax.jit(create, out_shardings=on_all)()
-        initial = find_initial(self.config.init, self.config.model.name, self.config.model.flavour)
-        if initial is not None:
-            new = tuple(filter(None, self.config.new_parts.split(",")))
-            loaded = load_into(jax.device_get(variables), initial.read(), new)
-            variables = jax.device_put(loaded, on_all)
+        if initial is None:
+            variables = jax.jit(create, out_shardings=on_all)()
+        else:
+            # Not all of it: to compile what draws a backbone takes longer than anything else here.
+            fresh = jax.device_get(jax.jit(create_new)())
+            shapes = flatten_dict(jax.eval_shape(create), keep_empty_nodes=True, sep="/")
+            template = unflatten_dict(shapes | fresh, sep="/")
+            variables = jax.device_put(load_into(template, initial.read(), new), on_all)
         finish = functools.partial(create_state, self.model, self.tx)
         return jax.jit(finish, out_shardings=on_all)(variables)
 

@@ -134,7 +134,7 @@ def test_run_starts_from_an_earlier_one(
 
     with pytest.raises(UserError, match="trained tiny, not levi_hassner"):
         run("other", init=str(tmp_path / "first"), model__name="levi_hassner", input__size=256)
-    with pytest.raises(UserError, match='init "nowhere" is not there'):
+    with pytest.raises(UserError, match='init "nowhere" is neither'):
         run("nowhere", init="nowhere")
     with pytest.raises(UserError, match=r"freeze .* of random weights"):
         run("random", freeze="backbone")

@@ -17,7 +17,7 @@ import pytest
 
 from agenet.errors import UserError
 from agenet.weights import cache, download
-from agenet.weights.cache import find_file, find_init, resolve_init
+from agenet.weights.cache import find_file, find_init
 from agenet.weights.download import Patience
 from agenet.weights.known import KNOWN, FileHash, KnownWeights, Package
 from tests.conftest import ROOT
@@ -292,7 +292,7 @@ def test_init(tmp_path: Path) -> None:
     assert found.flavour == "tensorflow"
     file = tmp_path / "mine.safetensors"
     file.touch()
-    assert resolve_init(str(file), "resnet50") == file
+    assert find_init(str(file), "resnet50") == file
 
 
 @pytest.mark.parametrize(

@@ -489,3 +489,10 @@ def test_damaged_files_end_in_one_line(tmp_path: Path, kind: str) -> None:
             continue
         assert sum(value.nbytes for value in tensors.values()) < 2**21
     assert time.monotonic() - start < 20
+
+
+def test_header_lengths_that_look_like_other_formats(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    for padding in range(0, 300, 8):  # headers are padded to eight bytes
+        save_file({"a": VALUES}, path, metadata={"k": "v" * padding})
+        assert list(read_tensors(path).tensors) == ["a"]

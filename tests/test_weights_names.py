@@ -114,10 +114,10 @@ def test_keras_batch_norm_and_bgr() -> None:
 
 def test_keras_input_normalisation() -> None:
     def layer(mean: tuple[float, ...], variance: tuple[float, ...]) -> dict[str, np.ndarray]:
-        count = {"normalization_3/count": np.int64(0)}
-        return count | {
-            "normalization_3/mean": np.float32([[mean]]),
-            "normalization_3/variance": np.float32(variance),
+        return {
+            "normalization_3/mean": np.array([[mean]], np.float32),
+            "normalization_3/variance": np.array(variance, np.float32),
+            "normalization_3/count": np.zeros((), np.int64),
         }
 
     imagenet = layer((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

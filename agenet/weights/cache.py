@@ -57,14 +57,9 @@ def find_init(init: str, model: str, flavour: str = "") -> KnownWeights | Path:
     nearest = difflib.get_close_matches(init, ["imagenet", *names], n=3)
     did_you_mean = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
     raise UserError(
-        f'init "{init}" is neither "imagenet", nor known weights, nor a file{did_you_mean}'
+        f'init "{init}" is neither "random", nor "imagenet", nor known weights, nor a file, nor '
+        f"the folder of a run{did_you_mean}"
     )
-
-
-def resolve_init(init: str, model: str, flavour: str = "") -> Path:
-    """The file that `init` of a config stands for, fetched where it must be: see `find_init`."""
-    found = find_init(init, model, flavour)
-    return found if isinstance(found, Path) else find_file(found)
 
 
 def find_file(known: KnownWeights, patience: Patience = PATIENCE) -> Path:

@@ -92,8 +92,8 @@ def load_into(
         if leaf is not empty_node and name.partition("/")[0] in COLLECTIONS
     }
     _check_new(names, new)
-    wanted = {name for name in names if not _below(name, new)}
-    offered = {name for name in weights if not _below(name, new)}
+    wanted = {name for name in names if not below(name, new)}
+    offered = {name for name in weights if not below(name, new)}
     other_shape = [
         f"{name} {np.shape(weights[name])}, not {flat[name].shape}"
         for name in wanted & offered
@@ -193,7 +193,7 @@ def _check_classes(tensors: Mapping[str, np.ndarray], spec: WeightsSpec, path: P
         raise UserError(f"{path}: has the heads {classes}, not {spec.classes}")
 
 
-def _below(name: str, paths: Sequence[str]) -> bool:
+def below(name: str, paths: Sequence[str]) -> bool:
     """Whether "params/a/b" or "batch_stats/a/b" is at or below one of the paths, such as "a"."""
     path = name.partition("/")[2]
     return any(path == top or path.startswith(f"{top}/") for top in paths)
@@ -201,7 +201,7 @@ def _below(name: str, paths: Sequence[str]) -> bool:
 
 def _check_new(names: set[str], new: Sequence[str]) -> None:
     for path in new:
-        if not any(_below(name, (path,)) for name in names):
+        if not any(below(name, (path,)) for name in names):
             tops = sorted({"/".join(name.split("/")[1:3]) for name in names})
             raise UserError(f"the network has no {path!r} to begin anew; it has {', '.join(tops)}")
 

@@ -82,6 +82,9 @@ def _format(path: Path, head: bytes) -> tuple[str, Reader]:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         raise UserError(f"{path}: is empty, delete it and fetch it again")
+    # The header's length, in eight bytes of which any may look like another format, and a header.
+    if head[4:9] == b"\0\0\0\0{":
+        return "safetensors", safetensors.read
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise UserError(f"{path}: is a web page, not weights: the download failed, fetch it again")
     if text.startswith(b"version https://git-lfs"):
@@ -99,8 +102,6 @@ def _format(path: Path, head: bytes) -> tuple[str, Reader]:
             f"{path}: is a tar archive, as PyTorch wrote until version 0.1.10: "
             "load it with PyTorch and save it again"
         )
-    if head[8:9] == b"{":
-        return "safetensors", safetensors.read
     if caffe.is_caffemodel(head):
         return "a Caffe model", caffe.read
     raise UserError(

