@@ -17,7 +17,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from agenet.data.augment import make_eval_transform, make_train_transform
+from agenet.data.augment import Augmentation, make_eval_transform, make_train_transform
 from agenet.data.order import steps_per_epoch
 from agenet.data.records import Records, open_records
 from agenet.data.resident import Resident, available_cores
@@ -81,7 +81,9 @@ class Experiment:
 
     @cached_property
     def train_step(self) -> TrainStep:
-        transform = make_train_transform(self.crop_size, *self._normalization)
+        transform = make_train_transform(
+            self.crop_size, *self._normalization, Augmentation(**self.config.augment.to_dict())
+        )
         return make_train_step(
             self.model,
             self.tx,
@@ -283,6 +285,7 @@ def _ask_weights(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_fields(config: ml_collections.ConfigDict, tasks: Sequence[str]) -> None:
+    Augmentation(**config.augment.to_dict())  # Raises for values that it cannot take.
     metrics = validation_metrics(tasks)
     if config.best not in metrics:
         raise UserError(f'best "{config.best}" is not measured: use one of {", ".join(metrics)}')

@@ -28,6 +28,17 @@ def get_config() -> ml_collections.ConfigDict:
     config.input.std = ()  # and with random ones the usual ImageNet figures
     config.input.placement = "auto"  # where pictures are kept: "device", "host" or "auto"
 
+    config.augment = augment = ml_collections.ConfigDict()  # of training pictures, on the device
+    augment.crop = "random"  # or "center"
+    augment.flip = 0.5  # probability
+    augment.shift = 0.0  # of a crop's size, in any direction
+    augment.scale = 0.0  # the factor is 1 - scale to 1 + scale
+    augment.rotate = 0.0  # degrees, either way
+    augment.warp_probability = 1.0  # of shift, scale and rotate together
+    augment.brightness = 0.0  # of 255
+    augment.contrast = 0.0  # the factor is 1 - contrast to 1 + contrast
+    augment.color_probability = 0.5  # of brightness and contrast together
+
     config.model = ml_collections.ConfigDict()
     config.model.name = "levi_hassner"
     config.model.flavour = ""  # variant of the network; empty: that of the weights, or the usual

@@ -169,7 +169,7 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
     import jax
     import numpy as np
 
-    from agenet.data.augment import make_train_transform
+    from agenet.data.augment import Augmentation, make_train_transform
     from agenet.data.order import training_batch
     from agenet.experiment import create_experiment, describe_machine
 
@@ -178,7 +178,12 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
     pictures = experiment.load_pictures(progress=False)
     resident_peak = _peak()
     transform = jax.jit(
-        make_train_transform(experiment.crop_size, config.input.mean, config.input.std)
+        make_train_transform(
+            experiment.crop_size,
+            config.input.mean,
+            config.input.std,
+            Augmentation(**config.augment.to_dict()),
+        )
     )
     state = experiment.create_state()
 

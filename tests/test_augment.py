@@ -1,22 +1,32 @@
+import dataclasses
+import warnings
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from agenet.data.augment import (
+    Augmentation,
+    brightness_contrast,
     center_crop,
     make_eval_transform,
     make_train_transform,
     normalize,
+    random_colors,
     random_crop,
     random_flip,
+    random_warps,
 )
+from agenet.errors import UserError
 from agenet.sharding import batch_sharded, create_mesh, replicated
+from configs import default
 
 MEAN, STD = (100.0, 50.0, 25.0), (10.0, 20.0, 40.0)
 SIZE = 6
+WARPING = Augmentation(shift=0.03125, scale=0.2, rotate=20, brightness=0.2, contrast=0.2)
 
 
 def coordinates(batch: int, height: int = 8, width: int = 9) -> np.ndarray:
@@ -35,6 +45,7 @@ TRANSFORMS = {
     "random_crop": lambda images, rng: random_crop(images, SIZE, rng),
     "random_flip": random_flip,
     "train": make_train_transform(SIZE, MEAN, STD),
+    "warping": make_train_transform(SIZE, MEAN, STD, WARPING),
     "eval": lambda images, rng: make_eval_transform(SIZE, MEAN, STD)(images),
 }
 
@@ -45,17 +56,22 @@ def test_eager_compiled_and_divided_agree(transform: Callable[..., jax.Array]) -
     eager = transform(jnp.asarray(images), key())
     compiled = jax.jit(transform)(images, key())
     mesh = create_mesh()
-    divided = jax.jit(
+    on_all = jax.jit(
         transform,
         in_shardings=(batch_sharded(mesh), replicated(mesh)),
         out_shardings=batch_sharded(mesh),
-    )(images, key())
+    )
+    divided = on_all(images, key())
     assert len(divided.addressable_shards) == 8
-    np.testing.assert_allclose(compiled, eager, rtol=1e-6)
-    np.testing.assert_allclose(divided, eager, rtol=1e-6)
+    program = on_all.lower(images, key()).compile().as_text()
+    assert not any(name in program for name in ("all-reduce", "all-gather", "all-to-all"))
+    # Normalised, of 0 to 255: a warp interpolates, so that the rounding of places shows.
+    tolerance = {"rtol": 1e-6, "atol": 1e-4 if transform is TRANSFORMS["warping"] else 0}
+    np.testing.assert_allclose(compiled, eager, **tolerance)
+    np.testing.assert_allclose(divided, eager, **tolerance)
 
 
-@pytest.mark.parametrize("name", ["random_crop", "random_flip", "train"])
+@pytest.mark.parametrize("name", ["random_crop", "random_flip", "train", "warping"])
 def test_chance_is_a_function_of_the_key(name: str) -> None:
     transform, images = TRANSFORMS[name], jnp.asarray(coordinates(16))
     first, again, other = (transform(images, key(number)) for number in (0, 0, 1))
@@ -106,6 +122,23 @@ def test_random_flip_mirrors_half() -> None:
     np.testing.assert_array_equal(result[~flipped], images[~flipped])
 
 
+@pytest.mark.parametrize("warping", [{}, {"shift": 1e-9}], ids=["cropping", "warping"])
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+@pytest.mark.parametrize("crop", ["random", "center"])
+def test_crop_and_flip_with_and_without_a_warp(
+    crop: str, flip: float, warping: dict[str, float]
+) -> None:
+    images = jnp.asarray(coordinates(16))
+    augmentation = Augmentation(crop=crop, flip=flip, **warping)
+    transform = make_train_transform(SIZE, (0, 0, 0), (1, 1, 1), augmentation)
+    crop_rng = jax.random.split(key(), 3)[0]
+    expected = (
+        random_crop(images, SIZE, crop_rng) if crop == "random" else center_crop(images, SIZE)
+    )
+    expected = expected[:, :, ::-1] if flip else expected
+    np.testing.assert_allclose(transform(images, key()), expected, atol=1e-4)
+
+
 def test_training_crops_flips_and_normalises() -> None:
     images = coordinates(64)
     result = np.asarray(make_train_transform(SIZE, MEAN, STD)(jnp.asarray(images), key()))
@@ -123,3 +156,121 @@ def test_training_and_evaluation_normalise_alike() -> None:
     images = jnp.full((2, SIZE, SIZE, 3), 77, jnp.uint8)
     train = make_train_transform(SIZE, MEAN, STD)(images, key())
     np.testing.assert_array_equal(train, make_eval_transform(SIZE, MEAN, STD)(images))
+
+
+def parameters(augmentation: Augmentation, batch: int = 4096) -> dict[str, np.ndarray]:
+    """What `random_warps` and `random_colors` drew, read from the matrices."""
+    size = 101
+    matrices = np.asarray(random_warps(key(), batch, size, augmentation), np.float64)
+    scale = np.abs(np.linalg.det(matrices[:, :, :2])) ** -0.5
+    middle = np.array([50.0, 50.0, 1.0])
+    # The inverse of a turned and scaled shift of the middle.
+    shift = np.linalg.solve(matrices[:, :, :2], (50 - matrices @ middle)[..., None])[..., 0] / size
+    mirror = np.sign(np.linalg.det(matrices[:, :, :2]))
+    brightness, contrast = random_colors(key(), batch, augmentation)
+    return {
+        "shift_x": shift[:, 0],
+        "shift_y": shift[:, 1],
+        "scale": scale - 1,
+        "rotate": -np.rad2deg(np.arctan2(matrices[:, 0, 1], matrices[:, 1, 1])),
+        "mirror": mirror,
+        "brightness": np.asarray(brightness),
+        "contrast": np.asarray(contrast),
+    }
+
+
+LIMITS = {
+    "shift_x": 0.03125,
+    "shift_y": 0.03125,
+    "scale": 0.2,
+    "rotate": 20,
+    "brightness": 0.2,
+    "contrast": 0.2,
+}
+
+
+def test_parameters_are_uniform_and_drawn_apart() -> None:
+    drawn = parameters(dataclasses.replace(WARPING, color_probability=1))
+    assert 0.46 < np.mean(drawn["mirror"] == 1) < 0.54
+    for name, limit in LIMITS.items():
+        assert np.abs(drawn[name]).max() < limit * 1.001
+        assert scipy.stats.kstest(drawn[name] / limit, scipy.stats.uniform(-1, 2).cdf).pvalue > 1e-3
+    correlation = np.corrcoef(list(drawn.values())) - np.eye(len(drawn))
+    assert np.abs(correlation).max() < 0.07
+
+
+@pytest.mark.parametrize("probability", [0.25, 1.0])
+def test_probability_is_of_all_together(probability: float) -> None:
+    drawn = parameters(
+        dataclasses.replace(WARPING, warp_probability=probability, color_probability=probability)
+    )
+    changed = {name: np.abs(drawn[name]) > limit / 1e3 for name, limit in LIMITS.items()}
+    assert abs(changed["scale"].mean() - probability) < 0.03
+    assert abs(changed["contrast"].mean() - probability) < 0.03
+    for first, second in [("scale", "rotate"), ("scale", "shift_x"), ("contrast", "brightness")]:
+        assert np.mean(changed[first] != changed[second]) < 0.01
+
+
+def test_what_is_off_costs_nothing() -> None:
+    def program(augmentation: Augmentation) -> str:
+        transform = make_train_transform(SIZE, MEAN, STD, augmentation)
+        return str(jax.make_jaxpr(transform)(jnp.asarray(coordinates(2)), key()))
+
+    plain = program(Augmentation())
+    off = dataclasses.replace(WARPING, warp_probability=0, color_probability=0)
+    assert program(off) == program(Augmentation(brightness=0, rotate=0)) == plain
+    assert "floor" not in plain and "clamp" not in plain
+    still = program(Augmentation(crop="center", flip=0))
+    assert not any(name in still for name in ("gather", "select", "reverse", "floor"))
+
+
+def test_a_warp_shows_what_is_stored_around_the_crop() -> None:
+    augmentation = Augmentation(crop="center", shift=0.03125, scale=0.2, rotate=20)
+    transform = jax.jit(make_train_transform(32, (0, 0, 0), (1, 1, 1), augmentation))
+    for size, black in ((64, False), (32, True)):
+        result = np.asarray(transform(np.full((64, size, size, 3), 200, np.uint8), key()))
+        assert np.any(result == 0) == black
+        assert result.max() <= 200.001 and np.all(result[:, 8:24, 8:24] > 199.9)
+
+
+@pytest.mark.parametrize("brightness", [-0.2, 0.0, 0.2])
+@pytest.mark.parametrize("contrast", [-0.2, 0.0, 0.2])
+def test_brightness_and_contrast(brightness: float, contrast: float) -> None:
+    values = np.arange(256, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 3), np.uint8)
+    expected = np.clip(values * (1 + contrast) + 255 * brightness, 0, 255)
+    changes = jnp.array([[brightness, 0.0], [contrast, 0.0]])
+    for apply in (brightness_contrast, jax.jit(brightness_contrast)):
+        result = apply(jnp.stack([values, values]), *changes)
+        np.testing.assert_allclose(result[0], expected, atol=1e-4)
+        np.testing.assert_array_equal(result[1], values)
+
+
+@pytest.mark.parametrize("brightness", [-0.2, 0.2])
+@pytest.mark.parametrize("contrast", [-0.2, 0.0, 0.2])
+def test_albumentations_changes_colours_alike(
+    brightness: float, contrast: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")
+    values = np.tile(np.arange(256, dtype=np.uint8)[:, None, None], (1, 2, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transform = pytest.importorskip("albumentations").RandomBrightnessContrast(
+            (brightness, brightness), (contrast, contrast), p=1
+        )
+        expected = transform(image=values)["image"]
+    result = brightness_contrast(values[None], jnp.array([brightness]), jnp.array([contrast]))
+    error = np.asarray(result[0]) - expected
+    assert error.min() > -1e-3 and error.max() < 1.001  # It rounds down.
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("crop", "middle"), ("scale", 1.0), ("rotate", -1), ("flip", 1.5), ("shift", float("nan"))],
+)
+def test_values_without_a_meaning(field: str, value: float | str) -> None:
+    with pytest.raises(UserError, match=f"augment.{field}"):
+        Augmentation(**{field: value})
+
+
+def test_default_config_is_the_default_augmentation() -> None:
+    assert Augmentation(**default.get_config().augment.to_dict()) == Augmentation()

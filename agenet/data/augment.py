@@ -1,53 +1,169 @@
-"""What happens to stored pictures on the device: crop, flip, normalise.
+"""What happens to stored pictures on the device: crop, warp, flip, colours, normalise.
 
 Training and serving share the evaluation transform, so that they cannot drift apart.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import jax
 import jax.numpy as jnp
 
+from agenet.data.warp import shift_scale_rotate, warp
+from agenet.errors import UserError
+
 Transform = Callable[..., jax.Array]
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """What training pictures undergo, as in `config.augment`; each picture draws its own.
+
+    The parameters mean what they mean to ShiftScaleRotate, RandomBrightnessContrast and
+    HorizontalFlip of Albumentations, see `agenet.data.warp` and `brightness_contrast`, and are
+    drawn uniformly up to their limits in either direction. Of ShiftScaleRotate it is the meaning
+    before version 2, which began to round shifts and to stretch width and height apart.
+
+    Raises:
+        UserError: a value makes no sense.
+    """
+
+    crop: str = "random"  # or "center"
+    flip: float = 0.5  # probability of mirroring
+    shift: float = 0.0  # of the size of a crop
+    scale: float = 0.0  # around a factor of 1
+    rotate: float = 0.0  # degrees
+    warp_probability: float = 1.0  # of shift, scale and rotate together
+    brightness: float = 0.0  # of the largest value, 255
+    contrast: float = 0.0  # around a factor of 1
+    color_probability: float = 0.5  # of brightness and contrast together
+
+    def __post_init__(self) -> None:
+        if self.crop not in ("random", "center"):
+            raise UserError(f'augment.crop "{self.crop}" is not known: use "random" or "center"')
+        largest = {"rotate": 180.0, "scale": 0.99}
+        for name in (field.name for field in fields(self) if field.name != "crop"):
+            value, limit = getattr(self, name), largest.get(name, 1.0)
+            if not 0 <= value <= limit:
+                raise UserError(f"augment.{name} {value:g} must be a number from 0 to {limit:g}")
+
+    @property
+    def warps(self) -> bool:
+        return max(self.shift, self.scale, self.rotate) > 0 and self.warp_probability > 0
+
+    @property
+    def recolors(self) -> bool:
+        return max(self.brightness, self.contrast) > 0 and self.color_probability > 0
+
+
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """(x - mean) / std per channel; uint8 [..., 3] to float32 [..., 3]; mean and std in 0..255."""
+    """(x - mean) / std per channel; [..., 3] to float32 [..., 3]; x, mean and std in 0..255."""
     scale = 1.0 / jnp.asarray(std, jnp.float32)
     return (images.astype(jnp.float32) - jnp.asarray(mean, jnp.float32)) * scale
 
 
+def center_corner(images: jax.Array, size: int) -> tuple[int, int]:
+    """Top and left of the middle square of pictures [B, H, W, 3]."""
+    return (images.shape[1] - size) // 2, (images.shape[2] - size) // 2
+
+
+def random_corners(images: jax.Array, size: int, rng: jax.Array) -> jax.Array:
+    """Top and left, int32 [B, 2], of squares anywhere inside pictures [B, H, W, 3], uniformly."""
+    batch, height, width, _ = images.shape
+    room = jnp.array([height - size + 1, width - size + 1])
+    return jax.random.randint(rng, (batch, 2), 0, room)
+
+
 def center_crop(images: jax.Array, size: int) -> jax.Array:
     """The middle square: [B, H, W, 3] to [B, size, size, 3]."""
-    top, left = (images.shape[1] - size) // 2, (images.shape[2] - size) // 2
+    top, left = center_corner(images, size)
     return images[:, top : top + size, left : left + size]
 
 
 def random_crop(images: jax.Array, size: int, rng: jax.Array) -> jax.Array:
     """A square anywhere inside, uniformly, another for each picture: to [B, size, size, 3]."""
-    batch, height, width, channels = images.shape
-    room = jnp.array([height - size + 1, width - size + 1])
-    corners = jax.random.randint(rng, (batch, 2), 0, room)
 
     def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
-        start = (corner[0], corner[1], 0)
-        return jax.lax.dynamic_slice(image, start, (size, size, channels))
+        return jax.lax.dynamic_slice(image, (*corner, 0), (size, size, image.shape[-1]))
 
-    return jax.vmap(crop)(images, corners)
-
-
-def random_flip(images: jax.Array, rng: jax.Array) -> jax.Array:
-    """Each picture [H, W, 3] of [B, H, W, 3] mirrored left to right, half of the time."""
-    flip = jax.random.bernoulli(rng, shape=(images.shape[0], 1, 1, 1))
-    return jnp.where(flip, images[:, :, ::-1], images)
+    return jax.vmap(crop)(images, random_corners(images, size, rng))
 
 
-def make_train_transform(size: int, mean: Sequence[float], std: Sequence[float]) -> Transform:
-    """Returns `transform(images uint8 [B, H, W, 3], rng) -> float32 [B, size, size, 3]`."""
+def random_flip(images: jax.Array, rng: jax.Array, probability: float = 0.5) -> jax.Array:
+    """Some of the pictures [B, H, W, 3] mirrored left to right."""
+    flip = _happens(rng, probability, images.shape[0])
+    return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
+
+
+def random_warps(rng: jax.Array, batch: int, size: int, augmentation: Augmentation) -> jax.Array:
+    """Shifts, scales, rotations and flips of crops of `size` pixels, as matrices [B, 2, 3]."""
+    flip_rng, apply_rng, *rngs = jax.random.split(rng, 5)
+    applied = _happens(apply_rng, augmentation.warp_probability, batch)
+    shift = _uniform(rngs[0], augmentation.shift, (batch, 2)) * applied[:, None]
+    scale = _uniform(rngs[1], augmentation.scale, (batch,)) * applied
+    rotate = _uniform(rngs[2], augmentation.rotate, (batch,)) * applied
+    flip = _happens(flip_rng, augmentation.flip, batch)
+    return shift_scale_rotate(shift, 1 + scale, rotate, flip, size)
+
+
+def random_colors(
+    rng: jax.Array, batch: int, augmentation: Augmentation
+) -> tuple[jax.Array, jax.Array]:
+    """Brightness [B] and contrast [B], both 0 where a picture stays as it is."""
+    apply_rng, *rngs = jax.random.split(rng, 3)
+    applied = _happens(apply_rng, augmentation.color_probability, batch)
+    brightness = _uniform(rngs[0], augmentation.brightness, (batch,))
+    return brightness * applied, _uniform(rngs[1], augmentation.contrast, (batch,)) * applied
+
+
+def _happens(rng: jax.Array, probability: float, batch: int) -> jax.Array:
+    return jax.random.bernoulli(rng, float(probability), (batch,))
+
+
+def _uniform(rng: jax.Array, limit: float, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.uniform(rng, shape, minval=-limit, maxval=limit)
+
+
+def brightness_contrast(images: jax.Array, brightness: jax.Array, contrast: jax.Array) -> jax.Array:
+    """X (1 + contrast) + 255 brightness, cut to 0..255; images [B, H, W, 3], the others [B]."""
+    factor, offset = (1 + contrast)[:, None, None, None], (255 * brightness)[:, None, None, None]
+    return jnp.clip(images.astype(jnp.float32) * factor + offset, 0, 255)
+
+
+def make_train_transform(
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augmentation: Augmentation = Augmentation(),
+) -> Transform:
+    """Returns `transform(images uint8 [B, H, W, 3], rng) -> float32 [B, size, size, 3]`.
+
+    Crop, warp and flip are one interpolation, from the stored picture: a warped crop is black
+    only where the stored picture ends. What is turned off costs nothing.
+    """
+
+    def crop_and_warp(images: jax.Array, crop_rng: jax.Array, warp_rng: jax.Array) -> jax.Array:
+        if augmentation.crop == "random":
+            corners = random_corners(images, size, crop_rng)
+        else:
+            corners = jnp.array([center_corner(images, size)])
+        matrices = random_warps(warp_rng, images.shape[0], size, augmentation)
+        return warp(images, matrices.at[:, :, 2].add(corners[:, ::-1]), size)
 
     def transform(images: jax.Array, rng: jax.Array) -> jax.Array:
-        crop_rng, flip_rng = jax.random.split(rng)
-        images = random_flip(random_crop(images, size, crop_rng), flip_rng)
+        crop_rng, flip_rng, color_rng = jax.random.split(rng, 3)
+        if augmentation.warps:
+            images = crop_and_warp(images, crop_rng, flip_rng)
+        else:
+            if augmentation.crop == "random":
+                images = random_crop(images, size, crop_rng)
+            else:
+                images = center_crop(images, size)
+            if augmentation.flip:
+                images = random_flip(images, flip_rng, augmentation.flip)
+        if augmentation.recolors:
+            colors = random_colors(color_rng, images.shape[0], augmentation)
+            images = brightness_contrast(images, *colors)
         return normalize(images, mean, std)
 
     return transform
