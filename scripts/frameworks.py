@@ -249,8 +249,6 @@ class KerasNetwork(Network):
                 layer.rate = 0.0
         outputs = [self.module.get_layer("predictions").input, self.module.output]
         self._both = keras.Model(self.module.input, outputs)
-        # The networks that normalise their input themselves take 0 to 255.
-        self._range = 255.0 if name.startswith("EfficientNet") else 1.0
 
     def randomise(self, rng: np.random.Generator, steady: bool) -> None:
         keras = import_keras()
@@ -273,7 +271,7 @@ class KerasNetwork(Network):
         for norm in norms:
             norm.momentum = 0.0
         noise = rng.normal(size=(4, self.size, self.size, 3)).astype(np.float32)
-        self.module(noise * self._range, training=True)
+        self.module(self._input(noise), training=True)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
             mean, var = _jitter(rng, norm.moving_mean.numpy(), norm.moving_variance.numpy())
@@ -282,7 +280,7 @@ class KerasNetwork(Network):
 
     def run(self, images: np.ndarray, train: bool = False) -> tuple[np.ndarray, np.ndarray]:
         before = self.module.get_weights() if train else []
-        features, logits = self._both(images * np.float32(self._range), training=train)
+        features, logits = self._both(self._input(images), training=train)
         if train:
             self.module.set_weights(before)
         return features.numpy(), logits.numpy()
@@ -294,7 +292,7 @@ class KerasNetwork(Network):
         other.module.set_weights(self.module.get_weights())
         variables = other.module.trainable_variables
         with tf.GradientTape() as tape:
-            logits = other.module(images * np.float32(self._range), training=train)
+            logits = other.module(self._input(images), training=train)
             loss = tf.reduce_sum(logits * direction)
         for variable, grad in zip(variables, tape.gradient(loss, variables), strict=True):
             variable.assign(grad)
@@ -309,6 +307,11 @@ class KerasNetwork(Network):
 
         with h5py.File(path, "w") as file:
             save_weights_to_hdf5_group(file, self.module)
+
+    def _input(self, images: np.ndarray) -> np.ndarray:
+        # EfficientNet takes 0 to 255 and normalises it itself, ResNet takes BGR.
+        efficient = self.name.startswith("EfficientNet")
+        return images * np.float32(255) if efficient else np.ascontiguousarray(images[..., ::-1])
 
     def load(self, path: Path) -> None:
         self.module.load_weights(path)

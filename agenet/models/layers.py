@@ -6,8 +6,6 @@ and gradients; GPU and TPU keep the standard lowering.
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -17,7 +15,7 @@ from jax import lax
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-Padding = int | Literal["same"]
+from agenet.models.convolution import Padding, conv, depthwise_conv
 
 
 def fan_in_uniform(fan_in: int) -> Initializer:
@@ -126,131 +124,6 @@ class Dense(nn.Module):
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         bias = self.param("bias", init, (self.features,))
         return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """Convolution of [B, H, W, C] with [k, k, C, F]; `padding` as of `Conv`."""
-    return _conv(x, kernel, stride, padding)
-
-
-def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=zeros_around(x.shape, kernel.shape[0], stride, padding),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def zeros_around(
-    shape: Sequence[int], size: int, stride: int, padding: Padding
-) -> list[tuple[int, int]]:
-    """Zeros before and after the rows and the columns of [B, H, W, C]."""
-    if padding != "same":
-        return [(padding, padding)] * 2
-    totals = [max((-(-n // stride) - 1) * stride + size - n, 0) for n in shape[1:3]]
-    return [(total // 2, total - total // 2) for total in totals]
-
-
-def depthwise_conv(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, lowering: str = "auto"
-) -> jax.Array:
-    """Convolution of each channel of [B, H, W, C] with its own filter of [k, k, 1, C].
-
-    `lowering` is "grouped" (one grouped convolution), "shifted" (a sum of shifted products, for
-    XLA's CPU backend has no fast grouped convolution) or "auto": shifted on CPUs.
-    """
-    zeros = zeros_around(x.shape, kernel.shape[0], stride, padding)
-    grouped = functools.partial(_depthwise_grouped, stride=stride, zeros=zeros)
-    shifted = functools.partial(_depthwise_shifted, stride=stride, zeros=zeros)
-    if lowering == "auto":
-        return lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
-    return {"grouped": grouped, "shifted": shifted}[lowering](x, kernel)
-
-
-def _depthwise_grouped(
-    x: jax.Array, kernel: jax.Array, stride: int, zeros: list[tuple[int, int]]
-) -> jax.Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=zeros,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
-
-
-def _depthwise_shifted(
-    x: jax.Array, kernel: jax.Array, stride: int, zeros: list[tuple[int, int]]
-) -> jax.Array:
-    x = jnp.pad(x, ((0, 0), *zeros, (0, 0)))
-    size = kernel.shape[0]
-    height, width = ((n - size) // stride + 1 for n in x.shape[1:3])
-    total = None
-    for i in range(size):
-        for j in range(size):
-            # A strided slice, since Python's slicing gathers where the batch is symbolic.
-            tap = lax.slice_in_dim(x, i, i + (height - 1) * stride + 1, stride, 1)
-            tap = lax.slice_in_dim(tap, j, j + (width - 1) * stride + 1, stride, 2)
-            product = tap * kernel[i, j, 0]
-            total = product if total is None else total + product
-    assert total is not None
-    return total
-
-
-def _conv_forward(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv(x, kernel, stride, padding), (x, kernel)
-
-
-def _conv_backward(
-    stride: int, padding: Padding, residuals: tuple[jax.Array, jax.Array], grad: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
-    size = kernel.shape[0]
-    plain = functools.partial(_conv, stride=stride, padding=padding)
-
-    def standard(x: jax.Array, grad: jax.Array) -> jax.Array:
-        return jax.linear_transpose(lambda kernel: plain(x, kernel), kernel)(grad)[0]
-
-    def unfolded(x: jax.Array, grad: jax.Array) -> jax.Array:
-        zeros = zeros_around(x.shape, size, stride, padding)
-        patches = _unfold(x, size, stride, zeros, grad.shape[1:3])
-        batch = (0, 1, 2)
-        # [F, k * k * C]: on CPUs the larger factor is better off on the right.
-        product = lax.dot_general(grad, patches, ((batch, batch), ((), ())))
-        return product.T.reshape(kernel.shape)
-
-    # Patches hold each value (size / stride) ** 2 times: past about ten times, building them
-    # costs more than one large matrix product saves.
-    if size <= 3 * stride:
-        grad_kernel = lax.platform_dependent(x, grad, cpu=unfolded, default=standard)
-    else:
-        grad_kernel = standard(x, grad)
-    return jax.linear_transpose(lambda x: plain(x, kernel), x)(grad)[0], grad_kernel
-
-
-conv.defvjp(_conv_forward, _conv_backward)
-
-
-def _unfold(
-    x: jax.Array,
-    size: int,
-    stride: int,
-    zeros: list[tuple[int, int]],
-    out_shape: tuple[int, ...],
-) -> jax.Array:
-    """[B, H, W, C] to patches [B, H', W', k * k * C], in the order of a kernel's axes."""
-    x = jnp.pad(x, ((0, 0), *zeros, (0, 0)))
-    for axis, out in ((2, out_shape[1]), (1, out_shape[0])):
-        length = (out - 1) * stride + 1
-        taps = [lax.slice_in_dim(x, i, i + length, stride, axis) for i in range(size)]
-        x = jnp.concatenate(taps, axis=-1)
-    return x
 
 
 def max_pool(x: jax.Array) -> jax.Array:

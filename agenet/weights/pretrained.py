@@ -74,5 +74,5 @@ def prepare_picture(picture: np.ndarray, spec: InputSpec) -> np.ndarray:
     square = np.ascontiguousarray(picture[top : top + side, left : left + side])
     method = cv2.INTER_AREA if side > spec.size else _INTERPOLATIONS[spec.interpolation]
     resized = cv2.resize(square, (spec.size, spec.size), interpolation=method)
-    mean, std = np.float32(spec.mean), np.float32(spec.std)
+    mean, std = (np.asarray(values, np.float32) for values in (spec.mean, spec.std))
     return (resized.astype(np.float32) - mean) / std
