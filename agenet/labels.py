@@ -3,7 +3,10 @@
 Standard library only: everything else may import this module.
 """
 
+import re
+
 UNKNOWN = -1
+MAX_AGE = 100  # years; what "more than 70" and the last group end with
 
 # The eight groups of Adience, in order (Eidinger, Enbar & Hassner, 2014).
 AGE_GROUPS = ("0-2", "4-6", "8-12", "15-20", "25-32", "38-43", "48-53", "60-100")
@@ -11,6 +14,16 @@ AGE_GROUPS = ("0-2", "4-6", "8-12", "15-20", "25-32", "38-43", "48-53", "60-100"
 GENDERS = ("female", "male")
 TASK_CLASSES = {"age": AGE_GROUPS, "gender": GENDERS}
 AGE_LABELS = ("official", "extended")
+# FairFace's seven, with its spelling (Karkkainen & Joo, 2021).
+RACES = (
+    "Black",
+    "East Asian",
+    "Indian",
+    "Latino_Hispanic",
+    "Middle Eastern",
+    "Southeast Asian",
+    "White",
+)
 
 _ADIENCE_OFFICIAL_AGE = {
     "(0, 2)": 0,
@@ -33,8 +46,23 @@ _ADIENCE_EXTENDED_AGE = _ADIENCE_OFFICIAL_AGE | {
     **dict.fromkeys(("46", "55", "56"), 6),
     **dict.fromkeys(("57", "58"), 7),
 }
+_ADIENCE_SLIPS = {"(25, 23)": "(25, 32)"}
 _ADIENCE_AGE = {"official": _ADIENCE_OFFICIAL_AGE, "extended": _ADIENCE_EXTENDED_AGE}
 _ADIENCE_GENDER = {"f": 0, "m": 1}
+
+_FAIRFACE_AGE = {
+    "0-2": (0, 2),
+    "3-9": (3, 9),
+    **{f"{low}-{low + 9}": (low, low + 9) for low in range(10, 70, 10)},
+    "more than 70": (70, MAX_AGE),
+    # What spreadsheets make of 3-9 and 10-19, taking them for dates.
+    "03-Sep": (3, 9),
+    "3-Sep": (3, 9),
+    "Oct-19": (10, 19),
+}
+_FAIRFACE_GENDER = {"Female": 0, "Male": 1}
+
+_BOUNDS = [tuple(map(int, group.split("-"))) for group in AGE_GROUPS]
 
 
 def adience_age_group(age: str, labels: str = "official") -> int:
@@ -50,3 +78,49 @@ def adience_age_group(age: str, labels: str = "official") -> int:
 def adience_gender(gender: str) -> int:
     """Index into `GENDERS` of an Adience gender string; "u" and "" are `UNKNOWN`."""
     return _ADIENCE_GENDER.get(gender, UNKNOWN)
+
+
+def adience_age_range(age: str) -> tuple[int, int]:
+    """First and last year, both included, of an Adience age string, or `UNKNOWN` twice.
+
+    >>> [adience_age_range(age) for age in ("(25, 32)", "35", "(25, 23)", "None")]
+    [(25, 32), (35, 35), (25, 32), (-1, -1)]
+    """
+    years = re.fullmatch(r"\((\d{1,3}), (\d{1,3})\)|(\d{1,3})", _ADIENCE_SLIPS.get(age, age))
+    if not years:
+        return UNKNOWN, UNKNOWN
+    low, high = int(years[1] or years[3]), int(years[2] or years[3])
+    return (low, high) if low <= high <= MAX_AGE else (UNKNOWN, UNKNOWN)
+
+
+def nearest_age_group(age: float) -> int:
+    """Index into `AGE_GROUPS` of the group that an age lies in or nearest to.
+
+    Where two groups are equally near, the younger one.
+
+    Args:
+        age: years.
+
+    >>> [AGE_GROUPS[nearest_age_group(age)] for age in (3, 22, 23, 35, 36, 100)]
+    ['0-2', '15-20', '25-32', '25-32', '38-43', '60-100']
+    """
+    return min(range(len(_BOUNDS)), key=lambda i: max(_BOUNDS[i][0] - age, age - _BOUNDS[i][1], 0))
+
+
+def nearest_age_group_of_range(low: int, high: int) -> int:
+    """Index into `AGE_GROUPS` of the group that the middle of an age range lies in or nearest to.
+
+    >>> [AGE_GROUPS[nearest_age_group_of_range(low, low + 9)] for low in range(10, 60, 10)]
+    ['15-20', '25-32', '25-32', '38-43', '48-53']
+    """
+    return nearest_age_group((low + high) / 2)
+
+
+def fairface_age_range(age: str) -> tuple[int, int] | None:
+    """First and last year, both included, of a FairFace age string; None if it is none."""
+    return _FAIRFACE_AGE.get(age)
+
+
+def fairface_gender(gender: str) -> int:
+    """Index into `GENDERS` of a FairFace gender string, or `UNKNOWN`."""
+    return _FAIRFACE_GENDER.get(gender, UNKNOWN)

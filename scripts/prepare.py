@@ -7,6 +7,7 @@ import errno
 import importlib
 import io
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -19,13 +20,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from agenet.errors import UserError  # noqa: E402
-
-NAMES_SHOWN = 10
+from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
 
 
 def parse_arguments(arguments: Sequence[str] | None, names: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Prepares a data set for training.")
+    parser = ArgumentParser(description="Prepares a data set for training.")
     parser.add_argument("name", help=f"the data set: {', '.join(names)}")
     parser.add_argument(
         "--manual_dir",
@@ -41,6 +40,12 @@ def parse_arguments(arguments: Sequence[str] | None, names: list[str]) -> argpar
     parser.add_argument("--config", default="", help="the builder config (default: the first one)")
     parser.add_argument(
         "--overwrite", action="store_true", help="prepare it again where it is prepared already"
+    )
+    parser.add_argument(
+        "--beam_options",
+        metavar="OPTIONS",
+        help='prepare on Apache Beam with these pipeline options, such as "--runner=DirectRunner '
+        '--direct_num_workers=4"; for data sets too large for one machine',
     )
     return parser.parse_args(arguments)
 
@@ -67,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     builder = builder_cls(**options)
     data_path = Path(builder.data_path)
+    beam_options = _beam_options(args.beam_options, builder)
     if builder.is_prepared() and not args.overwrite:
         print(f"{builder.info.full_name} is already prepared: {data_path} (--overwrite redoes it)")
     else:
@@ -81,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             builder.ensure_release(manual_dir)
             with _nothing_half_written(data_path):
                 builder = builder_cls(**options)  # anew: it may know what is now replaced
-                _prepare(builder, manual_dir, scratch)
+                _prepare(builder, manual_dir, scratch, beam_options)
         print(f"{builder.info.full_name} prepared in {time.monotonic() - start:.0f} s: {data_path}")
     _print_summary(builder)
     where = f" --config.dataset.data_dir={args.data_dir}" if args.data_dir else ""
@@ -110,15 +116,40 @@ def _load_builder(name: str) -> Any:
     return importlib.import_module(f"data_prep.{name}.{name}_dataset_builder").Builder
 
 
-def _prepare(builder: Any, manual_dir: Path, download_dir: str) -> None:
+def _beam_options(options: str | None, builder: Any) -> Any:
+    """Beam's own object for the pipeline options; None prepares without Beam."""
+    if options is None:
+        return None
+    if not builder.SCALES_OUT:
+        raise UserError(f"{builder.name} does not run on Beam: leave out --beam_options")
+    try:
+        beam = importlib.import_module("apache_beam")
+    except ImportError as error:
+        raise UserError(
+            '--beam_options needs Apache Beam: pip install "agenet[train,beam]", in an environment '
+            f"of its own ({error})"
+        ) from None
+    try:
+        parsed = beam.options.pipeline_options.PipelineOptions(shlex.split(options))
+        if runner := parsed.view_as(beam.options.pipeline_options.StandardOptions).runner:
+            beam.runners.create_runner(runner)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"--beam_options {options!r}: {str(error).splitlines()[0]}") from None
+    return parsed
+
+
+def _prepare(builder: Any, manual_dir: Path, download_dir: str, beam_options: Any) -> None:
     import tensorflow_datasets as tfds
 
+    builder.beam = beam_options is not None
     try:
         # TFDS announces a download, which this is not.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(
                 download_dir=download_dir,
-                download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
+                download_config=tfds.download.DownloadConfig(
+                    manual_dir=manual_dir, beam_options=beam_options
+                ),
             )
     except (OSError, RuntimeError) as error:  # ArrayRecord raises the latter
         if os.strerror(errno.ENOSPC) not in str(error):
@@ -166,13 +197,8 @@ def _print_summary(builder: Any) -> None:
     metadata = builder.info.metadata or {}
     print(f"  together: {builder.info.splits.total_num_examples:,} pictures", end="")
     print(f", {builder.info.dataset_size.real / 2**20:,.0f} MiB")
-    if duplicates := metadata.get("duplicate_rows_dropped"):
-        print(f"  left out: {duplicates} rows that are exact duplicates")
-    for key, what in (("pictures_missing", "missing"), ("pictures_broken", "broken")):
-        if left_out := metadata.get(key):
-            more = ", ..." if len(left_out) > NAMES_SHOWN else ""
-            shown = ", ".join(left_out[:NAMES_SHOWN])
-            print(f"  left out: {len(left_out)} pictures that are {what}: {shown}{more}")
+    for line in metadata.get("summary", ()):
+        print(f"  {line}")
     if notice := metadata.get("notice"):
         print(notice)
 
@@ -183,11 +209,5 @@ def _stop(*_: Any) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _stop)
-    try:
+    with one_line_errors():
         main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("error: interrupted; nothing was left half-written")
-    except OSError as error:
-        sys.exit(f"error: {error}")

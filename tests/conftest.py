@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from agenet.data.records import Records
+from agenet.labels import AGE_GROUPS
 from agenet.models.layers import BatchNorm
 
 jax.config.update("jax_num_cpu_devices", 8)
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"
+LOWEST, HIGHEST = zip(*(map(int, group.split("-")) for group in AGE_GROUPS), strict=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -87,6 +89,8 @@ def make_records() -> Callable[..., Records]:
             fold=(subject_id % folds).astype(np.int32),
             subject_id=subject_id,
             labels={"age": age.astype(np.int32), "gender": gender.astype(np.int32)},
+            age_low=np.array([*LOWEST, -1], np.int32)[age],
+            age_high=np.array([*HIGHEST, -1], np.int32)[age],
         )
 
     return make

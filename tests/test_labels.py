@@ -7,7 +7,11 @@ from agenet.labels import (
     TASK_CLASSES,
     UNKNOWN,
     adience_age_group,
+    adience_age_range,
     adience_gender,
+    fairface_age_range,
+    nearest_age_group,
+    nearest_age_group_of_range,
 )
 
 # Every age string of the fold lists that is not one of the eight groups.
@@ -45,3 +49,34 @@ def test_genders() -> None:
     assert [GENDERS[adience_gender(gender)] for gender in "fm"] == ["female", "male"]
     assert {adience_gender(gender) for gender in ("u", "", "F", "male")} == {UNKNOWN}
     assert TASK_CLASSES == {"age": AGE_GROUPS, "gender": GENDERS}
+
+
+def test_age_ranges() -> None:
+    for group in AGE_GROUPS:
+        low, high = map(int, group.split("-"))
+        assert adience_age_range(f"({low}, {high})") == (low, high)
+    assert adience_age_range("35") == (35, 35) and adience_age_range("(8, 23)") == (8, 23)
+    for age in ("None", "", "(25 32)", "(32, 25)", "101", "(60, 1000)", "-3", "3.5"):
+        assert adience_age_range(age) == (UNKNOWN, UNKNOWN)
+
+
+def test_nearest_group() -> None:
+    groups = [nearest_age_group(age) for age in range(101)]
+    assert groups == sorted(groups) and set(groups) == set(range(8))
+    # Where one group ends: 3, 7, 35 and 45.5 lie in the middle and belong to the younger.
+    firsts = [groups.index(group) for group in range(8)]
+    assert firsts == [0, 4, 8, 14, 23, 36, 46, 57]
+    assert nearest_age_group(120) == 7 and nearest_age_group(-1) == 0
+    # Adience's strays of one year agree.
+    for group, ages in STRAYS.items():
+        for age in (int(age) for age in ages if age.isdigit()):
+            assert AGE_GROUPS[nearest_age_group(age)] == group
+
+
+def test_fairface_ranges() -> None:
+    ranges = ["0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70"]
+    bounds = [fairface_age_range(age) for age in ranges]
+    assert bounds[0] == (0, 2) and bounds[-1] == (70, 100)
+    assert [nearest_age_group_of_range(*b) for b in bounds if b] == [0, 1, 3, 4, 4, 5, 6, 7, 7]
+    assert [b for b in bounds if b][1:3] == [fairface_age_range(a) for a in ("03-Sep", "Oct-19")]
+    assert fairface_age_range("70+") is None

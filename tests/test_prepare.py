@@ -15,9 +15,10 @@ from agenet.errors import UserError
 from data_prep.adience.folds_builder import FoldsBuilder
 from scripts import prepare
 from tests.conftest import run_program
-from tests.test_data_prep_adience import noise_jpeg, write_release
+from tests.test_data_prep_adience import write_release
+from tests.test_data_prep_pictures import noise_jpeg
 
-PREPARED = "adience/faces/1.0.0"
+PREPARED = "adience/faces/1.1.0"
 
 
 @pytest.fixture
@@ -51,11 +52,17 @@ def test_prepares_what_is_read(manual_dir: Path, data_dir: Path, capsys: Any) ->
     assert known["age"] == b"(25, 32)" and known["yaw"] == -15.0
     assert [known[k] for k in ("age_official", "age_extended", "gender")] == [4, 4, 0]
     assert [unknown[k] for k in ("age_official", "age_extended", "gender")] == [-1, -1, -1]
+    assert [face[k] for face in (known, unknown) for k in ("age_low", "age_high")] == [
+        25,
+        32,
+        -1,
+        -1,
+    ]
     pictures = open_records("adience/faces", str(data_dir)).pictures
     assert sorted(pictures) == sorted(noise_jpeg(32, 40, seed) for seed in range(10))
     # Nothing but the prepared set: no temporary files, no empty download folders.
     assert sorted(p.name for p in data_dir.iterdir()) == ["adience"]
-    assert [p.name for p in (data_dir / "adience/faces").iterdir()] == ["1.0.0"]
+    assert [p.name for p in (data_dir / "adience/faces").iterdir()] == ["1.1.0"]
     assert not list((data_dir / PREPARED).glob("*.tmp"))
 
     run("adience", manual_dir, data_dir)
@@ -111,9 +118,9 @@ def test_a_few_left_out_are_recorded(tmp_path: Path, data_dir: Path, capsys: Any
     replace_pictures(tmp_path, names[1:], noise_jpeg(16, 16)[:-20])
     run("adience", tmp_path, data_dir)
     metadata = json.loads((data_dir / PREPARED / "metadata.json").read_text())
-    assert metadata["pictures_missing"] == [f"faces/{names[0]}"]
-    assert metadata["pictures_broken"] == [f"faces/{names[1]}"]
-    assert metadata["notice"] == "" and metadata["source"] == "faces"
+    assert metadata["pictures_missing"] == {"count": 1, "first": [f"faces/{names[0]}"]}
+    assert metadata["pictures_broken"] == {"count": 1, "first": [f"faces/{names[1]}"]}
+    assert metadata["notice"] == "" and metadata["sources"] == ["faces"]
     output = capsys.readouterr().out
     assert "fold_1: 38 pictures" in output
     assert f"left out: 1 pictures that are missing: faces/{names[0]}" in output
@@ -134,7 +141,7 @@ def test_failed_overwrite_keeps_what_was_prepared(manual_dir: Path, data_dir: Pa
     )
     run("adience", manual_dir, data_dir, "--overwrite")
     assert len(open_records("adience/faces", str(data_dir)).pictures) == 9
-    assert [p.name for p in (data_dir / "adience/faces").iterdir()] == ["1.0.0"]
+    assert [p.name for p in (data_dir / "adience/faces").iterdir()] == ["1.1.0"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -162,6 +169,13 @@ def test_missing_extra(manual_dir: Path, data_dir: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(UserError, match='"train" extra: pip install "agenet'):
         run("adience", manual_dir, data_dir)
+
+
+def test_command_lines_that_are_none(manual_dir: Path, data_dir: Path) -> None:
+    with pytest.raises(UserError, match=r"unrecognized arguments: --configs=faces, see --help"):
+        run("adience", manual_dir, data_dir, "--configs=faces")
+    with pytest.raises(UserError, match="adience does not run on Beam: leave out --beam_options"):
+        run("adience", manual_dir, data_dir, "--beam_options=")
 
 
 def test_real_faces_never_pass_for_drawn(manual_dir: Path, data_dir: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from agenet.data.records import Records, default_data_dir, find_prepared, open_records
 from agenet.errors import UserError
+from agenet.labels import AGE_GROUPS
 
 NAME = "drawn_faces/faces"
 SHARD = "drawn_faces-fold_2.array_record-00000-of-00001"
@@ -39,9 +40,16 @@ def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 def test_opens_what_was_prepared(drawn_faces: Path) -> None:
     records = open_records(NAME, str(drawn_faces))
     count = len(records.pictures)
-    assert records.name == "drawn_faces/faces/1.0.0" and "Drawn" in records.notice
+    assert records.name == "drawn_faces/faces/1.1.0" and "Drawn" in records.notice
     assert np.bincount(records.fold).tolist() == [count // 5] * 5
     assert len(records.subject_id) == count and records.subject_id.dtype == np.int64
+    assert records.race is None
+    low, high, age = records.age_low, records.age_high, records.labels["age"]
+    assert low.dtype == high.dtype == np.int32
+    assert np.all(low <= high) and np.all((low == -1) == (high == -1))
+    for group, bounds in enumerate(AGE_GROUPS):
+        bounds_here = {*zip(low[age == group].tolist(), high[age == group].tolist(), strict=True)}
+        assert bounds_here == {tuple(map(int, bounds.split("-")))}
     for task, classes in (("age", 8), ("gender", 2)):
         labels = records.labels[task]
         assert labels.dtype == np.int32 and labels.shape == (count,)
@@ -75,8 +83,11 @@ def test_fingerprint_tells_data_sets_apart(make_records: Callable[..., Records])
         dataclasses.replace(records, fold=records.fold[::-1]),
         dataclasses.replace(records, subject_id=records.subject_id + 1),
         dataclasses.replace(records, labels=records.labels | {"age": records.labels["gender"]}),
+        dataclasses.replace(records, age_low=records.age_low - 1),
+        dataclasses.replace(records, age_high=records.age_high + 1),
+        dataclasses.replace(records, race=records.fold),
     ]
-    assert len({r.fingerprint() for r in [records, *changed]}) == 5
+    assert len({r.fingerprint() for r in [records, *changed]}) == 8
 
 
 def test_newest_version_is_taken(tmp_path: Path) -> None:
@@ -134,7 +145,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damaged(copy: Path, damage: Callable[[Path], Any]) -> None:
     damage(prepared(copy))
-    with pytest.raises(UserError, match=r"1\.0\.0 is damaged \(.+ --overwrite$") as caught:
+    with pytest.raises(UserError, match=r"1\.1\.0 is damaged \(.+ --overwrite$") as caught:
         open_records(NAME, str(copy))
     assert "\n" not in str(caught.value)
 
@@ -147,6 +158,37 @@ def test_another_kind_of_data_set(copy: Path) -> None:
     edit(prepared(copy) / "features.json", other_features)
     with pytest.raises(UserError, match="lacks the features gender, subject_id: choose"):
         open_records(NAME, str(copy))
+
+
+def test_prepared_by_an_older_version(copy: Path) -> None:
+    def older_features(content: dict[str, Any]) -> None:
+        features = content["featuresDict"]["features"]
+        del features["age_low"], features["age_high"]
+
+    edit(prepared(copy) / "features.json", older_features)
+    command = r"python scripts/prepare\.py drawn_faces --config=faces --data_dir="
+    with pytest.raises(UserError, match=rf"older version and lacks .*age_low: .* {command}"):
+        open_records(NAME, str(copy))
+
+
+def rename_splits(folder: Path, *names: str) -> None:
+    """The first splits get other names, the rest are dropped."""
+
+    def change(content: dict[str, Any]) -> None:
+        content["splits"] = content["splits"][: len(names)]
+        for split, name in zip(content["splits"], names, strict=True):
+            path = folder / SHARD.replace("fold_2", split["name"])
+            path.rename(folder / SHARD.replace("fold_2", name))
+            split["name"] = name
+
+    edit(folder / "dataset_info.json", change)
+
+
+@pytest.mark.parametrize("names", [("test", "train"), ("test",)])
+def test_train_and_test_are_folds(copy: Path, names: tuple[str, ...]) -> None:
+    rename_splits(prepared(copy), *names)
+    records = open_records(NAME, str(copy))
+    assert np.bincount(records.fold).tolist() == [60] * len(names)
 
 
 def test_other_splits(copy: Path) -> None:

@@ -124,8 +124,15 @@ def test_bad_options(records: Records, fields: dict[str, Any], message: str) -> 
 
 def test_a_class_or_task_that_nobody_has(records: Records) -> None:
     age, gender = records.labels["age"], records.labels["gender"]
-    labels = {"age": np.where(age == 6, -1, age), "gender": gender}
+    labels = {"age": np.where((age == 6) & (records.fold != 0), -1, age), "gender": gender}
     with pytest.raises(UserError, match=r"no training face of .* has the age 48-53"):
+        split(dataclasses.replace(records, labels=labels))
+    nowhere = dataclasses.replace(
+        records, labels={"age": np.where(age == 6, -1, age), "gender": gender}
+    )
+    assert describe(nowhere, split(nowhere), ("age",))["train"]["age"][6] == 0
+    labels = {"age": age, "gender": np.where(gender == 1, -1, gender)}
+    with pytest.raises(UserError, match=r"no training face of .* has the gender male"):
         split(dataclasses.replace(records, labels=labels))
     labels = {"age": age, "gender": np.full_like(gender, -1)}
     with pytest.raises(UserError, match=r"a known gender is left .* leave the task out"):

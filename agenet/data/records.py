@@ -12,9 +12,17 @@ from typing import Any
 import numpy as np
 
 from agenet.errors import UserError
-from agenet.labels import AGE_LABELS, TASK_CLASSES
+from agenet.labels import AGE_LABELS
 
-_FEATURES = {"image", "subject_id", "gender", *(f"age_{labels}" for labels in AGE_LABELS)}
+_AGE_RANGE = {"age_low", "age_high"}
+_FEATURES = {
+    *("image", "subject_id", "gender"),
+    *(f"age_{labels}" for labels in AGE_LABELS),
+    *_AGE_RANGE,
+}
+# Data sets without folds have their test set for fold 0 and everything else for fold 1.
+_FOLDS = {"test": 0, "train": 1}
+_FOLD = re.compile(r"fold_\d+")
 
 
 @dataclass(frozen=True)
@@ -25,9 +33,13 @@ class Records:
         name: data set, builder config and version, such as "adience/faces/1.0.0".
         notice: what a reader of any result must know of the data; often empty.
         pictures: N encoded pictures (JPEG or PNG bytes).
-        fold: int32 [N].
+        fold: int32 [N]. A data set without folds has its test set for fold 0, the rest for 1.
         subject_id: int64 [N], the person shown.
         labels: task to int32 [N]; -1 is unknown.
+        age_low, age_high: int32 [N], whole years between which the age lies, both included; equal
+            where it is known exactly, -1 where it is not known at all.
+        race: int32 [N], index into `agenet.labels.RACES`, -1 is unknown; None if the data set
+            says nothing of it.
     """
 
     name: str
@@ -36,11 +48,15 @@ class Records:
     fold: np.ndarray
     subject_id: np.ndarray
     labels: dict[str, np.ndarray]
+    age_low: np.ndarray
+    age_high: np.ndarray
+    race: np.ndarray | None = None
 
     def fingerprint(self) -> str:
         """Changes when a picture is added, removed or moved, or a label changes."""
         digest = hashlib.sha256()
-        for array in (self.fold, self.subject_id, *self.labels.values()):
+        arrays = [self.fold, self.subject_id, *self.labels.values(), self.age_low, self.age_high]
+        for array in arrays if self.race is None else [*arrays, self.race]:
             digest.update(array.tobytes())
         digest.update(np.array([len(picture) for picture in self.pictures]).tobytes())
         return digest.hexdigest()[:16]
@@ -90,7 +106,7 @@ def open_records(name: str, data_dir: str = "", age_labels: str = "official") ->
         import tensorflow_datasets as tfds
 
         builder = tfds.builder_from_directory(path)
-        _check_kind(builder, path)
+        _check_kind(builder, path, _prepare_command(name, data_dir))
         return _read(builder, f"{name}/{path.name}", age_labels)
     except UserError:
         raise
@@ -115,13 +131,21 @@ def _prepare_command(name: str, data_dir: str) -> str:
     )
 
 
-def _check_kind(builder: Any, path: Path) -> None:
-    lacking = sorted(_FEATURES - builder.info.features.keys())
+def _check_kind(builder: Any, path: Path, command: str) -> None:
+    lacking = _FEATURES - builder.info.features.keys()
     splits = list(builder.info.splits)
+    if lacking and lacking <= _AGE_RANGE:
+        raise UserError(
+            f"{path} was prepared by an older version and lacks {', '.join(sorted(lacking))}: "
+            f"prepare it again with  {command}"
+        )
     if lacking:
-        wrong = f"lacks the features {', '.join(lacking)}"
-    elif not splits or not all(re.fullmatch(r"fold_\d+", split) for split in splits):
-        wrong = f"has the splits {', '.join(splits) or '(none)'}, not fold_0, fold_1, ..."
+        wrong = f"lacks the features {', '.join(sorted(lacking))}"
+    elif not splits or not (set(splits) <= _FOLDS.keys() or all(map(_FOLD.fullmatch, splits))):
+        wrong = (
+            f"has the splits {', '.join(splits) or '(none)'}, not fold_0, fold_1, ..., "
+            "nor train and test"
+        )
     else:
         return
     raise UserError(
@@ -129,12 +153,19 @@ def _check_kind(builder: Any, path: Path) -> None:
     )
 
 
+def _fold(split: str) -> int:
+    """Number of the fold that a split is."""
+    return _FOLDS[split] if split in _FOLDS else int(split.removeprefix("fold_"))
+
+
 def _read(builder: Any, name: str, age_labels: str) -> Records:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.proto import tf_example_pb2
 
     pictures: list[bytes] = []
-    columns: dict[str, list[int]] = {"fold": [], "subject_id": [], "age": [], "gender": []}
+    folds: list[int] = []
+    names = ["subject_id", f"age_{age_labels}", "gender", "age_low", "age_high", "race"]
+    columns: dict[str, list[int]] = {n: [] for n in names if n in builder.info.features}
     for split in sorted(builder.info.splits):
         # Parsed here: it takes a quarter of the time that TFDS takes over features we do not want.
         records = builder.as_data_source(
@@ -143,15 +174,19 @@ def _read(builder: Any, name: str, age_labels: str) -> Records:
         for record in records:
             feature = tf_example_pb2.Example.FromString(record).features.feature
             pictures.append(feature["image"].bytes_list.value[0])
-            columns["fold"].append(int(split.removeprefix("fold_")))
-            columns["subject_id"].append(feature["subject_id"].int64_list.value[0])
-            columns["age"].append(feature[f"age_{age_labels}"].int64_list.value[0])
-            columns["gender"].append(feature["gender"].int64_list.value[0])
+            for column, values in columns.items():
+                values.append(feature[column].int64_list.value[0])
+        folds += [_fold(split)] * (len(pictures) - len(folds))
+    arrays = {column: np.array(values, np.int64) for column, values in columns.items()}
+    small = {column: array.astype(np.int32) for column, array in arrays.items()}
     return Records(
         name=name,
         notice=(builder.info.metadata or {}).get("notice", ""),
         pictures=pictures,
-        fold=np.array(columns["fold"], np.int32),
-        subject_id=np.array(columns["subject_id"], np.int64),
-        labels={task: np.array(columns[task], np.int32) for task in TASK_CLASSES},
+        fold=np.array(folds, np.int32),
+        subject_id=arrays["subject_id"],
+        labels={"age": small[f"age_{age_labels}"], "gender": small["gender"]},
+        age_low=small["age_low"],
+        age_high=small["age_high"],
+        race=small.get("race"),
     )

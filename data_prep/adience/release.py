@@ -1,20 +1,17 @@
-"""Reads Adience as it is handed out: five fold lists, and the pictures in an archive or a folder.
+"""Reads Adience as it is handed out: five fold lists, and where the pictures are.
 
 Everything that is read here comes from elsewhere and is trusted in nothing: names, sizes and
-numbers are checked before they are used, and nothing is ever extracted to disk.
+numbers are checked before they are used.
 """
 
-import gzip
 import math
 import re
-import tarfile
-import zlib
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Self
+from pathlib import Path
 
 from agenet.errors import UserError
+from data_prep.archives import MAX_FILE_BYTES
 
 FOLDS = 5
 COLUMNS = [
@@ -23,10 +20,6 @@ COLUMNS = [
 ]
 # Where the two releases keep a face: <kind>/<user_id>/<prefix>.<face_id>.<original_image>
 PREFIXES = {"faces": "coarse_tilt_aligned_face", "aligned": "landmark_aligned_face"}
-
-MAX_FILE_BYTES = 64 << 20  # a released picture has some 100 kB
-MAX_ARCHIVE_BYTES = 64 << 30  # uncompressed; the released ones have about 2 GB
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -144,86 +137,3 @@ def picture_source(folder: Path, kind: str) -> Path:
     """Where pictures are read from: the archive, or the folder where there is no archive."""
     archive = folder / f"{kind}.tar.gz"
     return archive if archive.is_file() else folder / kind
-
-
-def read_pictures(folder: Path, kind: str, wanted: Set[str]) -> Iterator[tuple[str, bytes]]:
-    """Those of the `wanted` paths that the release has, with the files' bytes, in one pass.
-
-    Raises:
-        UserError: the archive is damaged, cut short or hostile.
-    """
-    source = picture_source(folder, kind)
-    if source.is_dir():
-        return _read_folder(folder, wanted)
-    return _read_archive(source, wanted)
-
-
-def _read_folder(folder: Path, wanted: Set[str]) -> Iterator[tuple[str, bytes]]:
-    for name in sorted(wanted):
-        path = folder / name
-        if path.is_file():
-            _check_size(str(path), path.stat().st_size)
-            yield name, path.read_bytes()
-
-
-class _BoundedTarInfo(tarfile.TarInfo):
-    """Checks every header as it is read, those that tarfile handles by itself included."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        header = super().frombuf(buf, encoding, errors)
-        _check_size(f"archive member {header.name[:200]!r}", header.size)
-        return header
-
-
-def _read_archive(path: Path, wanted: Set[str]) -> Iterator[tuple[str, bytes]]:
-    left = set(wanted)
-    try:
-        # Through gzip, not tarfile's own reader, which does not compare the checksum.
-        with (
-            gzip.open(path) as stream,
-            tarfile.open(
-                fileobj=stream, mode="r|", bufsize=_CHUNK, tarinfo=_BoundedTarInfo
-            ) as archive,
-        ):
-            while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # it would hold them all
-                name = _checked_name(path, member)
-                if member.isreg() and name in left and (file := archive.extractfile(member)):
-                    left.remove(name)
-                    yield name, file.read()
-            while stream.read(_CHUNK):  # to the end, where the checksum is
-                _check_total(path, stream.tell())
-    # tarfile lets ValueError and RecursionError through where headers make no sense.
-    except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path}: damaged or cut short ({error}): download it again, or copy it again"
-        ) from None
-
-
-def _checked_name(path: Path, member: tarfile.TarInfo) -> str:
-    """The member's name, once nothing about the member is hostile."""
-    name = PurePosixPath(member.name.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts:
-        raise UserError(
-            f"{path}: refused, because member {member.name[:200]!r} points outside the archive: "
-            "this is not the archive as released"
-        )
-    _check_size(f"{path}: member {member.name[:200]!r}", member.size)
-    _check_total(path, member.offset_data + member.size)
-    return str(name)
-
-
-def _check_size(what: str, size: int) -> None:
-    if size > MAX_FILE_BYTES:
-        raise UserError(
-            f"{what}: refused, because no picture of the release has {size / 2**20:.0f} MiB"
-        )
-
-
-def _check_total(path: Path, size: int) -> None:
-    if size > MAX_ARCHIVE_BYTES:
-        raise UserError(
-            f"{path}: refused, because it holds more than {MAX_ARCHIVE_BYTES >> 30} GiB: "
-            "this is not the archive as released"
-        )

@@ -1,0 +1,1 @@
+"""FairFace: faces with age range, gender and race, balanced over the races."""

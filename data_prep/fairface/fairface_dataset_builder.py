@@ -1,0 +1,109 @@
+"""FairFace as a TFDS data set: faces with age range, gender and race."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from agenet.errors import UserError
+from data_prep.builder import FaceBuilder, FaceConfig
+from data_prep.release import MAX_LEFT_OUT, Release
+
+from . import release
+
+PAGE = "https://github.com/joojs/fairface"
+SIDE = 256
+
+
+@dataclass(eq=False)
+class FairFaceConfig(FaceConfig):
+    """Which pictures.
+
+    Attributes:
+        margin: of the crop around the face, as the archives' names have it.
+        partial: whether any part of the release will do.
+    """
+
+    max_side: int | None = SIDE
+    margin: str = "025"
+    partial: bool = False
+
+
+class Builder(FaceBuilder):
+    """FairFace (Karkkainen & Joo, 2021); its validation set is the test set."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}
+    BUILDER_CONFIGS = [
+        FairFaceConfig(
+            name="margin025",
+            description="Faces with a margin of 0.25, files as released, 224 pixels.",
+        ),
+        FairFaceConfig(
+            name="margin125",
+            description=f"Faces with a margin of 1.25, {SIDE} pixels.",
+            margin="125",
+        ),
+        FairFaceConfig(
+            name="partial",
+            description="Faces with a margin of 0.25, as many of them as are there.",
+            partial=True,
+        ),
+    ]
+    HOMEPAGE = PAGE
+    LICENSE = "CC BY 4.0"
+    FEATURES = {
+        "path": tfds.features.Text(),
+        "age": tfds.features.Text(),
+        # Index into agenet.labels.RACES: for the evaluation of fairness only.
+        "race": tfds.features.Scalar(np.int64),
+        "service_test": tfds.features.Scalar(np.bool_),
+    }
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        f"Download the pictures and both tables of labels from {PAGE} into one folder, and name "
+        "it with --manual_dir=FOLDER."
+    )
+
+    def _check_release(self, manual_dir: Path) -> None:
+        lacking = {
+            s: release.missing_files(manual_dir, s, self.builder_config.margin)
+            for s in release.SPLITS
+        }
+        if not (all if self.builder_config.partial else any)(lacking.values()):
+            return
+        missing = dict.fromkeys(name for names in lacking.values() for name in names)
+        raise UserError(
+            f"{manual_dir} lacks {', '.join(missing)}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+        )
+
+    def _read_release(self, manual_dir: Path) -> Release:
+        margin = self.builder_config.margin
+        sources: dict[Path, None] = {}
+        splits = {}
+        for split in release.SPLITS:
+            source = release.picture_source(manual_dir, split, margin)
+            if source and not release.missing_files(manual_dir, split, margin):
+                sources[source] = None
+                splits[split] = release.read_labels(manual_dir, split)
+                self._check_whole(manual_dir, split, len(splits[split]))
+        return Release(list(sources), splits, partial=self.builder_config.partial)
+
+    def _check_whole(self, manual_dir: Path, split: str, rows: int) -> None:
+        released = release.RELEASED[split]
+        if not self.builder_config.partial and rows < (1 - MAX_LEFT_OUT) * released:
+            raise UserError(
+                f"{release.label_file(manual_dir, split)}: {rows:,} rows, where the release has "
+                f"{released:,}: download it again, or take what is there with --config=partial"
+            )
+
+    def _features(self, row: release.Face) -> dict[str, Any]:
+        return row.features()
+
+    def _kept(self, splits: dict[str, list[release.Face]]) -> None:
+        """Says of a partial copy how large a part it is."""
+        counts = [(split, len(splits.get(split, ())), n) for split, n in release.RELEASED.items()]
+        if any(kept < (1 - MAX_LEFT_OUT) * released for _, kept, released in counts):
+            parts = [f"{kept:,} of {n:,} {split} pictures" for split, kept, n in counts]
+            self.info.metadata["notice"] = f"A part of FairFace: {' and '.join(parts)}."

@@ -1,0 +1,144 @@
+"""Reads FairFace as it is released: two tables of labels, and where the pictures are."""
+
+import csv
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agenet.errors import UserError
+from agenet.labels import (
+    RACES,
+    fairface_age_range,
+    fairface_gender,
+    nearest_age_group_of_range,
+)
+from data_prep.archives import MAX_FILE_BYTES
+from data_prep.release import hash_number
+
+COLUMNS = ["file", "age", "gender", "race", "service_test"]
+# Split of the prepared set to FairFace's own name of it.
+SPLITS = {"train": "train", "test": "val"}
+# Pictures in the release.
+RELEASED = {"train": 86_744, "test": 10_954}
+_ADVICE = ": are these FairFace's labels?"
+
+
+@dataclass(frozen=True)
+class Face:
+    """One row of a table.
+
+    Attributes:
+        path: as the archive has it, such as "val/1.jpg".
+        age: the range as released, such as "3-9".
+        age_range: its first and last year, both included.
+        gender: 0 female, 1 male.
+        race: index into `agenet.labels.RACES`.
+        service_test: whether the release counts it among those balanced for testing services.
+    """
+
+    path: str
+    age: str
+    age_range: tuple[int, int]
+    gender: int
+    race: int
+    service_test: bool
+
+    def features(self) -> dict[str, Any]:
+        """All features of the prepared set but the picture."""
+        low, high = self.age_range
+        group = nearest_age_group_of_range(low, high)
+        return {
+            "path": self.path,
+            # The release knows no persons: everybody is somebody else.
+            "subject_id": hash_number(self.path),
+            "age": self.age,
+            "age_official": group,
+            "age_extended": group,
+            "age_low": low,
+            "age_high": high,
+            "gender": self.gender,
+            "race": self.race,
+            "service_test": self.service_test,
+        }
+
+
+def label_file(folder: Path, split: str) -> Path:
+    return folder / f"fairface_label_{SPLITS[split]}.csv"
+
+
+def picture_source(folder: Path, split: str, margin: str) -> Path | None:
+    """Where the pictures of a split are read from: the first of these that is there."""
+    candidates = [
+        folder / f"fairface-img-margin{margin}-trainval.zip",
+        folder / f"fairface_{SPLITS[split]}.tar",
+        folder / SPLITS[split],
+    ]
+    return next((path for path in candidates if path.exists()), None)
+
+
+def missing_files(folder: Path, split: str, margin: str) -> list[str]:
+    """What a split needs and `folder` lacks; empty if all is there."""
+    missing = []
+    if picture_source(folder, split, margin) is None:
+        missing.append(
+            f"fairface-img-margin{margin}-trainval.zip (or fairface_{SPLITS[split]}.tar, or the "
+            f"folder {SPLITS[split]})"
+        )
+    if not label_file(folder, split).is_file():
+        missing.append(label_file(folder, split).name)
+    return missing
+
+
+def read_labels(folder: Path, split: str) -> dict[str, Face]:
+    """The faces of a split by path.
+
+    Raises:
+        UserError: a row does not parse or a face is listed twice; names the row.
+    """
+    path = label_file(folder, split)
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise UserError(f"{path}: larger than any table of FairFace: is it the right file?")
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark in front
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not text in UTF-8{_ADVICE}") from None
+    faces: dict[str, Face] = {}
+    rows = csv.reader(io.StringIO(text, newline=""))
+    if next(rows, None) != COLUMNS:
+        raise UserError(f"{path}, row 1: not the header {','.join(COLUMNS)}{_ADVICE}")
+    for row in rows:
+        where = f"{path}, row {rows.line_num}"
+        face = _parse_row(where, row, SPLITS[split])
+        if face.path in faces:
+            raise UserError(f"{where}: {face.path} was listed before")
+        faces[face.path] = face
+    if not faces:
+        raise UserError(f"{path}: no rows: is it the whole file?")
+    return faces
+
+
+def _parse_row(where: str, row: list[str], folder: str) -> Face:
+    if len(row) != len(COLUMNS):
+        raise UserError(f"{where}: {len(row)} columns, where FairFace has {len(COLUMNS)}{_ADVICE}")
+    path, age, gender, race, service_test = row
+    if not re.fullmatch(rf"{folder}/\d{{1,9}}\.jpg", path):
+        raise UserError(f"{where}: file {path[:200]!r} is not like {folder}/1.jpg")
+    age_range = fairface_age_range(age)
+    if age_range is None:
+        raise UserError(f"{where}: age {age[:200]!r} is not known{_ADVICE}")
+    if fairface_gender(gender) < 0:
+        raise UserError(f"{where}: gender {gender[:200]!r} is neither Male nor Female{_ADVICE}")
+    if race not in RACES:
+        raise UserError(f"{where}: race {race[:200]!r} is not one of {', '.join(RACES)}")
+    if service_test.lower() not in ("true", "false"):
+        raise UserError(f"{where}: service_test {service_test[:200]!r} is neither True nor False")
+    return Face(
+        path=path,
+        age="more than 70" if age == "more than 70" else "{}-{}".format(*age_range),
+        age_range=age_range,
+        gender=fairface_gender(gender),
+        race=RACES.index(race),
+        service_test=service_test.lower() == "true",
+    )

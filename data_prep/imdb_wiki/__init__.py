@@ -1,0 +1,1 @@
+"""IMDb-Wiki: faces of well-known persons with age in years and gender."""

@@ -1,0 +1,136 @@
+"""IMDb-Wiki as a TFDS data set: faces with the age in years, split by person."""
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from agenet.errors import UserError
+from agenet.labels import AGE_GROUPS, GENDERS
+from data_prep.builder import FaceBuilder, FaceConfig
+from data_prep.release import Release
+
+from . import release
+from .noise import NoiseFilter
+
+PAGE = "https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/"
+SIDE = 256
+
+
+@dataclass(eq=False)
+class ImdbWikiConfig(FaceConfig):
+    """Which rows, and how they are divided.
+
+    Attributes:
+        databases: "imdb", "wiki" or both.
+        noise: the rules that drop rows.
+        sample: how many of the usable rows are drawn; None keeps all.
+        test_share: share of the persons in the test set.
+        seed: of the draw and of the split.
+    """
+
+    max_side: int | None = SIDE
+    databases: tuple[str, ...] = ("imdb", "wiki")
+    noise: NoiseFilter = field(default_factory=NoiseFilter)
+    sample: int | None = None
+    test_share: float = 0.1
+    seed: int = 0
+
+
+class Builder(FaceBuilder):
+    """IMDb-Wiki (Rothe, Timofte & Van Gool, 2018), with the usual filter against noise."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}
+    BUILDER_CONFIGS = [
+        ImdbWikiConfig(
+            name="wiki",
+            description="The Wikipedia part: 38,138 usable rows.",
+            databases=("wiki",),
+        ),
+        ImdbWikiConfig(
+            name="imdb",
+            description="The IMDb part: some 172,000 usable rows.",
+            databases=("imdb",),
+        ),
+        ImdbWikiConfig(name="full", description="Both parts."),
+        ImdbWikiConfig(
+            name="subset_60k",
+            description="60,000 of the usable rows of both parts, drawn at random.",
+            sample=60_000,
+        ),
+    ]
+    HOMEPAGE = PAGE
+    LICENSE = "Academic research only; the photographs are their authors'."
+    SCALES_OUT = True
+    FEATURES = {
+        "path": tfds.features.Text(),
+        "name": tfds.features.Text(),
+        "celeb_id": tfds.features.Scalar(np.int64),
+        "age": tfds.features.Scalar(np.int64),
+        "face_score": tfds.features.Scalar(np.float32),
+    }
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        f"Download the archives of cropped faces, wiki_crop.tar and imdb_crop.tar, from {PAGE} "
+        "into one folder, and name it with --manual_dir=FOLDER."
+    )
+
+    def _check_release(self, manual_dir: Path) -> None:
+        missing = release.missing_files(manual_dir, self.builder_config.databases)
+        if missing:
+            raise UserError(
+                f"{manual_dir} lacks {', '.join(missing)}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            )
+
+    def _read_release(self, manual_dir: Path) -> Release:
+        config = self.builder_config
+        rows, dropped, summary = [], {}, []
+        for database in config.databases:
+            metadata = release.read_metadata(manual_dir, database)
+            where = f"{database}.mat"
+            usable, dropped[database] = release.usable_rows(metadata, database, config.noise, where)
+            rows += usable
+            rules = ", ".join(f"{n:,} {rule}" for rule, n in dropped[database].items() if n)
+            summary.append(
+                f"{where}: {len(metadata.full_path):,} rows, {len(usable):,} usable; "
+                f"dropped: {rules or 'none'}"
+            )
+        if config.sample is not None:
+            if len(rows) < config.sample:
+                raise UserError(
+                    f"{manual_dir}: {len(rows):,} usable rows, fewer than the {config.sample:,} "
+                    f"that the config {config.name} draws: use --config=full"
+                )
+            rows = release.draw(rows, config.sample, config.seed)
+            summary.append(f"drawn: {len(rows):,} of the usable rows, seed {config.seed}")
+        return Release(
+            sources=[release.picture_source(manual_dir, database) for database in config.databases],
+            splits=release.split_by_person(rows, config.test_share, config.seed),
+            metadata={
+                "rows_dropped": dropped,
+                "test_share": config.test_share,
+                "seed": config.seed,
+            },
+            summary=summary,
+        )
+
+    def _features(self, row: release.Row) -> dict[str, Any]:
+        return row.features()
+
+    def _kept(self, splits: dict[str, list[release.Row]]) -> None:
+        """Writes the labels as a table beside the data set, too."""
+        with (Path(self.data_path) / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(
+                ["path", "split", "age", "age_group", "gender", "name", "celeb_id", "face_score"]
+            )
+            for split, rows in splits.items():
+                for row in sorted(rows, key=lambda row: row.path):
+                    group = "" if row.age is None else AGE_GROUPS[row.age_group]
+                    gender = GENDERS[row.gender] if row.gender >= 0 else ""
+                    score = f"{row.face_score:.4f}"
+                    labels = [row.age, group, gender, row.name, row.celeb_id, score]
+                    table.writerow([row.path, split, *labels])

@@ -1,0 +1,43 @@
+import cv2
+import numpy as np
+
+from data_prep.pictures import MAX_PIXELS, jpeg_size, stored_picture
+
+
+def noise_jpeg(width: int, height: int, seed: int = 0) -> bytes:
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return cv2.imencode(".jpg", image)[1].tobytes()
+
+
+def test_small_picture_keeps_its_bytes_and_large_one_is_shrunk() -> None:
+    small, large = noise_jpeg(256, 300), noise_jpeg(512, 640)
+    assert jpeg_size(small) == (256, 300)
+    assert stored_picture(small, 256) is small
+    assert stored_picture(large, None) is large
+    shrunk = stored_picture(large, 256)
+    assert shrunk is not None and jpeg_size(shrunk) == (256, 320)
+    grey = cv2.imencode(".jpg", np.full((40, 40), 99, np.uint8))[1].tobytes()
+    assert stored_picture(grey, 256) is grey
+
+
+def test_orientation_in_exif_is_ignored() -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    plain = noise_jpeg(300, 400)
+    turned = plain[:2] + segment + plain[2:]
+    assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape[:2] == (300, 400)
+    assert stored_picture(turned, 256) == stored_picture(plain, 256)
+
+
+def test_picture_that_does_not_decode() -> None:
+    jpeg = noise_jpeg(64, 64)
+    start_of_frame = jpeg.index(b"\xff\xc0")
+    side = (int(MAX_PIXELS**0.5) + 1).to_bytes(2, "big")
+    huge = jpeg[: start_of_frame + 5] + side + side + jpeg[start_of_frame + 9 :]
+    assert jpeg_size(huge) == (5001, 5001)
+    png = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    no_tables = (
+        jpeg[:2] + jpeg[start_of_frame : start_of_frame + 19] + jpeg[jpeg.index(b"\xff\xda") :]
+    )
+    for data in (huge, png, no_tables, jpeg[: len(jpeg) // 2], jpeg[:-2], jpeg[:3], b"", b"text"):
+        assert stored_picture(data, 256) is None
