@@ -23,6 +23,8 @@ _MAY_DIFFER = (
     "config.checkpoint_every",
     "config.dataset.data_dir",
     "config.dataset.prepare",
+    "config.feature_cache",
+    "config.feature_cache_bytes",
     "config.input.placement",
     "config.log_every",
     "config.tensorboard",

@@ -1,5 +1,6 @@
 """Evaluation of a state on faces it was not trained on, and the report of a run's best state."""
 
+import functools
 import logging
 import math
 import sys
@@ -16,10 +17,21 @@ from tqdm import tqdm
 
 from agenet.checkpoint import Checkpoints, check_same_run
 from agenet.data.order import evaluation_batches
-from agenet.data.resident import Resident
+from agenet.data.records import Records
+from agenet.data.resident import load_faces
 from agenet.errors import UserError
 from agenet.experiment import Experiment, create_experiment
-from agenet.metrics import task_metrics
+from agenet.labels import UNKNOWN
+from agenet.metrics import (
+    LEVEL,
+    MIN_SUBJECTS,
+    RESAMPLES,
+    SEED,
+    SUBGROUPS,
+    expected_age,
+    report_metrics,
+    task_metrics,
+)
 from agenet.report import write_report
 from agenet.sharding import create_mesh
 from agenet.steps import Batch, EvalStep
@@ -81,9 +93,43 @@ def measure(
     return {task: task_metrics(task, log_probs[task], labels[task][rows]) for task in log_probs}
 
 
+def measure_in_full(
+    experiment: Experiment, log_probs: dict[str, np.ndarray], rows: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """`agenet.metrics.report_metrics` per task of the predictions [N, C] for the given rows [N]."""
+    truth = truth_of(experiment.records, rows)
+    divisions = [name for name in SUBGROUPS if name in truth]
+    exact = truth["age_low"] == truth["age_high"]
+    return {
+        task: report_metrics(
+            task,
+            values,
+            truth[task],
+            truth["subject_id"],
+            {name: truth[name] for name in divisions},
+            true_age=np.where(exact, truth["age_low"], UNKNOWN) if task == "age" else None,
+            predicted_age=expected_age(values) if task == "age" else None,
+        )
+        for task, values in log_probs.items()
+    }
+
+
+def truth_of(records: Records, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """What the data set says of the given rows [N]: `subject_id`, labels, ages and race, [N]."""
+    columns = {
+        "subject_id": records.subject_id,
+        **records.labels,
+        "age_low": records.age_low,
+        "age_high": records.age_high,
+    }
+    if records.race is not None:
+        columns["race"] = records.race
+    return {name: values[rows] for name, values in columns.items()}
+
+
 def report_run(
     experiment: Experiment,
-    pictures: Resident,
+    get_batch: GetBatch,
     checkpoints: Checkpoints,
     workdir: Path,
     *,
@@ -104,7 +150,7 @@ def report_run(
     log_probs = predict(
         experiment.eval_step,
         variables,
-        pictures.batch,
+        get_batch,
         rows,
         experiment.config.batch_size,
         progress="testing" if show_progress else "",
@@ -128,18 +174,24 @@ def report_run(
             "split": "test",
             "step": best["step"],
             "seconds": seconds,
-            "tasks": measure(experiment, log_probs, rows),
+            "bootstrap": {
+                "by": "person",
+                "resamples": RESAMPLES,
+                "level": LEVEL,
+                "seed": SEED,
+                "min_subjects": MIN_SUBJECTS,
+            },
+            "tasks": measure_in_full(experiment, log_probs, rows),
         },
     }
-    labels = {task: experiment.records.labels[task][rows] for task in log_probs}
     predictions = {
         "index": rows,
-        "subject_id": experiment.records.subject_id[rows],
-        **labels,
+        **truth_of(experiment.records, rows),
         **{f"{task}_log_probs": values for task, values in log_probs.items()},
     }
     history = read_json_lines(workdir / "metrics.jsonl")
-    write_report(workdir, summary, history, predictions, pictures.faces)
+    faces = functools.partial(load_faces, experiment.records, size=experiment.config.input.size)
+    write_report(workdir, summary, history, predictions, faces)
     log_results(summary, workdir)
 
 
@@ -165,7 +217,7 @@ def report_again(workdir: Path, data_dir: str | None) -> None:
         check_same_run(best, experiment.identity(), workdir)
         show_progress = sys.stderr.isatty()
         pictures = experiment.load_pictures(progress=show_progress)
-        report_run(experiment, pictures, checkpoints, workdir, show_progress=show_progress)
+        report_run(experiment, pictures.batch, checkpoints, workdir, show_progress=show_progress)
 
 
 def read_best(checkpoints: Checkpoints, workdir: Path) -> dict[str, Any]:

@@ -17,7 +17,12 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from agenet.data.augment import Augmentation, make_eval_transform, make_train_transform
+from agenet.data.augment import (
+    Augmentation,
+    Transform,
+    make_eval_transform,
+    make_train_transform,
+)
 from agenet.data.order import steps_per_epoch
 from agenet.data.records import Records, open_records
 from agenet.data.resident import Resident, available_cores
@@ -32,7 +37,14 @@ from agenet.models.classifier import Classifier
 from agenet.optim import create_optimizer, create_schedule, to_steps
 from agenet.sharding import check_batch_size, create_mesh, replicated
 from agenet.state import TrainState, create_state, create_variables
-from agenet.steps import EvalStep, TrainStep, make_eval_step, make_train_step
+from agenet.steps import (
+    EvalStep,
+    FeatureStep,
+    TrainStep,
+    make_eval_step,
+    make_feature_step,
+    make_train_step,
+)
 from agenet.weights.load import below, load_into
 
 # RGB, 0 to 255, where neither config nor weights say otherwise.
@@ -81,22 +93,40 @@ class Experiment:
 
     @cached_property
     def train_step(self) -> TrainStep:
-        transform = make_train_transform(
-            self.crop_size, *self._normalization, Augmentation(**self.config.augment.to_dict())
-        )
         return make_train_step(
             self.model,
             self.tx,
-            transform,
+            self.train_transform,
             activations=self._activations,
             seed=self.config.seed,
+            steps_per_epoch=self.steps_per_epoch,
             mesh=self.mesh,
         )
 
     @cached_property
     def eval_step(self) -> EvalStep:
-        transform = make_eval_transform(self.crop_size, *self._normalization)
-        return make_eval_step(self.model, transform, activations=self._activations, mesh=self.mesh)
+        return make_eval_step(
+            self.model, self.eval_transform, activations=self._activations, mesh=self.mesh
+        )
+
+    @cached_property
+    def feature_step(self) -> FeatureStep:
+        return make_feature_step(
+            self.model,
+            self.train_transform,
+            self.eval_transform,
+            seed=self.config.seed,
+            mesh=self.mesh,
+        )
+
+    @cached_property
+    def train_transform(self) -> Transform:
+        augmentation = Augmentation(**self.config.augment.to_dict())
+        return make_train_transform(self.crop_size, *self._normalization, augmentation)
+
+    @cached_property
+    def eval_transform(self) -> Transform:
+        return make_eval_transform(self.crop_size, *self._normalization)
 
     def create_state(self) -> TrainState:
         """The state before the first step, on every device, with what is pre-trained loaded.

@@ -1,4 +1,4 @@
-"""The pictures of a report: learning curves, confusion matrices and sheets of faces.
+"""The pictures of a report: curves, confusion, calibration, subgroups and sheets of faces.
 
 Every function returns a `matplotlib.figure.Figure` that no global state refers to, so that a
 process that draws many keeps none. Shades and hues stay apart for colour-blind readers (the
@@ -143,6 +143,96 @@ def confusion_matrix(task: str, metrics: dict[str, Any], subtitle: str, notice: 
     axis.spines[:].set_color("#BBBBBB")
     axis.set_xlabel("Predicted", fontsize=11, color=INK, labelpad=6)
     axis.set_ylabel("True", fontsize=11, color=INK, labelpad=6)
+    return figure
+
+
+def reliability_diagram(task: str, metrics: dict[str, Any], subtitle: str, notice: str) -> Figure:
+    """Accuracy against the probability of the predicted class, and how many faces have which.
+
+    Bars are bins; each dot stands at the mean probability of its bin.
+
+    Args:
+        task: "age" or "gender".
+        metrics: what `agenet.metrics.report_metrics` returned.
+        subtitle: model and data set.
+        notice: what a viewer has to know about the data, or "".
+    """
+    bins = metrics["reliability"]
+    counts = np.array(bins["count"])
+    edges = np.linspace(0, 1, len(counts) + 1)
+    filled = np.flatnonzero(counts)
+    confidence = np.array([bins["confidence"][i] for i in filled])
+    accuracy = np.array([bins["accuracy"][i] for i in filled])
+    title = f"{task.capitalize()}: calibration error {percent(metrics['calibration_error'])} %"
+    subtitle = f"{subtitle}, {len(counts)} equal bins, mean error weighted by faces"
+    side, low, gap, left, below, right = 3.6, 0.9, 0.2, 0.9, 0.62, 0.4
+    width = left + side + right
+    figure, _ = _figure(width, below + low + gap + side + 0.1, title, subtitle, notice)
+    height = figure.get_figheight()
+    above = (left / width, (below + low + gap) / height, side / width, side / height)
+    axis = figure.add_axes(above)
+    histogram = figure.add_axes((left / width, below / height, side / width, low / height))
+
+    axis.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":", label="perfect calibration")
+    blue = CURVES["validation"]["color"]
+    widths = np.diff(edges)[filled]
+    axis.bar(edges[filled], accuracy, widths, align="edge", color=SHADES(0.35), edgecolor="white")
+    axis.plot(confidence, accuracy, color=blue, marker="o", markersize=4.5, label="bin means")
+    axis.set_ylim(0, 1)
+    axis.set_ylabel("Share that is right", color=INK)
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    axis.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left")
+    axis.tick_params(labelbottom=False)
+    histogram.bar(edges[:-1], counts, np.diff(edges), align="edge", color="#999999")
+    histogram.set_ylabel("Faces", color=INK)
+    histogram.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
+    histogram.set_xlabel("Probability of the predicted class", color=INK)
+    histogram.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    for panel in (axis, histogram):
+        panel.set_xlim(0, 1)
+        _quiet(panel)
+    return figure
+
+
+def subgroup_bars(task: str, metrics: dict[str, Any], subtitle: str, notice: str) -> Figure:
+    """Accuracy in every subgroup, with its interval, beside that over all faces.
+
+    Args:
+        task: "age" or "gender".
+        metrics: what `agenet.metrics.report_metrics` returned.
+        subtitle: model and data set.
+        notice: what a viewer has to know about the data, or "".
+    """
+    rows: list[tuple[float, str, dict[str, Any]]] = [(0.0, "all faces", metrics)]
+    for groups in metrics["subgroups"].values():
+        # Half a bar of space between one division and the next.
+        rows += [(rows[-1][0] + 1.5 + i, g["name"], g) for i, g in enumerate(groups)]
+    bar, side, left, right, below = 0.27, 3.9, 1.35, 2.9, 0.62
+    width, body = left + side + right, bar * (rows[-1][0] + 1)
+    title = f"{task.capitalize()}: accuracy by subgroup"
+    subtitle = f"{subtitle}; lines: 95 % intervals by person"
+    figure, _ = _figure(width, below + body + 0.1, title, subtitle, notice)
+    height = figure.get_figheight()
+    axis = figure.add_axes((left / width, below / height, side / width, body / height))
+    for at, _, group in rows:
+        share, interval = group["accuracy"], group["intervals"]["accuracy"]
+        axis.barh(at, share, 0.72, color=SHADES(0.6 if group is metrics else 0.35))
+        if interval:
+            axis.plot(interval, [at, at], color=INK, linewidth=1.3, marker="|", markersize=6)
+        text = f"{percent(share)} %   {group['count']:,} faces, {group['subjects']:,} persons"
+        text += "" if interval else ", no interval"
+        style: dict[str, Any] = {"fontsize": 8.5, "color": INK, "va": "center"}
+        axis.annotate(text, (1, at), (8, 0), textcoords="offset points", **style)
+    axis.axvline(metrics["accuracy"], color=INK, linewidth=1, linestyle=":", zorder=0)
+    axis.set_yticks([at for at, *_ in rows], [name for _, name, _ in rows], fontsize=9)
+    axis.set_ylim(rows[-1][0] + 0.5, -0.5)
+    axis.set_xlim(0, 1)
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    axis.set_xlabel("Accuracy", color=INK)
+    _quiet(axis)
+    axis.grid(visible=False, axis="y")
+    axis.grid(axis="x", color="#E4E4E4", linewidth=0.8)
+    axis.tick_params(axis="y", length=0)
     return figure
 
 
@@ -295,9 +385,14 @@ def _curves(axis: Axes, curves: dict[str, Series], best_epoch: float) -> None:
     axis.set_xlim(0, 1.03 * longest or 1)
     axis.set_xlabel("Epoch", color=INK)
     axis.xaxis.set_major_locator(MaxNLocator(integer=longest >= 2, nbins=8))
+    _quiet(axis)
+    axis.legend(frameon=False, fontsize=9, labelcolor=INK)
+
+
+def _quiet(axis: Axes) -> None:
+    """Faint lines across a panel, and no frame around it."""
     axis.grid(axis="y", color="#E4E4E4", linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color("#999999")
     axis.tick_params(labelcolor=INK, color="#999999")
-    axis.legend(frameon=False, fontsize=9, labelcolor=INK)

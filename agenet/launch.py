@@ -11,6 +11,7 @@ from typing import Any
 
 import ml_collections
 
+from agenet.batches import create_batches
 from agenet.checkpoint import Checkpoints, check_same_run
 from agenet.data.records import find_prepared
 from agenet.errors import UserError
@@ -56,25 +57,20 @@ def train_and_test(
     """Trains, from the latest checkpoint if `saved` is what it was saved with, and reports."""
     log_summary(experiment, run["command"])
     show_progress = sys.stderr.isatty()
-    pictures = experiment.load_pictures(progress=show_progress)
-    log.info(
-        "pictures: %.2f GB as uint8 %s",
-        pictures.nbytes / 1e9,
-        "on the devices"
-        if pictures.on_device
-        else "on the host, sent batch by batch: the devices have too little memory",
-    )
     if saved is None:
         state, progress = experiment.create_state(), Progress()
     else:
         state = checkpoints.restore_latest(experiment.abstract_state())
         progress = Progress(**saved["progress"])
         log.info("continuing from step %d of %d", state.step, experiment.total_steps)
+    batches = create_batches(
+        experiment, state.variables, step=int(state.step), show_progress=show_progress
+    )
     writer = create_writer(workdir, tensorboard=experiment.config.tensorboard, keep=progress.rows)
     with contextlib.closing(writer):
         trainer = Trainer(
             experiment,
-            pictures.batch,
+            batches,
             checkpoints,
             writer,
             run=run,
@@ -83,7 +79,9 @@ def train_and_test(
         )
         complete = trainer.run(state)
     if complete:
-        report_run(experiment, pictures, checkpoints, workdir, show_progress=show_progress)
+        report_run(
+            experiment, batches.evaluation, checkpoints, workdir, show_progress=show_progress
+        )
     else:
         log.info("to go on, run the same command again")
 

@@ -10,8 +10,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from agenet.figures import confusion_matrix, face_sheet, learning_curves, percent
+from agenet.figures import (
+    confusion_matrix,
+    face_sheet,
+    learning_curves,
+    percent,
+    reliability_diagram,
+    subgroup_bars,
+)
 from agenet.labels import TASK_CLASSES
+from agenet.metrics import AGE_MIDPOINTS, CALIBRATION_BINS, LEVEL, MIN_SUBJECTS, RESAMPLES
 
 # System, age exact, age 1-off, gender, in per cent on Adience as the sources print them; the
 # first row was counted from the fold lists.
@@ -37,6 +45,24 @@ Without Facial Landmarks", IJCV 2018.
 3. The report whose experiments this project repeats. How it split the data is not documented; \
 on Adience, gender accuracies of 96 to 98 % come from splits over images, which show the test's \
 persons in training, or from outside data."""
+INTERVALS = f"""\
+In brackets: {100 * LEVEL:.0f} % intervals, percentiles of {RESAMPLES:,} bootstrap resamples of \
+persons, not of pictures, since the pictures of one person are alike. They say how far the figures \
+could lie off because other persons might have been tested; what another training run would \
+change is not in them. *No interval*: fewer than {MIN_SUBJECTS} persons, or a figure that too many \
+resamples leave undefined."""
+# The main figures of `agenet.metrics`: heading, factor, digits.
+MAIN_FIGURES = {
+    "accuracy": ("Accuracy %", 100, 1),
+    "one_off": ("1-off %", 100, 1),
+    "balanced_accuracy": ("Balanced accuracy %", 100, 1),
+    "roc_auc": ("ROC-AUC", 1, 3),
+    "calibration_error": ("Calibration error %", 100, 1),
+    "loss": ("Loss", 1, 4),
+    "mae": ("MAE, years", 1, 2),
+    "cs5": ("CS@5 %", 100, 1),
+}
+EXACT_AGES = "Faces of exact age"
 LIMITS = """\
 Labels are what annotators saw in a picture, not what a person says of themselves; gender has \
 two classes only, and age comes in groups with gaps between them. Errors are not spread evenly: \
@@ -52,19 +78,20 @@ def write_report(
     predictions: dict[str, np.ndarray],
     faces: Callable[[np.ndarray], np.ndarray],
 ) -> None:
-    """Writes report.md, report.json and their pictures, each at once or not at all.
+    """Writes report.md, report.json, predictions.npz and pictures, each at once or not at all.
 
-    The pictures are `learning_curves.png` (unless `history` is empty) and, for each task that
-    has a labelled face, `confusion_<task>.png` and `faces_<task>.png`. report.json is `summary`;
-    it is written last, so where it is, the rest is.
+    The pictures are `learning_curves.png` (unless `history` is empty) and, for each task that has
+    a labelled face, `confusion_<task>.png`, `reliability_<task>.png`, `subgroups_<task>.png` and
+    `faces_<task>.png`. predictions.npz holds `predictions`. report.json is `summary`; it is
+    written last, so where it is, the rest is.
 
     Args:
         workdir: an existing folder.
         summary: `command`, `config`, `dataset`, `model`, `machine`, `training` and `evaluation`,
-            ready for JSON; `evaluation.tasks` has the result of `task_metrics` for each task.
+            ready for JSON; `evaluation.tasks` has the result of `report_metrics` for each task.
         history: logged rows with `step`, `epoch` and any of the metrics.
-        predictions: `index` (rows of the data set) [N], `subject_id` [N] and, for each task,
-            `<task>` (labels) [N] and `<task>_log_probs` [N, C].
+        predictions: `index` (rows of the data set) [N], `subject_id` [N], for each task,
+            `<task>` (labels) [N] and `<task>_log_probs` [N, C], and whatever else is known.
         faces: from rows of the data set, int [K], to pictures, uint8 RGB [K, S, S, 3].
 
     Raises:
@@ -81,12 +108,19 @@ def write_report(
         if metrics["count"]:
             confusion = confusion_matrix(task, metrics, subtitle, notice)
             pictures[f"confusion_{task}.png"] = confusion
+            reliability = reliability_diagram(task, metrics, subtitle, notice)
+            pictures[f"reliability_{task}.png"] = reliability
+            bars = subgroup_bars(task, metrics, subtitle, notice)
+            pictures[f"subgroups_{task}.png"] = bars
             sheet = face_sheet(task, predictions, faces, subtitle, notice)
             pictures[f"faces_{task}.png"] = sheet
     for name, figure in pictures.items():
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=150)
         _write(workdir / name, png.getvalue())
+    arrays = io.BytesIO()
+    np.savez_compressed(arrays, allow_pickle=False, **predictions)
+    _write(workdir / "predictions.npz", arrays.getvalue())
     _write(workdir / "report.md", markdown(summary, set(pictures)).encode())
     _write(workdir / "report.json", (json.dumps(summary, indent=2) + "\n").encode())
 
@@ -114,6 +148,12 @@ def markdown(summary: dict[str, Any], pictures: set[str]) -> str:
             _by_class(task, metrics, dataset["counts"], evaluation),
         ]
         parts += picture(f"confusion_{task}.png", f"Confusion matrix, {task}")
+        reliability = f"Reliability diagram, {task}"
+        parts += picture(f"reliability_{task}.png", reliability)
+        if metrics.get("subgroups"):
+            parts += [f"### {task.capitalize()} by subgroup", _subgroups(task, metrics)]
+            parts += picture(f"subgroups_{task}.png", f"Accuracy by subgroup, {task}")
+            parts.append("### Faces")
         parts += picture(f"faces_{task}.png", f"Faces with predicted and true {task}")
     parts += ["## Training", _training(training, evaluation)]
     curves = picture("learning_curves.png", "Loss and accuracy over epochs")
@@ -167,27 +207,99 @@ def _leakage(dataset: dict[str, Any]) -> str:
 
 
 def _results(tasks: dict[str, dict[str, Any]]) -> str:
-    rows = []
-    for task, metrics in tasks.items():
-        baseline = "–"
-        if metrics["count"]:
-            largest = int(np.argmax(metrics["support"]))
-            share = percent(metrics["support"][largest] / metrics["count"])
-            baseline = f"{share} ({TASK_CLASSES[task][largest]})"
-        rows.append(
-            [task, f"{metrics['count']:,}", f"**{percent(metrics['accuracy'])}**"]
-            + [percent(metrics.get("one_off")), percent(metrics["balanced_accuracy"]), baseline]
-            + ["–" if metrics["loss"] is None else f"{metrics['loss']:.4f}"]
-        )
-    header = ["Task", "Faces", "Accuracy %", "1-off %", "Balanced accuracy %"]
-    header += ["Always the largest class %", "Loss"]
-    notes = (
+    def baseline(task: str, metrics: dict[str, Any]) -> str:
+        if not metrics["count"]:
+            return "–"
+        largest = int(np.argmax(metrics["support"]))
+        share = percent(metrics["support"][largest] / metrics["count"])
+        return f"{share} ({TASK_CLASSES[task][largest]})"
+
+    results = tasks.values()
+    # Reports of older versions lack most of this.
+    present = {name for metrics in results for name in metrics}
+    rows = [["Faces", *(f"{m['count']:,}" for m in results)]]
+    if "subjects" in present:
+        rows.append(["Persons", *(f"{m['subjects']:,}" for m in results)])
+    for name, (heading, *_) in MAIN_FIGURES.items():
+        if name == "mae" and name in present:
+            rows.append([EXACT_AGES, *(_count(m, "exact_ages") for m in results)])
+        if name in present:
+            rows.append([heading, *(_figure(m, name, name == "accuracy") for m in results)])
+        if name == "accuracy":
+            rows.append(
+                ["Always the largest class %", *(baseline(*item) for item in tasks.items())]
+            )
+    notes = [
         "Faces without a label for a task are left out of it. 1-off: at most one age group "
         "away. Balanced accuracy: mean of the recalls of the classes. Loss: mean negative "
         "log-likelihood. *Always the largest class* is what naming the commonest class of these "
         "very faces each time would reach."
+    ]
+    if "calibration_error" in present:
+        notes[0] += (
+            " Calibration error: expected calibration error, the mean distance of accuracy from "
+            f"the probability of the predicted class over {CALIBRATION_BINS} equal bins of that "
+            "probability; of few faces it comes out too large, and more so in their resamples."
+        )
+    if "roc_auc" in present:
+        notes[0] += (
+            " ROC-AUC: how often, of a female and a male face, the male one has the greater "
+            "probability of being male."
+        )
+    if "mae" in present:
+        middles = ", ".join(f"{years:g}" for years in AGE_MIDPOINTS)
+        notes.append(
+            "MAE and CS@5: mean absolute error, and share at most five years off, over the faces "
+            "whose age is known to the year, which may have no age group. The predicted age is "
+            f"the mean of the groups' middles ({middles} years) under their probabilities; 70, "
+            "not 80, stands for 60-100, whose ages thin out with the years (mean in the usable "
+            "rows of IMDb-Wiki's Wikipedia part: 70.3)."
+        )
+    if "intervals" in present:
+        notes.append(INTERVALS)
+    return "\n\n".join([_table(["", *tasks], rows), *notes])
+
+
+def _count(metrics: dict[str, Any], name: str) -> str:
+    return f"{metrics[name]:,}" if name in metrics else "–"
+
+
+def _figure(metrics: dict[str, Any], name: str, bold: bool = False) -> str:
+    """A main figure and, where the report has any, its interval."""
+    value = metrics.get(name)
+    if value is None:
+        return "–"
+    _, factor, digits = MAIN_FIGURES[name]
+    text = f"{factor * value:.{digits}f}"
+    text = f"**{text}**" if bold else text
+    if "intervals" not in metrics:
+        return text
+    interval = metrics["intervals"].get(name)
+    if interval is None:
+        return f"{text} (no interval)"
+    low, high = (f"{factor * end:.{digits}f}" for end in interval)
+    return f"{text} ({low}–{high})"
+
+
+def _subgroups(task: str, metrics: dict[str, Any]) -> str:
+    names = ["accuracy", "one_off"] if task == "age" else ["accuracy", "roc_auc"]
+    names += ["balanced_accuracy", "calibration_error", "loss"]
+    years = ["mae", "cs5"] if "mae" in metrics else []
+    rows = []
+    for division, groups in metrics["subgroups"].items():
+        left_out = {"balanced_accuracy", "calibration_error"} if division == task else set()
+        for group in groups:
+            row = [f"{division}: {group['name']}", f"{group['count']:,}", f"{group['subjects']:,}"]
+            row += ["–" if name in left_out else _figure(group, name) for name in names]
+            row += [_count(group, "exact_ages")] if years else []
+            rows.append(row + [_figure(group, name) for name in years])
+    header = ["Group", "Faces", "Persons", *(MAIN_FIGURES[name][0] for name in names)]
+    header += [EXACT_AGES, *(MAIN_FIGURES[name][0] for name in years)] if years else []
+    note = (
+        "Balanced accuracy and calibration error say nothing among faces that all have the same "
+        f"true {task}."
     )
-    return _table(header, rows) + "\n\n" + notes
+    return _table(header, rows) + "\n\n" + note
 
 
 def _published(summary: dict[str, Any]) -> str:

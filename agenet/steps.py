@@ -1,7 +1,8 @@
-"""The two functions that run on the devices: one training step, one evaluation step.
+"""What runs on the devices: a training step, an evaluation step, a frozen backbone alone.
 
-A batch is a dict: `image` uint8 [B, H, W, 3] RGB, one int32 [B] of labels per task (-1: unknown)
-and `mask` bool [B] (False: padding).
+A batch is a dict: `image` uint8 [B, H, W, 3] RGB, `row` int32 [B] of the data set, one int32 [B]
+of labels per task (-1: unknown) and `mask` bool [B] (False: padding). Where the pooled features of
+the pictures are known, `features` float32 [B, D] stand for `image`.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from agenet.data.augment import Transform
+from agenet.data.augment import Transform, example_keys
 from agenet.freeze import merge, split
 from agenet.losses import log_probabilities, masked_loss
 from agenet.models.classifier import Classifier
@@ -22,6 +23,7 @@ from agenet.state import TrainState
 Batch = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 EvalStep = Callable[[Any, Batch], dict[str, jax.Array]]
+FeatureStep = Callable[[Any, Batch, int | None], jax.Array]
 
 
 def make_train_step(
@@ -31,30 +33,35 @@ def make_train_step(
     *,
     activations: Mapping[str, str],
     seed: int,
+    steps_per_epoch: int,
     mesh: Mesh,
 ) -> TrainStep:
     """Returns `train_step(state, batch) -> (state, sums)`, compiled; the given state is donated.
 
     The loss is the sum over tasks of the mean loss over known labels; `activations` says for each
-    task what its loss is, see `agenet.losses`. All randomness follows from the seed and
-    `state.step`. The sums are scalars: `step`, `loss` and `gradient_norm` of this step, and per
-    task `<task>_loss`, `<task>_correct` and `<task>_count`. What is frozen passes through.
+    task what its loss is, see `agenet.losses`. All randomness follows from the seed: augmentation
+    from epoch and row, all else from `state.step`. The sums are scalars: `step`, `loss` and
+    `gradient_norm` of this step, and per task `<task>_loss`, `<task>_correct` and `<task>_count`.
+    What is frozen passes through.
     """
-    rng = jax.random.key(seed)
+    augment_rng, dropout_rng = _random_streams(seed)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        augment_rng, dropout_rng = jax.random.split(jax.random.fold_in(rng, state.step))
-        images = transform(batch["image"], augment_rng)
-
+        if "features" in batch:
+            inputs, method = batch["features"], "classify"
+        else:
+            rngs = example_keys(augment_rng, state.step // steps_per_epoch, batch["row"])
+            inputs, method = transform(batch["image"], rngs), "__call__"
         trained, frozen = split(state.params, model.frozen)
 
         def loss_fn(trained: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
             logits, updates = model.apply(
                 {"params": merge(trained, frozen), "batch_stats": state.batch_stats},
-                images,
+                inputs,
                 train=True,
                 mutable=["batch_stats"],
-                rngs={"dropout": dropout_rng},
+                rngs={"dropout": jax.random.fold_in(dropout_rng, state.step)},
+                method=method,
             )
             loss, sums = jnp.zeros(()), dict[str, jax.Array]()
             for task, activation in activations.items():
@@ -93,7 +100,11 @@ def make_eval_step(
     """Returns `eval_step(variables, batch) -> {task: log-probabilities float32 [B, C]}`."""
 
     def eval_step(variables: Any, batch: Batch) -> dict[str, jax.Array]:
-        logits: Any = model.apply(variables, transform(batch["image"]), train=False)
+        if "features" in batch:
+            inputs, method = batch["features"], "classify"
+        else:
+            inputs, method = transform(batch["image"]), "__call__"
+        logits: Any = model.apply(variables, inputs, train=False, method=method)
         return {
             task: log_probabilities(logits[task], activation)
             for task, activation in activations.items()
@@ -104,3 +115,39 @@ def make_eval_step(
         in_shardings=(replicated(mesh), batch_sharded(mesh)),
         out_shardings=replicated(mesh),
     )
+
+
+def make_feature_step(
+    model: Classifier,
+    train_transform: Transform,
+    eval_transform: Transform,
+    *,
+    seed: int,
+    mesh: Mesh,
+) -> FeatureStep:
+    """Returns `feature_step(variables, batch, epoch) -> float32 [B, D]`, pooled features.
+
+    They are what the heads see of the pictures in that epoch of a training with `seed`, or, where
+    `epoch` is None, in an evaluation.
+    """
+    augment_rng, _ = _random_streams(seed)
+
+    def feature_step(variables: Any, batch: Batch, epoch: int | None) -> jax.Array:
+        if epoch is None:
+            images = eval_transform(batch["image"])
+        else:
+            images = train_transform(batch["image"], example_keys(augment_rng, epoch, batch["row"]))
+        features: Any = model.apply(variables, images, method="features")
+        return features.astype(jnp.float32)
+
+    return jax.jit(
+        feature_step,
+        in_shardings=(replicated(mesh), batch_sharded(mesh), replicated(mesh)),
+        out_shardings=replicated(mesh),
+    )
+
+
+def _random_streams(seed: int) -> tuple[jax.Array, jax.Array]:
+    """The keys of augmentation and of dropout."""
+    augment_rng, dropout_rng = jax.random.split(jax.random.key(seed))
+    return augment_rng, dropout_rng

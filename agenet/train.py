@@ -15,10 +15,11 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from agenet.batches import Batches
 from agenet.checkpoint import Checkpoints
 from agenet.data.order import training_batch
 from agenet.errors import UserError
-from agenet.evaluation import GetBatch, measure, predict
+from agenet.evaluation import measure, predict
 from agenet.experiment import Experiment
 from agenet.state import TrainState
 from agenet.writers import MetricWriter
@@ -71,7 +72,7 @@ class Trainer:
 
     Args:
         experiment: what to train.
-        get_batch: gives the batch of given rows [B] of the data set and mask [B].
+        batches: of given rows of the data set.
         checkpoints: where states are kept and found.
         writer: takes the scalars.
         run: what the checkpoints are labelled with, `Experiment.identity` at least.
@@ -82,7 +83,7 @@ class Trainer:
     def __init__(
         self,
         experiment: Experiment,
-        get_batch: GetBatch,
+        batches: Batches,
         checkpoints: Checkpoints,
         writer: MetricWriter,
         *,
@@ -91,7 +92,7 @@ class Trainer:
         show_progress: bool,
     ):
         self._experiment = experiment
-        self._get_batch = get_batch
+        self._batches = batches
         self._checkpoints = checkpoints
         self._writer = writer
         self._progress = progress
@@ -115,7 +116,7 @@ class Trainer:
         checkpoint_every = experiment.to_steps(experiment.config.checkpoint_every)
         log_every = experiment.to_steps(experiment.config.log_every)
         step = int(state.step)
-        mask = np.ones(experiment.config.batch_size, bool)
+        batch_size, seed = experiment.config.batch_size, experiment.config.seed
         self._lap()
         with (
             StopRequest() as stop,
@@ -135,10 +136,9 @@ class Trainer:
                     break
                 if step > 0 and step % checkpoint_every == 0:
                     self._save(state)
-                rows = training_batch(
-                    experiment.splits.train, len(mask), seed=experiment.config.seed, step=step
-                )
-                state, sums = experiment.train_step(state, self._get_batch(rows, mask))
+                rows = training_batch(experiment.splits.train, batch_size, seed=seed, step=step)
+                batch = self._batches.training(rows, step // experiment.steps_per_epoch)
+                state, sums = experiment.train_step(state, batch)
                 step += 1
                 self._pending.append(sums)
                 if len(self._pending) > _STEPS_AHEAD:
@@ -208,7 +208,7 @@ class Trainer:
         log_probs = predict(
             experiment.eval_step,
             state.variables,
-            self._get_batch,
+            self._batches.evaluation,
             experiment.splits.validation,
             experiment.config.batch_size,
             stop=stop,

@@ -118,7 +118,7 @@ def create_writer(workdir: Path, *, tensorboard: bool, keep: int) -> MetricWrite
     if tensorboard:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Of devices that it is not to use.
         try:  # Imports TensorFlow: seconds, and not everyone has it.
-            import tensorflow as tf  # type: ignore[import-untyped]
+            import tensorflow as tf
             from clu.metric_writers import SummaryWriter
         except ImportError as error:
             log.info("no TensorBoard log (%s); metrics.jsonl has it all", error)

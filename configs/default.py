@@ -53,6 +53,10 @@ def get_config() -> ml_collections.ConfigDict:
         "heads"  # what does not come from there, for example "heads/age,heads/gender"
     )
     config.freeze = "none"  # or "backbone", or for example "all but 2 stages"
+    # Features of a frozen backbone: computed once and kept in $AGENET_CACHE/features ("auto"), or
+    # for every step ("off").
+    config.feature_cache = "auto"
+    config.feature_cache_bytes = 20_000_000_000  # of all that is kept there
     config.activation = ml_collections.ConfigDict()
     config.activation.age = (
         "softmax"  # or "sigmoid": a unit for each class, told apart from no other

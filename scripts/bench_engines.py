@@ -185,6 +185,7 @@ class Agenet(Engine):
         arrays = {
             "image": _images(batch, self.work.size),
             "imagenet": _labels(batch),
+            "row": np.arange(batch, dtype=np.int32),
             "mask": np.ones(batch, bool),
         }
         inputs = self.jax.device_put(arrays, batch_sharded(self.mesh))
@@ -192,9 +193,10 @@ class Agenet(Engine):
             step = make_train_step(
                 self.model,
                 self.tx,
-                lambda images, rng: images,
+                lambda images, rngs: images,
                 activations={"imagenet": "softmax"},
                 seed=0,
+                steps_per_epoch=1,
                 mesh=self.mesh,
             )
             program, figures = self._compile(step, self.state, inputs)

@@ -195,7 +195,8 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
     for step in range(STEPS + 1):
         for _ in range(STEPS):
             start = time.perf_counter()
-            jax.block_until_ready(transform(batch(step)["image"], jax.random.key(step)))
+            rngs = jax.random.split(jax.random.key(step), config.batch_size)
+            jax.block_until_ready(transform(batch(step)["image"], rngs))
             feeding.append(time.perf_counter() - start)
         start = time.perf_counter()
         state, sums = experiment.train_step(state, batch(step))

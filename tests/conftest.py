@@ -35,6 +35,12 @@ def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
         jax.config.update(name, value)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps tests out of the user's cache."""
+    os.environ["AGENET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data beside the checkout; without it the test is skipped."""

@@ -12,6 +12,7 @@ from agenet.data.augment import (
     Augmentation,
     brightness_contrast,
     center_crop,
+    example_keys,
     make_eval_transform,
     make_train_transform,
     normalize,
@@ -21,7 +22,7 @@ from agenet.data.augment import (
     random_warps,
 )
 from agenet.errors import UserError
-from agenet.sharding import batch_sharded, create_mesh, replicated
+from agenet.sharding import batch_sharded, create_mesh
 from configs import default
 
 MEAN, STD = (100.0, 50.0, 25.0), (10.0, 20.0, 40.0)
@@ -35,35 +36,35 @@ def coordinates(batch: int, height: int = 8, width: int = 9) -> np.ndarray:
     return grid.astype(np.uint8)
 
 
-def key(number: int = 0) -> jax.Array:
-    return jax.random.key(number)
+def keys(batch: int, epoch: int = 0) -> jax.Array:
+    return example_keys(jax.random.key(0), epoch, jnp.arange(batch))
 
 
 TRANSFORMS = {
-    "normalize": lambda images, rng: normalize(images, MEAN, STD),
-    "center_crop": lambda images, rng: center_crop(images, SIZE),
-    "random_crop": lambda images, rng: random_crop(images, SIZE, rng),
+    "normalize": lambda images, rngs: normalize(images, MEAN, STD),
+    "center_crop": lambda images, rngs: center_crop(images, SIZE),
+    "random_crop": lambda images, rngs: random_crop(images, SIZE, rngs),
     "random_flip": random_flip,
     "train": make_train_transform(SIZE, MEAN, STD),
     "warping": make_train_transform(SIZE, MEAN, STD, WARPING),
-    "eval": lambda images, rng: make_eval_transform(SIZE, MEAN, STD)(images),
+    "eval": lambda images, rngs: make_eval_transform(SIZE, MEAN, STD)(images),
 }
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_eager_compiled_and_divided_agree(transform: Callable[..., jax.Array]) -> None:
     images = coordinates(16)
-    eager = transform(jnp.asarray(images), key())
-    compiled = jax.jit(transform)(images, key())
+    eager = transform(jnp.asarray(images), keys(16))
+    compiled = jax.jit(transform)(images, keys(16))
     mesh = create_mesh()
     on_all = jax.jit(
         transform,
-        in_shardings=(batch_sharded(mesh), replicated(mesh)),
+        in_shardings=batch_sharded(mesh),
         out_shardings=batch_sharded(mesh),
     )
-    divided = on_all(images, key())
+    divided = on_all(images, keys(16))
     assert len(divided.addressable_shards) == 8
-    program = on_all.lower(images, key()).compile().as_text()
+    program = on_all.lower(images, keys(16)).compile().as_text()
     assert not any(name in program for name in ("all-reduce", "all-gather", "all-to-all"))
     # Normalised, of 0 to 255: a warp interpolates, so that the rounding of places shows.
     tolerance = {"rtol": 1e-6, "atol": 1e-4 if transform is TRANSFORMS["warping"] else 0}
@@ -72,11 +73,14 @@ def test_eager_compiled_and_divided_agree(transform: Callable[..., jax.Array]) -
 
 
 @pytest.mark.parametrize("name", ["random_crop", "random_flip", "train", "warping"])
-def test_chance_is_a_function_of_the_key(name: str) -> None:
+def test_chance_is_a_function_of_epoch_and_row(name: str) -> None:
     transform, images = TRANSFORMS[name], jnp.asarray(coordinates(16))
-    first, again, other = (transform(images, key(number)) for number in (0, 0, 1))
+    first, again, other = (transform(images, keys(16, epoch)) for epoch in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.any(first != other)
+    rows = jnp.array([9, 2, 15])
+    alone = transform(images[rows], example_keys(jax.random.key(0), 0, rows))
+    np.testing.assert_allclose(alone, first[rows], rtol=1e-6, atol=1e-5)
 
 
 def test_normalize() -> None:
@@ -95,7 +99,7 @@ def test_center_crop(height: int, width: int, top: int, left: int) -> None:
 
 def test_random_crop_is_uniform_over_all_places() -> None:
     images = coordinates(4096)
-    crops = np.asarray(random_crop(jnp.asarray(images), SIZE, key()))
+    crops = np.asarray(random_crop(jnp.asarray(images), SIZE, keys(4096)))
     corners = crops[:, 0, 0, 1:].astype(int)
     for row in range(0, 4096, 512):
         top, left = corners[row]
@@ -110,12 +114,12 @@ def test_random_crop_is_uniform_over_all_places() -> None:
 
 def test_crop_of_the_whole_picture() -> None:
     images = jnp.asarray(coordinates(3, SIZE, SIZE))
-    np.testing.assert_array_equal(random_crop(images, SIZE, key()), images)
+    np.testing.assert_array_equal(random_crop(images, SIZE, keys(3)), images)
 
 
 def test_random_flip_mirrors_half() -> None:
     images = coordinates(4096)
-    result = np.asarray(random_flip(jnp.asarray(images), key()))
+    result = np.asarray(random_flip(jnp.asarray(images), keys(4096)))
     flipped = result[:, 0, 0, 2] == 8
     assert 0.46 < flipped.mean() < 0.54
     np.testing.assert_array_equal(result[flipped], images[flipped][:, :, ::-1])
@@ -131,17 +135,17 @@ def test_crop_and_flip_with_and_without_a_warp(
     images = jnp.asarray(coordinates(16))
     augmentation = Augmentation(crop=crop, flip=flip, **warping)
     transform = make_train_transform(SIZE, (0, 0, 0), (1, 1, 1), augmentation)
-    crop_rng = jax.random.split(key(), 3)[0]
+    crop_rngs = jax.vmap(lambda rng: jax.random.split(rng, 3)[0])(keys(16))
     expected = (
-        random_crop(images, SIZE, crop_rng) if crop == "random" else center_crop(images, SIZE)
+        random_crop(images, SIZE, crop_rngs) if crop == "random" else center_crop(images, SIZE)
     )
     expected = expected[:, :, ::-1] if flip else expected
-    np.testing.assert_allclose(transform(images, key()), expected, atol=1e-4)
+    np.testing.assert_allclose(transform(images, keys(16)), expected, atol=1e-4)
 
 
 def test_training_crops_flips_and_normalises() -> None:
     images = coordinates(64)
-    result = np.asarray(make_train_transform(SIZE, MEAN, STD)(jnp.asarray(images), key()))
+    result = np.asarray(make_train_transform(SIZE, MEAN, STD)(jnp.asarray(images), keys(64)))
     pixels = np.rint(result * STD + MEAN).astype(int)
     rows, columns = pixels[..., 1], pixels[..., 2]
     np.testing.assert_array_equal(np.diff(rows, axis=1), 1)
@@ -154,20 +158,20 @@ def test_training_crops_flips_and_normalises() -> None:
 
 def test_training_and_evaluation_normalise_alike() -> None:
     images = jnp.full((2, SIZE, SIZE, 3), 77, jnp.uint8)
-    train = make_train_transform(SIZE, MEAN, STD)(images, key())
+    train = make_train_transform(SIZE, MEAN, STD)(images, keys(2))
     np.testing.assert_array_equal(train, make_eval_transform(SIZE, MEAN, STD)(images))
 
 
 def parameters(augmentation: Augmentation, batch: int = 4096) -> dict[str, np.ndarray]:
     """What `random_warps` and `random_colors` drew, read from the matrices."""
     size = 101
-    matrices = np.asarray(random_warps(key(), batch, size, augmentation), np.float64)
+    matrices = np.asarray(random_warps(keys(batch), size, augmentation), np.float64)
     scale = np.abs(np.linalg.det(matrices[:, :, :2])) ** -0.5
     middle = np.array([50.0, 50.0, 1.0])
     # The inverse of a turned and scaled shift of the middle.
     shift = np.linalg.solve(matrices[:, :, :2], (50 - matrices @ middle)[..., None])[..., 0] / size
     mirror = np.sign(np.linalg.det(matrices[:, :, :2]))
-    brightness, contrast = random_colors(key(), batch, augmentation)
+    brightness, contrast = random_colors(keys(batch, 1), augmentation)
     return {
         "shift_x": shift[:, 0],
         "shift_y": shift[:, 1],
@@ -214,7 +218,7 @@ def test_probability_is_of_all_together(probability: float) -> None:
 def test_what_is_off_costs_nothing() -> None:
     def program(augmentation: Augmentation) -> str:
         transform = make_train_transform(SIZE, MEAN, STD, augmentation)
-        return str(jax.make_jaxpr(transform)(jnp.asarray(coordinates(2)), key()))
+        return str(jax.make_jaxpr(transform)(jnp.asarray(coordinates(2)), keys(2)))
 
     plain = program(Augmentation())
     off = dataclasses.replace(WARPING, warp_probability=0, color_probability=0)
@@ -228,7 +232,7 @@ def test_a_warp_shows_what_is_stored_around_the_crop() -> None:
     augmentation = Augmentation(crop="center", shift=0.03125, scale=0.2, rotate=20)
     transform = jax.jit(make_train_transform(32, (0, 0, 0), (1, 1, 1), augmentation))
     for size, black in ((64, False), (32, True)):
-        result = np.asarray(transform(np.full((64, size, size, 3), 200, np.uint8), key()))
+        result = np.asarray(transform(np.full((64, size, size, 3), 200, np.uint8), keys(64)))
         assert np.any(result == 0) == black
         assert result.max() <= 200.001 and np.all(result[:, 8:24, 8:24] > 199.9)
 

@@ -16,6 +16,8 @@ from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.evaluate import main
 from agenet.evaluation import predict
+from agenet.labels import RACES
+from agenet.metrics import expected_age
 from tests.conftest import run_program
 from tests.tiny import on_batch, tiny_config, use_records
 
@@ -65,8 +67,11 @@ def finished(records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path
 
 
-def write_summary(workdir: Path, summary: dict, history: list, *_: Any) -> None:
+def write_summary(
+    workdir: Path, summary: dict, history: list, predictions: dict[str, np.ndarray], *_: Any
+) -> None:
     text = json.dumps(summary | {"history": len(history)})
+    np.savez(workdir / "predictions.npz", **predictions)
     (workdir / "report.json").write_text(text)
 
 
@@ -92,6 +97,42 @@ def test_checkpoint_alone_gives_the_same_report(
     assert read_summary(alone) == before | {"history": 0}
     config = json.loads((alone / "report.json").read_text())["config"]
     assert config["dataset"]["data_dir"] == "elsewhere"
+
+
+def test_subgroups_and_years_are_of_the_data_set(
+    finished: Path, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_summary(finished)["evaluation"]
+    assert "mae" not in before["tasks"]["age"]  # Ages are ranges only.
+    assert list(before["tasks"]["gender"]["subgroups"]) == ["age", "gender"]
+    assert before["bootstrap"] == {
+        "by": "person",
+        "resamples": 1000,
+        "level": 0.95,
+        "seed": 0,
+        "min_subjects": 10,
+    }
+    count = len(records.pictures)
+    race = np.random.default_rng(0).integers(-1, 7, count).astype(np.int32)
+    known = np.arange(count) % 2 == 0
+    low, high = np.where(known, 30, 20), np.where(known, 30, 90)
+    richer = dataclasses.replace(records, race=race, age_low=low, age_high=high)
+    monkeypatch.setattr(experiment, "open_records", lambda *args: richer)
+    monkeypatch.setattr(evaluation, "check_same_run", lambda *args: None)
+    main([f"--workdir={finished}"])
+    tasks = read_summary(finished)["evaluation"]["tasks"]
+    assert list(tasks["age"]["subgroups"]) == ["age", "gender", "race"]
+    assert "mae" in tasks["age"] and "mae" not in tasks["gender"]
+    with np.load(finished / "predictions.npz") as saved:
+        rows = saved["index"]
+        assert tasks["age"]["exact_ages"] == known[rows].sum()
+        error = np.abs(expected_age(saved["age_log_probs"]) - 30)[known[rows]].mean()
+        assert tasks["age"]["mae"] == pytest.approx(error)
+        for name in ("subject_id", "race", "age_low", "age_high"):
+            np.testing.assert_array_equal(saved[name], getattr(richer, name)[rows])
+    for group in tasks["gender"]["subgroups"]["race"]:
+        of_group = race[rows] == RACES.index(group["name"])
+        assert group["count"] == (of_group & (records.labels["gender"][rows] >= 0)).sum()
 
 
 def test_any_number_of_devices_will_do(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,11 @@ from tests.conftest import ROOT, run_program
 FLOORS = [
     {"agenet.errors", "agenet.labels"},
     {"agenet.models", "agenet.weights", "agenet.data", "agenet.losses", "agenet.metrics"}
-    | {"agenet.optim", "agenet.freeze", "agenet.sharding", "agenet.figures", "agenet.writers"},
+    | {"agenet.optim", "agenet.freeze", "agenet.sharding", "agenet.figures", "agenet.writers"}
+    | {"agenet.features"},
     {"agenet.state", "agenet.steps", "agenet.checkpoint", "agenet.report"},
-    {"agenet.initial", "agenet.experiment", "agenet.evaluation", "agenet.train", "agenet.launch"},
+    {"agenet.initial", "agenet.experiment", "agenet.batches", "agenet.evaluation"}
+    | {"agenet.train", "agenet.launch"},
     {"agenet.main", "agenet.evaluate"},
 ]
 

@@ -11,15 +11,31 @@ import pytest
 
 from agenet import figures, report
 from agenet.labels import TASK_CLASSES
-from agenet.metrics import task_metrics
+from agenet.metrics import report_metrics
 from agenet.report import markdown, write_report
 
+FILES = {"report.md", "report.json", "predictions.npz"}
+KINDS = ("confusion", "reliability", "subgroups", "faces")
 NOTICE = "Drawn faces, not photographs"
 
 
 def faces(indices):
     """A uniform picture per row of the data set [K, 8, 8, 3], its colour the row's number."""
     return np.broadcast_to(indices.astype(np.uint8)[:, None, None, None], (len(indices), 8, 8, 3))
+
+
+def measure(predictions, task):
+    groups = {name: predictions[name] for name in TASK_CLASSES if name in predictions}
+    years = np.random.default_rng(0).integers(-1, 80, len(predictions["index"]))
+    return report_metrics(
+        task,
+        predictions[f"{task}_log_probs"],
+        predictions[task],
+        predictions["subject_id"],
+        groups,
+        true_age=years if task == "age" else None,
+        predicted_age=years + 2.5 if task == "age" else None,
+    )
 
 
 def finished_run(tasks=("age", "gender"), n=60, perfect=False, dataset="other/1.0.0", **changes):
@@ -33,7 +49,8 @@ def finished_run(tasks=("age", "gender"), n=60, perfect=False, dataset="other/1.
         if perfect:
             log_probs = np.log(np.eye(classes, dtype=np.float32)[labels] * 0.9 + 0.01)
         predictions |= {task: labels, f"{task}_log_probs": log_probs}
-        results[task] = task_metrics(task, log_probs, labels)
+    for task in tasks:
+        results[task] = measure(predictions, task)
     counts = {"faces": 1000, "subjects": 90, "age": [100] * 8, "gender": [480, 490]}
     summary = {
         "command": "python -m agenet.main --config=configs/quickstart.py --workdir=run",
@@ -95,18 +112,21 @@ def test_all_files(tmp_path):
     run = finished_run()
     text = write(tmp_path, run)
     pictures = {"learning_curves.png"} | {
-        f"{kind}_{task}.png" for kind in ("confusion", "faces") for task in TASK_CLASSES
+        f"{kind}_{task}.png" for kind in KINDS for task in TASK_CLASSES
     }
-    assert written(tmp_path) == pictures | {"report.md", "report.json"}
+    assert written(tmp_path) == pictures | FILES
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
     assert set(re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)) == pictures
     assert json.loads((tmp_path / "report.json").read_text()) == run.summary
+    with np.load(tmp_path / "predictions.npz", allow_pickle=False) as saved:
+        assert dict(saved).keys() == run.predictions.keys()
+        assert all(np.array_equal(saved[name], run.predictions[name]) for name in saved)
 
 
 def test_tables_are_whole(tmp_path):
     text = write(tmp_path, finished_run(dataset="adience/faces/1.0.0", notice=""))
     tables = [p.splitlines() for p in text.split("\n\n") if p.startswith("|")]
-    assert len(tables) == 8
+    assert len(tables) == 10
     for lines in tables:
         cells = [len(re.findall(r"(?<!\\)\|", line)) for line in lines]
         assert len(lines) >= 3 and len(set(cells)) == 1, lines[0]
@@ -124,30 +144,59 @@ def test_unusual_runs(tmp_path, run):
     run.history = run.history[:1]
     write(tmp_path, run)
     tasks = run.summary["evaluation"]["tasks"]
-    assert len(written(tmp_path)) == 3 + 2 * len(tasks)
+    assert len(written(tmp_path)) == len(FILES) + 1 + len(KINDS) * len(tasks)
 
 
 def test_nothing_to_draw(tmp_path):
     run = finished_run(tasks=("gender",), n=4)
     run.predictions["gender"][:] = -1
-    run.summary["evaluation"]["tasks"]["gender"] = task_metrics(
-        "gender", run.predictions["gender_log_probs"], run.predictions["gender"]
-    )
+    run.summary["evaluation"]["tasks"]["gender"] = measure(run.predictions, "gender")
     run.history = []
-    assert "| gender | 0 | **–** |" in write(tmp_path, run)
-    assert written(tmp_path) == {"report.md", "report.json"}
+    assert "| Accuracy % | – |" in write(tmp_path, run)
+    assert written(tmp_path) == FILES
 
 
 def test_results_and_baseline():
     run = finished_run(tasks=("gender",), n=4)
     log_probs = np.log([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.9, 0.1]])
-    metrics = task_metrics("gender", log_probs, np.array([0, 1, 1, 1]))
-    run.summary["evaluation"]["tasks"]["gender"] = metrics
+    run.predictions |= {"gender": np.array([0, 1, 1, 1]), "gender_log_probs": log_probs}
+    run.summary["evaluation"]["tasks"]["gender"] = measure(run.predictions, "gender")
     text = markdown(run.summary, set())
-    assert "| gender | 4 | **50.0** | – | 66.7 | 75.0 (male) |" in text
+    assert "| Accuracy % | **50.0** (no interval) |" in text
+    assert "| Always the largest class % | 75.0 (male) |" in text
+    assert "| Balanced accuracy % | 66.7 (no interval) |" in text
     assert "| female | 480 | 1 | 100.0 | – |" in text
     assert "| male | 490 | 3 | 33.3 | female (66.7 %) |" in text
     assert "| 5 | 100 | 1 h 2 min | 21.4 | 60 (epoch 3) | 1.2500 | 4.2 s |" in text
+
+
+def test_intervals_and_subgroups():
+    run = finished_run()
+    tasks = run.summary["evaluation"]["tasks"]
+    low, high = tasks["gender"]["intervals"]["roc_auc"]
+    tasks["age"] |= {"exact_ages": 1234, "mae": 7.125, "cs5": 0.4}
+    tasks["age"]["intervals"] |= {"mae": [6.5, 8.25], "cs5": None}
+    tasks["gender"]["subgroups"]["age"][2] |= {"count": 1000, "subjects": 9, "loss": 0.5}
+    tasks["gender"]["subgroups"]["age"][2]["intervals"]["loss"] = None
+    text = markdown(run.summary, set())
+    assert f"| ROC-AUC | – | {tasks['gender']['roc_auc']:.3f} ({low:.3f}–{high:.3f}) |" in text
+    assert "| Faces of exact age | 1,234 | – |" in text
+    assert "| MAE, years | 7.12 (6.50–8.25) | – |" in text
+    assert "| CS@5 % | 40.0 (no interval) | – |" in text
+    assert re.search(r"\| age: 8-12 \| 1,000 \| 9 \|.*\| 0\.5000 \(no interval\) \|", text)
+    assert "*No interval*: fewer than 10 persons" in text
+
+
+def test_reports_of_older_versions_are_still_read():
+    run = finished_run()
+    known = {"count", "loss", "accuracy", "one_off", "balanced_accuracy"}
+    known |= {"recall", "support", "confusion"}
+    for task, metrics in run.summary["evaluation"]["tasks"].items():
+        run.summary["evaluation"]["tasks"][task] = {k: v for k, v in metrics.items() if k in known}
+    text = markdown(run.summary, {"confusion_age.png"})
+    assert "| Faces | " in text and "confusion_age.png" in text
+    for absent in ("interval", "Calibration", "subgroup", "MAE"):
+        assert absent not in text
 
 
 def test_leakage_is_a_warning():
@@ -175,6 +224,8 @@ def test_notice_heads_the_report_and_every_picture():
     for figure in (
         figures.learning_curves(run.history, ["age"], run.summary["training"], "model", NOTICE),
         figures.confusion_matrix("age", metrics, "model", NOTICE),
+        figures.reliability_diagram("age", metrics, "model", NOTICE),
+        figures.subgroup_bars("age", metrics, "model", NOTICE),
         figures.face_sheet("age", run.predictions, faces, "model", NOTICE),
     ):
         assert NOTICE in [text.get_text() for text in figure.texts]
@@ -190,6 +241,22 @@ def test_accuracy_axes_are_not_truncated():
     assert [axis.get_ylim() for axis in accuracies] == [(0, 1), (0, 1)]
     chosen = [line for line in loss.lines if line.get_label() == "chosen step"]
     assert chosen[0].get_xdata()[0] == 3.0
+
+
+def test_subgroup_bars_say_where_there_is_no_interval():
+    run = finished_run(n=300)
+    metrics = run.summary["evaluation"]["tasks"]["gender"]
+    metrics["subgroups"]["age"][0]["intervals"]["accuracy"] = None
+    axis = figures.subgroup_bars("gender", metrics, "model", "").axes[0]
+    assert axis.get_xlim() == (0, 1)
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["all faces", *TASK_CLASSES["age"], *TASK_CLASSES["gender"]]
+    said = ["no interval" in text.get_text() for text in axis.texts]
+    assert said == [name == "0-2" for name in names]
+    shares = [bar.get_width() for bar in axis.patches]
+    groups = [g for division in metrics["subgroups"].values() for g in division]
+    assert shares == [metrics["accuracy"], *(group["accuracy"] for group in groups)]
+    assert sum(line.get_marker() == "|" for line in axis.lines) == len(names) - 1
 
 
 def test_a_step_logged_twice_counts_once():

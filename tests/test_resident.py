@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from agenet.data.records import Records
-from agenet.data.resident import Resident, create_images, decode_picture, free_memory
+from agenet.data.resident import (
+    Resident,
+    create_images,
+    decode_picture,
+    free_memory,
+    load_faces,
+)
 from agenet.errors import UserError
 from agenet.sharding import batch_sharded, create_mesh
 
@@ -38,7 +44,7 @@ def test_batches_hold_the_asked_rows(records: Records, placement: str, devices: 
     assert resident.on_device == (placement == "device")
     mask = np.arange(16) < 13
     batch = resident.batch(ROWS, mask)
-    assert batch.keys() == {"image", "age", "gender", "mask"}
+    assert batch.keys() == {"image", "row", "age", "gender", "mask"}
     assert batch["image"].dtype == np.uint8 and batch["age"].dtype == np.int32
     np.testing.assert_array_equal(batch["image"], reference(records, ROWS))
     for task in ("age", "gender"):
@@ -46,7 +52,12 @@ def test_batches_hold_the_asked_rows(records: Records, placement: str, devices: 
     np.testing.assert_array_equal(batch["mask"], mask)
     assert all(len(column.addressable_shards) == devices for column in batch.values())
     assert np.asarray(resident.batch(ROWS)["mask"]).all()
-    np.testing.assert_array_equal(resident.faces(ROWS[:3]), reference(records, ROWS[:3]))
+    np.testing.assert_array_equal(batch["row"], ROWS)
+
+
+def test_some_faces_alone(records: Records) -> None:
+    faces = load_faces(records, ROWS[:3], SIZE)
+    np.testing.assert_array_equal(faces, reference(records, ROWS[:3]))
 
 
 def test_devices_exchange_only_the_asked_rows(records: Records) -> None:

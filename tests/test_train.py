@@ -76,7 +76,7 @@ def test_known_metrics_are_those_that_are_measured(tasks: list[str]) -> None:
 
 @pytest.mark.parametrize("metric", ["validation/loss", "validation/age_accuracy"])
 def test_best_state_is_chosen_by_the_metric_of_the_config(run: Run, metric: str) -> None:
-    workdir = run(best=metric, evaluate_every="1 steps", schedule__learning_rate=0.3)
+    workdir = run(best=metric, evaluate_every="1 steps", schedule__learning_rate=0.6)
     values = {row["step"]: row[metric] for row in read_rows(workdir) if metric in row}
     best = (min if metric.endswith("loss") else max)(values.values())
     step = next(step for step, value in values.items() if value == best)

@@ -67,11 +67,20 @@ def center_corner(images: jax.Array, size: int) -> tuple[int, int]:
     return (images.shape[1] - size) // 2, (images.shape[2] - size) // 2
 
 
-def random_corners(images: jax.Array, size: int, rng: jax.Array) -> jax.Array:
+def example_keys(rng: jax.Array, epoch: jax.typing.ArrayLike, rows: jax.Array) -> jax.Array:
+    """A random key [B] for each row int32 [B] of a data set, another one in every epoch.
+
+    What a picture undergoes thus depends neither on its batch nor on the batch's size.
+    """
+    rng = jax.random.fold_in(rng, epoch)
+    return jax.vmap(lambda row: jax.random.fold_in(rng, row))(rows)
+
+
+def random_corners(images: jax.Array, size: int, rngs: jax.Array) -> jax.Array:
     """Top and left, int32 [B, 2], of squares anywhere inside pictures [B, H, W, 3], uniformly."""
-    batch, height, width, _ = images.shape
+    _, height, width, _ = images.shape
     room = jnp.array([height - size + 1, width - size + 1])
-    return jax.random.randint(rng, (batch, 2), 0, room)
+    return jax.vmap(lambda rng: jax.random.randint(rng, (2,), 0, room))(rngs)
 
 
 def center_crop(images: jax.Array, size: int) -> jax.Array:
@@ -80,48 +89,51 @@ def center_crop(images: jax.Array, size: int) -> jax.Array:
     return images[:, top : top + size, left : left + size]
 
 
-def random_crop(images: jax.Array, size: int, rng: jax.Array) -> jax.Array:
+def random_crop(images: jax.Array, size: int, rngs: jax.Array) -> jax.Array:
     """A square anywhere inside, uniformly, another for each picture: to [B, size, size, 3]."""
 
     def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(image, (*corner, 0), (size, size, image.shape[-1]))
 
-    return jax.vmap(crop)(images, random_corners(images, size, rng))
+    return jax.vmap(crop)(images, random_corners(images, size, rngs))
 
 
-def random_flip(images: jax.Array, rng: jax.Array, probability: float = 0.5) -> jax.Array:
+def random_flip(images: jax.Array, rngs: jax.Array, probability: float = 0.5) -> jax.Array:
     """Some of the pictures [B, H, W, 3] mirrored left to right."""
-    flip = _happens(rng, probability, images.shape[0])
+    flip = _happens(rngs, probability)
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
-def random_warps(rng: jax.Array, batch: int, size: int, augmentation: Augmentation) -> jax.Array:
+def random_warps(rngs: jax.Array, size: int, augmentation: Augmentation) -> jax.Array:
     """Shifts, scales, rotations and flips of crops of `size` pixels, as matrices [B, 2, 3]."""
-    flip_rng, apply_rng, *rngs = jax.random.split(rng, 5)
-    applied = _happens(apply_rng, augmentation.warp_probability, batch)
-    shift = _uniform(rngs[0], augmentation.shift, (batch, 2)) * applied[:, None]
-    scale = _uniform(rngs[1], augmentation.scale, (batch,)) * applied
-    rotate = _uniform(rngs[2], augmentation.rotate, (batch,)) * applied
-    flip = _happens(flip_rng, augmentation.flip, batch)
+    flip_rngs, apply_rngs, shift_rngs, scale_rngs, rotate_rngs = _split(rngs, 5)
+    applied = _happens(apply_rngs, augmentation.warp_probability)
+    shift = _uniform(shift_rngs, augmentation.shift, (2,)) * applied[:, None]
+    scale = _uniform(scale_rngs, augmentation.scale) * applied
+    rotate = _uniform(rotate_rngs, augmentation.rotate) * applied
+    flip = _happens(flip_rngs, augmentation.flip)
     return shift_scale_rotate(shift, 1 + scale, rotate, flip, size)
 
 
-def random_colors(
-    rng: jax.Array, batch: int, augmentation: Augmentation
-) -> tuple[jax.Array, jax.Array]:
+def random_colors(rngs: jax.Array, augmentation: Augmentation) -> tuple[jax.Array, jax.Array]:
     """Brightness [B] and contrast [B], both 0 where a picture stays as it is."""
-    apply_rng, *rngs = jax.random.split(rng, 3)
-    applied = _happens(apply_rng, augmentation.color_probability, batch)
-    brightness = _uniform(rngs[0], augmentation.brightness, (batch,))
-    return brightness * applied, _uniform(rngs[1], augmentation.contrast, (batch,)) * applied
+    apply_rngs, brightness_rngs, contrast_rngs = _split(rngs, 3)
+    applied = _happens(apply_rngs, augmentation.color_probability)
+    brightness = _uniform(brightness_rngs, augmentation.brightness)
+    return brightness * applied, _uniform(contrast_rngs, augmentation.contrast) * applied
 
 
-def _happens(rng: jax.Array, probability: float, batch: int) -> jax.Array:
-    return jax.random.bernoulli(rng, float(probability), (batch,))
+def _split(rngs: jax.Array, purposes: int) -> jax.Array:
+    """Each example's key divided: [B] to [purposes, B]."""
+    return jax.vmap(lambda rng: jax.random.split(rng, purposes), out_axes=1)(rngs)
 
 
-def _uniform(rng: jax.Array, limit: float, shape: tuple[int, ...]) -> jax.Array:
-    return jax.random.uniform(rng, shape, minval=-limit, maxval=limit)
+def _happens(rngs: jax.Array, probability: float) -> jax.Array:
+    return jax.vmap(lambda rng: jax.random.bernoulli(rng, float(probability)))(rngs)
+
+
+def _uniform(rngs: jax.Array, limit: float, shape: tuple[int, ...] = ()) -> jax.Array:
+    return jax.vmap(lambda rng: jax.random.uniform(rng, shape, minval=-limit, maxval=limit))(rngs)
 
 
 def brightness_contrast(images: jax.Array, brightness: jax.Array, contrast: jax.Array) -> jax.Array:
@@ -136,33 +148,35 @@ def make_train_transform(
     std: Sequence[float],
     augmentation: Augmentation = Augmentation(),
 ) -> Transform:
-    """Returns `transform(images uint8 [B, H, W, 3], rng) -> float32 [B, size, size, 3]`.
+    """Returns `transform(images uint8 [B, H, W, 3], rngs [B]) -> float32 [B, size, size, 3]`.
+
+    Each picture has a key of its own, see `example_keys`.
 
     Crop, warp and flip are one interpolation, from the stored picture: a warped crop is black
     only where the stored picture ends. What is turned off costs nothing.
     """
 
-    def crop_and_warp(images: jax.Array, crop_rng: jax.Array, warp_rng: jax.Array) -> jax.Array:
+    def crop_and_warp(images: jax.Array, crop_rngs: jax.Array, warp_rngs: jax.Array) -> jax.Array:
         if augmentation.crop == "random":
-            corners = random_corners(images, size, crop_rng)
+            corners = random_corners(images, size, crop_rngs)
         else:
             corners = jnp.array([center_corner(images, size)])
-        matrices = random_warps(warp_rng, images.shape[0], size, augmentation)
+        matrices = random_warps(warp_rngs, size, augmentation)
         return warp(images, matrices.at[:, :, 2].add(corners[:, ::-1]), size)
 
-    def transform(images: jax.Array, rng: jax.Array) -> jax.Array:
-        crop_rng, flip_rng, color_rng = jax.random.split(rng, 3)
+    def transform(images: jax.Array, rngs: jax.Array) -> jax.Array:
+        crop_rngs, flip_rngs, color_rngs = _split(rngs, 3)
         if augmentation.warps:
-            images = crop_and_warp(images, crop_rng, flip_rng)
+            images = crop_and_warp(images, crop_rngs, flip_rngs)
         else:
             if augmentation.crop == "random":
-                images = random_crop(images, size, crop_rng)
+                images = random_crop(images, size, crop_rngs)
             else:
                 images = center_crop(images, size)
             if augmentation.flip:
-                images = random_flip(images, flip_rng, augmentation.flip)
+                images = random_flip(images, flip_rngs, augmentation.flip)
         if augmentation.recolors:
-            colors = random_colors(color_rng, images.shape[0], augmentation)
+            colors = random_colors(color_rngs, augmentation)
             images = brightness_contrast(images, *colors)
         return normalize(images, mean, std)
 

@@ -14,12 +14,13 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 def training_batch(indices: np.ndarray, batch_size: int, *, seed: int, step: int) -> np.ndarray:
     """The part [B] of `indices` [N] that training step `step` (from 0) sees."""
     epoch, position = divmod(step, steps_per_epoch(len(indices), batch_size))
-    order = _epoch_order(len(indices), seed, epoch)
+    order = epoch_order(len(indices), seed, epoch)
     return indices[order[position * batch_size : (position + 1) * batch_size]]
 
 
 @lru_cache(maxsize=2)
-def _epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
+def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
+    """The order [N], a permutation, in which an epoch's batches take the examples."""
     return np.random.default_rng([seed, epoch]).permutation(examples)
 
 

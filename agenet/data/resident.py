@@ -82,6 +82,13 @@ def decode_pictures(pictures: Sequence[bytes], out: np.ndarray, *, progress: boo
         )
 
 
+def load_faces(records: Records, rows: np.ndarray, size: int) -> np.ndarray:
+    """The pictures of the given rows [K] alone: uint8 [K, size, size, 3] RGB."""
+    faces = np.empty((len(rows), size, size, 3), np.uint8)
+    decode_pictures([records.pictures[row] for row in rows], faces, progress=False)
+    return faces
+
+
 def available_cores() -> int:
     """Cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
@@ -105,6 +112,20 @@ def create_images(count: int, size: int) -> np.ndarray:
     """
     pages = mmap.mmap(-1, count * size * size * 3, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return np.frombuffer(pages, np.uint8).reshape(count, size, size, 3)
+
+
+def label_columns(
+    records: Records, rows: np.ndarray, mask: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """A batch of the given rows int [B] without its pictures; no padding without `mask`.
+
+    Returns:
+        An int32 [B] of labels per task, `row` int32 [B] and `mask` bool [B].
+    """
+    columns = {task: labels[rows] for task, labels in records.labels.items()}
+    columns["row"] = rows.astype(np.int32)
+    columns["mask"] = np.ones(len(rows), bool) if mask is None else mask
+    return columns
 
 
 class Resident:
@@ -143,7 +164,7 @@ class Resident:
         free = min(map(free_memory, mesh.local_devices))
         self.on_device = _belongs_on_device(placement, self.nbytes // mesh.size, free)
         self._sharding = batch_sharded(mesh)
-        self._labels = records.labels
+        self._records = records
         images = create_images(padded, size)
         decode_pictures(records.pictures, images, progress=progress)
         self._images: Any = jax.device_put(images, self._sharding) if self.on_device else images
@@ -154,21 +175,15 @@ class Resident:
         """The batch of the given rows int [B], divided over the mesh; without `mask`, no padding.
 
         Returns:
-            `image` uint8 [B, S, S, 3], an int32 [B] of labels per task, and `mask` bool [B].
+            `image` uint8 [B, S, S, 3] and the columns of `label_columns`.
         """
-        mask = np.ones(len(rows), bool) if mask is None else mask
-        columns: dict[str, Any] = {task: labels[rows] for task, labels in self._labels.items()}
-        columns["mask"] = mask
+        columns: dict[str, Any] = label_columns(self._records, rows, mask)
         if not self.on_device:
             columns["image"] = self._images[rows]
         batch = jax.device_put(columns, self._sharding)
         if self.on_device:
             batch["image"] = self._gather(self._images, rows)
         return batch
-
-    def faces(self, rows: np.ndarray) -> np.ndarray:
-        """The stored pictures of the given rows [K], on the host: uint8 [K, S, S, 3]."""
-        return np.asarray(self._images[np.asarray(rows)])
 
 
 def _belongs_on_device(placement: str, nbytes: int, free: float) -> bool:

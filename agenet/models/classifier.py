@@ -51,5 +51,9 @@ class Classifier(nn.Module):
         # Half-precision sums over a map would lose more than they save.
         return x.mean((1, 2), dtype=jnp.float32).astype(self.dtype)
 
+    def classify(self, features: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """What the network says of pictures whose pooled features [B, D] are known."""
+        return self.heads(features.astype(self.dtype), train)
+
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        return self.heads(self.features(images, train), train)
+        return self.classify(self.features(images, train), train)

@@ -1,0 +1,189 @@
+"""What a run's batches are made of: pictures, or features where the backbone is frozen."""
+
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from agenet.data.order import epoch_order, evaluation_batches
+from agenet.data.resident import Resident, label_columns
+from agenet.errors import UserError
+from agenet.experiment import Experiment
+from agenet.features import View, find_obstacle, hash_weights
+from agenet.sharding import batch_sharded, replicated
+from agenet.steps import Batch
+from agenet.weights.cache import cache_dir
+
+log = logging.getLogger(__name__)
+
+FEATURE_CACHES = ("auto", "off")
+# Pictures that each device takes at a time for their features.
+_AT_ONCE = 64
+# Is raised when the same settings give other features than before.
+_VERSION = 1
+
+
+class Batches(Protocol):
+    """Batches for `agenet.steps` of given rows [B] of the data set."""
+
+    def training(self, rows: np.ndarray, epoch: int) -> Batch:
+        """As the given epoch of the training sees them."""
+
+    def evaluation(self, rows: np.ndarray, mask: np.ndarray) -> Batch:
+        """As an evaluation sees them; padding where `mask` [B] is False."""
+
+
+class PictureBatches:
+    """Pictures, which the steps augment and take through the whole network."""
+
+    def __init__(self, pictures: Resident):
+        self._pictures = pictures
+
+    def training(self, rows: np.ndarray, epoch: int) -> Batch:
+        return self._pictures.batch(rows)
+
+    def evaluation(self, rows: np.ndarray, mask: np.ndarray) -> Batch:
+        return self._pictures.batch(rows, mask)
+
+
+class FeatureBatches:
+    """Features, which the steps take through the heads."""
+
+    def __init__(self, experiment: Experiment, epochs: list[View], evaluation: View):
+        """Of the views of all epochs of the training, and of validation and test faces."""
+        self._records = experiment.records
+        self._sharding = batch_sharded(experiment.mesh)
+        self._epochs = epochs
+        self._evaluation = evaluation
+
+    def training(self, rows: np.ndarray, epoch: int) -> Batch:
+        return self._batch(self._epochs[epoch], rows, None)
+
+    def evaluation(self, rows: np.ndarray, mask: np.ndarray) -> Batch:
+        return self._batch(self._evaluation, rows, mask)
+
+    def _batch(self, view: View, rows: np.ndarray, mask: np.ndarray | None) -> Batch:
+        columns = label_columns(self._records, rows, mask) | {"features": view.read(rows)}
+        return jax.device_put(columns, self._sharding)
+
+
+def create_batches(
+    experiment: Experiment, variables: Any, *, step: int, show_progress: bool
+) -> Batches:
+    """Features if the backbone is frozen and the config allows, else pictures; tells which.
+
+    Args:
+        experiment: the run.
+        variables: its parameters and batch statistics, which may be donated afterwards.
+        step: where the training begins or goes on.
+        show_progress: draw a progress bar while decoding.
+
+    Raises:
+        UserError: `feature_cache` is not known.
+    """
+    config = experiment.config
+    if config.feature_cache not in FEATURE_CACHES:
+        raise UserError(
+            f'feature_cache "{config.feature_cache}" is not known: use one of {FEATURE_CACHES}'
+        )
+    load_pictures = functools.cache(lambda: _load_pictures(experiment, show_progress))
+    backbone = experiment.model.backbone
+    if backbone.frozen_stages < len(backbone.STAGES):
+        return PictureBatches(load_pictures())
+    if config.feature_cache == "off":
+        log.info("features: computed for every step, as feature_cache is off")
+        return PictureBatches(load_pictures())
+    root = cache_dir() / "features"
+    epochs, evaluation = _create_views(experiment, variables, root, load_pictures)
+    views = [*epochs, evaluation]
+    obstacle = find_obstacle(root, views, config.feature_cache_bytes)
+    if obstacle:
+        log.info("features: computed for every step, for %s", obstacle)
+        return PictureBatches(load_pictures())
+    batches = [experiment.steps_per_epoch] * len(epochs)
+    batches[-1] += experiment.total_steps - sum(batches)
+    there = [
+        view.holds(count * config.batch_size) for view, count in zip(epochs, batches, strict=True)
+    ]
+    log.info(
+        "features: computed once, %.2f GB in %s; of %d epochs %d are there",
+        sum(view.nbytes for view in views) / 1e9,
+        root,
+        len(epochs),
+        sum(there),
+    )
+    ahead = there[step // experiment.steps_per_epoch :]
+    if not (all(ahead) and evaluation.holds(len(evaluation.rows))):
+        load_pictures()  # Now, for it counts neither as training nor as validation.
+    return FeatureBatches(experiment, epochs, evaluation)
+
+
+def _load_pictures(experiment: Experiment, show_progress: bool) -> Resident:
+    pictures = experiment.load_pictures(progress=show_progress)
+    log.info(
+        "pictures: %.2f GB as uint8 %s",
+        pictures.nbytes / 1e9,
+        "on the devices"
+        if pictures.on_device
+        else "on the host, sent batch by batch: the devices have too little memory",
+    )
+    return pictures
+
+
+def _create_views(
+    experiment: Experiment, variables: Any, root: Path, load_pictures: Callable[[], Resident]
+) -> tuple[list[View], View]:
+    """The views of every epoch, in the order of its batches, and of validation and test faces."""
+    config, splits = experiment.config, experiment.splits
+    # Copied, for a training step destroys the state that it is given.
+    backbone = {
+        name: jax.tree.map(np.array, {"backbone": tree["backbone"]})
+        for name, tree in variables.items()
+        if "backbone" in tree
+    }
+    place = functools.cache(lambda: jax.device_put(backbone, replicated(experiment.mesh)))
+
+    def compute(rows: np.ndarray, epoch: int | None) -> np.ndarray:
+        pictures, step = load_pictures(), experiment.feature_step
+        parts = [
+            (step(place(), pictures.batch(part, mask), epoch), mask)
+            for part, mask in evaluation_batches(rows, _AT_ONCE * experiment.mesh.size)
+        ]
+        return np.concatenate([np.asarray(features)[mask] for features, mask in parts])
+
+    images = jax.ShapeDtypeStruct((1, experiment.crop_size, experiment.crop_size, 3), np.float32)
+    apply = functools.partial(experiment.model.apply, method="features")
+    shape: Any = jax.eval_shape(apply, backbone, images)
+    source = {
+        "version": _VERSION,
+        "jax": jax.__version__,  # Which may draw other random numbers.
+        "weights": hash_weights(backbone),
+        "model": {
+            name: config.model[name] for name in ("name", "flavour", "extra_layers", "dtype")
+        },
+        "data": {"name": experiment.records.name, "fingerprint": experiment.records.fingerprint()},
+        "input": {
+            "size": config.input.size,
+            "crop_size": experiment.crop_size,
+            "mean": list(config.input.mean),
+            "std": list(config.input.std),
+        },
+    }
+    create = functools.partial(View, root, width=shape.shape[-1])
+    epochs = [
+        create(
+            f"epoch_{epoch}",
+            source | {"augment": config.augment.to_dict(), "seed": config.seed, "epoch": epoch},
+            splits.train[epoch_order(len(splits.train), config.seed, epoch)],
+            compute=functools.partial(compute, epoch=epoch),
+        )
+        for epoch in range(-(-experiment.total_steps // experiment.steps_per_epoch))
+    ]
+    evaluated = np.concatenate([splits.validation, splits.test])
+    return epochs, create(
+        "evaluation", source, evaluated, compute=functools.partial(compute, epoch=None)
+    )

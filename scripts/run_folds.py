@@ -1,0 +1,186 @@
+"""Trains and tests one config on each of the five folds: mean and standard deviation.
+
+python scripts/run_folds.py --config=configs/effnet_adience.py:lite0 --workdir=runs/folds
+    [--config.any.field=value ...]
+
+The folds are trained one after the other, each in a process and a folder of its own,
+WORKDIR/fold_0 to fold_4. "{fold}" in a value stands for the fold, such as in
+--config.init=runs/frozen/fold_{fold}. The same command again continues what was interrupted.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
+from scripts import runs  # noqa: E402
+from scripts.runs import Run, StoppedError, Train  # noqa: E402
+
+FOLDS = range(5)
+
+Reports = Mapping[int, dict[str, Any]]
+
+
+def main(arguments: Sequence[str] | None = None, train: Train = runs.train_in_child) -> None:
+    """Parses the command line, trains the folds and writes folds.md and folds.json.
+
+    Raises:
+        UserError: a mistake in the command line, or what ended a fold.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = ArgumentParser(
+        prog="python scripts/run_folds.py",
+        description="Trains and tests one config on each of the five folds.",
+        epilog="--config.FIELD=VALUE changes a field of the config, for all folds; {fold} in its "
+        "value stands for the fold.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", required=True, help="as agenet.main takes it")
+    parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of all folds")
+    args, fields = parser.parse_known_args(arguments)
+    runs.check_fields(fields, fixed=["dataset.test_fold"])
+    folds = [_run(args.config, args.workdir, fields, fold) for fold in FOLDS]
+    for run in folds:
+        runs.check_init(run.config)
+    command = runs.command_line("run_folds.py", arguments)
+    train_folds(folds, args.workdir, command, train)
+
+
+def _run(config: str, workdir: Path, fields: Sequence[str], fold: int) -> Run:
+    own = [field.replace("{fold}", str(fold)) for field in fields]
+    flags = (f"--config={config}", *own, f"--config.dataset.test_fold={fold}")
+    return Run(f"fold {fold}", workdir / f"fold_{fold}", flags)
+
+
+def train_folds(folds: Sequence[Run], workdir: Path, command: str, train: Train) -> None:
+    """Trains in order; what is there so far is in the tables after every fold.
+
+    A fold that fails ends it all, for the cause is hardly ever the fold.
+    """
+    reports: dict[int, dict[str, Any]] = {}
+
+    def failed(run: Run, message: str) -> None:
+        raise UserError(f"{run.name}: {message}")
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_tables(reports, workdir, command)
+    try:
+        for run, report in runs.run_all(folds, train, failed):
+            reports[run.config.dataset.test_fold] = report
+            write_tables(reports, workdir, command)
+    except StoppedError as stopped:
+        runs.end_if_stopped(stopped, folds[len(reports)].name)
+    print(markdown(reports, command))
+
+
+def summarize(reports: Reports) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Per task and figure the mean and the standard deviation over folds, as `mean`, `sd`.
+
+    The standard deviation is that of a sample, n - 1 in the denominator; None for one fold alone.
+    """
+    figures = [runs.test_figures(report) for report in reports.values()]
+    return {
+        task: {
+            name: {
+                "mean": statistics.fmean(values),
+                "sd": statistics.stdev(values) if len(values) > 1 else None,
+            }
+            for name in figures[0][task]
+            # A figure may be undefined on one fold: then it has no mean over the folds either.
+            if len(values := [f[task][name] for f in figures if name in f[task]]) == len(figures)
+        }
+        for task in (figures[0] if figures else ())
+    }
+
+
+def write_tables(reports: Reports, workdir: Path, command: str) -> None:
+    result = {
+        "command": command,
+        "complete": len(reports) == len(FOLDS),
+        "folds": {
+            fold: runs.test_figures(report) | {"seconds": runs.seconds(report)}
+            for fold, report in reports.items()
+        },
+        "summary": summarize(reports),
+    }
+    runs.write(workdir / "folds.json", json.dumps(result, indent=2) + "\n")
+    runs.write(workdir / "folds.md", markdown(reports, command))
+
+
+def markdown(reports: Reports, command: str) -> str:
+    """One table for each task, with published figures below where they are known."""
+    if not reports:
+        return f"No fold is finished yet.\n\n```sh\n{command}\n```\n"
+    # Imported here, not above: it brings Matplotlib.
+    from agenet.report import PUBLISHED
+
+    first = next(iter(reports.values()))
+    dataset = first["dataset"]
+    parts = [
+        f"# {first['model']['name']} on {dataset['name']}, {len(reports)} of {len(FOLDS)} folds"
+    ]
+    parts += [f"**{dataset['notice']}**"] if dataset["notice"] else []
+    seen = sum(report["dataset"]["leakage"]["seen_subject"] for report in reports.values())
+    tested = sum(report["dataset"]["leakage"]["test_faces"] for report in reports.values())
+    parts.append(
+        f"Initial weights `{first['model']['initial']}`, {dataset['labels']} labels, protocol "
+        f"`{dataset['protocol']}`: {seen:,} of {tested:,} test faces show a person from training. "
+        "Each fold is tested once, with the state chosen on validation data. ±: standard "
+        "deviation over folds (sample, n - 1)."
+    )
+    summary = summarize(reports)
+    parts += [_task_table(task, reports, summary[task]) for task in summary]
+    if dataset["name"].startswith("adience") and not dataset["notice"]:
+        means = [_percent(summary, *figure) for figure in _COMPARED]
+        rows = [["**These runs**", *means], *map(list, PUBLISHED)]
+        header = ["System", "Age %", "Age 1-off %", "Gender %"]
+        parts += ["## Beside published results", runs.table(header, rows)]
+        parts.append(
+            "Figures in per cent, of papers the means of the five official folds; how the "
+            "reference report split the data is not documented. Sources: report.md of any fold."
+        )
+        if dataset["protocol"] == "random":
+            parts.append("These runs are split over images: they do not compare with the papers.")
+    parts.append(f"```sh\n{command}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+_COMPARED = (("age", "accuracy"), ("age", "one_off"), ("gender", "accuracy"))
+
+
+def _percent(summary: Mapping[str, Any], task: str, name: str) -> str:
+    found = summary.get(task, {}).get(name)
+    return _with_deviation(found, 100, 2) if found else "–"
+
+
+def _with_deviation(found: Mapping[str, Any], factor: float, digits: int) -> str:
+    mean = f"{found['mean'] * factor:.{digits}f}"
+    return mean if found["sd"] is None else f"{mean} ± {found['sd'] * factor:.{digits}f}"
+
+
+def _task_table(task: str, reports: Reports, summary: Mapping[str, Any]) -> str:
+    from agenet.report import MAIN_FIGURES
+
+    shown = {name: figure for name, figure in MAIN_FIGURES.items() if name in summary}
+    rows = []
+    for fold, report in sorted(reports.items()):
+        figures = runs.test_figures(report)[task]
+        count = report["evaluation"]["tasks"][task]["count"]
+        cells = [f"{figures[name] * k:.{d}f}" for name, (_, k, d) in shown.items()]
+        rows.append([f"fold {fold}", f"{count:,}", *cells, f"{runs.seconds(report):,.0f}"])
+    mean = [_with_deviation(summary[name], k, d) for name, (_, k, d) in shown.items()]
+    total = sum(map(runs.seconds, reports.values()))
+    rows.append(["**mean**", "", *mean, f"{total:,.0f} in all"])
+    header = [task.capitalize(), "Faces", *(heading for heading, *_ in shown.values()), "Time, s"]
+    return runs.table(header, rows)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,344 @@
+"""Several runs of agenet.main, one after the other: what run_folds.py and sweep.py share."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pty
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from agenet.errors import UserError
+from agenet.main import _config_error
+from agenet.writers import read_json_lines
+
+ROOT = Path(__file__).resolve().parents[1]
+FINISHED = "finished.json"
+_TAIL = 20_000  # bytes of what a run printed last, in which the reason of a failure is looked for
+_OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory|MemoryError|bad_alloc", re.I)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of agenet.main.
+
+    Attributes:
+        name: for people.
+        workdir: where it is kept.
+        flags: `--config=FILE` and any `--config.FIELD=VALUE`, of which the last one counts.
+    """
+
+    name: str
+    workdir: Path
+    flags: tuple[str, ...]
+
+    @cached_property
+    def config(self) -> ConfigDict:
+        """What the flags ask for; raises `UserError` for a mistake in them."""
+        return read_config(self.flags)
+
+    def report(self) -> dict[str, Any] | None:
+        """The report, if this very run was trained to its end here; costs no start-up.
+
+        It is compared with what `record_finished` left, not with the config in the report, into
+        which the run has filled what the flags left open.
+        """
+        try:
+            text = (self.workdir / "report.json").read_text()
+            finished = json.loads((self.workdir / FINISHED).read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        known = finished == {"config": _plain(self.config), "report": _hash(text)}
+        return json.loads(text) if known else None
+
+    def record_finished(self) -> dict[str, Any] | None:
+        """To be called when agenet.main has ended well: the report, None if it was only stopped.
+
+        agenet.main has then made sure that what lies here is of this config.
+        """
+        try:
+            text = (self.workdir / "report.json").read_text()
+        except FileNotFoundError:
+            return None
+        report = json.loads(text)
+        if not _is_whole(report):
+            return None
+        finished = {"config": _plain(self.config), "report": _hash(text)}
+        write(self.workdir / FINISHED, json.dumps(finished, indent=2) + "\n")
+        return report
+
+
+class RunError(Exception):
+    """A run ended with an error: its message in one line."""
+
+
+class StoppedError(Exception):
+    """A run was told to stop; the signal's number, if it came to this program."""
+
+    def __init__(self, number: int | None = None):
+        self.number = number
+
+
+Train = Callable[[Run], None]
+
+
+def read_config(arguments: Sequence[str]) -> ConfigDict:
+    """The config that flags of agenet.main stand for.
+
+    Raises:
+        UserError: there is no such file, or no such field.
+    """
+    values = flags.FlagValues()
+    argv = ["", *arguments]
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+        if isinstance(holder.value, ConfigDict):
+            return holder.value
+        error: Exception = UserError("--config is not the file of a ConfigDict")
+    except Exception as raised:  # The flags of a config raise as the file or the fields do.
+        error = raised
+    message = str(error).strip().splitlines() or [type(error).__name__]
+    raise _config_error(argv) or UserError(message[-1]) from error
+
+
+def check_fields(arguments: Sequence[str], fixed: Sequence[str] = ()) -> None:
+    """Raises `UserError` for arguments that are no `--config.FIELD=VALUE`, or set a fixed field."""
+    for argument in arguments:
+        found = re.match(r"--config\.([\w.]+)=", argument)
+        if not found:
+            raise UserError(
+                f"{argument} is not a flag: fields are set with --config.FIELD=VALUE, see --help"
+            )
+        if found[1] in fixed:
+            raise UserError(f"{argument}: {found[1]} is set by this program, leave it out")
+
+
+def check_init(config: ConfigDict) -> None:
+    """Checks the earlier run that a config starts from, if it starts from one.
+
+    Raises:
+        UserError: it is not finished, or it was trained on faces that are to be tested.
+    """
+    if not (init := Path(config.init)).is_dir():
+        return
+    report = init / "report.json"
+    earlier = json.loads(report.read_text()) if report.is_file() else None
+    if earlier is None or not _is_whole(earlier):
+        raise UserError(
+            f"init: the run in {init} is not finished: finish it with its own command first"
+        )
+    # Another data set has other people; on the same one the same faces must be left for the test.
+    there, here = _split_of(earlier["config"]), _split_of(config)
+    for name in there if there["dataset.name"] == here["dataset.name"] else ():
+        if there[name] != here[name]:
+            raise UserError(
+                f"init: the run in {init} has {name} {there[name]}, this one {here[name]}: it was "
+                "trained on faces that this one tests"
+            )
+
+
+def run_all(
+    runs: Sequence[Run], train: Train, failed: Callable[[Run, str], None]
+) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Trains what is not finished yet, giving the report of each run as soon as it is there.
+
+    Args:
+        runs: in order; a run after which nothing is given has called `failed`.
+        train: of one run, `train_in_child` outside of tests.
+        failed: called with a run that ended with an error and its message.
+
+    Raises:
+        StoppedError: a run was told to stop.
+    """
+    for number, run in enumerate(runs, 1):
+        report = run.report()
+        what = "finished before" if report else str(run.workdir)
+        print(f"run {number} of {len(runs)}: {run.name}: {what}", file=sys.stderr, flush=True)
+        if report is None:
+            try:
+                train(run)
+            except RunError as error:
+                failed(run, str(error))
+                continue
+            report = run.record_finished()
+            if report is None:
+                raise StoppedError
+        yield run, report
+
+
+def train_in_child(run: Run) -> None:
+    """Calls agenet.main in a process of its own, whose memory and crashes stay there.
+
+    What it prints passes through. Ctrl-C and SIGTERM are passed on to it, whereupon it saves.
+
+    Raises:
+        RunError: it ended with an error.
+        StoppedError: this program got a signal.
+    """
+    command = [sys.executable, "-m", "agenet.main", *run.flags, f"--workdir={run.workdir}"]
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    output, terminal = _open_pipe()
+    received: list[int] = []
+    with os.fdopen(output, "rb", buffering=0) as stream:
+        # In a session of its own, for a terminal sends Ctrl-C to everybody, and a run that hears
+        # it twice, from there and from here, ends without saving.
+        process = subprocess.Popen(
+            command, env=os.environ | {"PYTHONPATH": path}, stderr=terminal, start_new_session=True
+        )
+        os.close(terminal)
+        with _passing_on_signals(process, received):
+            tail = _pass_through(stream)
+            code = process.wait()
+    if received:
+        raise StoppedError(received[0])
+    if code:
+        raise RunError(_reason(code, tail))
+
+
+def _open_pipe() -> tuple[int, int]:
+    """File descriptors to read from and to write to; a terminal where this program has one."""
+    if not sys.stderr.isatty():
+        return os.pipe()
+    output, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, termios.tcgetwinsize(sys.stderr.fileno()))
+    return output, terminal
+
+
+def _pass_through(stream: Any) -> str:
+    tail = b""
+    # A terminal raises where a pipe ends.
+    with contextlib.suppress(OSError):
+        while chunk := stream.read(4096):
+            os.write(sys.stderr.fileno(), chunk)
+            tail = (tail + chunk)[-_TAIL:]
+    return tail.decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _passing_on_signals(process: subprocess.Popen, received: list[int]) -> Iterator[None]:
+    def pass_on(number: int, _: Any) -> None:
+        received.append(number)
+        process.send_signal(number)
+
+    previous = {
+        number: signal.signal(number, pass_on)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        # nohup and shells without job control have some ignored.
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _reason(code: int, tail: str) -> str:
+    """Why a run ended, in one line, from its exit code and what it printed last."""
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if told:
+        return told[-1]
+    if _OUT_OF_MEMORY.search(tail):
+        return "out of memory"
+    if code == -signal.SIGKILL:
+        return "killed, as systems do that run out of memory"
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    return lines[-1][:300] if lines else f"ended with exit code {code}"
+
+
+def end_if_stopped(stopped: StoppedError, name: str) -> None:
+    """Ends the program, as shells expect it after a signal, and says how to go on."""
+    print(f"{name}: stopped; to go on, run the same command again", file=sys.stderr)
+    sys.exit(128 + stopped.number if stopped.number else 1)
+
+
+def test_figures(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """For each task the figures of the test that are a single number, not a count."""
+    return {
+        task: {name: value for name, value in metrics.items() if isinstance(value, float)}
+        for task, metrics in report["evaluation"]["tasks"].items()
+    }
+
+
+def validation_figures(workdir: Path, step: int) -> dict[str, float]:
+    """The scalars of the validation at a step, without their prefix "validation/"."""
+    rows = [row for row in read_json_lines(workdir / "metrics.jsonl") if row["step"] == step]
+    return {
+        name.removeprefix("validation/"): value
+        for row in rows
+        for name, value in row.items()
+        if name.startswith("validation/")
+    }
+
+
+def seconds(report: Mapping[str, Any]) -> float:
+    """What training, validating and testing took."""
+    return report["training"]["seconds"] + report["evaluation"]["seconds"]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table that reads well on a terminal, too."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [
+        " | ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in (header, rule, *rows)
+    ]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def command_line(program: str, arguments: Sequence[str]) -> str:
+    return shlex.join(["python", f"scripts/{program}", *arguments])
+
+
+def write(path: Path, text: str) -> None:
+    """Replaces a file at once: a reader sees the old text or the new, never a part."""
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        unfinished.write_text(text)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _is_whole(report: Mapping[str, Any]) -> bool:
+    """Whether a report is of a run's end; agenet.evaluate also writes one half-way."""
+    training = report["training"]
+    number, unit = report["config"]["duration"].split()
+    if unit.startswith("epoch") and training["epochs"]:
+        return training["steps"] == round(float(number) * training["steps"] / training["epochs"])
+    return training["steps"] == round(float(number))
+
+
+def _split_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that decide which faces are trained on and which are left for the test."""
+    names = ("name", "protocol", "test_fold", "labels")
+    fields = {f"dataset.{name}": config["dataset"][name] for name in names}
+    return fields | {"seed": config["seed"]}
+
+
+def _plain(config: ConfigDict) -> dict[str, Any]:
+    """As JSON has it."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

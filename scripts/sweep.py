@@ -1,0 +1,267 @@
+"""Trains the variants that a sweep file names and compares them, a table for each setting.
+
+python scripts/sweep.py --sweep=configs/sweeps/report.py:lite0 --workdir=runs/sweep
+    [--config.any.field=value ...]
+
+Variants of several tables that come to the same config are one run. All runs are trained one after
+the other, each in a process and a folder of its own. The same command again continues what was
+interrupted; finished runs are not repeated, and what failed is tried again.
+"""
+
+import json
+import os
+import re
+import runpy
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
+from scripts import runs  # noqa: E402
+from scripts.runs import Run, StoppedError, Train  # noqa: E402
+
+# Task and figure, of validation and of test; the report's tables have gender first.
+FIGURES = (("gender", "accuracy"), ("age", "accuracy"))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of a table: its run, and what was reported for it, figures or a remark."""
+
+    name: str
+    run: Run
+    reported: Mapping[str, float] | str
+
+
+@dataclass
+class Results:
+    """What the runs came to, by their names."""
+
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    notice: str = ""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The tables of a sweep, and its distinct runs in the order in which they are trained."""
+
+    title: str
+    source: str
+    command: str
+    tables: dict[str, list[Variant]]
+    runs: list[Run]
+
+
+def main(arguments: Sequence[str] | None = None, train: Train = runs.train_in_child) -> None:
+    """Parses the command line, trains the variants and writes sweep.md and sweep.json.
+
+    Raises:
+        UserError: a mistake in the command line or the sweep file, or what ended the first run.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = ArgumentParser(
+        prog="python scripts/sweep.py",
+        description="Trains the variants that a sweep file names and compares them.",
+        epilog="--config.FIELD=VALUE changes a field of all runs that do not vary it.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--sweep", metavar="FILE", required=True, help="such as configs/sweeps/*")
+    parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of all runs")
+    args, fields = parser.parse_known_args(arguments)
+    runs.check_fields(fields)
+    command = runs.command_line("sweep.py", arguments)
+    sweep = read_sweep(args.sweep, args.workdir, fields, command)
+    runs.check_init(sweep.runs[0].config)
+    train_sweep(sweep, args.workdir, train)
+
+
+def read_sweep(file: str, workdir: Path, fields: Sequence[str], command: str) -> Sweep:
+    """The sweep that a file describes, whose folders lie in `workdir`.
+
+    Args:
+        file: what follows a colon is an argument of its `get_sweep`.
+        workdir: of all runs.
+        fields: `--config.FIELD=VALUE` of all runs; what a variant changes comes after them.
+        command: what the user typed.
+
+    Raises:
+        UserError: there is no such file, or it is not a sweep, or a field does not exist.
+    """
+    path, *argument = file.split(":", 1)
+    if not Path(path).is_file():
+        known = ", ".join(
+            sorted(os.path.relpath(p) for p in (ROOT / "configs/sweeps").glob("*.py"))
+        )
+        raise UserError(f"there is no sweep file {path}: known ones are {known}")
+    try:
+        described = runpy.run_path(path)["get_sweep"](*argument)
+        config = str(described["config"])
+        # Of this checkout, wherever the command is typed.
+        base = (
+            f"--config={os.path.relpath(ROOT / config)}",
+            *_flags(described["fields"]),
+            *fields,
+        )
+        tables = {
+            str(title): [(str(v["name"]), _flags(v["fields"]), v["reported"]) for v in variants]
+            for title, variants in described["tables"].items()
+        }
+        source = str(described["source"])
+    except Exception as error:  # Whatever Python raises for a file that is something else.
+        what = " ".join(str(error).split())
+        raise UserError(f"{path} is not a sweep: {type(error).__name__}: {what}") from error
+    default = Run("default", workdir / "default", base)
+    plain = default.config.to_json()
+    distinct: dict[str, Run] = {}
+    read: dict[str, list[Variant]] = {}
+    for title, rows in tables.items():
+        for name, changes, reported in rows:
+            slug = _slug(f"{title} {name}")
+            run = Run(f"{title}: {name}", workdir / slug, (*base, *changes))
+            try:
+                key = run.config.to_json()
+            except UserError as error:
+                raise UserError(f"{path}, {run.name}: {error}") from error
+            run = distinct.setdefault(key, default if key == plain else run)
+            read.setdefault(title, []).append(Variant(name, run, reported))
+    if not distinct:
+        raise UserError(f"{path} is not a sweep: it has no variants")
+    if len({run.workdir for run in distinct.values()}) < len(distinct):
+        raise UserError(f"{path}: two variants of a table have the same name")
+    # If the default fails there is nothing to compare with: it comes first.
+    ordered = sorted(distinct.values(), key=lambda run: run is not default)
+    title = f"{default.config.model.name} on {default.config.dataset.name}"
+    return Sweep(title, source, command, read, ordered)
+
+
+def _flags(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(f"--config.{name}={value}" for name, value in fields.items())
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_")
+
+
+def train_sweep(sweep: Sweep, workdir: Path, train: Train) -> None:
+    """Trains in order; what is there so far is in the tables after every run.
+
+    A run that fails is a line in its tables, unless it is the first.
+    """
+    results = Results()
+
+    def failed(run: Run, message: str) -> None:
+        if run is sweep.runs[0]:
+            raise UserError(f"{run.name}: {message}")
+        results.failures[run.name] = message
+        print(f"{run.name}: {message}: going on without it", file=sys.stderr, flush=True)
+        write_tables(sweep, results, workdir)
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_tables(sweep, results, workdir)
+    try:
+        for run, report in runs.run_all(sweep.runs, train, failed):
+            results.notice = report["dataset"]["notice"]
+            results.figures[run.name] = {
+                "validation": runs.validation_figures(run.workdir, report["training"]["best_step"]),
+                "test": runs.test_figures(report),
+                "seconds": runs.seconds(report),
+            }
+            write_tables(sweep, results, workdir)
+    except StoppedError as stopped:
+        done = len(results.figures) + len(results.failures)
+        runs.end_if_stopped(stopped, sweep.runs[done].name)
+    print(markdown(sweep, results))
+
+
+def write_tables(sweep: Sweep, results: Results, workdir: Path) -> None:
+    result = {
+        "command": sweep.command,
+        "source": sweep.source,
+        "complete": len(results.figures) + len(results.failures) == len(sweep.runs),
+        "tables": {
+            title: [{"name": v.name, "run": v.run.name, "reported": v.reported} for v in variants]
+            for title, variants in sweep.tables.items()
+        },
+        "runs": {
+            run.name: {"workdir": str(run.workdir), "flags": run.flags}
+            | results.figures.get(run.name, {})
+            | ({"error": results.failures[run.name]} if run.name in results.failures else {})
+            for run in sweep.runs
+        },
+    }
+    runs.write(workdir / "sweep.json", json.dumps(result, indent=2) + "\n")
+    runs.write(workdir / "sweep.md", markdown(sweep, results))
+
+
+def markdown(sweep: Sweep, results: Results) -> str:
+    """A table for each setting, with what was reported in its last columns."""
+    done = len(results.figures)
+    parts = [f"# Sweep: {sweep.title}, {done} of {len(sweep.runs)} runs"]
+    parts += [f"**{results.notice}**"] if results.notice else []
+    parts.append(
+        "Accuracies in per cent, gender / age, of the state that each run kept. Choose by the "
+        "validation figures; in bold the variant with the highest mean of both. The test figures "
+        "are shown for information: whoever chooses by them has no test left. Time: training, "
+        f"validating and testing. Reported: {sweep.source}."
+    )
+    for title, variants in sweep.tables.items():
+        parts += [f"## {title}", _table(title, variants, results)]
+    failures = [f"- {name}: {message}" for name, message in results.failures.items()]
+    if failures:
+        parts += ["## Failed", "\n".join(failures)]
+    if done:
+        parts.append(_conclusion(results))
+    parts.append(f"```sh\n{sweep.command}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(title: str, variants: Sequence[Variant], results: Results) -> str:
+    measured = [v for v in variants if v.run.name in results.figures]
+    best = max(measured, key=lambda v: _choice(results.figures[v.run.name]), default=None)
+    rows = []
+    for variant in variants:
+        figures = results.figures.get(variant.run.name)
+        if figures:
+            validation = _both([figures["validation"].get(f"{t}_{n}") for t, n in FIGURES])
+            test = _both([figures["test"].get(t, {}).get(n) for t, n in FIGURES])
+            validation = f"**{validation}**" if variant is best else validation
+            cells = [validation, test, f"{figures['seconds']:,.0f}"]
+        else:
+            message = results.failures.get(variant.run.name, "")
+            what = "out of memory" if message == "out of memory" else "failed, see below"
+            cells = [what if message else "–", "–", "–"]
+        reported = variant.reported
+        if not isinstance(reported, str):
+            reported = " / ".join(
+                f"{reported[t]:.2f}" if t in reported else "–" for t, _ in FIGURES
+            )
+        rows.append([variant.name, *cells, reported])
+    return runs.table([title, "Validation", "Test", "Time, s", "Reported"], rows)
+
+
+def _choice(figures: Mapping[str, Any]) -> float:
+    return figures["validation"].get("accuracy", 0.0)
+
+
+def _both(values: Sequence[float | None]) -> str:
+    return " / ".join("–" if value is None else f"{100 * value:.2f}" for value in values)
+
+
+def _conclusion(results: Results) -> str:
+    times = [figures["seconds"] for figures in results.figures.values()]
+    name = max(results.figures, key=lambda name: _choice(results.figures[name]))
+    return (
+        f"Highest validation accuracy: {name}. All {len(times)} runs took {sum(times):,.0f} s, the "
+        f"longest {max(times):,.0f} s: {sum(times) / max(times):.2f} times that."
+    )
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,247 @@
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agenet.errors import UserError
+from scripts import run_folds, runs
+from scripts.runs import Run, RunError, StoppedError
+from tests.conftest import ROOT
+
+# How ml_collections reads config files.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+CONFIG = "configs/effnet_adience.py"
+STEPS = 100
+
+
+class FakeTrainer:
+    """Leaves a report as agenet.main does; fails where it is told to, and notes what it ran."""
+
+    def __init__(self, **failures: str):
+        self.failures = failures
+        self.ran: list[str] = []
+
+    def __call__(self, run: Run) -> None:
+        self.ran.append(run.workdir.name)
+        if message := self.failures.get(run.workdir.name):
+            raise RunError(message)
+        leave_report(run)
+
+
+def leave_report(run: Run, steps: int = STEPS) -> None:
+    fold, accuracy = run.config.dataset.test_fold, 0.5 + run.config.batch_size / 1000
+    accuracy += 0.01 * fold**2
+    age = {"count": 10, "accuracy": accuracy, "one_off": 0.9, "loss": 1.25, "recall": [None]}
+    gender = {"count": 12, "accuracy": 0.8, "loss": 0.5, "roc_auc": None if fold == 3 else 0.75}
+    report = {
+        "config": run.config.to_dict(),
+        "dataset": {"name": "adience/faces/1.0.0", "notice": "", "labels": "official"}
+        | {"protocol": "subject", "leakage": {"test_faces": 10, "seen_subject": 0}},
+        "model": {"name": run.config.model.name, "initial": run.config.init},
+        "training": {"steps": steps, "epochs": 5 * steps / STEPS, "seconds": 40.0 + fold}
+        | {"best_step": 80},
+        "evaluation": {"seconds": 2.0, "tasks": {"age": age, "gender": gender}},
+    }
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    (run.workdir / "report.json").write_text(json.dumps(report))
+    rows: list[dict[str, float]] = [
+        {"step": step, "validation/accuracy": accuracy, "validation/age_accuracy": accuracy}
+        | {"validation/gender_accuracy": step / 100}
+        for step in (60, 80, 100)
+    ]
+    (run.workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read(workdir: Path) -> dict[str, Any]:
+    return json.loads((workdir / "folds.json").read_text())
+
+
+def test_continues_where_it_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
+    failing = FakeTrainer(fold_2="the disk is full")
+    with pytest.raises(UserError, match=r"^fold 2: the disk is full$"):
+        run_folds.main(arguments, failing)
+    assert failing.ran == ["fold_0", "fold_1", "fold_2"]
+    assert not read(tmp_path)["complete"] and set(read(tmp_path)["folds"]) == {"0", "1"}
+    assert "2 of 5 folds" in (tmp_path / "folds.md").read_text()
+
+    trainer = FakeTrainer()
+    run_folds.main(arguments, trainer)
+    assert trainer.ran == ["fold_2", "fold_3", "fold_4"]
+    printed = capsys.readouterr()
+    assert "run 1 of 5: fold 0: finished before" in printed.err
+    assert printed.out.strip() == (tmp_path / "folds.md").read_text().strip()
+    run_folds.main(arguments, trainer)
+    assert len(trainer.ran) == 3
+
+
+def test_mean_and_deviation(tmp_path: Path) -> None:
+    run_folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], FakeTrainer())
+    values = [0.5 + 0.064 + 0.01 * fold**2 for fold in range(5)]
+    result = read(tmp_path)
+    assert result["complete"]
+    found = result["summary"]["age"]["accuracy"]
+    assert found["mean"] == pytest.approx(sum(values) / 5)
+    assert found["sd"] == pytest.approx(statistics.stdev(values))
+    assert result["summary"]["age"].keys() == {"accuracy", "one_off", "loss"}
+    assert "roc_auc" not in result["summary"]["gender"]  # undefined on fold 3
+    text = (tmp_path / "folds.md").read_text()
+    assert "62.4 ± 6.6" in text and "62.40 ± 6.60" in text
+    assert "Levi & Hassner 2015" in text and "67.14" in text
+    assert "220 in all" in text
+
+
+def test_another_config_is_left_to_agenet_main(tmp_path: Path) -> None:
+    arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
+    run_folds.main(arguments, FakeTrainer())
+    trainer = FakeTrainer(fold_0="the checkpoint is of another run")
+    with pytest.raises(UserError, match="another run"):
+        run_folds.main([*arguments, "--config.batch_size=32"], trainer)
+    # What did not come from here is not trusted either.
+    trainer = FakeTrainer()
+    report = tmp_path / "fold_1" / "report.json"
+    report.write_text(report.read_text() + "\n")
+    run_folds.main(arguments, trainer)
+    assert trainer.ran == ["fold_1"]
+
+
+def test_half_a_run_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def train(run: Run) -> None:
+        leave_report(run, steps=STEPS if run.workdir.name == "fold_0" else 60)
+
+    with pytest.raises(SystemExit) as caught:
+        run_folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
+    assert caught.value.code == 1
+    assert "fold 1: stopped; to go on, run the same command again" in capsys.readouterr().err
+    assert set(read(tmp_path)["folds"]) == {"0"}
+
+
+def test_start_from_runs_of_the_same_folds(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    arguments = [f"--config={CONFIG}", f"--workdir={first}"]
+    run_folds.main(arguments, FakeTrainer())
+    arguments = [f"--config={CONFIG}", f"--workdir={tmp_path / 'second'}"]
+    trainer = FakeTrainer()
+    with pytest.raises(UserError, match=r"test_fold 0, this one 1: .* faces that this one tests"):
+        run_folds.main([*arguments, f"--config.init={first}/fold_0"], trainer)
+    inits: list[str] = []
+
+    def train(run: Run) -> None:
+        inits.append(run.config.init)
+        leave_report(run)
+
+    run_folds.main([*arguments, f"--config.init={first}/fold_{{fold}}"], train)
+    assert inits == [f"{first}/fold_{fold}" for fold in range(5)]
+    (first / "fold_4" / "report.json").unlink()
+    with pytest.raises(UserError, match="fold_4 is not finished"):
+        run_folds.main([*arguments, f"--config.init={first}/fold_{{fold}}"], train)
+    assert not trainer.ran
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "--config"),
+        (["--config=configs/quickstrat.py"], "did you mean configs/quickstart.py?"),
+        ([f"--config={CONFIG}", "--config.sed=1"], "did you mean seed?"),
+        ([f"--config={CONFIG}", "--config.seed", "1"], "--config.FIELD=VALUE"),
+        ([f"--config={CONFIG}", "--config.dataset.test_fold=1"], "leave it out"),
+    ],
+)
+def test_mistakes(tmp_path: Path, arguments: list[str], told: str) -> None:
+    trainer = FakeTrainer()
+    with pytest.raises(UserError, match=re.escape(told)):
+        run_folds.main([*arguments, f"--workdir={tmp_path / 'new'}"], trainer)
+    assert not trainer.ran and not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Run]:
+    """Makes child processes run the given code for agenet.main."""
+
+    def write(code: str) -> Run:
+        package = tmp_path / "agenet"
+        package.mkdir()
+        (package / "main.py").write_text(code)
+        monkeypatch.setattr(runs, "ROOT", tmp_path)
+        monkeypatch.chdir(tmp_path)
+        return Run("fold 0", tmp_path / "run", ("--config=file", "--config.seed=1"))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("sys.exit('error: batch_size 9 does not fit')", "^batch_size 9 does not fit$"),
+        ("raise RuntimeError('RESOURCE_EXHAUSTED: 3 GiB\\nmore')", "^out of memory$"),
+        ("raise KeyError('x')", "^KeyError: 'x'$"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "^killed, as systems do"),
+        ("os.abort()", "SIGABRT"),
+        ("sys.exit(3)", "exit code 3"),
+    ],
+)
+def test_reason_of_a_failure(stand_in: Callable[[str], Run], code: str, told: str) -> None:
+    run = stand_in(f"import os, signal, sys\n{code}")
+    with pytest.raises(RunError, match=told):
+        runs.train_in_child(run)
+
+
+def test_child_gets_flags_and_one_signal(
+    stand_in: Callable[[str], Run], capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Interrupts its parent, as a terminal would, and counts what it gets itself.
+    run = stand_in(
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('interrupted', file=sys.stderr))\n"
+        "print(sys.argv[1:], file=sys.stderr)\n"
+        "os.kill(os.getppid(), signal.SIGINT)\n"
+        "time.sleep(0.5)\n"
+    )
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(StoppedError) as caught:
+        runs.train_in_child(run)
+    assert caught.value.number == signal.SIGINT
+    assert signal.getsignal(signal.SIGINT) == before
+    printed = capfd.readouterr().err
+    assert f"['--config=file', '--config.seed=1', '--workdir={run.workdir}']" in printed
+    assert printed.count("interrupted") == 1
+
+
+@pytest.mark.slow
+def test_a_fold_of_drawn_faces(drawn_faces: Path, tmp_path: Path) -> None:
+    """Stopped, then continued to the end, and once more when all is done."""
+    code = "from scripts import run_folds as p; p.FOLDS = range(1); p.main()"
+    fields = {"dataset.data_dir": drawn_faces, "input.crop_size": 67, "input.size": 72}
+    fields |= {"duration": "4 steps", "schedule.warmup": "1 steps", "log_every": "1 steps"}
+    fields |= {"tensorboard": False}
+    command = [sys.executable, "-c", code, "--config=configs/quickstart.py"]
+    command += [f"--workdir={tmp_path}", *(f"--config.{k}={v}" for k, v in fields.items())]
+    options: dict[str, Any] = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": "."}, "text": True}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, **options) as process:
+        assert process.stderr is not None
+        told = ""
+        while "step 1/4" not in told:
+            line = process.stderr.readline()
+            assert line, told
+            told += line
+        process.terminate()
+        told += process.stderr.read()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped and saved at step" in told and "fold 0: stopped; to go on" in told
+    done = subprocess.run(command, capture_output=True, check=True, **options)
+    assert "continuing from step" in done.stderr
+    result = read(tmp_path)
+    assert result["complete"] and 0 <= result["summary"]["gender"]["accuracy"]["mean"] <= 1
+    assert "Drawn faces, not photographs" in done.stdout
+    again = subprocess.run(command, capture_output=True, check=True, **options)
+    assert again.stdout == done.stdout and again.stderr == "run 1 of 1: fold 0: finished before\n"

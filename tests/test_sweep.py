@@ -1,0 +1,149 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agenet.errors import UserError
+from scripts import sweep
+from scripts.runs import Run, StoppedError
+from tests.test_run_folds import FakeTrainer, leave_report
+
+# How ml_collections reads config files.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+REPORT = "configs/sweeps/report.py"
+
+
+def read(workdir: Path) -> dict[str, Any]:
+    return json.loads((workdir / "sweep.json").read_text())
+
+
+def write_sweep(path: Path, *fields: dict[str, Any], config: str = "configs/default.py") -> str:
+    variants = [
+        {"name": str(number), "fields": changes, "reported": {"age": 50.5}}
+        for number, changes in enumerate(fields)
+    ]
+    described = {"config": config, "fields": {"seed": 3}, "source": "a test"}
+    described["tables"] = {"One": variants, "Two": variants}
+    path.write_text(f"def get_sweep():\n    return {described!r}\n")
+    return str(path)
+
+
+def test_tables_of_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = FakeTrainer(batch_size_128="out of memory", optimizer_sgd="the loss is nan")
+    arguments = [f"--sweep={REPORT}:lite0", f"--workdir={tmp_path}", "--config.duration=100 steps"]
+    sweep.main(arguments, trainer)
+    assert trainer.ran == [
+        "default",
+        "batch_size_32",
+        "batch_size_128",
+        "optimizer_sgd",
+        "learning_rate_0.001",
+        "learning_rate_0.01",
+        "gender_head_softmax",
+        "extra_layers_with",
+    ]
+    result, printed = read(tmp_path), capsys.readouterr()
+    assert result["complete"] and len(result["runs"]) == 8
+    assert result["runs"]["Optimizer: SGD"]["error"] == "the loss is nan"
+    default = result["runs"]["default"]
+    assert default["validation"]["gender_accuracy"] == 0.8  # of the step that was kept
+    assert default["test"]["age"]["accuracy"] == pytest.approx(0.564) and default["seconds"] == 42
+    rows = [re.split(r" *\| *", line)[1:-1] for line in printed.out.splitlines() if "|" in line]
+    assert ["32", "80.00 / 53.20", "80.00 / 53.20", "42", "97.19 / 61.16"] in rows
+    assert ["64", "**80.00 / 56.40**", "80.00 / 56.40", "42", "97.42 / 66.52"] in rows
+    assert ["128", "out of memory", "–", "–", "out of memory"] in rows
+    assert ["SGD", "failed, see below", "–", "–", "92.57 / 57.57"] in rows
+    assert "- Optimizer: SGD: the loss is nan" in printed.out
+    assert "run 8 of 8: Extra layers: with" in printed.err
+    assert "All 6 runs took 252 s, the longest 42 s: 6.00 times that." in printed.out
+
+    # What failed is tried again, nothing else.
+    trainer = FakeTrainer()
+    sweep.main(arguments, trainer)
+    assert trainer.ran == ["batch_size_128", "optimizer_sgd"]
+
+
+def test_flags_of_the_runs(tmp_path: Path) -> None:
+    found = sweep.read_sweep(f"{REPORT}:lite0", tmp_path, ["--config.batch_size=16"], "command")
+    configs = {run.workdir.name: run.config for run in found.runs}
+    assert {config.model.name for config in configs.values()} == {"efficientnet_lite0"}
+    assert {config.freeze for config in configs.values()} == {"backbone"}
+    assert configs["optimizer_sgd"].batch_size == 16
+    assert configs["batch_size_32"].batch_size == 32
+    assert configs["batch_size_64"].batch_size == 64  # no longer the default
+    assert configs["extra_layers_with"].model.extra_layers
+    assert configs["gender_head_softmax"].activation.gender == "softmax"
+    assert configs["default"].activation.gender == "sigmoid"
+    assert configs["learning_rate_0.01"].schedule.learning_rate == 0.01
+
+
+def test_stopped_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_sweep(tmp_path / "file.py", {"seed": 3}, {"seed": 4}, {"batch_size": 20})
+
+    def train(run: Run) -> None:
+        if run.config.seed == 4:
+            raise StoppedError(15)
+        leave_report(run)
+
+    arguments = [f"--sweep={file}", f"--workdir={tmp_path / 'runs'}"]
+    with pytest.raises(SystemExit) as caught:
+        sweep.main(arguments, train)
+    assert caught.value.code == 143
+    assert "One: 1: stopped; to go on, run the same command again" in capsys.readouterr().err
+    assert not read(tmp_path / "runs")["complete"]
+    trainer = FakeTrainer()
+    sweep.main(arguments, trainer)
+    assert trainer.ran == ["one_1", "one_2"]
+    assert read(tmp_path / "runs")["complete"]
+
+
+def test_first_failure_ends_it(tmp_path: Path) -> None:
+    file = write_sweep(tmp_path / "file.py", {"seed": 4}, {})
+    trainer = FakeTrainer(default="init: the run in x trained resnet50")
+    with pytest.raises(UserError, match=r"^default: init: the run in x trained resnet50$"):
+        sweep.main([f"--sweep={file}", f"--workdir={tmp_path / 'runs'}"], trainer)
+    assert trainer.ran == ["default"]
+
+
+def test_init_is_not_finished(tmp_path: Path) -> None:
+    (tmp_path / "pretraining").mkdir()
+    init = f"--config.init={tmp_path / 'pretraining'}"
+    with pytest.raises(UserError, match="pretraining is not finished"):
+        sweep.main([f"--sweep={REPORT}", f"--workdir={tmp_path / 'runs'}", init], FakeTrainer())
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "file.py is not a sweep: KeyError: 'get_sweep'"),
+        ("def get_sweep(:", "file.py is not a sweep: SyntaxError"),
+        ("def get_sweep():\n    return {'config': 'x'}", "file.py is not a sweep: KeyError: 'fiel"),
+        ([{"sed": 1}], "file.py, One: 0: unknown config field sed: did you mean seed?"),
+        ([], "it has no variants"),
+    ],
+)
+def test_mistakes_in_a_file(tmp_path: Path, text: str | list[dict[str, Any]], told: str) -> None:
+    file = tmp_path / "file.py"
+    if isinstance(text, str):
+        file.write_text(text)
+    else:
+        write_sweep(file, *text)
+    with pytest.raises(UserError, match=re.escape(told)) as caught:
+        sweep.main([f"--sweep={file}", f"--workdir={tmp_path / 'runs'}"], FakeTrainer())
+    assert "\n" not in str(caught.value) and not (tmp_path / "runs").exists()
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    for arguments, told in (
+        (["--sweep=configs/sweeps/nope.py"], "known ones are configs/sweeps/report.py"),
+        ([f"--sweep={REPORT}", "--config.bach_size=1"], "did you mean batch_size?"),
+        ([f"--sweep={REPORT}", "stray"], "stray is not a flag"),
+    ):
+        with pytest.raises(UserError, match=re.escape(told)):
+            sweep.main([*arguments, f"--workdir={tmp_path / 'runs'}"], FakeTrainer())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        sweep.main([f"--sweep={REPORT}", f"--workdir={tmp_path / 'file' / 'x'}"], FakeTrainer())
