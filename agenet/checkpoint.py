@@ -113,18 +113,22 @@ class Checkpoints:
 
 def check_same_run(saved: Mapping[str, Any], identity: Mapping[str, Any], workdir: Path) -> None:
     """Raises `UserError` naming every difference if a checkpoint is not of the run `identity`."""
-    old = dict(_flatten({name: saved[name] for name in identity}))
-    new = dict(_flatten(identity))
-    differences = [
-        f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in _MAY_DIFFER
-    ]
+    differences = find_differences({name: saved[name] for name in identity}, identity)
     if differences:
         raise UserError(
             f"the checkpoint in {workdir} is of another run ({'; '.join(differences)}): "
             "give that run's settings and data, or another --workdir to start afresh"
         )
+
+
+def find_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Where two runs differ in what matters to their numbers, a line for each."""
+    old, new = dict(_flatten(saved)), dict(_flatten(now))
+    return [
+        f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and name not in _MAY_DIFFER
+    ]
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

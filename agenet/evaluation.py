@@ -5,7 +5,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from agenet.data.resident import load_faces
 from agenet.errors import UserError
 from agenet.experiment import Experiment, create_experiment
 from agenet.labels import UNKNOWN
+from agenet.losses import YEARS
 from agenet.metrics import (
     LEVEL,
     MIN_SUBJECTS,
@@ -54,6 +55,8 @@ def predict(
 ) -> dict[str, np.ndarray] | None:
     """Log-probabilities float32 [N, C] per task for the given rows [N], each exactly once.
 
+    `years` [N, 101] are among them where ages are told by year.
+
     Args:
         eval_step: from `agenet.steps.make_eval_step`.
         variables: parameters and batch statistics.
@@ -76,8 +79,8 @@ def predict(
             outputs[-2] = _fetch(*outputs[-2])
     fetched = [_fetch(*output) for output in outputs]
     return {
-        task: np.concatenate([log_probs[task][mask] for log_probs, mask in fetched])
-        for task in fetched[0][0]
+        name: np.concatenate([values[name][mask] for values, mask in fetched])
+        for name in fetched[0][0]
     }
 
 
@@ -90,7 +93,9 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """`agenet.metrics.task_metrics` per task of the predictions [N, C] for the given rows [N]."""
     labels = experiment.records.labels
-    return {task: task_metrics(task, log_probs[task], labels[task][rows]) for task in log_probs}
+    return {
+        task: task_metrics(task, log_probs[task], labels[task][rows]) for task in experiment.tasks
+    }
 
 
 def measure_in_full(
@@ -108,10 +113,18 @@ def measure_in_full(
             truth["subject_id"],
             {name: truth[name] for name in divisions},
             true_age=np.where(exact, truth["age_low"], UNKNOWN) if task == "age" else None,
-            predicted_age=expected_age(values) if task == "age" else None,
+            predicted_age=predicted_age(log_probs) if task == "age" else None,
         )
         for task, values in log_probs.items()
+        if task != "years"
     }
+
+
+def predicted_age(log_probs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Years [N]: the mean under the probabilities of the years, or else of the age groups."""
+    if "years" in log_probs:
+        return np.exp(log_probs["years"].astype(np.float64)) @ YEARS
+    return expected_age(log_probs["age"])
 
 
 def truth_of(records: Records, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -187,7 +200,7 @@ def report_run(
     predictions = {
         "index": rows,
         **truth_of(experiment.records, rows),
-        **{f"{task}_log_probs": values for task, values in log_probs.items()},
+        **{f"{name}_log_probs": values for name, values in log_probs.items()},
     }
     history = read_json_lines(workdir / "metrics.jsonl")
     faces = functools.partial(load_faces, experiment.records, size=experiment.config.input.size)
@@ -213,7 +226,13 @@ def report_again(workdir: Path, data_dir: str | None) -> None:
         # The machine may have more devices than the one of the training, or fewer.
         devices = jax.devices()
         mesh = create_mesh(devices[: math.gcd(len(devices), config.batch_size)])
-        experiment = create_experiment(config, mesh)
+        try:
+            experiment = create_experiment(config, mesh)
+        except AttributeError as error:  # The config lacks a field that was not known then.
+            raise UserError(
+                f"{workdir} was trained by another version of agenet ({error}): test it with that "
+                "one, or train it again"
+            ) from error
         check_same_run(best, experiment.identity(), workdir)
         show_progress = sys.stderr.isatty()
         pictures = experiment.load_pictures(progress=show_progress)

@@ -1,9 +1,10 @@
 """What a config stands for: the data, the network and the compiled steps of one run."""
 
 import functools
+import math
 import platform
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,15 +25,15 @@ from agenet.data.augment import (
     make_train_transform,
 )
 from agenet.data.order import steps_per_epoch
-from agenet.data.records import Records, open_records
+from agenet.data.records import Records, join_records, open_records
 from agenet.data.resident import Resident, available_cores
 from agenet.data.splits import Splits, count_leaked, describe, make_splits
 from agenet.errors import UserError
 from agenet.freeze import count_frozen, split
-from agenet.initial import find_initial
+from agenet.initial import Initial, find_initial
 from agenet.labels import TASK_CLASSES
-from agenet.losses import ACTIVATIONS
-from agenet.models import MODELS, create_model, option_names
+from agenet.losses import HEADS, describe_heads
+from agenet.models import create_model, option_names
 from agenet.models.classifier import Classifier
 from agenet.optim import create_optimizer, create_schedule, to_steps
 from agenet.sharding import check_batch_size, create_mesh, replicated
@@ -51,7 +52,7 @@ from agenet.weights.load import below, load_into
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 # Of the computation; parameters are float32 always.
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")
 
 
 def parse_tasks(tasks: str) -> tuple[str, ...]:
@@ -90,6 +91,7 @@ class Experiment:
     tx: optax.GradientTransformation
     steps_per_epoch: int
     total_steps: int
+    initial: Initial | None  # weights that are found already, to save finding them again
 
     @cached_property
     def train_step(self) -> TrainStep:
@@ -97,7 +99,7 @@ class Experiment:
             self.model,
             self.tx,
             self.train_transform,
-            activations=self._activations,
+            heads=self.heads,
             seed=self.config.seed,
             steps_per_epoch=self.steps_per_epoch,
             mesh=self.mesh,
@@ -105,9 +107,7 @@ class Experiment:
 
     @cached_property
     def eval_step(self) -> EvalStep:
-        return make_eval_step(
-            self.model, self.eval_transform, activations=self._activations, mesh=self.mesh
-        )
+        return make_eval_step(self.model, self.eval_transform, heads=self.heads, mesh=self.mesh)
 
     @cached_property
     def feature_step(self) -> FeatureStep:
@@ -134,8 +134,8 @@ class Experiment:
         Raises:
             UserError: pre-trained weights cannot be had or do not fit.
         """
-        initial = find_initial(self.config.init, self.config.model.name, self.config.model.flavour)
-        new = tuple(filter(None, self.config.new_parts.split(",")))
+        initial = self.initial or _find_initial(self.config)
+        new = tuple(filter(None, map(str.strip, self.config.new_parts.split(","))))
 
         def create() -> dict[str, Any]:
             return create_variables(self.model, self.crop_size, self.config.seed)
@@ -148,6 +148,12 @@ class Experiment:
         if initial is None:
             variables = jax.jit(create, out_shardings=on_all)()
         else:
+            _, frozen = split(jax.eval_shape(create)["params"], self.model.frozen)
+            if any(below(f"params/{name}", new) for name in flatten_dict(frozen, sep="/")):
+                raise UserError(
+                    f'new_parts "{self.config.new_parts}" and freeze "{self.config.freeze}" have '
+                    "parts in common, which would stay random: free them, or leave them out"
+                )
             # Not all of it: to compile what draws a backbone takes longer than anything else here.
             fresh = jax.device_get(jax.jit(create_new)())
             shapes = flatten_dict(jax.eval_shape(create), keep_empty_nodes=True, sep="/")
@@ -230,8 +236,9 @@ class Experiment:
         return self.config.input.mean, self.config.input.std
 
     @property
-    def _activations(self) -> dict[str, str]:
-        return {task: self.config.activation[task] for task in self.tasks}
+    def heads(self) -> dict[str, str]:
+        """Which head every task has."""
+        return {task: self.config.heads[task] for task in self.tasks}
 
 
 def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = None) -> Experiment:
@@ -246,7 +253,7 @@ def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = Non
     tasks = parse_tasks(config.tasks)
     _check_fields(config, tasks)
     check_batch_size(config.batch_size, mesh)
-    _ask_weights(config)
+    initial = _ask_weights(config)
     model = _create_model(config, tasks)
     config.model.flavour = model.backbone.flavour
     crop_size = config.input.crop_size or model.backbone.input_size
@@ -258,7 +265,11 @@ def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = Non
             "--config.input.crop_size"
         )
     dataset = config.dataset
-    records = open_records(dataset.name, dataset.data_dir, dataset.labels)
+    records, *extra = (
+        open_records(name, dataset.data_dir, dataset.labels)
+        for name in (dataset.name, *filter(None, map(str.strip, dataset.extra.split(","))))
+    )
+    records = join_records(records, extra) if extra else records
     splits = make_splits(
         records,
         tasks=tasks,
@@ -286,6 +297,7 @@ def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = Non
         tx=create_optimizer(config.optimizer, schedule),
         steps_per_epoch=epoch,
         total_steps=total,
+        initial=initial,
     )
     for name in ("evaluate_every", "checkpoint_every", "log_every"):
         experiment.to_steps(config[name])  # Raises for what is not a duration.
@@ -295,27 +307,42 @@ def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = Non
 def _create_model(config: ml_collections.ConfigDict, tasks: Sequence[str]) -> Classifier:
     options = config.model.to_dict()
     name, dtype = options.pop("name"), jnp.dtype(options.pop("dtype"))
-    classes = {task: len(TASK_CLASSES[task]) for task in tasks}
-    if name in MODELS:  # Options of other networks are left aside; a wrong name is told below.
-        options = {key: options[key] for key in option_names(name) & options.keys()}
-    whole = create_model(name, classes, dtype=dtype, **options)
+    # Options of other networks are left aside.
+    options = {key: options[key] for key in option_names(name) & options.keys()}
+    heads = {task: config.heads[task] for task in tasks}
+    outputs, options["ordinal"] = describe_heads(heads)
+    whole = create_model(name, outputs, dtype=dtype, **options)
     frozen = count_frozen(config.freeze, len(whole.backbone.STAGES))
-    return create_model(name, classes, dtype=dtype, frozen_stages=frozen, **options)
+    return create_model(name, outputs, dtype=dtype, frozen_stages=frozen, **options)
 
 
-def _ask_weights(config: ml_collections.ConfigDict) -> None:
-    """Fills in what the config leaves to the initial weights, which are opened only if need be."""
+def take_from_weights(config: ml_collections.ConfigDict, filled: Mapping[str, Any]) -> None:
+    """Fills in what a config leaves to its initial weights, as it was filled in before."""
+    config.init, config.model.flavour = filled["init"], filled["model"]["flavour"]
+    config.input.mean = tuple(filled["input"]["mean"])
+    config.input.std = tuple(filled["input"]["std"])
+
+
+def _ask_weights(config: ml_collections.ConfigDict) -> Initial | None:
+    """Fills in what a config leaves to its initial weights, opening them only if need be."""
     if config.model.flavour and config.input.mean and config.input.std:
-        return
-    initial = find_initial(config.init, config.model.name, config.model.flavour)
+        return None
+    initial = _find_initial(config)
     config.input.mean = config.input.mean or (initial.mean if initial else IMAGENET_MEAN)
     config.input.std = config.input.std or (initial.std if initial else IMAGENET_STD)
     if initial is not None:
         config.init, config.model.flavour = initial.init, initial.flavour
+    return initial
+
+
+def _find_initial(config: ml_collections.ConfigDict) -> Initial | None:
+    return find_initial(config.init, config.model.name, config.model.flavour)
 
 
 def _check_fields(config: ml_collections.ConfigDict, tasks: Sequence[str]) -> None:
-    Augmentation(**config.augment.to_dict())  # Raises for values that it cannot take.
+    # Both raise for what they cannot take.
+    Augmentation(**config.augment.to_dict())
+    option_names(config.model.name)
     metrics = validation_metrics(tasks)
     if config.best not in metrics:
         raise UserError(f'best "{config.best}" is not measured: use one of {", ".join(metrics)}')
@@ -324,14 +351,18 @@ def _check_fields(config: ml_collections.ConfigDict, tasks: Sequence[str]) -> No
     if config.init == "random" and config.freeze != "none":
         raise UserError(f'freeze "{config.freeze}" of random weights: give --config.init, too')
     for task in tasks:
-        if config.activation[task] not in ACTIVATIONS:
+        if config.heads[task] not in HEADS[task]:
             raise UserError(
-                f'activation.{task} "{config.activation[task]}" is not known: use one of '
-                f"{', '.join(ACTIVATIONS)}"
+                f'heads.{task} "{config.heads[task]}" is not known: use one of '
+                f"{', '.join(HEADS[task])}"
             )
     for name in ("mean", "std"):
-        if len(config.input[name]) not in (0, 3):
-            raise UserError(f"input.{name} {config.input[name]} must be three numbers, for R, G, B")
+        values = config.input[name]
+        numbers = all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+        if len(values) not in (0, 3) or not numbers:
+            raise UserError(f"input.{name} {values} must be three numbers, for R, G, B")
+    if any(value <= 0 for value in config.input.std):
+        raise UserError(f"input.std {config.input.std} must be positive")
 
 
 def describe_machine() -> dict[str, Any]:

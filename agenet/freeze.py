@@ -20,7 +20,11 @@ def count_frozen(freeze: str, stages: int) -> int:
     if freeze in ("none", "backbone"):
         return 0 if freeze == "none" else stages
     words = freeze.split()
-    if words[:2] == ["all", "but"] and words[3:] in (["stage"], ["stages"]) and words[2].isdigit():
+    if (
+        words[:2] == ["all", "but"]
+        and words[3:] in (["stage"], ["stages"])
+        and words[2].isdecimal()
+    ):
         trained = int(words[2])
         if trained <= stages:
             return stages - trained

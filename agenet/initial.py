@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 
 from agenet.checkpoint import Checkpoints
 from agenet.errors import UserError
+from agenet.losses import describe_heads
 from agenet.models import create_model, option_names
 from agenet.state import create_variables
 from agenet.weights.cache import find_file, find_init
@@ -77,6 +78,10 @@ def _from_run(workdir: Path, init: str, model: str, flavour: str) -> Initial:
     if run is None:
         raise UserError(f"init: {workdir} holds no evaluated state to start from")
     config = run["config"]
+    if "flavour" not in config["model"] or "heads" not in config:
+        raise UserError(
+            f"init: the run in {workdir} was trained by an older version of agenet: train it again"
+        )
     if config["model"]["name"] != model:
         raise UserError(
             f"init: the run in {workdir} trained {config['model']['name']}, not {model}"
@@ -97,9 +102,13 @@ def _from_run(workdir: Path, init: str, model: str, flavour: str) -> Initial:
 
 def _read_run(workdir: Path, run: dict[str, Any]) -> dict[str, np.ndarray]:
     options = run["config"]["model"]
+    outputs, ordinal = describe_heads(
+        {task: run["config"]["heads"][task] for task in run["classes"]}
+    )
     network = create_model(
         options["name"],
-        {task: len(names) for task, names in run["classes"].items()},
+        outputs,
+        ordinal=ordinal,
         **{key: options[key] for key in option_names(options["name"]) & options.keys()},
     )
     size = run["config"]["input"]["crop_size"] or network.backbone.input_size

@@ -12,11 +12,16 @@ from typing import Any
 import ml_collections
 
 from agenet.batches import create_batches
-from agenet.checkpoint import Checkpoints, check_same_run
+from agenet.checkpoint import Checkpoints, check_same_run, find_differences
 from agenet.data.records import find_prepared
 from agenet.errors import UserError
 from agenet.evaluation import log_results, report_run
-from agenet.experiment import Experiment, create_experiment, describe_machine
+from agenet.experiment import (
+    Experiment,
+    create_experiment,
+    describe_machine,
+    take_from_weights,
+)
 from agenet.train import Progress, Trainer
 from agenet.writers import create_writer, log_to
 
@@ -32,10 +37,14 @@ def launch(config: ml_collections.ConfigDict, workdir: Path, command: str) -> No
     create_workdir(workdir)
     with log_to(workdir / "train.log"):
         prepare_if_asked(config.dataset)
-        experiment = create_experiment(config)
-        identity = experiment.identity()
+        asked = config.to_dict()
         with contextlib.closing(Checkpoints(workdir)) as checkpoints:
             saved = checkpoints.read_run("latest")
+            if saved and not find_differences({"config": saved["asked"]}, {"config": asked}):
+                # The weights that the run started from need not be there any more.
+                take_from_weights(config, saved["config"])
+            experiment = create_experiment(config)
+            identity = experiment.identity()
             if saved is not None:
                 check_same_run(saved, identity, workdir)
                 summary = read_report(workdir, experiment)
@@ -43,7 +52,7 @@ def launch(config: ml_collections.ConfigDict, workdir: Path, command: str) -> No
                     log.info("this run is finished; for another give another --workdir")
                     log_results(summary, workdir)
                     return
-            run = identity | {"command": command, "machine": describe_machine()}
+            run = identity | {"asked": asked, "command": command, "machine": describe_machine()}
             train_and_test(experiment, checkpoints, workdir, saved, run)
 
 

@@ -1,44 +1,90 @@
-"""Losses that ignore unknown labels, and the probabilities that go with them.
+"""What a head's outputs mean: losses that ignore what is unknown, and probabilities.
 
-A task's classes are told apart by a softmax, or by one sigmoid unit each ("sigmoid") as the
-reference report tried for gender.
+Gender is told by a softmax over its classes, or by one sigmoid unit for each, which the reference
+report compares. Age is told by a softmax over the age groups ("groups"), or as a number, by a
+probability for every year from 0 to `MAX_AGE`: a softmax over the years ("distribution", as in
+DEX: Rothe et al., "Deep Expectation of Real and Apparent Age", IJCV 2018), or an ordinal model
+("ordinal", see `agenet.models.heads.OrdinalHead`). A distribution over the years answers in any
+grouping of them, and learns from exact ages and from ranges of any width by their likelihood.
 """
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-ACTIVATIONS = ("softmax", "sigmoid")
+from agenet.labels import AGE_GROUPS, MAX_AGE, TASK_CLASSES, UNKNOWN, nearest_age_group
+
+HEADS = {"age": ("groups", "distribution", "ordinal"), "gender": ("softmax", "sigmoid")}
+YEARS = np.arange(MAX_AGE + 1)
+_BY_YEAR = ("distribution", "ordinal")
+# A year between two groups counts for the nearer one, so that none is lost: [years, groups].
+_GROUP_OF_YEAR = np.eye(len(AGE_GROUPS), dtype=bool)[
+    [nearest_age_group(float(year)) for year in YEARS]
+]
 
 
-def masked_loss(
-    logits: jax.Array, labels: jax.Array, mask: jax.Array, activation: str = "softmax"
+def describe_heads(heads: Mapping[str, str]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """What `agenet.models.create_model` wants for the heads: `num_classes` and `ordinal`.
+
+    >>> describe_heads({"age": "ordinal", "gender": "softmax"})
+    ({'age': 101, 'gender': 2}, ('age',))
+    """
+    outputs = {
+        task: len(YEARS) if head in _BY_YEAR else len(TASK_CLASSES[task])
+        for task, head in heads.items()
+    }
+    return outputs, tuple(task for task, head in heads.items() if head == "ordinal")
+
+
+def example_losses(
+    task: str, head: str, logits: jax.Array, batch: Mapping[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Sum of the losses of the examples with known labels, and how many there are.
+    """The losses of all examples, and which of them count.
 
-    The loss is the label's negative log-likelihood; of sigmoid units it is the mean over them of
-    the binary cross-entropy, as in Keras.
+    The loss is the label's negative log-likelihood; for a probability by year that of the range
+    of years that the age is known to lie in; of sigmoid units the mean over them of the binary
+    cross-entropy, as in Keras.
 
     Args:
-        logits: [B, C] float32.
-        labels: [B] int32; -1 is unknown and contributes nothing.
-        mask: [B] bool; False is padding and contributes nothing.
+        task: "age" or "gender".
+        head: one of `HEADS[task]`.
+        logits: [B, D] float32, D as `describe_heads` says.
+        batch: see `agenet.steps`.
 
     Returns:
-        Two float32 scalars: the sum in nats, and the number of examples that it is over.
+        float32 [B], 0 where the truth is unknown or a row is padding, and bool [B].
     """
-    known = mask & (labels >= 0)
-    labels = jnp.maximum(labels, 0)
-    if activation == "softmax":
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if head in _BY_YEAR:
+        low, high = batch["age_low"], batch["age_high"]
+        known = batch["mask"] & (low != UNKNOWN)
+        # Of the unknown nothing is asked, of which the gradient is zero.
+        low, high = jnp.where(known, low, 0), jnp.where(known, high, MAX_AGE)
+        inside = (low[:, None] <= YEARS) & (high[:, None] >= YEARS)
+        losses = -jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=-1, where=inside)
     else:
-        targets = jax.nn.one_hot(labels, logits.shape[-1])
-        losses = optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
-    return jnp.sum(jnp.where(known, losses, 0.0)), jnp.sum(known, dtype=jnp.float32)
+        known = batch["mask"] & (batch[task] != UNKNOWN)
+        labels = jnp.where(known, batch[task], 0)
+        if head == "sigmoid":
+            targets = jax.nn.one_hot(labels, logits.shape[-1])
+            losses = optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
+        else:
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.where(known, losses, 0.0), known
 
 
-def log_probabilities(logits: jax.Array, activation: str = "softmax") -> jax.Array:
-    """Logits [B, C] to log-probabilities; those of sigmoid units are scaled to a sum of one."""
-    if activation == "sigmoid":
+def log_probabilities(task: str, head: str, logits: jax.Array) -> dict[str, jax.Array]:
+    """Logits [B, D] to `{task: log-probabilities of its classes [B, C]}`.
+
+    Those of sigmoid units are scaled to a sum of one. A head that tells the age by year adds
+    `years`, the log-probabilities of 0 to `MAX_AGE` years [B, 101].
+    """
+    if head in _BY_YEAR:
+        years = jax.nn.log_softmax(logits)
+        groups = jax.nn.logsumexp(years[:, :, None], axis=1, where=_GROUP_OF_YEAR)
+        return {task: groups, "years": years}
+    if head == "sigmoid":
         logits = jax.nn.log_sigmoid(logits)
-    return jax.nn.log_softmax(logits)
+    return {task: jax.nn.log_softmax(logits)}

@@ -1,8 +1,9 @@
 """What runs on the devices: a training step, an evaluation step, a frozen backbone alone.
 
 A batch is a dict: `image` uint8 [B, H, W, 3] RGB, `row` int32 [B] of the data set, one int32 [B]
-of labels per task (-1: unknown) and `mask` bool [B] (False: padding). Where the pooled features of
-the pictures are known, `features` float32 [B, D] stand for `image`.
+of labels per task and `age_low` and `age_high` int32 [B], whole years (-1: unknown), and `mask`
+bool [B] (False: padding). Where the pooled features of the pictures are known, `features` float32
+[B, D] stand for `image`.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +16,8 @@ from jax.sharding import Mesh
 
 from agenet.data.augment import Transform, example_keys
 from agenet.freeze import merge, split
-from agenet.losses import log_probabilities, masked_loss
+from agenet.labels import UNKNOWN
+from agenet.losses import example_losses, log_probabilities
 from agenet.models.classifier import Classifier
 from agenet.sharding import batch_sharded, replicated
 from agenet.state import TrainState
@@ -31,17 +33,18 @@ def make_train_step(
     tx: optax.GradientTransformation,
     transform: Transform,
     *,
-    activations: Mapping[str, str],
+    heads: Mapping[str, str],
     seed: int,
     steps_per_epoch: int,
     mesh: Mesh,
 ) -> TrainStep:
     """Returns `train_step(state, batch) -> (state, sums)`, compiled; the given state is donated.
 
-    The loss is the sum over tasks of the mean loss over known labels; `activations` says for each
-    task what its loss is, see `agenet.losses`. All randomness follows from the seed: augmentation
-    from epoch and row, all else from `state.step`. The sums are scalars: `step`, `loss` and
-    `gradient_norm` of this step, and per task `<task>_loss`, `<task>_correct` and `<task>_count`.
+    The loss is the sum over tasks of the mean loss over examples that are known; `heads` says for
+    each task which head it has, see `agenet.losses`. All randomness follows from the seed:
+    augmentation from epoch and row, all else from `state.step`. The sums are scalars: `step`,
+    `loss` and `gradient_norm` of this step, and per task, over known labels, `<task>_loss` (the
+    negative log-likelihood of the class, whatever the head), `<task>_correct` and `<task>_count`.
     What is frozen passes through.
     """
     augment_rng, dropout_rng = _random_streams(seed)
@@ -64,14 +67,17 @@ def make_train_step(
                 method=method,
             )
             loss, sums = jnp.zeros(()), dict[str, jax.Array]()
-            for task, activation in activations.items():
-                total, count = masked_loss(logits[task], batch[task], batch["mask"], activation)
-                loss += total / jnp.maximum(count, 1.0)
-                correct = (logits[task].argmax(-1) == batch[task]) & batch["mask"]
+            for task, head in heads.items():
+                losses, known = example_losses(task, head, logits[task], batch)
+                loss += losses.sum() / jnp.maximum(known.sum(), 1)
+                log_probs = log_probabilities(task, head, logits[task])[task]
+                labelled = batch["mask"] & (batch[task] != UNKNOWN)
+                of_label = (jax.nn.one_hot(batch[task], log_probs.shape[-1]) * log_probs).sum(-1)
+                correct = (log_probs.argmax(-1) == batch[task]) & labelled
                 sums |= {
-                    f"{task}_loss": total,
+                    f"{task}_loss": -jnp.where(labelled, of_label, 0.0).sum(),
                     f"{task}_correct": correct.sum(dtype=jnp.float32),
-                    f"{task}_count": count,
+                    f"{task}_count": labelled.sum(dtype=jnp.float32),
                 }
             return loss, ({"loss": loss} | sums, updates.get("batch_stats", {}))
 
@@ -95,9 +101,13 @@ def make_train_step(
 
 
 def make_eval_step(
-    model: Classifier, transform: Transform, *, activations: Mapping[str, str], mesh: Mesh
+    model: Classifier, transform: Transform, *, heads: Mapping[str, str], mesh: Mesh
 ) -> EvalStep:
-    """Returns `eval_step(variables, batch) -> {task: log-probabilities float32 [B, C]}`."""
+    """Returns `eval_step(variables, batch) -> {task: log-probabilities float32 [B, C]}`.
+
+    `heads` says for each task which head it has; one that tells ages by year adds `years`, see
+    `agenet.losses.log_probabilities`.
+    """
 
     def eval_step(variables: Any, batch: Batch) -> dict[str, jax.Array]:
         if "features" in batch:
@@ -105,10 +115,10 @@ def make_eval_step(
         else:
             inputs, method = transform(batch["image"]), "__call__"
         logits: Any = model.apply(variables, inputs, train=False, method=method)
-        return {
-            task: log_probabilities(logits[task], activation)
-            for task, activation in activations.items()
-        }
+        answers: dict[str, jax.Array] = {}
+        for task, head in heads.items():
+            answers |= log_probabilities(task, head, logits[task])
+        return answers
 
     return jax.jit(
         eval_step,

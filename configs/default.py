@@ -13,7 +13,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.dataset = dataset = ml_collections.ConfigDict()
     dataset.name = "adience/faces"  # as TFDS names it: data set / builder config
-    dataset.data_dir = ""  # where it is prepared; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
+    # Others to train on as well, with commas; of them all but the test set, or fold 0.
+    dataset.extra = ""
+    dataset.data_dir = ""  # where they are prepared; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
     dataset.prepare = False  # prepare it first where that needs no files of the user's
     dataset.labels = "official"  # age strings that count: "official" or "extended"
     dataset.protocol = "subject"  # "subject": official folds; "random": a split over images
@@ -23,7 +25,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.input = ml_collections.ConfigDict()
     # Pixels of the square kept in memory, from which crops are cut; 0: 8/7 of a crop.
     config.input.size = 256
-    config.input.crop_size = 0  # pixels of a crop; 0: what the network is made for
+    # Pixels of a crop; 0: what the network is made for. Weights may have seen other sizes.
+    config.input.crop_size = 0
     config.input.mean = ()  # RGB, 0 to 255; empty: what the initial weights expect, see `init`,
     config.input.std = ()  # and with random ones the usual ImageNet figures
     config.input.placement = "auto"  # where pictures are kept: "device", "host" or "auto"
@@ -49,19 +52,16 @@ def get_config() -> ml_collections.ConfigDict:
 
     # "random", "imagenet", a file of weights or the --workdir of an earlier run
     config.init = "random"
-    config.new_parts = (
-        "heads"  # what does not come from there, for example "heads/age,heads/gender"
-    )
+    config.new_parts = "heads"  # what does not come from there; for example "heads/age", or ""
     config.freeze = "none"  # or "backbone", or for example "all but 2 stages"
     # Features of a frozen backbone: computed once and kept in $AGENET_CACHE/features ("auto"), or
     # for every step ("off").
     config.feature_cache = "auto"
     config.feature_cache_bytes = 20_000_000_000  # of all that is kept there
-    config.activation = ml_collections.ConfigDict()
-    config.activation.age = (
-        "softmax"  # or "sigmoid": a unit for each class, told apart from no other
-    )
-    config.activation.gender = "softmax"
+    config.heads = ml_collections.ConfigDict()
+    # A softmax over age "groups", or over years ("distribution"), or an "ordinal" model of years.
+    config.heads.age = "groups"
+    config.heads.gender = "softmax"  # or "sigmoid": a unit for each class
 
     config.batch_size = 50
     config.duration = "5 epochs"

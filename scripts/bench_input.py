@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
@@ -27,6 +28,9 @@ from agenet.errors import UserError, one_line_errors  # noqa: E402
 DRAWN = "drawn_faces/faces"
 BLOCK = 1000  # pictures; all stages take turns, to suffer alike from what else the machine does
 STEPS = 5
+
+# The reference report's, by the names of both `config.augment` and Albumentations.
+REPORT = {"shift": 0.03125, "scale": 0.2, "rotate": 20.0, "brightness": 0.2, "contrast": 0.2}
 
 Figures = dict[str, Any]
 
@@ -165,7 +169,10 @@ def decode(name: str, data_dir: str, config_file: Path) -> Figures:
 
 
 def feed(name: str, data_dir: str, config_file: Path) -> Figures:
-    """Seconds of a batch, made and transformed, and of a whole training step with its batch."""
+    """Seconds of a batch, made and transformed, and of a whole training step with its batch.
+
+    The transforms are the config's own, and beside it the reference report's.
+    """
     import jax
     import numpy as np
 
@@ -177,33 +184,38 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
     experiment = create_experiment(config)
     pictures = experiment.load_pictures(progress=False)
     resident_peak = _peak()
-    transform = jax.jit(
-        make_train_transform(
-            experiment.crop_size,
-            config.input.mean,
-            config.input.std,
-            Augmentation(**config.augment.to_dict()),
+    augment = config.augment.to_dict()
+    transforms = {
+        what: jax.jit(
+            make_train_transform(
+                experiment.crop_size, config.input.mean, config.input.std, Augmentation(**fields)
+            )
         )
-    )
+        for what, fields in {"feed": augment, "augment": augment | REPORT}.items()
+    }
     state = experiment.create_state()
 
     def batch(step: int) -> dict[str, jax.Array]:
         rows = training_batch(experiment.splits.train, config.batch_size, seed=0, step=step)
         return pictures.batch(rows, np.ones(config.batch_size, bool))
 
-    feeding, training = [], []
+    times: dict[str, list[float]] = {what: [] for what in (*transforms, "step")}
     for step in range(STEPS + 1):
-        for _ in range(STEPS):
+        for what in STEPS * list(transforms):
             start = time.perf_counter()
             rngs = jax.random.split(jax.random.key(step), config.batch_size)
-            jax.block_until_ready(transform(batch(step)["image"], rngs))
-            feeding.append(time.perf_counter() - start)
+            jax.block_until_ready(transforms[what](batch(step)["image"], rngs))
+            times[what].append(time.perf_counter() - start)
         start = time.perf_counter()
         state, sums = experiment.train_step(state, batch(step))
         jax.block_until_ready(sums)
-        training.append(time.perf_counter() - start)
+        times["step"].append(time.perf_counter() - start)
     # Medians: the first ones compile.
-    seconds = {"feed": statistics.median(feeding), "step": statistics.median(training)}
+    seconds = {what: statistics.median(values) for what, values in times.items()}
+    images = np.asarray(batch(0)["image"])
+    peer = albumentations_seconds(images, experiment.crop_size, config)
+    if peer:
+        seconds["albumentations"] = peer
     return {
         "seconds": seconds,
         "batch_size": config.batch_size,
@@ -212,6 +224,39 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
         "resident_peak": resident_peak,
         "machine": describe_machine(),
     }
+
+
+def albumentations_seconds(images: Any, crop_size: int, config: Any) -> float | None:
+    """Seconds for the reference report's augmentation of a batch on all cores, if it is there."""
+    try:
+        import albumentations
+    except ImportError:
+        return None
+    import cv2
+
+    from agenet.data.resident import available_cores
+
+    cv2.setNumThreads(1)
+    limits = {f"{name}_limit": value for name, value in REPORT.items()}
+    warp = {name: limits.pop(name) for name in ("shift_limit", "scale_limit", "rotate_limit")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ShiftScaleRotate is to be called Affine.
+        transform = albumentations.Compose(
+            [
+                albumentations.RandomCrop(crop_size, crop_size),
+                albumentations.ShiftScaleRotate(**warp, border_mode=cv2.BORDER_CONSTANT, p=1),
+                albumentations.RandomBrightnessContrast(**limits, p=0.5),
+                albumentations.HorizontalFlip(p=0.5),
+                albumentations.Normalize(config.input.mean, config.input.std, 1.0),
+            ]
+        )
+    times = []
+    with ThreadPoolExecutor(available_cores()) as pool:
+        for _ in range(STEPS):
+            start = time.perf_counter()
+            list(pool.map(lambda image: transform(image=image), images))
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def _load_config(file: Path, name: str, data_dir: str) -> Any:
@@ -258,6 +303,14 @@ def print_table(
         f"feeding batches of {batch_size}",
         batch_size / fed,
         f"{fed / step:.1%} of a step ({fed * 1e3:.1f} of {step * 1e3:.0f} ms)",
+        None,
+    )
+    augmented, peer = feeding["seconds"]["augment"], feeding["seconds"].get("albumentations")
+    beside = f", {peer / augmented:.1f} times Albumentations' rate" if peer else ""
+    row(
+        "the same with the reference report's augmentation",
+        batch_size / augmented,
+        f"{augmented / step:.1%} of a step{beside}",
         None,
     )
     row(f"training {feeding['model']}", batch_size / step, "", feeding["peak"])

@@ -40,7 +40,10 @@ DTYPES = ("float32", "bfloat16")
 NOTES = """
 Ratios are agenet's speed over the other's. Memory is the most that the process had taken when the
 stage had run once, on a GPU the framework's share of the device's memory. What XLA counts as bytes
-moved may stay in a cache, so that more than 100 % of a memory limit can be reached.
+moved may stay in a cache, so that more than 100 % of a memory limit can be reached. On Linux all
+frameworks have the C library's memory in large pages, as if started with
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1, unless that variable is set to something else. What other
+programs take (their load is in cores) slows down one framework more than another.
 """
 
 
@@ -55,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # others share the device
     os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")  # to see what compiling takes
+    # A step's memory comes from the system anew each time, which in pages of 4 kB can take as long
+    # as the computation. Read when a process starts, so by all frameworks alike.
+    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     with Worker("limits", Work(), args.limit) as limits:
         device = limits.start()
         if "error" in device:
@@ -72,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             peers = ["torch", *(PEERS[2:] if on_cpu else PEERS[1:2])]
         result: Figures = {"machine": device["machine"], "dtype": work.dtype, "models": []}
         result["machine"]["versions"] |= _versions(peers)
+        result["load"] = os.getloadavg()[0]
+        result["malloc"] = os.environ["GLIBC_TUNABLES"]
         print_machine(result)
         limits.ask("fill", work.dtype)
         for name in args.models:
@@ -91,7 +99,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options, with `models` and `peers` as lists."""
     parser = ArgumentParser(
         description="Speed, memory and limits of the networks, beside other frameworks. About "
-        "6 minutes on two CPU cores; with torch_compiled, which is left out there by default, "
+        "7 minutes on two CPU cores; with torch_compiled, which is left out there by default, "
         "several minutes more for each network.",
     )
     parser.add_argument("--models", default=MODELS, help=f'list, or "all" (default: {MODELS})')
@@ -196,7 +204,7 @@ def run_stage(
     able = [worker for worker in able if "error" not in figures[worker.engine]]
     rounds: dict[str, list[list[float]]] = {worker.engine: [] for worker in able}
     rates = []
-    for number in range(args.rounds):
+    for number in range(args.rounds if able else 0):
         _log(f"{what}, batch {batch}: round {number + 1} of {args.rounds}")
         rates.append(limits.ask("rates"))
         for worker in able[number % len(able) :] + able[: number % len(able)]:
@@ -265,6 +273,7 @@ def print_machine(result: Figures) -> None:
     machine = result["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     print(f"{machine['devices']}; {machine['processor']}; {result['dtype']}; {versions}")
+    print(f"GLIBC_TUNABLES={result['malloc']}; other programs' load {result['load']:.1f}")
 
 
 def print_model(figures: Figures) -> None:

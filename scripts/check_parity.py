@@ -171,7 +171,7 @@ def through_a_file(network: Network, shapes: Any, suffix: str = "") -> Any:
         path = Path(folder, f"weights{suffix or network.suffixes[0]}")
         network.save(path)
         weights = read_weights(path, model=network.model, flavour=network.flavour)
-        return load_into(shapes, weights, new=(), flavour=network.flavour)
+        return load_into(shapes, weights, new=())
 
 
 def relative_difference(ours: Any, theirs: Any, floor: float = 0.0) -> float:

@@ -50,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if args.source is None or args.output is None:
         parser.error("SOURCE and OUTPUT.safetensors are needed")
+    if args.output.is_dir():
+        raise UserError(f"{args.output} is a folder: name a file in it")
+    if not args.output.parent.is_dir():
+        raise UserError(f"{args.output.parent}: no such folder, make it first")
     if args.output.exists() and not args.overwrite:
         raise UserError(f"{args.output} exists: name another file, or add --overwrite")
     port(args.source, args.output, args.model, args.flavour, args.check)
@@ -123,9 +127,16 @@ def compare(path: Path, weights: "Weights", network: Any, variables: Mapping[str
     import jax
     import numpy as np
 
+    from agenet.weights.known import hash_file
     from scripts import frameworks
 
     spec = weights.spec
+    # A file in our own format states the hash of the one that it was made from.
+    if spec.sha256 != hash_file(path, "sha256"):
+        raise UserError(
+            f"--check: {path} is in this package's format already: name the file that it was "
+            f"made from ({spec.origin or spec.source})"
+        )
     if spec.source not in frameworks.NETWORKS or not spec.classes:
         what = f"names of {spec.source}" if spec.classes else "no classifier"
         raise UserError(f"--check: {path} has {what}, there is no other network to compare with")

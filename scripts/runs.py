@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from agenet.errors import UserError
-from agenet.main import _config_error
+from agenet.main import config_error
 from agenet.writers import read_json_lines
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,7 +111,7 @@ def read_config(arguments: Sequence[str]) -> ConfigDict:
     except Exception as raised:  # The flags of a config raise as the file or the fields do.
         error = raised
     message = str(error).strip().splitlines() or [type(error).__name__]
-    raise _config_error(argv) or UserError(message[-1]) from error
+    raise config_error(argv) or UserError(message[-1]) from error
 
 
 def check_fields(arguments: Sequence[str], fixed: Sequence[str] = ()) -> None:

@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -48,7 +50,8 @@ def test_a_peer_beside_ours(tmp_path: Path) -> None:
     for found in stages.values():
         ours, torch = (found["engines"][name] for name in ("agenet", "torch"))
         assert torch["ratio"] == pytest.approx(torch["median"] / ours["median"])
-    assert "ratio" in (openvino := stages["latency"]["engines"]["openvino"]) or openvino["error"]
+    openvino = stages["inference"]["engines"]["openvino"]
+    assert "ratio" in openvino or openvino["error"].endswith(" is not installed")
     assert "openvino" not in stages["training"]["engines"]
 
 
@@ -107,11 +110,49 @@ class Counter(Engine):
 def test_a_turn_has_at_least_one_call() -> None:
     engine = Counter()
     assert engine.prepare("latency", 1)["compile_seconds"] == 1.5 and engine.calls == 1
-    assert len(engine.measure("latency", 0.0)) == 1 and engine.calls == 2
+    # The first call of a turn is not counted.
+    assert len(engine.measure("latency", 0.0)) == 1 and engine.calls == 3
     times = engine.measure("latency", 0.01)
-    assert 0.01 <= sum(times) < 1 and engine.calls == 2 + len(times)
+    assert 0.01 <= sum(times) < 1 and engine.calls == 4 + len(times)
     engine.pipelined = True
     assert len(engine.measure("training", 0.01)) == 1
+
+
+def test_a_crash_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.bench_worker.not_installed", lambda engine, model: "")
+    with Worker("openvino", Work(), 60.0) as worker:  # imports nothing before it prepares
+        assert worker.start() == {}
+        os.kill(worker._process.pid, signal.SIGSEGV)
+        for method in ("measure", "release"):
+            assert worker.ask(method) == {"error": "its process ended with code -11"}
+
+
+class CrashingWorker(StubWorker):
+    """Ends in its first turn."""
+
+    def ask(self, method: str, *arguments: int) -> object:
+        if method == "measure":
+            self.error = "its process ended with code -11"
+        return {"error": self.error} if self.error else super().ask(method, *arguments)
+
+
+@pytest.mark.parametrize("crashing", ["agenet", "openvino"])
+def test_a_crash_is_a_line_of_the_table(crashing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    limits, *workers = (
+        (CrashingWorker if name == crashing else StubWorker)(name, Work(), 1.0)
+        for name in ("limits", "agenet", "openvino")
+    )
+    args = bench_models.parse(["--rounds=2"])
+    stages = {
+        stage: bench_models.run_stage(stage, 2, workers, limits, args)
+        for stage in bench_models.STAGES
+    }
+    figures = {"model": "tiny", "size": 32, "parameters": 1, "stages": stages}
+    bench_models.print_model(figures)
+    bench_models.print_roofline(figures)
+    output = capsys.readouterr().out
+    assert f"- {crashing}, inference: failed: its process ended with code -11" in output
+    assert ("| training | 1e-09 |" in output) == (crashing == "openvino")
 
 
 def test_what_is_not_installed_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:

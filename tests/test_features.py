@@ -104,7 +104,7 @@ def test_runs_share_what_does_not_depend_on_them(
     monkeypatch.setattr("agenet.experiment.Experiment.load_pictures", None)
     run("batches", batch_size=8)
     run("rate", optimizer__name="sgd", schedule__learning_rate=0.1, model__dropout_rate=0.1)
-    run("heads", activation__gender="sigmoid", duration="9 steps")
+    run("heads", heads__gender="sigmoid", duration="9 steps")
     assert capsys.readouterr().err.count("of 2 epochs 2 are there") == 3
     assert files(cache) == before
     monkeypatch.undo()

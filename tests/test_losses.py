@@ -1,48 +1,128 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from agenet.losses import log_probabilities, masked_loss
+from agenet.labels import AGE_GROUPS, nearest_age_group
+from agenet.losses import HEADS, describe_heads, example_losses, log_probabilities
+from agenet.models.heads import OrdinalHead
+from agenet.models.layers import Dense
 
-LOGITS = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
-LABELS = np.array([3, -1, 7, 0, -1, 2], np.int32)
-MASK = np.array([True, True, False, True, False, True])
-KNOWN = [0, 3, 5]
-
-
-def test_sums_over_known_labels() -> None:
-    nll, count = masked_loss(LOGITS, LABELS, MASK)
-    logits = LOGITS.astype(np.float64)
-    log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    np.testing.assert_allclose(nll, -log_probs[KNOWN, LABELS[KNOWN]].sum(), rtol=1e-6)
-    assert count == 3 and nll.dtype == count.dtype == jnp.float32
-
-
-def test_unknown_and_padded_faces_have_no_gradient() -> None:
-    gradient = jax.grad(lambda logits: masked_loss(logits, LABELS, MASK)[0])(LOGITS)
-    unknown = np.setdiff1d(np.arange(6), KNOWN)
-    assert not np.any(gradient[unknown])
-    expected = jax.nn.softmax(LOGITS)[KNOWN, :] - jax.nn.one_hot(LABELS[KNOWN], 8)
-    np.testing.assert_allclose(gradient[np.array(KNOWN)], expected, atol=1e-6)
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(6, 8)).astype(np.float32)
+YEARS = RNG.normal(size=(6, 101)).astype(np.float32)
+BATCH = {
+    "age": np.array([3, -1, 7, 0, -1, 2], np.int32),
+    "gender": np.array([1, 0, -1, 0, 1, 0], np.int32),
+    "age_low": np.array([17, -1, 60, 0, 23, 8], np.int32),
+    "age_high": np.array([17, -1, 100, 2, 23, 12], np.int32),
+    "mask": np.array([True, True, False, True, True, True]),
+}
 
 
-@pytest.mark.parametrize(("labels", "mask"), [(-1, True), (3, False)])
-def test_nothing_known_is_zero(labels: int, mask: bool) -> None:
-    nll, count = masked_loss(LOGITS, np.full(6, labels), np.full(6, mask))
-    assert nll == 0 and count == 0
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponents = np.exp(logits.astype(np.float64))
+    return exponents / exponents.sum(-1, keepdims=True)
+
+
+def test_of_groups_only_known_labels_count() -> None:
+    losses, known = example_losses("age", "groups", LOGITS, BATCH)
+    assert known.tolist() == [True, False, False, True, False, True]
+    rows = np.flatnonzero(known)
+    expected = -np.log(softmax(LOGITS)[rows, BATCH["age"][rows]])
+    np.testing.assert_allclose(losses[rows], expected, rtol=1e-5)
+    assert not np.any(losses[~known]) and losses.dtype == jnp.float32
+
+
+def test_ages_and_ranges_are_learnt_by_their_likelihood() -> None:
+    losses, known = example_losses("age", "distribution", YEARS, BATCH)
+    assert known.tolist() == [True, False, False, True, True, True]
+    for row in np.flatnonzero(known):
+        low, high = BATCH["age_low"][row], BATCH["age_high"][row]
+        likelihood = softmax(YEARS)[row, low : high + 1].sum()
+        assert losses[row] == pytest.approx(-np.log(likelihood), rel=1e-5)
+    assert not np.any(losses[~known])
+
+
+@pytest.mark.parametrize(("task", "head"), [(task, head) for task in HEADS for head in HEADS[task]])
+def test_unknown_and_padded_faces_have_no_gradient(task: str, head: str) -> None:
+    logits = YEARS[:, : describe_heads({task: head})[0][task]]
+
+    def loss(logits: jax.Array) -> jax.Array:
+        return example_losses(task, head, logits, BATCH)[0].sum()
+
+    _, known = example_losses(task, head, logits, BATCH)
+    gradient = jax.grad(loss)(logits)
+    assert np.isfinite(gradient).all()
+    np.testing.assert_array_equal(np.any(gradient, axis=1), known)
+    assert np.isfinite(loss(jnp.asarray(1e4 * logits)))
+    nothing = {name: np.full(6, -1) for name in BATCH} | {"mask": np.ones(6, bool)}
+    assert not np.any(example_losses(task, head, logits, nothing)[0])
 
 
 def test_sigmoid_units() -> None:
-    loss, _ = masked_loss(LOGITS, LABELS, MASK, "sigmoid")
-    units = 1 / (1 + np.exp(-LOGITS[KNOWN].astype(np.float64)))
-    targets = np.eye(8)[LABELS[KNOWN]]
+    logits = LOGITS[:, :2]
+    losses, known = example_losses("gender", "sigmoid", logits, BATCH)
+    units = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    targets = np.eye(2)[BATCH["gender"]]
     each = -np.log(np.where(targets == 1, units, 1 - units)).mean(1)
-    np.testing.assert_allclose(loss, each.sum(), rtol=1e-6)
-    log_probs = log_probabilities(LOGITS[KNOWN], "sigmoid")
-    np.testing.assert_allclose(np.exp(log_probs), units / units.sum(1, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(losses[known], each[known], rtol=1e-6)
+    found = log_probabilities("gender", "sigmoid", logits)["gender"]
+    np.testing.assert_allclose(np.exp(found), units / units.sum(1, keepdims=True), rtol=1e-5)
 
 
-def test_large_logits_stay_finite() -> None:
-    nll, _ = masked_loss(1e4 * LOGITS, LABELS, MASK)
-    assert np.isfinite(nll)
+def test_years_answer_in_groups_and_none_is_lost() -> None:
+    found = log_probabilities("age", "distribution", YEARS)
+    np.testing.assert_allclose(np.exp(found["years"]), softmax(YEARS), rtol=1e-5)
+    expected = np.zeros((6, 8))
+    for year in range(101):
+        expected[:, nearest_age_group(year)] += softmax(YEARS)[:, year]
+    np.testing.assert_allclose(np.exp(found["age"]), expected, rtol=1e-5)
+    assert set(log_probabilities("age", "groups", LOGITS)) == {"age"}
+
+
+def test_ordinal_head_is_a_distribution_with_one_hump() -> None:
+    head = OrdinalHead(101)
+    features = RNG.normal(size=(50, 16)).astype(np.float32)
+    params = head.init(jax.random.key(0), features)
+    log_probs = np.asarray(head.apply(params, features), np.float64)
+    np.testing.assert_allclose(np.exp(log_probs).sum(1), 1, rtol=1e-5)
+    # The classes at the ends take the tails.
+    inner = np.sign(np.diff(log_probs[:, 1:-1]).round(6))
+    turns = [np.count_nonzero(np.diff(signs[signs != 0])) for signs in inner]
+    assert max(turns) <= 1
+    # Far off and very sure, the unlikely is still finite, and so is its gradient.
+    params["params"]["kernel"] = params["params"]["kernel"] * 1000
+    losses, gradient = jax.value_and_grad(lambda p: -head.apply(p, features).sum())(params)
+    assert np.isfinite(losses)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("head", ["distribution", "ordinal"])
+def test_ranges_alone_teach_ages(head: str) -> None:
+    """From ages known by group only, the year is learnt to within a group."""
+    ages = RNG.integers(0, 70, 400)
+    bounds = np.array([list(map(int, group.split("-"))) for group in AGE_GROUPS])
+    ranges = bounds[[nearest_age_group(float(age)) for age in ages]]
+    batch = {"age_low": ranges[:, 0], "age_high": ranges[:, 1], "mask": np.ones(400, bool)}
+    features = np.stack([ages / 35 - 1, np.ones(400)], 1).astype(np.float32)
+    features = np.maximum(features @ RNG.normal(size=(2, 64)), 0).astype(np.float32)
+    layer = OrdinalHead(101) if head == "ordinal" else Dense(101)
+    params = layer.init(jax.random.key(0), features)
+    tx = optax.adam(0.02)
+
+    @jax.jit
+    def step(params: dict, state: optax.OptState) -> tuple[dict, optax.OptState]:
+        def loss(params: dict) -> jax.Array:
+            return example_losses("age", head, layer.apply(params, features), batch)[0].mean()
+
+        updates, state = tx.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    for _ in range(300):
+        params, state = step(params, state)
+    years = log_probabilities("age", head, layer.apply(params, features))["years"]
+    error = np.abs(np.exp(years) @ np.arange(101) - np.clip(ages, 0, 70)).mean()
+    assert error < 8

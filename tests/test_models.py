@@ -102,7 +102,8 @@ def test_levi_hassner_has_the_parameter_count_of_the_report(flavour, task, class
 
 
 def test_every_name_is_tried_here():
-    assert MODELS.keys() == PARAMETERS.keys() | {"levi_hassner"}
+    # Another test may have added its own.
+    assert MODELS.keys() - {"tiny"} == PARAMETERS.keys() | {"levi_hassner"}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -199,7 +200,7 @@ def test_frozen_stages_do_not_move_and_the_others_do(networks, as_on_accelerator
     size = networks[name]
     variables = randomised(create_model(name, BOTH), size)
     assert len(create_model(name, BOTH).backbone.STAGES) == stages
-    for frozen in range(stages + 1):
+    for frozen in (0, 1, stages // 2, stages):
         model = create_model(name, BOTH, frozen_stages=frozen)
 
         @partial(jax.grad, has_aux=True)

@@ -41,9 +41,11 @@ def test_port_file(caffe_names: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(UserError, match="--overwrite"):
         port_weights.main([str(caffe_names), str(output), "--model=levi_hassner"])
     assert output.read_bytes() == before
-    # From our own format it stays as it is.
+    # From our own format it stays as it is, and there is nothing else in it to compare with.
     port_weights.main([str(output), str(output), "--overwrite"])
     assert read_weights(output).spec == spec
+    with pytest.raises(UserError, match=r"this package's format already.*theirs\."):
+        port_weights.main([str(output), str(output), "--overwrite", "--check"])
 
 
 def test_mistakes(caffe_names: Path, tmp_path: Path) -> None:
@@ -51,15 +53,15 @@ def test_mistakes(caffe_names: Path, tmp_path: Path) -> None:
     for arguments, message in (
         (["torchvision/resnet50.imagenet1k", str(output)], "torchvision/resnet50.imagenet1k_v2"),
         ([str(output)], "SOURCE and OUTPUT"),
+        ([str(caffe_names), str(tmp_path / "no" / "x")], f"^{tmp_path / 'no'}: no such folder"),
         ([str(caffe_names), str(output)], "which network"),
         ([str(caffe_names), str(output), "--model=resnet50"], "has names of caffe"),
     ):
         with pytest.raises(UserError, match=message):
             port_weights.main(arguments)
     assert not output.exists()
-    nowhere = str(tmp_path / "no" / "folder")
-    printed = run_program(PROGRAM, str(caffe_names), nowhere, "--model=levi_hassner", fails=True)
-    assert printed.startswith("error: No such file or directory") and printed.count("\n") == 1
+    printed = run_program(PROGRAM, str(caffe_names), str(tmp_path), "--overwrite", fails=True)
+    assert printed == f"error: {tmp_path} is a folder: name a file in it\n"
 
 
 def test_incomplete_file_is_not_ported(caffe_names: Path, tmp_path: Path) -> None:

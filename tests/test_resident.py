@@ -44,7 +44,7 @@ def test_batches_hold_the_asked_rows(records: Records, placement: str, devices: 
     assert resident.on_device == (placement == "device")
     mask = np.arange(16) < 13
     batch = resident.batch(ROWS, mask)
-    assert batch.keys() == {"image", "row", "age", "gender", "mask"}
+    assert batch.keys() == {"image", "row", "age", "gender", "age_low", "age_high", "mask"}
     assert batch["image"].dtype == np.uint8 and batch["age"].dtype == np.int32
     np.testing.assert_array_equal(batch["image"], reference(records, ROWS))
     for task in ("age", "gender"):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agenet.data.records import Records, open_records
+from agenet.data.records import NO_FOLD, Records, join_records, open_records
 from agenet.data.splits import Splits, count_leaked, describe, make_splits
 from agenet.errors import UserError
 
@@ -91,6 +91,36 @@ def test_one_person_with_most_faces_does_not_swallow_validation(records: Records
         assert 1 in persons(crowded, splits.train)
         share = len(splits.validation) / (len(splits.validation) + len(splits.train))
         assert abs(share - 0.1) < 0.02
+
+
+def test_faces_of_other_data_sets_are_for_training_only(
+    records: Records, make_records: MakeRecords
+) -> None:
+    race = np.arange(300, dtype=np.int32) % 7
+    other = dataclasses.replace(make_records(300, persons=40), race=race, notice="a notice")
+    joined = join_records(records, [other, other])
+    first = np.flatnonzero(other.fold != 0)
+    assert len(joined.fold) == len(records.fold) + 2 * len(first)
+    assert joined.name == "noise/faces/1.0.0 + noise/faces/1.0.0 + noise/faces/1.0.0"
+    assert joined.notice == "a notice"
+    added = np.arange(len(records.fold), len(joined.fold))
+    assert (joined.fold[added] == NO_FOLD).all() and joined.race is not None
+    np.testing.assert_array_equal(joined.race, [*[-1] * 2000, *race[first], *race[first]])
+    assert [joined.pictures[i] for i in added[: len(first)]] == [other.pictures[i] for i in first]
+    for column in ("age_low", "age_high"):
+        np.testing.assert_array_equal(
+            getattr(joined, column)[added[: len(first)]], getattr(other, column)[first]
+        )
+    # Nobody is the same person as in another data set.
+    ids = [joined.subject_id[part] for part in np.split(added, 2)] + [records.subject_id]
+    assert len(np.unique(joined.subject_id)) == sum(len(np.unique(part)) for part in ids)
+    alone, together = split(records), split(joined)
+    np.testing.assert_array_equal(together.test, alone.test)
+    np.testing.assert_array_equal(together.validation, alone.validation)
+    more = added[labelled(joined)[added]]
+    np.testing.assert_array_equal(together.train, np.concatenate([alone.train, more]))
+    with pytest.raises(UserError, match="test_fold -1 does not exist"):
+        split(joined, test_fold=-1)
 
 
 def test_describe(records: Records) -> None:

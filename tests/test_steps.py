@@ -12,7 +12,7 @@ from agenet.state import TrainState, create_state, create_variables
 from agenet.steps import make_eval_step, make_feature_step, make_train_step
 
 MEAN, STD = (120.0,) * 3, (60.0,) * 3
-ACTIVATIONS = {"age": "softmax", "gender": "softmax"}
+HEADS = {"age": "groups", "gender": "softmax"}
 
 
 def make_batch(size: int = 16) -> dict[str, np.ndarray]:
@@ -21,6 +21,8 @@ def make_batch(size: int = 16) -> dict[str, np.ndarray]:
         "image": rng.integers(0, 256, (size, 20, 20, 3), np.uint8),
         "age": (np.arange(size) % 9 - 1).astype(np.int32),
         "gender": (np.arange(size) % 3 - 1).astype(np.int32),
+        "age_low": np.arange(size, dtype=np.int32) - 1,
+        "age_high": np.maximum(2 * np.arange(size, dtype=np.int32) - 2, -1),
         "row": np.arange(size, dtype=np.int32),
         "mask": np.ones(size, bool),
     }
@@ -35,9 +37,7 @@ def train(steps: int, devices: int, dropout_rate: float = 0.5) -> tuple[TrainSta
     model = create_model("tiny", {"age": 8, "gender": 2}, dropout_rate=dropout_rate)
     tx = optax.sgd(0.1, momentum=0.9)
     transform = make_train_transform(16, MEAN, STD)
-    step = make_train_step(
-        model, tx, transform, activations=ACTIVATIONS, seed=1, steps_per_epoch=1, mesh=mesh
-    )
+    step = make_train_step(model, tx, transform, heads=HEADS, seed=1, steps_per_epoch=1, mesh=mesh)
     create = jax.jit(lambda: new_state(model, tx), out_shardings=replicated(mesh))
     state = create()
     sums: dict[str, jax.Array] = {}
@@ -70,9 +70,7 @@ def test_state_is_donated_and_steps_differ() -> None:
     model = create_model("tiny", {"age": 8, "gender": 2})
     tx = optax.sgd(0.0)
     transform = make_train_transform(16, MEAN, STD)
-    step = make_train_step(
-        model, tx, transform, activations=ACTIVATIONS, seed=1, steps_per_epoch=1, mesh=mesh
-    )
+    step = make_train_step(model, tx, transform, heads=HEADS, seed=1, steps_per_epoch=1, mesh=mesh)
     batch = jax.device_put(make_batch(), batch_sharded(mesh))
     first = jax.jit(lambda: new_state(model, tx), out_shardings=replicated(mesh))()
     second, sums = step(first, batch)
@@ -88,9 +86,7 @@ def test_evaluation_is_of_every_picture_by_itself() -> None:
     mesh = create_mesh(jax.devices()[:8])
     model = create_model("tiny", {"age": 8, "gender": 2})
     variables = create_variables(model, 16, 0)
-    step = make_eval_step(
-        model, make_eval_transform(16, MEAN, STD), activations=ACTIVATIONS, mesh=mesh
-    )
+    step = make_eval_step(model, make_eval_transform(16, MEAN, STD), heads=HEADS, mesh=mesh)
     batch = make_batch()
     whole = step(variables, jax.device_put(batch, batch_sharded(mesh)))
     changed = batch | {"image": np.where(np.arange(16)[:, None, None, None] < 8, batch["image"], 0)}
@@ -111,12 +107,12 @@ def test_known_features_stand_for_pictures(devices: int) -> None:
         model,
         tx,
         transforms[0],
-        activations=ACTIVATIONS,
+        heads=HEADS,
         seed=1,
         steps_per_epoch=steps_per_epoch,
         mesh=mesh,
     )
-    eval_step = make_eval_step(model, transforms[1], activations=ACTIVATIONS, mesh=mesh)
+    eval_step = make_eval_step(model, transforms[1], heads=HEADS, mesh=mesh)
     pictures = jax.device_put(make_batch(), batch_sharded(mesh))
     columns = {name: column for name, column in pictures.items() if name != "image"}
     through_all, through_heads = new_state(model, tx), new_state(model, tx)

@@ -75,8 +75,8 @@ def test_flags_of_the_runs(tmp_path: Path) -> None:
     assert configs["batch_size_32"].batch_size == 32
     assert configs["batch_size_64"].batch_size == 64  # no longer the default
     assert configs["extra_layers_with"].model.extra_layers
-    assert configs["gender_head_softmax"].activation.gender == "softmax"
-    assert configs["default"].activation.gender == "sigmoid"
+    assert configs["gender_head_softmax"].heads.gender == "softmax"
+    assert configs["default"].heads.gender == "sigmoid"
     assert configs["learning_rate_0.01"].schedule.learning_rate == 0.01
 
 

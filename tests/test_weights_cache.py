@@ -38,6 +38,7 @@ class Reply:
     ranges: bool = True
     pause_at: int | None = None
     pause: float = 0.0  # 0: hang up
+    reason: str | None = None  # beside the status
 
 
 class Server(ThreadingHTTPServer):
@@ -69,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
         same = self.headers["If-Range"] == reply.headers.get("ETag")
         if "Range" in self.headers and reply.ranges and same:
             status, start = 206, int(self.headers["Range"][len("bytes=") : -1])
-        self.send_response(status)
+        self.send_response(status, reply.reason)
         for name, value in reply.headers.items():
             self.send_header(name, value)
         if status == 206:
@@ -168,6 +169,8 @@ def test_part_of_another_version_is_not_glued(server: Server) -> None:
     [
         (Reply(status=404), QUICK, "answered 404", 1),
         (Reply(status=503), QUICK, "answered 503", 3),
+        (Reply(status=404, reason="\x1b[2Jgone"), QUICK, r"answered 404 \?\[2Jgone$", 1),
+        (Reply(status=503, reason="\x1b[2Jlater"), QUICK, r"answered 503 \?\[2Jlater", 3),
         (Reply(pause_at=HALF), QUICK, "150,000 bytes are kept, the same command", 3),
         (Reply(body=OTHER), QUICK, "not .* as published: deleted", 1),
         (Reply(), replace(QUICK, max_bytes=1000), "300,000 bytes, more than", 1),

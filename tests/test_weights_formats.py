@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -130,6 +131,20 @@ def test_pytorch_state_dict_is_found(tmp_path: Path) -> None:
     assert "'epoch' is not a tensor" in refused(path)
 
 
+def test_pytorch_list_of_pairs(tmp_path: Path) -> None:
+    """As Python 2 wrote a dict. Several of one list, each of its length, could fill the memory."""
+    path = tmp_path / "x.pth"
+    pairs = b"](](" + text("a") + described() + b"eeq\x07"
+    make = b"ccollections\nOrderedDict\n"
+    path.write_bytes(zipped(b"\x80\x02" + make + b"(" + pairs + b"tR."))
+    check(read_tensors(path).tensors, {"a": VALUES[:6].reshape(2, 3)})
+    again = text("state_dict") + make + b"(h\x07tR"
+    path.write_bytes(
+        zipped(b"\x80\x02}(" + text("b") + make + b"(" + pairs + b"tR" + again + b"u.")
+    )
+    assert "without any tensors" in refused(path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("new", [True, False])
 def test_pytorch_agrees_with_pytorch(tmp_path: Path, new: bool) -> None:
@@ -185,13 +200,13 @@ def test_safetensors(tmp_path: Path) -> None:
 # Keras.
 
 
-def keras_weights(path: Path, **options: Any) -> dict[str, np.ndarray]:
+def keras_weights(path: Path) -> dict[str, np.ndarray]:
     with h5py.File(path, "w") as file:
         for folder, layer, count in (("conv2d", "stem_conv", 1), ("batch_normalization", "bn", 4)):
             group = file.create_group(f"layers/{folder}_3/vars")
             group.attrs["name"] = layer
             for index in range(count):
-                group.create_dataset(str(index), data=VALUES + index, **options)
+                group.create_dataset(str(index), data=VALUES + index)
         file["layers/dropout/seed_generator/vars/0"] = VALUES
         file["optimizer/vars/0"] = VALUES
     names = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -199,10 +214,9 @@ def keras_weights(path: Path, **options: Any) -> dict[str, np.ndarray]:
     return {"stem_conv/kernel": VALUES, **norm}
 
 
-@pytest.mark.parametrize("options", [{}, {"compression": "gzip", "shuffle": True}])
-def test_keras_weights(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_keras_weights(tmp_path: Path) -> None:
     path = tmp_path / "x.weights.h5"
-    expected = keras_weights(path, **options)
+    expected = keras_weights(path)
     check(read_tensors(path).tensors, expected)
     with h5py.File(path, "a") as file:  # No scale: which of the four is missing is not told.
         del file["layers/batch_normalization_3/vars/3"]
@@ -314,7 +328,11 @@ def test_levi_hassner_caffemodel(task: str, classes: int) -> None:
 
 SYSTEM = b"\x80\x02cos\nsystem\n(" + text("touch executed") + b"tR."
 DEEP = b"\x80\x02}(" + b")" + b"\x85" * 300_000 + b"K\x01u."
+COMPLEX = b'{"a":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}     '
 HEADER = b'{"a":{"dtype":"F32","shape":[1000],"data_offsets":[0,4000]}}'
+
+# A tuple of two of a tuple of two ...: as text it has 2**40 brackets.
+NAME = b"\x80\x04)" + b"q\x00h\x00\x86" * 40 + b"\x8c\x01a\x93."
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is empty"),
@@ -329,6 +347,9 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "any name": (zipped(b"\x80\x04\x8c\x02os\x8c\x06system\x93."), "names os.system"),
     "attributes": (zipped(b"\x80\x02ctorch\nFloatStorage\n}b."), "expects a dict"),
     "other instruction": (zipped(b"\x80\x02(ios\nsystem\n."), "uses INST"),
+    "endless name": (zipped(NAME), "a name that is not text"),
+    "arguments": (zipped(b"\x80\x02ctorch\nSize\n(" + b"N" * 17 + b"tR."), "too many arguments"),
+    "long shape": (zipped(state(a=described((1,) * 33, (1,) * 33))), "describes a tensor wrongly"),
     "deep tuples": (zipped(DEEP), "keys that are neither"),
     "long": (zipped(b"\x80\x02" + b"N" * 1_000_001 + b"."), "too long"),
     "far memo": (zipped(b"\x80\x02}r\xff\xff\xff\xff."), "without any tensors"),
@@ -358,10 +379,19 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     ),
     "quantised": (zipped(state(a=described(kind="QInt8Storage"))), "names torch.QInt8Storage"),
     "beyond": (struct.pack("<Q", len(HEADER)) + HEADER + bytes(8), "safetensors"),
+    "complex": (struct.pack("<Q", 59) + COMPLEX + bytes(8), "not of real numbers"),
     "huge header": (struct.pack("<Q", 2**40) + HEADER, "safetensors"),
     "caffe cut": (caffe_net()[:-9], "cut off"),
     "caffe varint": (field(1, b"Net") + b"\x12" + b"\xff" * 12, "too long"),
     "caffe wire type": (field(1, b"Net") + b"\x12\x01\x0b", "wire type 3"),
+    "caffe blobs": (field(2, field(6, b"") * 10**5), "more than 16 blobs"),
+    "caffe layers": (field(2, b"") * 10**5, "more than 10,000 layers"),
+    "caffe tensors": (
+        b"".join(
+            field(2, field(4, b"%d" % i) + field(6, field(7, field(1, 0))) * 16) for i in range(700)
+        ),
+        "layers or blobs",
+    ),
     "caffe shape": (caffe_net().replace(b"\x04\x06*", b"\x04\x07*"), "24 values for the shape"),
     "caffe axes": (field(2, field(6, field(7, field(1, b"\x7f" * 99)))), "0 values for the shape"),
 }
@@ -407,8 +437,18 @@ def cycle(file: h5py.File, _: Path) -> None:
 
 
 def bomb(file: h5py.File, _: Path) -> None:
-    zeros = {"shape": (10**9,), "chunks": (10**6,), "compression": "gzip"}
-    file.create_dataset("layers/conv2d/vars/0", dtype="f4", **zeros)
+    """A chunk of 96 bytes, as it says, that inflates to 10 MB."""
+    options: dict[str, Any] = {"dtype": "f4", "chunks": (24,), "compression": "gzip"}
+    dataset = file.create_dataset("layers/conv2d/vars/0", (24,), **options)
+    dataset.id.write_direct_chunk((0,), zlib.compress(bytes(10**7)))
+
+
+def large(file: h5py.File, _: Path) -> None:
+    file.create_dataset("layers/conv2d/vars/0", (10**9,), "f4", chunks=(10**6,))
+
+
+def deep(file: h5py.File, _: Path) -> None:
+    file["/".join(["layers"] * 60)] = VALUES
 
 
 def large_chunk(file: h5py.File, _: Path) -> None:
@@ -437,9 +477,11 @@ def objects(file: h5py.File, _: Path) -> None:
         (external_storage, "in another file"),
         (virtual, "in another file"),
         (cycle, "two places"),
-        (bomb, "file of this size"),
+        (bomb, "is compressed"),
+        (large, "file of this size"),
+        (deep, "nested deeper"),
         (large_chunk, "file of this size"),
-        (plugin, "needs a plugin"),
+        (plugin, "is compressed"),
         (unwritten, "what the file holds"),
         (objects, "not an array of numbers"),
     ],
@@ -480,7 +522,7 @@ def test_damaged_files_end_in_one_line(tmp_path: Path, kind: str) -> None:
         for place in rng.integers(0, len(whole), rng.integers(1, 4)):
             damaged[place] = rng.integers(256)
         flips.append(bytes(damaged))
-    start = time.monotonic()
+    start = time.process_time()  # others may be using the machine
     for content in cuts + flips:
         path.write_bytes(content)
         try:
@@ -488,7 +530,7 @@ def test_damaged_files_end_in_one_line(tmp_path: Path, kind: str) -> None:
         except UserError:
             continue
         assert sum(value.nbytes for value in tensors.values()) < 2**21
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_header_lengths_that_look_like_other_formats(tmp_path: Path) -> None:

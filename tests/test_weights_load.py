@@ -29,7 +29,7 @@ SPEC = WeightsSpec(
     flavour="tiny",
     classes={"age": 8, "gender": 2},
     input=InputSpec(16, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "bilinear", 0.875),
-    source="agenet",
+    source="timm",
     origin="a run",
     sha256=None,
     licence="Apache-2.0",
@@ -171,13 +171,6 @@ def test_misfits(
         load_into(variables, tensors if value is None else tensors | {name: value})
 
 
-def test_flavour_must_agree(variables: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
-    weights = Weights(tensors, SPEC)
-    load_into(variables, weights, flavour="tiny")
-    with pytest.raises(UserError, match="use flavour 'tiny'"):
-        load_into(variables, weights, flavour="huge")
-
-
 def test_own_format(tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
     path = tmp_path / "own.safetensors"
     save_weights(path, Weights(tensors, SPEC))
@@ -218,16 +211,22 @@ def test_save_refuses(
 
     path.write_bytes(b"before")
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as error:
         save_weights(path, Weights(tensors, SPEC))
+    assert error.value.filename == str(path)
     assert [*tmp_path.iterdir()] == [path] and path.read_bytes() == b"before"
 
 
 def test_own_format_that_lies(tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
-    for text in ("{}", replace(SPEC, classes={"age": 9}).to_json()):
+    lies = ["{}", '{"\\u001b[2J": 1}', replace(SPEC, classes={"age": 9}).to_json()]
+    for text in lies:
         safetensors.numpy.save_file(tensors, tmp_path / "x", {"agenet": text})
-        with pytest.raises(UserError, match=str(tmp_path / "x")):
+        with pytest.raises(UserError, match=str(tmp_path / "x")) as error:
             read_weights(tmp_path / "x")
+        assert str(error.value).isprintable()
+    for depth in range(700, 1000):
+        with pytest.raises(UserError):
+            WeightsSpec.from_json(SPEC.to_json().replace('"tiny"', "[" * depth + "]" * depth))
 
 
 def save(tmp_path: Path, *names: str) -> Path:
@@ -300,6 +299,24 @@ def test_shapes_that_no_map_expects(tmp_path: Path) -> None:
     safetensors.numpy.save_file(tensors, tmp_path / "x")
     with pytest.raises(UserError, match="shape that no tensor of levi_hassner has"):
         read_weights(tmp_path / "x", model="levi_hassner")
+    tensors["fc6/0"], tensors["conv3/0"] = np.ones((4, 4)), np.ones((0, 4, 3, 3))
+    for name in ("conv1/0", "conv2/0"):
+        tensors[name] = np.ones((4, 4, 3, 3))
+    safetensors.numpy.save_file(tensors, tmp_path / "x")
+    with pytest.raises(UserError, match=r"levi_hassner has \(division by zero"):
+        read_weights(tmp_path / "x", model="levi_hassner")
+
+
+@pytest.mark.parametrize("shape", [(), (8,), (8, 0), (8, 4, 2)])
+def test_head_is_a_matrix(
+    shape: tuple[int, ...], tensors: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    kernel = {"params/heads/age/kernel": np.ones(shape, np.float32)}
+    with pytest.raises(UserError, match=r"age/kernel has the shape .* \[features, classes\]"):
+        save_weights(tmp_path / "x", Weights(tensors | kernel, SPEC))
+    safetensors.numpy.save_file(tensors | kernel, tmp_path / "x", {"agenet": SPEC.to_json()})
+    with pytest.raises(UserError, match=r"age/kernel has the shape .* \[features, classes\]"):
+        read_weights(tmp_path / "x")
 
 
 def test_keras_normalises_itself(tmp_path: Path) -> None:

@@ -174,6 +174,9 @@ def test_caffe_gender_has_our_order() -> None:
 def test_caffe_of_another_network() -> None:
     with pytest.raises(UserError, match="3 classes"):
         MAPS["caffe"].to_agenet(caffe_tensors(classes=3), "levi_hassner")
+    without = {name: value for name, value in caffe_tensors().items() if name != "fc8/1"}
+    with pytest.raises(UserError, match="0 classes"):
+        MAPS["caffe"].to_agenet(without, "levi_hassner")
     with pytest.raises(UserError, match="no square"):
         MAPS["caffe"].to_agenet(caffe_tensors() | {"fc6/0": of_shape(7, 32)}, "levi_hassner")
 
@@ -200,12 +203,18 @@ def test_leftovers_are_refused(source: str, model: str, stranger: str) -> None:
     with pytest.raises(UserError, match=r"1000 in all") as error:
         MAPS[source].to_agenet(many, model)
     assert len(str(error.value)) < 500
+    with pytest.raises(UserError, match=r"x.\[2Jy") as error:
+        MAPS[source].to_agenet({"x\x1b[2Jy\n": np.zeros(3)}, model)
+    assert str(error.value).isprintable()
 
 
 def test_two_tensors_of_one_place() -> None:
     kernels = {f"block1a_dwconv/{name}": np.zeros(1) for name in ("kernel", "depthwise_kernel")}
     with pytest.raises(UserError, match="depthwise_kernel"):
         keras.to_agenet(kernels, "efficientnet_b0")
+    kernels = {f"_blocks.{n}._project_conv.weight": of_shape(4, 4, 1, 1) for n in ("0", "00")}
+    with pytest.raises(UserError, match="00"):
+        MAPS["lite"].to_agenet(kernels, "efficientnet_lite0")
 
 
 def assert_complete(

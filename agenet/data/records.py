@@ -1,10 +1,11 @@
 """Opens a prepared data set without TensorFlow: labels at once, encoded pictures by row."""
 
+import functools
 import hashlib
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from agenet.errors import UserError
-from agenet.labels import AGE_LABELS
+from agenet.labels import AGE_LABELS, UNKNOWN
 
 _AGE_RANGE = {"age_low", "age_high"}
 _FEATURES = {
@@ -22,6 +23,7 @@ _FEATURES = {
 }
 # Data sets without folds have their test set for fold 0 and everything else for fold 1.
 _FOLDS = {"test": 0, "train": 1}
+NO_FOLD = -1  # of faces to train on only
 _FOLD = re.compile(r"fold_\d+")
 
 
@@ -33,7 +35,8 @@ class Records:
         name: data set, builder config and version, such as "adience/faces/1.0.0".
         notice: what a reader of any result must know of the data; often empty.
         pictures: N encoded pictures (JPEG or PNG bytes).
-        fold: int32 [N]. A data set without folds has its test set for fold 0, the rest for 1.
+        fold: int32 [N]. A data set without folds has its test set for fold 0, the rest for 1;
+            what is `NO_FOLD` is for training only.
         subject_id: int64 [N], the person shown.
         labels: task to int32 [N]; -1 is unknown.
         age_low, age_high: int32 [N], whole years between which the age lies, both included; equal
@@ -120,6 +123,43 @@ def open_records(name: str, data_dir: str = "", age_labels: str = "official") ->
         raise UserError(
             f"{path} is damaged ({reason}): run  {_prepare_command(name, data_dir)} --overwrite"
         ) from error
+
+
+def join_records(records: Records, extra: Sequence[Records]) -> Records:
+    """A data set with the faces of others, but for those of their fold 0, to train on besides."""
+    kept = [np.flatnonzero(other.fold != 0) for other in extra]
+    ids, first = [records.subject_id], int(records.subject_id.max()) + 1
+    for other, rows in zip(extra, kept, strict=True):
+        _, person = np.unique(other.subject_id[rows], return_inverse=True)
+        ids.append(first + person)
+        first += int(person.max(initial=-1)) + 1
+    everything = [records, *extra]
+
+    def join(column: Callable[[Records], np.ndarray]) -> np.ndarray:
+        others = [column(other)[rows] for other, rows in zip(extra, kept, strict=True)]
+        return np.concatenate([column(records), *others])
+
+    def race(of: Records) -> np.ndarray:
+        return np.full(len(of.fold), UNKNOWN, np.int32) if of.race is None else of.race
+
+    pictures = list(records.pictures)
+    for other, rows in zip(extra, kept, strict=True):
+        pictures += [other.pictures[row] for row in rows.tolist()]
+    alone = np.full(sum(map(len, kept)), NO_FOLD, np.int32)
+    return Records(
+        name=" + ".join(each.name for each in everything),
+        notice=" ".join(dict.fromkeys(each.notice for each in everything if each.notice)),
+        pictures=pictures,
+        fold=np.concatenate([records.fold, alone]),
+        subject_id=np.concatenate(ids),
+        labels={
+            task: join(functools.partial(lambda task, of: of.labels[task], task))
+            for task in records.labels
+        },
+        age_low=join(lambda of: of.age_low),
+        age_high=join(lambda of: of.age_high),
+        race=join(race) if any(each.race is not None for each in everything) else None,
+    )
 
 
 def _prepare_command(name: str, data_dir: str) -> str:

@@ -120,9 +120,11 @@ def label_columns(
     """A batch of the given rows int [B] without its pictures; no padding without `mask`.
 
     Returns:
-        An int32 [B] of labels per task, `row` int32 [B] and `mask` bool [B].
+        An int32 [B] of labels per task, `age_low`, `age_high` and `row`, int32 [B], and `mask`
+        bool [B].
     """
     columns = {task: labels[rows] for task, labels in records.labels.items()}
+    columns |= {"age_low": records.age_low[rows], "age_high": records.age_high[rows]}
     columns["row"] = rows.astype(np.int32)
     columns["mask"] = np.ones(len(rows), bool) if mask is None else mask
     return columns

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agenet.data.records import Records
+from agenet.data.records import NO_FOLD, Records
 from agenet.errors import UserError
 from agenet.labels import TASK_CLASSES
 
@@ -35,13 +35,14 @@ def make_splits(
     protocol "subject": the test set is the official fold; validation is a seeded choice of whole
     persons from the other folds, so that no person is in two sets. protocol "random": as many
     parts as there are folds are drawn over pictures, whoever they show, and `test_fold` counts
-    these; the reference report appears to have used such a split.
+    these; the reference report appears to have used such a split. Faces of `NO_FOLD` are all in
+    the training set.
 
     Raises:
         UserError: for an unknown protocol or fold, a fraction outside (0, 1), a negative seed, an
             empty set, or a class that no training face shows.
     """
-    folds = np.unique(records.fold)
+    folds = np.unique(records.fold[records.fold != NO_FOLD])
     if protocol not in PROTOCOLS:
         raise UserError(f'dataset.protocol "{protocol}" is not known: use "subject" or "random"')
     if test_fold not in folds:
@@ -55,7 +56,8 @@ def make_splits(
         raise UserError(f"seed {seed} must not be negative")
 
     labelled = np.any([records.labels[task] >= 0 for task in tasks], axis=0)
-    rows = np.flatnonzero(labelled).astype(np.int32)
+    rows = np.flatnonzero(labelled & (records.fold != NO_FOLD)).astype(np.int32)
+    added = np.flatnonzero(labelled & (records.fold == NO_FOLD)).astype(np.int32)
     rng = np.random.default_rng(seed)
     if protocol == "subject":
         is_test = records.fold[rows] == test_fold
@@ -70,7 +72,8 @@ def make_splits(
         is_validation = np.zeros(len(rest), bool)
         is_validation[: round(validation_fraction * len(rest))] = True
         rng.shuffle(is_validation)
-    splits = Splits(rest[~is_validation], rest[is_validation], rows[is_test])
+    train = np.concatenate([rest[~is_validation], added])
+    splits = Splits(train, rest[is_validation], rows[is_test])
     _check(records, splits, tasks)
     return splits
 

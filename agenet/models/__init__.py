@@ -40,10 +40,6 @@ def create_model(
     Raises:
         UserError: no network has this name, or it has no such option or flavour.
     """
-    if name not in MODELS:
-        nearest = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.0)[0]
-        known = ", ".join(MODELS)
-        raise UserError(f"no model {name!r}; did you mean {nearest!r}? (known: {known})")
     unknown = options.keys() - option_names(name)
     if unknown:
         known = ", ".join(sorted(option_names(name)))
@@ -60,7 +56,11 @@ def create_model(
 
 
 def option_names(name: str) -> set[str]:
-    """The options of the network `name`, but for `dtype`."""
+    """The options of the network `name`, but for `dtype`; raises `UserError` without one."""
+    if name not in MODELS:
+        nearest = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.0)[0]
+        known = ", ".join(MODELS)
+        raise UserError(f"no model {name!r}; did you mean {nearest!r}? (known: {known})")
     return _backbone_fields(name) | (_fields(Classifier) - {"backbone", "num_classes"})
 
 

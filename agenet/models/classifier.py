@@ -14,7 +14,8 @@ from agenet.models.heads import TaskHeads
 class Classifier(nn.Module):
     """Images [B, S, S, 3], RGB, normalised, to {task: logits float32 [B, num_classes[task]]}.
 
-    The backbone gives a map [B, H, W, D], which is averaged, or features [B, D]. `extra_layers`
+    The backbone gives a map [B, H, W, D], which is averaged, or features [B, D]. The heads are
+    linear, ordinal for the tasks named in `ordinal`. `extra_layers`
     are those that the reference report tried before the heads: 2 x 2 maxima of the map before its
     mean, then batch normalisation, then dropout.
 
@@ -24,6 +25,7 @@ class Classifier(nn.Module):
 
     backbone: Any
     num_classes: Mapping[str, int]
+    ordinal: Sequence[str] = ()
     dropout_rate: float = 0.0
     extra_layers: bool = False
     dtype: DTypeLike = jnp.float32
@@ -36,6 +38,7 @@ class Classifier(nn.Module):
     def setup(self) -> None:
         self.heads = TaskHeads(
             self.num_classes,
+            ordinal=self.ordinal,
             dropout_rate=self.dropout_rate,
             norm=self.extra_layers,
             dtype=self.dtype,

@@ -1,8 +1,8 @@
 """Layers that the networks share.
 
-Where XLA's CPU backend is slow at the standard lowering, a function carries a second one for it
-and `jax.lax.platform_dependent` chooses when the program is compiled. Both give the same values
-and gradients; GPU and TPU keep the standard lowering.
+Pooling, like the convolutions of `agenet.models.convolution`, has a second lowering for CPUs where
+XLA is slow at the standard one; `jax.lax.platform_dependent` chooses when the program is compiled.
+Both give the same values and gradients; GPU and TPU keep the standard lowering.
 """
 
 import functools
@@ -107,9 +107,8 @@ class BatchNorm(nn.Module):
                 running_mean.value = keep * running_mean.value + new * mean
                 running_var.value = keep * running_var.value + new * correction * var
         factor = scale * lax.rsqrt(var + self.epsilon)
-        return x.astype(self.dtype) * factor.astype(self.dtype) + (bias - mean * factor).astype(
-            self.dtype
-        )
+        # In float32, whatever comes in: x * factor and mean * factor may be large and nearly equal.
+        return (x * factor + (bias - mean * factor)).astype(self.dtype)
 
 
 class Dense(nn.Module):

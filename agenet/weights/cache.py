@@ -1,7 +1,6 @@
 """From an entry of the table of known weights to a verified file on this machine."""
 
 import difflib
-import hashlib
 import importlib.metadata
 import logging
 import os
@@ -14,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from agenet.errors import UserError
 from agenet.weights.download import PATIENCE, Patience, download
-from agenet.weights.known import KNOWN, KnownWeights, find_known
+from agenet.weights.known import KNOWN, KnownWeights, find_known, hash_file
 
 log = logging.getLogger(__name__)
 
@@ -97,24 +96,14 @@ def is_intact(path: Path, known: KnownWeights) -> bool:
     status = path.stat()
     key = (str(path), status.st_size, status.st_mtime_ns)
     if key not in _verified:
-        if not _hash(path, known.hash.algorithm).startswith(known.hash.digest):
+        if not hash_file(path, known.hash.algorithm).startswith(known.hash.digest):
             return False
         _verified.add(key)
     return True
 
 
-def _hash(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: _hasher(algorithm)).hexdigest()
-
-
-def _hasher(algorithm: str) -> "hashlib._Hash":
-    # Keras publishes MD5; said to be harmless, it works where policy forbids it for security.
-    return hashlib.new(algorithm, usedforsecurity=False)
-
-
 def _verify(known: KnownWeights, path: Path) -> None:
-    got = _hash(path, known.hash.algorithm)
+    got = hash_file(path, known.hash.algorithm)
     if not got.startswith(known.hash.digest):
         raise UserError(
             f"{known.url} gave a file whose {known.hash.algorithm} is {got}, "

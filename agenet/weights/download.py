@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from agenet.errors import UserError
+from agenet.weights.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -166,13 +167,15 @@ def _open(url: str, start: int, version: str, timeout: float) -> HTTPResponse:
         error.close()
         if error.code == 416 and start:  # Nothing from there on: the file has shrunk.
             return _open(url, 0, "", timeout)
+        answer = f"{host} answered {error.code} {printable(error.reason)}"
         if error.code in _TRY_AGAIN:
-            raise _TransferError(f"{host} answered {error.code} {error.reason}") from error
-        raise UserError(f"{url}: {host} answered {error.code} {error.reason}") from error
+            raise _TransferError(answer) from error
+        raise UserError(f"{url}: {answer}") from error
     except urllib.error.URLError as error:
+        reason = _reason(error.reason)
         if isinstance(error.reason, ssl.SSLCertVerificationError):
-            raise UserError(f"{url}: {host} has no valid certificate: {error.reason}") from error
-        raise _TransferError(f"no connection to {host}: {_reason(error.reason)}") from error
+            raise UserError(f"{url}: {host} has no valid certificate: {reason}") from error
+        raise _TransferError(f"no connection to {host}: {reason}") from error
     except (OSError, HTTPException) as error:
         raise _TransferError(f"no answer from {host}: {_reason(error)}") from error
 
@@ -241,10 +244,11 @@ def _chunks(response: HTTPResponse) -> Iterator[bytes]:
 
 
 def _reason(error: object) -> str:
+    """For one line; some of these texts are the server's."""
     if isinstance(error, TimeoutError):
         return "nothing came in time"
     strerror = getattr(error, "strerror", None)
-    return str(strerror or error or type(error).__name__)
+    return printable(str(strerror or error or type(error).__name__), 300)
 
 
 def _gave_up(url: str, interruption: _TransferError, part: _Part) -> str:

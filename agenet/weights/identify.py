@@ -1,12 +1,11 @@
 """Which network a file of another source's is of, and what it is to be given."""
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 from agenet.errors import UserError
 from agenet.models import MODELS, create_model
-from agenet.weights.known import KNOWN, KnownWeights
+from agenet.weights.known import KNOWN, KnownWeights, hash_file
 from agenet.weights.spec import InputSpec, WeightsSpec
 
 # Of the networks of each source.
@@ -32,7 +31,7 @@ def identify(
         UserError: the file is not known and it is not clear what it is, or it is known not to be
             of this source.
     """
-    sha256 = _hash(path, "sha256")
+    sha256 = hash_file(path, "sha256")
     known = known or _find_by_hash(path, source, sha256)
     if known is None:
         return _assume(path, source, model, flavour, sha256), False
@@ -42,20 +41,13 @@ def identify(
 
 
 def _find_by_hash(path: Path, source: str, sha256: str) -> KnownWeights | None:
-    # Keras publishes MD5. These hashes only recognise a file, they do not vouch for it.
-    digests = {"sha256": sha256, "md5": _hash(path, "md5")}
+    # These hashes only recognise a file, they do not vouch for it.
+    digests = {"sha256": sha256, "md5": hash_file(path, "md5")}
     for entry in KNOWN:
         digest = digests[entry.hash.algorithm]
         if entry.source == source and digest.startswith(entry.hash.digest):
             return entry
     return None
-
-
-def _hash(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(
-            file, lambda: hashlib.new(algorithm, usedforsecurity=False)
-        ).hexdigest()
 
 
 def _assume(path: Path, source: str, model: str, flavour: str, sha256: str) -> WeightsSpec:

@@ -18,6 +18,7 @@ from agenet.weights.known import KnownWeights
 from agenet.weights.names import MAPS, detect, keras
 from agenet.weights.names.common import bounded
 from agenet.weights.spec import WeightsSpec
+from agenet.weights.text import printable
 
 METADATA_KEY = "agenet"
 COLLECTIONS = ("params", "batch_stats")
@@ -68,22 +69,19 @@ def load_into(
     variables: Mapping[str, Any],
     weights: Weights | Mapping[str, np.ndarray],
     new: Sequence[str] = ("heads",),
-    flavour: str = "",
 ) -> Mapping[str, Any]:
     """Variables of a network with parameters and batch-norm statistics replaced by the weights.
 
     Every leaf of "params" and "batch_stats" is replaced, in float32, except those below the paths
     `new`, such as "heads" or "heads/gender", which keep their values; what the weights have there
-    is ignored. Where `flavour` names that of the network, the weights must be of the same. Leaves
-    of `variables` may be arrays or their shapes; the result has the same structure.
+    is ignored. Leaves of `variables` may be arrays or their shapes; the result has the same
+    structure.
 
     Raises:
         UserError: a leaf is missing, left over, of another shape, not finite, or a variance is
             negative; or a path of `new` is nowhere in the network.
     """
     if isinstance(weights, Weights):
-        if flavour:
-            _check_flavour(weights.spec, flavour)
         weights = weights.tensors
     flat = flatten_dict(variables, keep_empty_nodes=True, sep="/")
     names = {
@@ -118,6 +116,7 @@ def save_weights(path: str | Path, weights: Weights) -> None:
 
     Raises:
         UserError: values are not finite, or `weights.spec` is not what `read_weights` would take.
+        OSError: the file cannot be written.
     """
     path = Path(path)
     text = weights.spec.to_json()
@@ -129,6 +128,9 @@ def save_weights(path: str | Path, weights: Weights) -> None:
     try:
         unfinished.write_bytes(data)
         os.replace(unfinished, path)
+    except OSError as error:
+        error.filename = str(path)  # the one that the user knows
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -156,10 +158,10 @@ def _read_foreign(
         normalisation = keras.input_normalisation(file.tensors) if source == "keras" else None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (ValueError, IndexError, TypeError) as error:
+    except (ValueError, IndexError, TypeError, ArithmeticError) as error:
         raise UserError(f"{path}: a shape that no tensor of {spec.model} has ({error})") from None
     if not is_known:
-        spec = replace(spec, classes=_classes(tensors))
+        spec = replace(spec, classes=_classes(tensors, path))
     if normalisation is not None:
         mean, std = normalisation
         if not is_known:
@@ -178,19 +180,23 @@ def _check_flavour(spec: WeightsSpec, flavour: str) -> None:
         )
 
 
-def _classes(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
-    heads = (name.split("/") for name in tensors)
-    return {
-        parts[2]: int(tensors["/".join(parts)].shape[-1])
-        for parts in heads
-        if parts[:2] == ["params", "heads"] and parts[3:] == ["kernel"]
-    }
+def _classes(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, int]:
+    classes = {}
+    for name, tensor in tensors.items():
+        parts = name.split("/")
+        if parts[:2] == ["params", "heads"] and parts[3:] == ["kernel"]:
+            if tensor.ndim != 2 or not tensor.size:
+                shape = f"the shape {tensor.shape}"
+                raise UserError(f"{path}: {bounded([name])} has {shape}, not [features, classes]")
+            classes[parts[2]] = tensor.shape[1]
+    return classes
 
 
 def _check_classes(tensors: Mapping[str, np.ndarray], spec: WeightsSpec, path: Path) -> None:
-    classes = _classes(tensors)
+    classes = _classes(tensors, path)
     if classes != spec.classes:
-        raise UserError(f"{path}: has the heads {classes}, not {spec.classes}")
+        have, stated = (printable(str(heads), 300) for heads in (classes, spec.classes))
+        raise UserError(f"{path}: has the heads {have}, not {stated}")
 
 
 def below(name: str, paths: Sequence[str]) -> bool:

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from agenet.errors import UserError
+from agenet.weights.text import printable
 
 RGB = tuple[float, float, float]
 
-# The formats and namings that there is a name map for.
-SOURCES = ("torchvision", "timm", "keras", "lite", "caffe", "agenet")
+# The namings that there is a name map for.
+SOURCES = ("torchvision", "timm", "keras", "lite", "caffe")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "lanczos")
 _LONGEST_TEXT = 1000
 _LONGEST_JSON = 100_000
@@ -78,17 +79,14 @@ class WeightsSpec:
             UserError: where the text is not JSON, or a field is missing, unknown, of another type
                 or out of range.
         """
-        return _weights_spec(_parse(text))
-
-
-def _parse(text: str) -> object:
-    if len(text) > _LONGEST_JSON:
-        raise UserError(f"weights specification: longer than {_LONGEST_JSON} characters")
-    try:
-        # Plain integers of absurd length and deep nesting raise, too.
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"weights specification: not JSON ({error})") from error
+        if len(text) > _LONGEST_JSON:
+            raise UserError(f"weights specification: longer than {_LONGEST_JSON} characters")
+        try:
+            # Plain integers of absurd length and deep nesting raise, too; what is nested a little
+            # less only when it is quoted in a message.
+            return _weights_spec(json.loads(text))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"weights specification: not JSON ({error})") from error
 
 
 def _weights_spec(value: object) -> WeightsSpec:
@@ -128,7 +126,9 @@ def _fields(
     if not isinstance(value, dict) or value.keys() != readers.keys():
         have = ", ".join(sorted(value)) if isinstance(value, dict) else type(value).__name__
         where = prefix.rstrip(".") or "weights specification"
-        raise UserError(f"{where} must have the fields {', '.join(readers)}, not {have:.200}")
+        raise UserError(
+            f"{where} must have the fields {', '.join(readers)}, not {printable(have, 200)}"
+        )
     return {name: read(value[name], prefix + name) for name, read in readers.items()}
 
 

@@ -21,7 +21,7 @@ def get_sweep(arch: str = "b0") -> dict[str, Any]:
     return {
         "config": f"configs/effnet_adience.py:{arch}",
         # Losses of sigmoid units and of a softmax do not compare; accuracies do.
-        "fields": {"activation.gender": "sigmoid", "best": "validation/accuracy"},
+        "fields": {"heads.gender": "sigmoid", "best": "validation/accuracy"},
         "source": "the reference report's hyper-parameter tables, on its validation data",
         "tables": {
             "Batch size": [
@@ -39,10 +39,8 @@ def get_sweep(arch: str = "b0") -> dict[str, Any]:
                 _variant("0.01", _rate("constant", 0.01), {"gender": 93.27, "age": 42.98}),
             ],
             "Gender head": [
-                _variant(
-                    "softmax", {"activation.gender": "softmax"}, {"gender": 97.25, "age": 67.74}
-                ),
-                _variant("sigmoid", {"activation.gender": "sigmoid"}, default),
+                _variant("softmax", {"heads.gender": "softmax"}, {"gender": 97.25, "age": 67.74}),
+                _variant("sigmoid", {"heads.gender": "sigmoid"}, default),
             ],
             "Extra layers": [
                 _variant("with", {"model.extra_layers": True}, {"gender": 94.14, "age": 52.23}),

@@ -13,6 +13,7 @@ import numpy as np
 
 from agenet.errors import UserError
 from agenet.weights.formats import caffe, pytorch, safetensors
+from agenet.weights.text import printable
 
 HEAD = 1024
 
@@ -50,8 +51,8 @@ def read_tensors(path: str | Path) -> TensorFile:
         raise
     # The libraries below raise nearly anything for damaged files.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        reason = "".join(c if c.isprintable() else "?" for c in reason)  # names of the file's
+        # It may quote names out of the file.
+        reason = printable((str(error).strip() or type(error).__name__).splitlines()[0], 300)
         raise UserError(f"{path}: cannot be read as {name}: {reason}") from error
     if not tensors:
         raise UserError(f"{path}: {name} without any tensors")

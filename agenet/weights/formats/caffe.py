@@ -23,6 +23,9 @@ SHAPE_DIM = 1
 BLOB_DOUBLE_DATA = 8
 
 MAX_AXES = 32  # Caffe's own limit
+# An empty message takes two bytes of the file, and a hundred times that as an object.
+MAX_LAYERS = 10_000  # and blobs in all of them
+MAX_LAYER_BLOBS = 16
 
 Value = int | memoryview
 
@@ -38,13 +41,17 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Returns the blobs of all layers that have any.
 
     Raises:
-      ValueError: The file is damaged.
+      ValueError: The file is damaged, or has more layers or blobs than any network.
     """
     with path.open("rb") as file:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
+    layers = 0
     for number, value in _fields(data):
         if number in NET_LAYERS:
+            layers += 1
+            if max(layers, len(tensors)) > MAX_LAYERS:
+                raise ValueError(f"it has more than {MAX_LAYERS:,} layers or blobs")
             name, blobs = _layer(_message(value), **NET_LAYERS[number])
             for index, blob in enumerate(blobs):
                 key = f"{name}/{index}"
@@ -61,6 +68,8 @@ def _layer(data: memoryview, name: int, blobs: int) -> tuple[str, list[memoryvie
             text = str(_message(value), "utf-8")
         elif number == blobs:
             messages.append(_message(value))
+        if len(messages) > MAX_LAYER_BLOBS:
+            raise ValueError(f"a layer has more than {MAX_LAYER_BLOBS} blobs")
     return text, messages
 
 

@@ -27,8 +27,7 @@ import numpy as np
 from agenet.weights.formats.limits import Allowance
 
 MAX_OBJECTS = 100_000
-# Of HDF5's filters those that it brings itself: deflate, shuffle, Fletcher's checksum.
-FILTERS = {1, 2, 3}
+MAX_DEPTH = 50  # of groups in groups
 # The order in which the layers of Keras 3 list their variables.
 VARIABLES = {
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
@@ -111,6 +110,8 @@ def _datasets(root: h5py.Group) -> Iterator[tuple[list[str], h5py.Dataset]]:
                 raise ValueError(f"its entry {name[:100]} stands in two places, or there are many")
             seen.add(address)
             if isinstance(member, h5py.Group):
+                if len(parts) >= MAX_DEPTH:
+                    raise ValueError(f"its groups are nested deeper than {MAX_DEPTH}")
                 groups.append(([*parts, name], member))
             elif isinstance(member, h5py.Dataset):
                 yield [*parts, name], member
@@ -124,13 +125,12 @@ def _array(dataset: h5py.Dataset, name: str, allowance: Allowance) -> np.ndarray
         raise ValueError(f"variable {name} is not an array of numbers")
     if dataset.is_virtual or dataset.external:
         raise ValueError(f"variable {name} keeps its values in another file")
-    filters = {plist.get_filter(index)[0] for index in range(plist.get_nfilters())}
-    if not filters <= FILTERS:
-        raise ValueError(f"variable {name} needs a plugin of HDF5's to be read")
+    if plist.get_nfilters():  # HDF5 would inflate a chunk beyond the size that it states.
+        raise ValueError(f"variable {name} is compressed, which Keras never does: h5repack -f NONE")
     allowance.take(name, shape, dtype)
     if dataset.chunks:  # HDF5 reads whole chunks, however little of one is in use.
         allowance.take(name, dataset.chunks, dtype)
-    if not filters and dataset.id.get_storage_size() < math.prod(shape) * dtype.itemsize:
+    if dataset.id.get_storage_size() < math.prod(shape) * dtype.itemsize:
         raise ValueError(f"variable {name} is larger than what the file holds of it")
     values = np.asarray(dataset[()])
     return values.view(ml_dtypes.bfloat16) if bfloat16 else values

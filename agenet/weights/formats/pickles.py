@@ -24,6 +24,7 @@ _EMPTY: dict[str, Callable[[], Any]] = {
 }
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MARK = object()
+_MOST_ARGUMENTS = 16
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,17 @@ def _step(
     elif code == "GLOBAL":
         stack.append(_find(Name(*arg.split(" ", 1)), functions, classes))
     elif code == "STACK_GLOBAL":
-        stack.append(_find(Name(*_pop(stack, 2)), functions, classes))
+        module, name = _pop(stack, 2)
+        # As text, tuples of tuples can be longer than any memory.
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("its pickle has a name that is not text")
+        stack.append(_find(Name(module, name), functions, classes))
     elif code == "REDUCE":
         function, args = _pop(stack, 2)
         if not isinstance(function, Name) or not isinstance(args, tuple):
             raise ValueError("its pickle calls something that is not a function")
+        if len(args) > _MOST_ARGUMENTS:
+            raise ValueError("its pickle calls a function with too many arguments")
         stack.append(functions[str(function)](*args))
     elif code == "BUILD":
         # A state dict carries version numbers as an attribute; nothing here needs attributes.

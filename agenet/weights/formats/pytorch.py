@@ -28,6 +28,7 @@ from agenet.weights.formats import pickles
 from agenet.weights.formats.limits import Allowance
 
 MAGIC = 0x1950A86A20F9469CFC6C
+MAX_AXES = 32
 STATE_KEYS = ("state_dict", "model")  # where checkpoints of a training keep their state dict
 
 _STORAGES: dict[str, Any] = {
@@ -72,12 +73,14 @@ def _storage(identifier: Any) -> _Storage:
 
 
 def _are_sizes(values: Any) -> bool:
-    return isinstance(values, tuple) and all(type(v) is int and 0 <= v < 2**62 for v in values)
+    if not isinstance(values, tuple) or len(values) > MAX_AXES:
+        return False
+    return all(type(value) is int and 0 <= value < 2**62 for value in values)
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
     right = isinstance(storage, _Storage) and _are_sizes((offset,)) and _are_sizes(shape)
-    if not right or not _are_sizes(strides) or not len(shape) == len(strides) <= 32:
+    if not right or not _are_sizes(strides) or len(shape) != len(strides):
         raise ValueError("it describes a tensor wrongly")
     return _Tensor(storage, offset, shape, strides)
 
@@ -86,10 +89,16 @@ def _parameter(tensor: Any, *_: Any) -> Any:
     return tensor
 
 
-def _ordered_dict(pairs: Any = ()) -> dict[str, Any]:
+def _ordered_dict(pairs: Any = None) -> dict[str, Any]:
+    """Of no pairs or, as Python 2 wrote it, of a list that serves for this only."""
+    pairs = [] if pairs is None else pairs
+    if not isinstance(pairs, list):
+        raise ValueError("it describes a dict wrongly")
     if not all(isinstance(pair, list | tuple) and isinstance(pair[0], str) for pair in pairs):
         raise ValueError("it has a dict with keys that are not text")
-    return dict(pairs)
+    result = dict(pairs)
+    pairs.clear()  # or a short pickle could make long dicts of one list, again and again
+    return result
 
 
 def _size(shape: Any) -> tuple[int, ...]:

@@ -11,7 +11,12 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
     Raises:
       SafetensorError: The file is damaged.
+      ValueError: It holds complex numbers.
     """
     with safe_open(path, framework="numpy") as file:
-        names = file.keys()
-        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata() or {}
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind == "c":
+            raise ValueError(f"tensor {name[:100]} is not of real numbers")
+    return tensors, metadata

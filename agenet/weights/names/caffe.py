@@ -32,17 +32,13 @@ def to_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.nda
     channels.
 
     Raises:
-        UserError: a tensor has no place with us.
+        UserError: a tensor has no place with us, or the last layer tells no classes of ours.
     """
-    if {"fc8/0", "fc8/1"} <= tensors.keys():
-        classes = tensors["fc8/1"].size
-        if classes not in _TASKS:
-            raise UserError(f"fc8 tells {classes} classes apart, not 8 age groups or 2 genders")
-        task, order = _TASKS[classes]
     result, strangers = {}, []
     for name, tensor in tensors.items():
         layer, _, number = name.rpartition("/")
-        path = f"heads/{task}" if layer == "fc8" else _PATHS.get(layer)
+        task, order = _task(tensors) if layer == "fc8" else ("", [])
+        path = f"heads/{task}" if task else _PATHS.get(layer)
         if path is None or number not in _LEAVES:
             strangers.append(name)
             continue
@@ -57,11 +53,16 @@ def to_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.nda
             tensor = tensor.T
         if layer == "conv1" and number == "0":
             tensor = tensor[:, :, ::-1]
-        result[f"params/{path}/{_LEAVES[number]}"] = (
-            tensor[..., order] if layer == "fc8" else tensor
-        )
+        result[f"params/{path}/{_LEAVES[number]}"] = tensor[..., order] if task else tensor
     refuse(strangers, "Levi and Hassner's Caffe models")
     return result
+
+
+def _task(tensors: Mapping[str, np.ndarray]) -> tuple[str, list[int]]:
+    classes = tensors["fc8/1"].size if "fc8/1" in tensors else 0
+    if classes not in _TASKS:
+        raise UserError(f"fc8 tells {classes} classes apart, not 8 age groups or 2 genders")
+    return _TASKS[classes]
 
 
 def _rows_first(matrix: np.ndarray, channels: int) -> np.ndarray:

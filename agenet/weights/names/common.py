@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from agenet.errors import UserError
+from agenet.weights.text import printable
 
 _SHOWN = 5
 _NORM = {
@@ -28,7 +29,8 @@ def from_torch(
     Raises:
         UserError: a tensor has no place with us.
     """
-    result, strangers = {}, []
+    result: dict[str, np.ndarray] = {}
+    strangers = []
     norms = {name.removesuffix("running_mean") for name in tensors if "running_mean" in name}
     for name, tensor in tensors.items():
         module, _, leaf = name.rpartition(".")
@@ -36,7 +38,7 @@ def from_torch(
             continue
         path = rename(module)
         place = (_NORM if f"{module}." in norms else _AFFINE).get(leaf)
-        if path is None or place is None:
+        if path is None or place is None or place.format(path) in result:
             strangers.append(name)
         else:
             result[place.format(path)] = tensor.T if tensor.ndim == 2 else _spatial_first(tensor)
@@ -64,6 +66,6 @@ def refuse(strangers: Iterable[str], source: str) -> None:
 
 
 def bounded(names: list[str]) -> str:
-    """The first few of many names, and how many there are."""
+    """The first few of many names, fit to be shown, and how many there are."""
     more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
-    return ", ".join(f"{name:.100}" for name in names[:_SHOWN]) + more
+    return ", ".join(map(printable, names[:_SHOWN])) + more
