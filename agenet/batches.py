@@ -24,7 +24,7 @@ FEATURE_CACHES = ("auto", "off")
 # Pictures that each device takes at a time for their features.
 _AT_ONCE = 64
 # Is raised when the same settings give other features than before.
-_VERSION = 1
+_VERSION = 2
 
 
 class Batches(Protocol):
@@ -59,6 +59,7 @@ class FeatureBatches:
         self._sharding = batch_sharded(experiment.mesh)
         self._epochs = epochs
         self._evaluation = evaluation
+        self._pooling = int(experiment.config.model.extra_layers)
 
     def training(self, rows: np.ndarray, epoch: int) -> Batch:
         return self._batch(self._epochs[epoch], rows, None)
@@ -67,7 +68,9 @@ class FeatureBatches:
         return self._batch(self._evaluation, rows, mask)
 
     def _batch(self, view: View, rows: np.ndarray, mask: np.ndarray | None) -> Batch:
-        columns = label_columns(self._records, rows, mask) | {"features": view.read(rows)}
+        both = view.read(rows).reshape(len(rows), 2, -1)
+        features = np.ascontiguousarray(both[:, self._pooling])
+        columns = label_columns(self._records, rows, mask) | {"features": features}
         return jax.device_put(columns, self._sharding)
 
 
@@ -153,18 +156,17 @@ def _create_views(
             (step(place(), pictures.batch(part, mask), epoch), mask)
             for part, mask in evaluation_batches(rows, _AT_ONCE * experiment.mesh.size)
         ]
-        return np.concatenate([np.asarray(features)[mask] for features, mask in parts])
+        features = [np.asarray(both)[:, mask] for both, mask in parts]
+        return np.concatenate(features, axis=1).swapaxes(0, 1).reshape(len(rows), -1)
 
     images = jax.ShapeDtypeStruct((1, experiment.crop_size, experiment.crop_size, 3), np.float32)
-    apply = functools.partial(experiment.model.apply, method="features")
+    apply = functools.partial(experiment.model.apply, method="both_features")
     shape: Any = jax.eval_shape(apply, backbone, images)
     source = {
         "version": _VERSION,
         "jax": jax.__version__,  # Which may draw other random numbers.
         "weights": hash_weights(backbone),
-        "model": {
-            name: config.model[name] for name in ("name", "flavour", "extra_layers", "dtype")
-        },
+        "model": {name: config.model[name] for name in ("name", "flavour", "dtype")},
         "data": {"name": experiment.records.name, "fingerprint": experiment.records.fingerprint()},
         "input": {
             "size": config.input.size,
@@ -173,7 +175,7 @@ def _create_views(
             "std": list(config.input.std),
         },
     }
-    create = functools.partial(View, root, width=shape.shape[-1])
+    create = functools.partial(View, root, width=2 * shape.shape[-1])
     epochs = [
         create(
             f"epoch_{epoch}",

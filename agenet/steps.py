@@ -135,10 +135,10 @@ def make_feature_step(
     seed: int,
     mesh: Mesh,
 ) -> FeatureStep:
-    """Returns `feature_step(variables, batch, epoch) -> float32 [B, D]`, pooled features.
+    """Returns `feature_step(variables, batch, epoch) -> float32 [2, B, D]`, pooled features.
 
-    They are what the heads see of the pictures in that epoch of a training with `seed`, or, where
-    `epoch` is None, in an evaluation.
+    They are, without and with the extra layers, what the heads see of the pictures in that epoch
+    of a training with `seed`, or, where `epoch` is None, in an evaluation.
     """
     augment_rng, _ = _random_streams(seed)
 
@@ -147,7 +147,7 @@ def make_feature_step(
             images = eval_transform(batch["image"])
         else:
             images = train_transform(batch["image"], example_keys(augment_rng, epoch, batch["row"]))
-        features: Any = model.apply(variables, images, method="features")
+        features: Any = model.apply(variables, images, method="both_features")
         return features.astype(jnp.float32)
 
     return jax.jit(

@@ -119,7 +119,7 @@ def test_known_features_stand_for_pictures(devices: int) -> None:
     variables = jax.device_get(through_all.variables)
 
     def known(epoch: int | None) -> dict[str, jax.Array]:
-        features = np.asarray(feature_step(variables, pictures, epoch))
+        features, _ = np.asarray(feature_step(variables, pictures, epoch))
         return columns | {"features": jax.device_put(features, batch_sharded(mesh))}
 
     for step in range(3):

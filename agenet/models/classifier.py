@@ -46,13 +46,12 @@ class Classifier(nn.Module):
 
     def features(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Pooled features [B, D], all that the heads see of a picture."""
-        x = self.backbone(images, train)
-        if x.ndim == 2:
-            return x
-        if self.extra_layers:
-            x = nn.max_pool(x, (2, 2), (2, 2))
-        # Half-precision sums over a map would lose more than they save.
-        return x.mean((1, 2), dtype=jnp.float32).astype(self.dtype)
+        return self._pool(self.backbone(images, train), self.extra_layers)
+
+    def both_features(self, images: jax.Array) -> jax.Array:
+        """Pooled features [2, B, D] without and with the extra layers, for one backbone's work."""
+        x = self.backbone(images, train=False)
+        return jnp.stack([self._pool(x, extra_layers) for extra_layers in (False, True)])
 
     def classify(self, features: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """What the network says of pictures whose pooled features [B, D] are known."""
@@ -60,3 +59,11 @@ class Classifier(nn.Module):
 
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         return self.classify(self.features(images, train), train)
+
+    def _pool(self, x: jax.Array, extra_layers: bool) -> jax.Array:
+        if x.ndim == 2:
+            return x
+        if extra_layers:
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        # Half-precision sums over a map would lose more than they save.
+        return x.mean((1, 2), dtype=jnp.float32).astype(self.dtype)
