@@ -135,6 +135,32 @@ def test_subgroups_and_years_are_of_the_data_set(
         assert group["count"] == (of_group & (records.labels["gender"][rows] >= 0)).sum()
 
 
+@pytest.mark.parametrize("head", ["distribution", "ordinal"])
+def test_ages_by_year(
+    records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    report_run = launch.report_run
+    exact = dataclasses.replace(records, age_high=records.age_low)
+    use_records(exact, monkeypatch.setattr)
+    monkeypatch.setattr(launch, "report_run", report_run)
+    monkeypatch.setattr(evaluation, "write_report", write_summary)
+    launch.launch(tiny_config(heads__age=head), tmp_path / "years", "the command")
+    age = read_summary(tmp_path / "years")["evaluation"]["tasks"]["age"]
+    with np.load(tmp_path / "years" / "predictions.npz") as saved:
+        years, groups = np.exp(saved["years_log_probs"]), np.exp(saved["age_log_probs"])
+        known = saved["age_low"] >= 0
+        error = np.abs(years @ np.arange(101) - saved["age_low"])[known].mean()
+    assert years.shape == (len(groups), 101)
+    np.testing.assert_allclose(groups[:, 0], years[:, :4].sum(1), rtol=1e-4)  # to 3 years
+    assert age["mae"] == pytest.approx(error, rel=1e-4)
+    # All of it can be taken from there, heads too; but not by another head.
+    again = tiny_config(heads__age=head, init=str(tmp_path / "years"), new_parts="")
+    launch.launch(again, tmp_path / "again", "the command")
+    other = tiny_config(init=str(tmp_path / "years"), new_parts="")
+    with pytest.raises(UserError, match="heads/age"):
+        launch.launch(other, tmp_path / "other", "the command")
+
+
 def test_any_number_of_devices_will_do(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = read_summary(finished)["evaluation"]
     used = []
