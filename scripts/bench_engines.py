@@ -400,7 +400,8 @@ def stages_of(engine: str) -> tuple[str, ...]:
 
 def not_installed(engine: str, model: str) -> str:
     """The module that an engine lacks for a network, or nothing."""
-    needed = [] if engine == "agenet" else ["torch"]  # ONNX files are made by PyTorch
+    # ONNX files are made by PyTorch.
+    needed = [] if engine in ("agenet", "limits") else ["torch"]
     if needed and model != "levi_hassner":
         needed += ["torchvision"]
     if needed and "lite" in model:
