@@ -109,10 +109,12 @@ def read_sweep(file: str, workdir: Path, fields: Sequence[str], command: str) ->
             *fields,
         )
         tables = {
-            str(title): [(str(v["name"]), _flags(v["fields"]), v["reported"]) for v in variants]
+            str(title): [
+                (str(v["name"]), _flags(v["fields"]), v.get("reported", "–")) for v in variants
+            ]
             for title, variants in described["tables"].items()
         }
-        source = str(described["source"])
+        source = str(described.get("source", ""))
     except Exception as error:  # Whatever Python raises for a file that is something else.
         what = " ".join(str(error).split())
         raise UserError(f"{path} is not a sweep: {type(error).__name__}: {what}") from error
@@ -208,7 +210,7 @@ def markdown(sweep: Sweep, results: Results) -> str:
         "Accuracies in per cent, gender / age, of the state that each run kept. Choose by the "
         "validation figures; in bold the variant with the highest mean of both. The test figures "
         "are shown for information: whoever chooses by them has no test left. Time: training, "
-        f"validating and testing. Reported: {sweep.source}."
+        "validating and testing." + (f" Reported: {sweep.source}." if sweep.source else "")
     )
     for title, variants in sweep.tables.items():
         parts += [f"## {title}", _table(title, variants, results)]

@@ -80,6 +80,12 @@ def test_flags_of_the_runs(tmp_path: Path) -> None:
     assert configs["learning_rate_0.01"].schedule.learning_rate == 0.01
 
 
+def test_age_heads(tmp_path: Path) -> None:
+    found = sweep.read_sweep("configs/sweeps/age_heads.py", tmp_path, [], "command")
+    assert [run.config.heads.age for run in found.runs] == ["groups", "distribution", "ordinal"]
+    assert "Reported" not in sweep.markdown(found, sweep.Results()).split("\n\n")[1]
+
+
 def test_stopped_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_sweep(tmp_path / "file.py", {"seed": 3}, {"seed": 4}, {"batch_size": 20})
 
@@ -138,7 +144,7 @@ def test_mistakes_in_a_file(tmp_path: Path, text: str | list[dict[str, Any]], to
 
 def test_mistakes(tmp_path: Path) -> None:
     for arguments, told in (
-        (["--sweep=configs/sweeps/nope.py"], "known ones are configs/sweeps/report.py"),
+        (["--sweep=configs/sweeps/nope.py"], "known ones are configs/sweeps/age_heads.py"),
         ([f"--sweep={REPORT}", "--config.bach_size=1"], "did you mean batch_size?"),
         ([f"--sweep={REPORT}", "stray"], "stray is not a flag"),
     ):
