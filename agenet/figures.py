@@ -80,17 +80,17 @@ def learning_curves(
     best = training["best_step"] * training["epochs"] / steps if steps else 0.0
 
     loss = {
-        "training": _series(history, "train/loss"),
-        "validation": _series(history, "validation/loss"),
+        "training": series(history, "train/loss"),
+        "validation": series(history, "validation/loss"),
     }
     _curves(axes[0], loss, best)
     _heading(axes[0], "Loss" + (f" ({' + '.join(tasks)})" if panels > 2 else ""))
     axes[0].set_ylim(0, None)
     for axis, task in zip(axes[1:], tasks, strict=True):
         accuracy = {
-            "training": _series(history, f"train/{task}_accuracy"),
-            "validation": _series(history, f"validation/{task}_accuracy"),
-            "validation, 1-off": _series(history, f"validation/{task}_one_off"),
+            "training": series(history, f"train/{task}_accuracy"),
+            "validation": series(history, f"validation/{task}_accuracy"),
+            "validation, 1-off": series(history, f"validation/{task}_one_off"),
         }
         _curves(axis, accuracy, best)
         _heading(axis, f"Accuracy, {task}")
@@ -128,7 +128,7 @@ def confusion_matrix(task: str, metrics: dict[str, Any], subtitle: str, notice: 
             # A class that does not occur has no shares, which is not the same as none.
             _cell_text(axis, at, "0" if support[row] else "–", 0, color=FAINT, fontsize=9)
             continue
-        ink = _ink_on(SHADES(shares[row, column]))
+        ink = ink_on(SHADES(shares[row, column]))
         weight = "bold" if row == column else "normal"
         share = f"{percent(shares[row, column], 0)} %"
         _cell_text(axis, at, share, 6, color=ink, fontsize=11, weight=weight)
@@ -190,7 +190,7 @@ def reliability_diagram(task: str, metrics: dict[str, Any], subtitle: str, notic
     histogram.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     for panel in (axis, histogram):
         panel.set_xlim(0, 1)
-        _quiet(panel)
+        quiet(panel)
     return figure
 
 
@@ -229,7 +229,7 @@ def subgroup_bars(task: str, metrics: dict[str, Any], subtitle: str, notice: str
     axis.set_xlim(0, 1)
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axis.set_xlabel("Accuracy", color=INK)
-    _quiet(axis)
+    quiet(axis)
     axis.grid(visible=False, axis="y")
     axis.grid(axis="x", color="#E4E4E4", linewidth=0.8)
     axis.tick_params(axis="y", length=0)
@@ -359,13 +359,13 @@ def _heading(axis: Axes, text: str) -> None:
     axis.set_title(text, loc="left", fontsize=11, color=INK)
 
 
-def _ink_on(color: tuple[float, float, float, float]) -> str:
+def ink_on(color: tuple[float, float, float, float]) -> str:
     """The ink with the better contrast on an sRGB colour, by its approximate luminance."""
     luminance = np.power(color[:3], 2.2) @ (0.2126, 0.7152, 0.0722)
     return INK if luminance > 0.2 else "white"
 
 
-def _series(history: Sequence[dict[str, Any]], name: str) -> Series:
+def series(history: Sequence[dict[str, Any]], name: str) -> Series:
     """Epochs and values of one metric in order; of a step that was logged twice, the later row."""
     rows = {row["step"]: row for row in history if row.get(name) is not None}
     ordered = [rows[step] for step in sorted(rows)]
@@ -385,11 +385,11 @@ def _curves(axis: Axes, curves: dict[str, Series], best_epoch: float) -> None:
     axis.set_xlim(0, 1.03 * longest or 1)
     axis.set_xlabel("Epoch", color=INK)
     axis.xaxis.set_major_locator(MaxNLocator(integer=longest >= 2, nbins=8))
-    _quiet(axis)
+    quiet(axis)
     axis.legend(frameon=False, fontsize=9, labelcolor=INK)
 
 
-def _quiet(axis: Axes) -> None:
+def quiet(axis: Axes) -> None:
     """Faint lines across a panel, and no frame around it."""
     axis.grid(axis="y", color="#E4E4E4", linewidth=0.8)
     axis.set_axisbelow(True)

@@ -138,14 +138,14 @@ def report_metrics(
         known = chosen & (labels != UNKNOWN)
         subjects, person = np.unique(subject_id[known], return_inverse=True)
         figures = _class_figures(task, log_probs[known], labels[known], person, len(subjects))
-        values, intervals = _estimate(figures, len(subjects))
+        values, intervals = estimate_with_intervals(figures, len(subjects))
         found: dict[str, Any] = {"count": int(known.sum()), "subjects": len(subjects), **values}
         if true_age is not None and predicted_age is not None:
             exact = chosen & (true_age != UNKNOWN)
             subjects, person = np.unique(subject_id[exact], return_inverse=True)
             if exact.any():
                 errors = np.abs(predicted_age[exact] - true_age[exact])
-                values, more = _estimate(_year_figures(errors, person), len(subjects))
+                values, more = estimate_with_intervals(_year_figures(errors, person), len(subjects))
                 found |= {"exact_ages": int(exact.sum()), **values}
                 intervals |= more
         return found | {"intervals": intervals}
@@ -251,7 +251,7 @@ def _roc_auc(
     return areas
 
 
-def _estimate(
+def estimate_with_intervals(
     figures: Figures, persons: int
 ) -> tuple[dict[str, float | None], dict[str, list[float] | None]]:
     """The figures with every person counted once, and their intervals."""

@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from agenet import figures, report
+from agenet import figures
 from agenet.labels import TASK_CLASSES
 from agenet.metrics import report_metrics
-from agenet.report import markdown, write_report
+from agenet.report import run as report
+from agenet.report import write_report
+from agenet.report.run import markdown
 
 FILES = {"report.md", "report.json", "predictions.npz"}
 KINDS = ("confusion", "reliability", "subgroups", "faces")
@@ -54,7 +56,11 @@ def finished_run(tasks=("age", "gender"), n=60, perfect=False, dataset="other/1.
     counts = {"faces": 1000, "subjects": 90, "age": [100] * 8, "gender": [480, 490]}
     summary = {
         "command": "python -m agenet.main --config=configs/quickstart.py --workdir=run",
-        "config": {"seed": 0, "optimizer": {"name": "adam", "learning_rate": 1e-4}},
+        "config": {
+            "seed": 0,
+            "duration": "5 epochs",
+            "optimizer": {"name": "adam", "learning_rate": 1e-4},
+        },
         "dataset": {
             "name": dataset,
             "notice": "",
@@ -266,7 +272,7 @@ def test_a_step_logged_twice_counts_once():
         {"step": 1, "epoch": 0.1, "x": 5.0},
         {"step": 2, "epoch": 0.2, "y": 7.0},
     ]
-    assert figures._series(history, "x") == ([0.1, 0.2], [5.0, 3.0])
+    assert figures.series(history, "x") == ([0.1, 0.2], [5.0, 3.0])
 
 
 def test_choice_of_faces():

@@ -20,31 +20,8 @@ from agenet.figures import (
 )
 from agenet.labels import TASK_CLASSES
 from agenet.metrics import AGE_MIDPOINTS, CALIBRATION_BINS, LEVEL, MIN_SUBJECTS, RESAMPLES
+from agenet.report.published import FOLDS_DIFFER, LIMITS, PUBLISHED, SOURCES
 
-# System, age exact, age 1-off, gender, in per cent on Adience as the sources print them; the
-# first row was counted from the fold lists.
-PUBLISHED = (
-    ("Always the largest class", "28.4", "–", "53.5"),
-    ("Levi & Hassner 2015 [1], single crop", "49.5", "84.6", "85.9"),
-    ("Levi & Hassner 2015 [1], over-sampling", "50.7", "84.7", "86.8"),
-    ("DEX, VGG-16 from ImageNet [2]", "55.6", "89.7", "–"),
-    ("DEX, VGG-16 from IMDb-Wiki [2]", "64.0", "96.6", "–"),
-    ("Reference report: Levi-Hassner CNN, 5 epochs [3]", "42.62", "–", "68.04"),
-    ("Reference report: ResNet-50, frozen, 5 epochs [3]", "52.36", "–", "76.29"),
-    ("Reference report: EfficientNet-B0 from IMDb-Wiki [3]", "67.14", "–", "97.55"),
-)
-PUBLISHED_NOTES = """\
-Sources 1 and 2 give averages over the five official folds, no two of which share a person. \
-This run is one fold only, and folds differ: the original age network reached 54, 44, 54, 46 and \
-49 on the five.
-
-1. Levi & Hassner, "Age and Gender Classification Using Convolutional Neural Networks", CVPR \
-Workshops 2015.
-2. Rothe, Timofte & Van Gool, "Deep Expectation of Real and Apparent Age from a Single Image \
-Without Facial Landmarks", IJCV 2018.
-3. The report whose experiments this project repeats. How it split the data is not documented; \
-on Adience, gender accuracies of 96 to 98 % come from splits over images, which show the test's \
-persons in training, or from outside data."""
 INTERVALS = f"""\
 In brackets: {100 * LEVEL:.0f} % intervals, percentiles of {RESAMPLES:,} bootstrap resamples of \
 persons, not of pictures, since the pictures of one person are alike. They say how far the figures \
@@ -63,12 +40,6 @@ MAIN_FIGURES = {
     "cs5": ("CS@5 %", 100, 1),
 }
 EXACT_AGES = "Faces of exact age"
-LIMITS = """\
-Labels are what annotators saw in a picture, not what a person says of themselves; gender has \
-two classes only, and age comes in groups with gaps between them. Errors are not spread evenly: \
-the tables by class show which groups fare worse, and groups that carry no label here, such as \
-those by skin colour, may fare worse unseen. The figures hold for pictures like those of this \
-data set. They are no ground for decisions about people."""
 
 
 def write_report(
@@ -117,12 +88,12 @@ def write_report(
     for name, figure in pictures.items():
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=150)
-        _write(workdir / name, png.getvalue())
+        write_file(workdir / name, png.getvalue())
     arrays = io.BytesIO()
     np.savez_compressed(arrays, allow_pickle=False, **predictions)
-    _write(workdir / "predictions.npz", arrays.getvalue())
-    _write(workdir / "report.md", markdown(summary, set(pictures)).encode())
-    _write(workdir / "report.json", (json.dumps(summary, indent=2) + "\n").encode())
+    write_file(workdir / "predictions.npz", arrays.getvalue())
+    write_file(workdir / "report.md", markdown(summary, set(pictures)).encode())
+    write_file(workdir / "report.json", (json.dumps(summary, indent=2) + "\n").encode())
 
 
 def markdown(summary: dict[str, Any], pictures: set[str]) -> str:
@@ -136,12 +107,17 @@ def markdown(summary: dict[str, Any], pictures: set[str]) -> str:
     parts = [f"# {model['name']} on {dataset['name']}"]
     if dataset["notice"]:
         parts.append(f"**{dataset['notice']}**")
-    parts += [_about(summary), _leakage(dataset), "## Results", _results(evaluation["tasks"])]
+    parts += [_about(summary), _leakage(dataset), "## Results"]
+    parts.append(_results(evaluation["tasks"], summary["config"].get("heads", {}).get("age", "")))
     if dataset["name"].startswith("adience") and not dataset["notice"]:
         parts += ["### Beside published results", _published(summary)]
         if dataset["protocol"] == "random":
             parts.append("This run is split over images: it does not compare with sources 1 and 2.")
-        parts.append(PUBLISHED_NOTES)
+        parts.append(
+            "Sources 1 and 2 give averages over the five official folds, no two of which share a "
+            f"person. This run is one fold only, and {FOLDS_DIFFER}"
+        )
+        parts.append("\n".join(f"{i}. {source}" for i, source in enumerate(SOURCES, 1)))
     for task, metrics in evaluation["tasks"].items():
         parts += [
             f"## {task.capitalize()}",
@@ -206,7 +182,7 @@ def _leakage(dataset: dict[str, Any]) -> str:
     )
 
 
-def _results(tasks: dict[str, dict[str, Any]]) -> str:
+def _results(tasks: dict[str, dict[str, Any]], age_head: str) -> str:
     def baseline(task: str, metrics: dict[str, Any]) -> str:
         if not metrics["count"]:
             return "–"
@@ -247,17 +223,25 @@ def _results(tasks: dict[str, dict[str, Any]]) -> str:
             "probability of being male."
         )
     if "mae" in present:
-        middles = ", ".join(f"{years:g}" for years in AGE_MIDPOINTS)
         notes.append(
             "MAE and CS@5: mean absolute error, and share at most five years off, over the faces "
             "whose age is known to the year, which may have no age group. The predicted age is "
-            f"the mean of the groups' middles ({middles} years) under their probabilities; 70, "
-            "not 80, stands for 60-100, whose ages thin out with the years (mean in the usable "
-            "rows of IMDb-Wiki's Wikipedia part: 70.3)."
+            + _predicted_age(age_head)
         )
     if "intervals" in present:
         notes.append(INTERVALS)
     return "\n\n".join([_table(["", *tasks], rows), *notes])
+
+
+def _predicted_age(head: str) -> str:
+    if head in ("distribution", "ordinal"):
+        return "the mean of the years from 0 to 100 under their probabilities."
+    middles = ", ".join(f"{years:g}" for years in AGE_MIDPOINTS)
+    return (
+        f"the mean of the groups' middles ({middles} years) under their probabilities; 70, not "
+        "80, stands for 60-100, whose ages thin out with the years (mean in the usable rows of "
+        "IMDb-Wiki's Wikipedia part: 70.3)."
+    )
 
 
 def _count(metrics: dict[str, Any], name: str) -> str:
@@ -387,7 +371,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """Replaces a file at once: a reader sees the old content or the new, never a part."""
     unfinished = path.with_name(f".{path.name}.tmp")
     try:

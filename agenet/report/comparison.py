@@ -1,0 +1,213 @@
+"""Figures of several runs: over folds, pooled, by subgroup, and of two runs on the same faces."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from agenet.labels import TASK_CLASSES, UNKNOWN
+from agenet.metrics import estimate_with_intervals
+from agenet.report.finished import Run, Test
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure, with an interval by person, or with a standard deviation over folds."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+    deviation: float | None = None
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """Of a line to draw."""
+        if self.deviation is not None:
+            return self.value - self.deviation, self.value + self.deviation
+        return self.interval
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Accuracy among the faces of a subgroup, pooled over the tests.
+
+    Attributes:
+        accuracy: from 0 to 1.
+        count: faces.
+        interval: by person; None of folds and of reports that have none.
+        folds: accuracy on each fold where the group occurs; empty of a single test.
+    """
+
+    accuracy: float
+    count: int
+    interval: tuple[float, float] | None
+    folds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of the second run over the first, on the faces that both were tested on.
+
+    Attributes:
+        first, second: the runs.
+        faces, persons: how many were tested.
+        accuracy, loss: mean difference, with a bootstrap interval by person.
+        only_first, only_second: faces that only one of them gets right.
+    """
+
+    first: Run
+    second: Run
+    faces: int
+    persons: int
+    accuracy: Estimate
+    loss: Estimate
+    only_first: int
+    only_second: int
+
+
+def estimate(run: Run, task: str, name: str) -> Estimate | None:
+    """A main figure of `agenet.metrics`; None where the report of any fold lacks it."""
+    tests = [test.tasks[task] for test in run.tests if task in test.tasks]
+    values = [metrics.get(name) for metrics in tests]
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    if run.is_folds:
+        # Of a sample, n - 1 in the denominator, as scripts/run_folds.py has it.
+        return Estimate(fmean(known), deviation=stdev(known))
+    return Estimate(known[0], interval=_pair(tests[0].get("intervals", {}).get(name)))
+
+
+def mean(run: Run, *path: str) -> float:
+    """Mean over the tests of a number in the report."""
+    values = []
+    for test in run.tests:
+        value: Any = test.report
+        for key in path:
+            value = value[key]
+        values.append(value)
+    return fmean(values)
+
+
+def confusion(run: Run, task: str) -> np.ndarray:
+    """Counts [C, C], a row for each true class, summed over the tests."""
+    return np.sum([np.array(test.tasks[task]["confusion"]) for test in run.tests], axis=0)
+
+
+def reliability(run: Run, task: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Of the bins with faces: how many, mean probability and accuracy [K], over the tests.
+
+    None where the report of any test lacks it, or tests have different bins.
+    """
+    bins = [test.tasks[task].get("reliability") for test in run.tests]
+    if not all(bins) or len({len(b["count"]) for b in bins if b}) != 1:
+        return None
+    counts = np.array([b["count"] for b in bins if b], np.float64)
+
+    def sums(name: str) -> np.ndarray:
+        values = [[value or 0.0 for value in b[name]] for b in bins if b]
+        return (counts * np.array(values)).sum(axis=0)
+
+    total = counts.sum(axis=0)
+    filled = total > 0
+    confidence, accuracy = sums("confidence")[filled], sums("accuracy")[filled]
+    return total[filled], confidence / total[filled], accuracy / total[filled]
+
+
+def subgroups(run: Run, task: str, division: str) -> dict[str, Bar]:
+    """Accuracy in each group of a division, "age", "gender" or "race", that occurs.
+
+    Where a report is too old to have it, the recalls stand in for the division by the task's own
+    classes: among the faces of one class, recall is accuracy.
+    """
+    parts: dict[str, list[tuple[int, float, Any]]] = {}
+    for test in run.tests:
+        for name, *part in _groups(test, task, division):
+            parts.setdefault(name, []).append((part[0], part[1], part[2]))
+    bars = {}
+    for name, found in parts.items():
+        count = sum(n for n, *_ in found)
+        bars[name] = Bar(
+            accuracy=sum(n * accuracy for n, accuracy, _ in found) / count,
+            count=count,
+            interval=None if run.is_folds else _pair(found[0][2]),
+            folds=tuple(accuracy for _, accuracy, _ in found) if run.is_folds else (),
+        )
+    return bars
+
+
+def _groups(test: Test, task: str, division: str) -> list[tuple[str, int, float, Any]]:
+    metrics = test.tasks[task]
+    groups = metrics.get("subgroups", {}).get(division)
+    if groups is not None:
+        return [
+            (g["name"], g["count"], g["accuracy"], g.get("intervals", {}).get("accuracy"))
+            for g in groups
+            if g["count"]
+        ]
+    if division != task:
+        return []
+    recalls = zip(TASK_CLASSES[task], metrics["support"], metrics["recall"], strict=True)
+    return [(name, n, recall, None) for name, n, recall in recalls if n and recall is not None]
+
+
+def differences(runs: Sequence[Run], task: str) -> tuple[list[Difference], list[tuple[Run, Run]]]:
+    """Every two runs on the faces that both were tested on, and the pairs that share no test."""
+    found, apart = [], []
+    for first, second in combinations([run for run in runs if task in run.tasks], 2):
+        difference = _difference(first, second, task)
+        if difference is None:
+            apart.append((first, second))
+        else:
+            found.append(difference)
+    return found, apart
+
+
+def _difference(first: Run, second: Run, task: str) -> Difference | None:
+    """None unless a test of the one and a test of the other are of the same faces and labels."""
+    subjects, gains, losses = [], [], []
+    for one in first.tests:
+        for other in second.tests:
+            a, b = one.predictions, other.predictions
+            if a is None or b is None:
+                continue
+            if not all(np.array_equal(a[k], b[k]) for k in ("index", "subject_id", task)):
+                continue
+            known = a[task] != UNKNOWN
+            labels, rows = a[task][known], np.arange(known.sum())
+            log_probs = [p[f"{task}_log_probs"][known].astype(np.float64) for p in (a, b)]
+            right = [(values.argmax(axis=1) == labels).astype(np.int64) for values in log_probs]
+            subjects.append(a["subject_id"][known])
+            gains.append(right[1] - right[0])
+            losses.append(log_probs[0][rows, labels] - log_probs[1][rows, labels])
+    if not subjects:
+        return None
+    gain, loss = np.concatenate(gains), np.concatenate(losses)
+    persons, person = np.unique(np.concatenate(subjects), return_inverse=True)
+    sums = np.stack([np.bincount(person, w) for w in (gain, loss, np.ones(len(gain)))], axis=1)
+
+    def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
+        of_accuracy, of_loss, count = (weights @ sums).T
+        return {"accuracy": of_accuracy / count, "loss": of_loss / count}
+
+    # The very resamples that the intervals of the reports come from, where labels are the same.
+    values, intervals = estimate_with_intervals(figures, len(persons))
+    accuracy, loss_difference = (
+        Estimate(values[name] or 0.0, _pair(intervals[name])) for name in ("accuracy", "loss")
+    )
+    return Difference(
+        first=first,
+        second=second,
+        faces=len(gain),
+        persons=len(persons),
+        accuracy=accuracy,
+        loss=loss_difference,
+        only_first=int((gain < 0).sum()),
+        only_second=int((gain > 0).sum()),
+    )
+
+
+def _pair(ends: Any) -> tuple[float, float] | None:
+    return (ends[0], ends[1]) if ends else None

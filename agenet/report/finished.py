@@ -1,0 +1,234 @@
+"""Runs that are to be compared, from what lies in their folders."""
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agenet.errors import UserError
+from agenet.labels import TASK_CLASSES, UNKNOWN
+from agenet.report.files import (
+    BAD_ARCHIVE,
+    MAX_ARRAYS,
+    MAX_NUMBER,
+    REPORT,
+    check,
+    check_task,
+    damaged,
+    read_array,
+    read_history,
+    read_json,
+)
+
+FOLDS = 5
+MAX_RUNS = 20
+
+
+@dataclass(frozen=True)
+class Test:
+    """One trained network and its test.
+
+    Attributes:
+        workdir: its folder.
+        report: report.json, which has at least `REPORT`.
+        history: the rows of metrics.jsonl, numbers only.
+    """
+
+    workdir: Path
+    report: dict[str, Any]
+    history: list[dict[str, float]]
+
+    @property
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        return self.report["evaluation"]["tasks"]
+
+    @cached_property
+    def predictions(self) -> dict[str, np.ndarray] | None:
+        """`index`, `subject_id`, `<task>` [N] and `<task>_log_probs` [N, C]; None without a file.
+
+        Raises:
+            UserError: the file is damaged, or is not of this report.
+        """
+        return _read_predictions(self)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one row of a comparison is about: a test, or one test on each of the folds."""
+
+    name: str
+    workdir: Path
+    tests: tuple[Test, ...]
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """The report of the first test."""
+        return self.tests[0].report
+
+    @property
+    def is_folds(self) -> bool:
+        return len(self.tests) > 1
+
+    @property
+    def tasks(self) -> list[str]:
+        """Those with labelled faces."""
+        tasks = self.tests[0].tasks
+        return [task for task in TASK_CLASSES if task in tasks and tasks[task]["count"]]
+
+    @property
+    def seen(self) -> tuple[int, int]:
+        """Test faces whose person was seen in training, and all test faces."""
+        leakage = [test.report["dataset"]["leakage"] for test in self.tests]
+        return sum(k["seen_subject"] for k in leakage), sum(k["test_faces"] for k in leakage)
+
+    @property
+    def leaks(self) -> bool:
+        return self.seen[0] > 0 or self.first["dataset"]["protocol"] != "subject"
+
+
+def read_runs(arguments: Sequence[str]) -> list[Run]:
+    """The runs of a command line, each a folder or LABEL=FOLDER.
+
+    Raises:
+        UserError: one of them is no finished run, is damaged, or is given twice.
+    """
+    if len(arguments) > MAX_RUNS:
+        raise UserError(f"{len(arguments)} runs: more than {MAX_RUNS} cannot be told apart")
+    labels: list[str] = []
+    folders: list[Path] = []
+    for argument in arguments:
+        label, equals, path = argument.partition("=")
+        # Sweeps name folders after fields and values.
+        if not equals or Path(argument).exists():
+            label, path = "", argument
+        labels.append(label)
+        folders.append(Path(path))
+    known: set[Path] = set()
+    for folder in folders:
+        if folder.resolve() in known:
+            raise UserError(f"{folder} is given twice")
+        known.add(folder.resolve())
+    names = [label or own for label, own in zip(labels, _short_names(folders), strict=True)]
+    return [_read_run(name, folder) for name, folder in zip(names, folders, strict=True)]
+
+
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """The ends of the paths, as short as they can be and still differ."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts))):
+        names = ["/".join(p[-length:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
+
+
+def _read_run(name: str, folder: Path) -> Run:
+    name = "".join(c if c.isprintable() else "?" for c in name).strip() or "?"
+    name = name if len(name) <= 60 else name[:59] + "…"
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: give the --workdir of a finished run")
+    if (folder / "report.json").is_file():
+        return Run(name, folder, (_read_test(folder),))
+    if (folder / "folds.json").is_file():
+        return Run(name, folder, _read_folds(folder))
+    if any((folder / part).exists() for part in ("checkpoints", "metrics.jsonl")):
+        raise UserError(f"{folder} is not finished: run its own command again first")
+    runs = sorted(p.parent for p in folder.glob("*/report.json"))[:3]
+    advice = f": give the runs in it, such as {' '.join(map(str, runs))}" if runs else ""
+    raise UserError(f"{folder} is no run, it has no report.json or folds.json{advice}")
+
+
+def _read_folds(folder: Path) -> tuple[Test, ...]:
+    table = read_json(folder / "folds.json")
+    if not isinstance(table, dict):
+        raise damaged(folder / "folds.json", "it is no table of folds")
+    workdirs = [folder / f"fold_{fold}" for fold in range(FOLDS)]
+    missing = [path.name for path in workdirs if not (path / "report.json").is_file()]
+    if missing or table.get("complete") is not True:
+        which = ", ".join(missing) or "folds.json says so"
+        raise UserError(
+            f"{folder} is not finished ({which}): run its own command again first, or give single "
+            "folds"
+        )
+    tests = tuple(_read_test(path) for path in workdirs)
+    for fold, test in enumerate(tests):
+        for part, name in (("dataset", "name"), ("dataset", "labels"), ("dataset", "protocol")):
+            if test.report[part][name] != tests[0].report[part][name]:
+                raise UserError(f"{test.workdir}: {part} {name} is not that of fold_0")
+        if (
+            test.report["dataset"]["test_fold"] != fold
+            or test.tasks.keys() != tests[0].tasks.keys()
+        ):
+            raise UserError(f"{test.workdir} is not the run on fold {fold} beside fold_0")
+    return tests
+
+
+def _read_test(workdir: Path) -> Test:
+    path = workdir / "report.json"
+    report = read_json(path)
+    try:
+        check(report, REPORT, "report")
+        tasks = report["evaluation"]["tasks"] = {
+            task: check_task(task, report["evaluation"]["tasks"][task])
+            for task in TASK_CLASSES
+            if task in report["evaluation"]["tasks"]
+        }
+        if not any(metrics["count"] for metrics in tasks.values()):
+            raise ValueError("it tests no task")
+        end = _steps(report)
+    except (ValueError, KeyError, RecursionError) as error:
+        raise damaged(path, str(error)) from error
+    trained = report["training"]["steps"]
+    if trained < end:
+        raise UserError(
+            f"{workdir} is not finished, it was tested after {trained} of {end} steps: run its own "
+            "command again first"
+        )
+    return Test(workdir, report, read_history(workdir / "metrics.jsonl"))
+
+
+def _steps(report: dict[str, Any]) -> int:
+    """How many steps the config asks for."""
+    training = report["training"]
+    number, _, unit = report["config"]["duration"].partition(" ")
+    asked = float(number)
+    if not 0 <= asked < MAX_NUMBER:
+        raise ValueError("config.duration is no duration")
+    if unit.startswith("epoch") and training["epochs"]:
+        return round(asked * training["steps"] / training["epochs"])
+    return round(asked)
+
+
+def _read_predictions(test: Test) -> dict[str, np.ndarray] | None:
+    path = test.workdir / "predictions.npz"
+    if not path.is_file():
+        return None
+    if path.stat().st_size > MAX_ARRAYS:
+        raise damaged(path, "it is too large")
+    names = ["index", "subject_id"]
+    for task in test.tasks:
+        names += [task, f"{task}_log_probs"]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            arrays = {name: read_array(archive, f"{name}.npy") for name in names}
+    except BAD_ARCHIVE as error:
+        raise damaged(path, str(error)) from error
+    count = len(arrays["index"])
+    for name in ("index", "subject_id", *test.tasks):
+        if arrays[name].shape != (count,) or arrays[name].dtype.kind not in "iu":
+            raise damaged(path, f"{name} is no list of {count} whole numbers")
+    for task, metrics in test.tasks.items():
+        labels, log_probs = arrays[task], arrays[f"{task}_log_probs"]
+        classes = len(TASK_CLASSES[task])
+        if log_probs.shape != (count, classes) or log_probs.dtype.kind != "f":
+            raise damaged(path, f"{task}_log_probs is not {count} x {classes}")
+        known = labels != UNKNOWN
+        right = log_probs.argmax(axis=1) == labels
+        of_report = (metrics["count"], sum(np.diagonal(metrics["confusion"]).tolist()))
+        if not np.isfinite(log_probs).all() or (known.sum(), right.sum()) != of_report:
+            raise damaged(path, f"{task} is not what report.json has")
+    return arrays
