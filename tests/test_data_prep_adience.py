@@ -9,7 +9,7 @@ from agenet.labels import UNKNOWN, adience_age_group, adience_gender
 from data_prep.adience import release
 from data_prep.adience.release import COLUMNS, Face, read_fold_lists
 from data_prep.archives import read_files
-from tests.test_data_prep_archives import write_archive
+from tests.test_data_prep_archives import extract, write_archive
 from tests.test_data_prep_pictures import noise_jpeg
 
 
@@ -75,8 +75,7 @@ def test_archive_and_folder_give_the_same(tmp_path: Path) -> None:
     wanted = {face.path("faces") for face in faces} | {"faces/nobody/none.jpg"}
     from_archive = dict(read_files(release.picture_source(tmp_path, "faces"), wanted))
     assert len(from_archive) == 10
-    with tarfile.open(tmp_path / "faces.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    extract(tmp_path / "faces.tar.gz", tmp_path)
     (tmp_path / "faces.tar.gz").unlink()
     source = release.picture_source(tmp_path, "faces")
     assert source == tmp_path / "faces" and dict(read_files(source, wanted)) == from_archive

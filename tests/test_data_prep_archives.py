@@ -28,6 +28,15 @@ def write_archive(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> N
             archive.addfile(member, io.BytesIO(data))
 
 
+def extract(path: Path, folder: Path) -> None:
+    """Without extractall, whose filter the first releases of Python 3.11 do not know."""
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if file := archive.extractfile(member):
+                (folder / member.name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / member.name).write_bytes(file.read())
+
+
 def read(archive: Path) -> dict[str, bytes]:
     return dict(read_files(archive, WANTED))
 

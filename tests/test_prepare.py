@@ -1,7 +1,6 @@
 import json
 import re
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from data_prep.adience.folds_builder import FoldsBuilder
 from scripts import prepare
 from tests.conftest import run_program
 from tests.test_data_prep_adience import write_release
+from tests.test_data_prep_archives import extract
 from tests.test_data_prep_pictures import noise_jpeg
 
 PREPARED = "adience/faces/1.1.0"
@@ -91,8 +91,7 @@ def test_missing_files_are_all_named(manual_dir: Path, data_dir: Path) -> None:
 def replace_pictures(manual_dir: Path, names: list[str], data: bytes | None) -> None:
     """Extracts the archive and puts `data` in the place of some pictures, or removes them."""
     if (manual_dir / "faces.tar.gz").exists():
-        with tarfile.open(manual_dir / "faces.tar.gz") as archive:
-            archive.extractall(manual_dir, filter="data")
+        extract(manual_dir / "faces.tar.gz", manual_dir)
         (manual_dir / "faces.tar.gz").unlink()
     for name in names:
         path = manual_dir / "faces" / name
