@@ -269,7 +269,10 @@ def relative_error(actual, expected):
     return np.abs(actual - expected).max() / np.abs(expected).max()
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Others of a family repeat the same blocks.
+@pytest.mark.parametrize(
+    "name", ["levi_hassner", "resnet18", "resnet50", "efficientnet_b0", "efficientnet_lite0"]
+)
 def test_network_lowers_for_every_platform_and_any_batch(name):
     model = create_model(name, BOTH, dtype=jnp.bfloat16)
     size = 67 if name == "levi_hassner" else 64
@@ -287,9 +290,8 @@ def test_network_lowers_for_every_platform_and_any_batch(name):
         assert f"feature_group_count = {stem} :" in text
 
 
-# Deeper networks repeat the same blocks.
 @pytest.mark.parametrize("name", ["levi_hassner", "resnet50", "efficientnet_b0"])
-@pytest.mark.parametrize("platforms", [["cpu"], ["cuda"], ["tpu"], ["cpu", "cuda", "tpu"]])
+@pytest.mark.parametrize("platforms", [["cpu"], ["cpu", "cuda", "tpu"]])
 def test_gradient_lowers_for_every_platform(name, platforms):
     model = create_model(name, BOTH, dtype=jnp.bfloat16)
     shapes = shapes_of(model, 67)
