@@ -11,7 +11,6 @@ import numpy as np
 
 from agenet.data.order import epoch_order, evaluation_batches
 from agenet.data.resident import Resident, label_columns
-from agenet.errors import UserError
 from agenet.experiment import Experiment
 from agenet.features import View, find_obstacle, hash_weights
 from agenet.sharding import batch_sharded, replicated
@@ -20,7 +19,6 @@ from agenet.weights.cache import cache_dir
 
 log = logging.getLogger(__name__)
 
-FEATURE_CACHES = ("auto", "off")
 # Pictures that each device takes at a time for their features.
 _AT_ONCE = 64
 # Is raised when the same settings give other features than before.
@@ -28,7 +26,13 @@ _VERSION = 2
 
 
 class Batches(Protocol):
-    """Batches for `agenet.steps` of given rows [B] of the data set."""
+    """Batches for `agenet.steps` of given rows [B] of the data set.
+
+    Attributes:
+        epochs_found: epochs of the training whose features were on disk from the first.
+    """
+
+    epochs_found: int
 
     def training(self, rows: np.ndarray, epoch: int) -> Batch:
         """As the given epoch of the training sees them."""
@@ -39,6 +43,8 @@ class Batches(Protocol):
 
 class PictureBatches:
     """Pictures, which the steps augment and take through the whole network."""
+
+    epochs_found = 0
 
     def __init__(self, pictures: Resident):
         self._pictures = pictures
@@ -53,15 +59,22 @@ class PictureBatches:
 class FeatureBatches:
     """Features, which the steps take through the heads."""
 
-    def __init__(self, experiment: Experiment, epochs: list[View], evaluation: View):
+    def __init__(
+        self, experiment: Experiment, epochs: list[View], evaluation: View, epochs_found: int
+    ):
         """Of the views of all epochs of the training, and of validation and test faces."""
+        self.epochs_found = epochs_found
         self._records = experiment.records
         self._sharding = batch_sharded(experiment.mesh)
         self._epochs = epochs
+        self._epoch = 0
         self._evaluation = evaluation
         self._pooling = int(experiment.config.model.extra_layers)
 
     def training(self, rows: np.ndarray, epoch: int) -> Batch:
+        if epoch != self._epoch:
+            self._epochs[self._epoch].forget()
+            self._epoch = epoch
         return self._batch(self._epochs[epoch], rows, None)
 
     def evaluation(self, rows: np.ndarray, mask: np.ndarray) -> Batch:
@@ -84,15 +97,8 @@ def create_batches(
         variables: its parameters and batch statistics, which may be donated afterwards.
         step: where the training begins or goes on.
         show_progress: draw a progress bar while decoding.
-
-    Raises:
-        UserError: `feature_cache` is not known.
     """
     config = experiment.config
-    if config.feature_cache not in FEATURE_CACHES:
-        raise UserError(
-            f'feature_cache "{config.feature_cache}" is not known: use one of {FEATURE_CACHES}'
-        )
     load_pictures = functools.cache(lambda: _load_pictures(experiment, show_progress))
     backbone = experiment.model.backbone
     if backbone.frozen_stages < len(backbone.STAGES):
@@ -122,7 +128,7 @@ def create_batches(
     ahead = there[step // experiment.steps_per_epoch :]
     if not (all(ahead) and evaluation.holds(len(evaluation.rows))):
         load_pictures()  # Now, for it counts neither as training nor as validation.
-    return FeatureBatches(experiment, epochs, evaluation)
+    return FeatureBatches(experiment, epochs, evaluation, sum(there))
 
 
 def _load_pictures(experiment: Experiment, show_progress: bool) -> Resident:
@@ -165,6 +171,7 @@ def _create_views(
     source = {
         "version": _VERSION,
         "jax": jax.__version__,  # Which may draw other random numbers.
+        "backend": jax.default_backend(),  # Which rounds in its own way.
         "weights": hash_weights(backbone),
         "model": {name: config.model[name] for name in ("name", "flavour", "dtype")},
         "data": {"name": experiment.records.name, "fingerprint": experiment.records.fingerprint()},

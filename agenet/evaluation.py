@@ -30,6 +30,7 @@ from agenet.metrics import (
     SEED,
     SUBGROUPS,
     expected_age,
+    range_accuracy,
     report_metrics,
     task_metrics,
 )
@@ -101,11 +102,14 @@ def measure(
 def measure_in_full(
     experiment: Experiment, log_probs: dict[str, np.ndarray], rows: np.ndarray
 ) -> dict[str, dict[str, Any]]:
-    """`agenet.metrics.report_metrics` per task of the predictions [N, C] for the given rows [N]."""
+    """`agenet.metrics.report_metrics` per task of the predictions [N, C] for the given rows [N].
+
+    Where ages are told by year, `range_accuracy` in the data set's own age ranges is added.
+    """
     truth = truth_of(experiment.records, rows)
     divisions = [name for name in SUBGROUPS if name in truth]
     exact = truth["age_low"] == truth["age_high"]
-    return {
+    results = {
         task: report_metrics(
             task,
             values,
@@ -118,6 +122,10 @@ def measure_in_full(
         for task, values in log_probs.items()
         if task != "years"
     }
+    if "years" in log_probs:
+        accuracy = range_accuracy(log_probs["years"], truth["age_low"], truth["age_high"])
+        results["age"] |= {} if accuracy is None else {"range_accuracy": accuracy}
+    return results
 
 
 def predicted_age(log_probs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -176,7 +184,9 @@ def report_run(
         "machine": trained["machine"],
         "training": {
             "seconds": progress["training_seconds"] + progress["validation_seconds"],
+            "epochs_found": progress.get("epochs_found", 0),
             "steps": steps,
+            "total_steps": experiment.total_steps,
             "epochs": steps / experiment.steps_per_epoch,
             "pictures_per_second": pictures_trained / progress["training_seconds"],
             "best_step": best["step"],

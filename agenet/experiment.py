@@ -29,9 +29,11 @@ from agenet.data.records import Records, join_records, open_records
 from agenet.data.resident import Resident, available_cores
 from agenet.data.splits import Splits, count_leaked, describe, make_splits
 from agenet.errors import UserError
+from agenet.features import check_fields as check_feature_fields
 from agenet.freeze import count_frozen, split
 from agenet.initial import Initial, find_initial
 from agenet.labels import TASK_CLASSES
+from agenet.lineage import TrainedOn, check_not_seen, trained_on
 from agenet.losses import HEADS, describe_heads
 from agenet.models import create_model, option_names
 from agenet.models.classifier import Classifier
@@ -91,7 +93,12 @@ class Experiment:
     tx: optax.GradientTransformation
     steps_per_epoch: int
     total_steps: int
-    initial: Initial | None  # weights that are found already, to save finding them again
+    found: Initial | None  # initial weights, if they were opened already
+
+    @cached_property
+    def initial(self) -> Initial | None:
+        """What the parameters come from; None for chance."""
+        return self.found or _find_initial(self.config)
 
     @cached_property
     def train_step(self) -> TrainStep:
@@ -134,7 +141,7 @@ class Experiment:
         Raises:
             UserError: pre-trained weights cannot be had or do not fit.
         """
-        initial = self.initial or _find_initial(self.config)
+        initial = self.initial
         new = tuple(filter(None, map(str.strip, self.config.new_parts.split(","))))
 
         def create() -> dict[str, Any]:
@@ -155,12 +162,23 @@ class Experiment:
                     "parts in common, which would stay random: free them, or leave them out"
                 )
             # Not all of it: to compile what draws a backbone takes longer than anything else here.
+            if initial.run is not None:
+                check_not_seen(initial.run, self.identity(), self.records, self.splits)
+                self._check_heads(initial.run["config"]["heads"], new)
             fresh = jax.device_get(jax.jit(create_new)())
             shapes = flatten_dict(jax.eval_shape(create), keep_empty_nodes=True, sep="/")
             template = unflatten_dict(shapes | fresh, sep="/")
             variables = jax.device_put(load_into(template, initial.read(), new), on_all)
         finish = functools.partial(create_state, self.model, self.tx)
         return jax.jit(finish, out_shardings=on_all)(variables)
+
+    def _check_heads(self, earlier: Mapping[str, str], new: Sequence[str]) -> None:
+        for task, head in self.heads.items():
+            if not below(f"params/heads/{task}/kernel", new) and earlier[task] != head:
+                raise UserError(
+                    f"init: that run has the head {earlier[task]} for {task}, this one {head}: "
+                    f"give --config.heads.{task}={earlier[task]}, or --config.new_parts=heads"
+                )
 
     def abstract_state(self) -> TrainState:
         """Shapes, types and shardings of a state, all that restoring one needs."""
@@ -222,6 +240,11 @@ class Experiment:
             "machine": describe_machine(),
         }
 
+    def trained_on(self) -> TrainedOn:
+        """Whom this run is trained on, with those of the runs that it starts from."""
+        run = self.initial.run if self.initial else None
+        return trained_on(self.records, self.splits, run.get("trained_on", {}) if run else {})
+
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be continued."""
         return {
@@ -266,8 +289,7 @@ def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = Non
         )
     dataset = config.dataset
     records, *extra = (
-        open_records(name, dataset.data_dir, dataset.labels)
-        for name in (dataset.name, *filter(None, map(str.strip, dataset.extra.split(","))))
+        open_records(name, dataset.data_dir, dataset.labels) for name in data_set_names(dataset)
     )
     records = join_records(records, extra) if extra else records
     splits = make_splits(
@@ -297,11 +319,16 @@ def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = Non
         tx=create_optimizer(config.optimizer, schedule),
         steps_per_epoch=epoch,
         total_steps=total,
-        initial=initial,
+        found=initial,
     )
     for name in ("evaluate_every", "checkpoint_every", "log_every"):
         experiment.to_steps(config[name])  # Raises for what is not a duration.
     return experiment
+
+
+def data_set_names(dataset: ml_collections.ConfigDict) -> list[str]:
+    """The data sets of a config, the one that is tested first."""
+    return [dataset.name, *filter(None, map(str.strip, dataset.extra.split(",")))]
 
 
 def _create_model(config: ml_collections.ConfigDict, tasks: Sequence[str]) -> Classifier:
@@ -340,9 +367,10 @@ def _find_initial(config: ml_collections.ConfigDict) -> Initial | None:
 
 
 def _check_fields(config: ml_collections.ConfigDict, tasks: Sequence[str]) -> None:
-    # Both raise for what they cannot take.
+    # Each raises for what it cannot take.
     Augmentation(**config.augment.to_dict())
     option_names(config.model.name)
+    check_feature_fields(config)
     metrics = validation_metrics(tasks)
     if config.best not in metrics:
         raise UserError(f'best "{config.best}" is not measured: use one of {", ".join(metrics)}')

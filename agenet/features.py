@@ -13,11 +13,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 import safetensors.numpy
 from filelock import FileLock
@@ -27,8 +29,23 @@ from agenet.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# Rows to a file: a few seconds of work, which is what an interruption can cost.
+FEATURE_CACHES = ("auto", "off")
+# Rows to a file. An interruption can cost the work on so many: seconds on an accelerator, minutes
+# where a large network runs on a processor.
 PART = 1024
+
+
+def check_fields(config: ml_collections.ConfigDict) -> None:
+    """Raises `UserError` for a `feature_cache` or `feature_cache_bytes` that there cannot be."""
+    if config.feature_cache not in FEATURE_CACHES:
+        raise UserError(
+            f'feature_cache "{config.feature_cache}" is not known: use one of {FEATURE_CACHES}'
+        )
+    if config.feature_cache_bytes < 0:
+        raise UserError(
+            f"feature_cache_bytes {config.feature_cache_bytes} is negative: use 0 or more, or "
+            "--config.feature_cache=off to keep no features"
+        )
 
 
 class View:
@@ -87,6 +104,10 @@ class View:
             features[chosen] = self._part(int(number))[offsets[chosen]]
         return features
 
+    def forget(self) -> None:
+        """Frees the memory of what was read, which stays on disk."""
+        self._part.cache_clear()
+
     @cached_property
     def _positions(self) -> np.ndarray:
         positions = np.full(self.rows.max() + 1, -1)
@@ -100,7 +121,7 @@ class View:
         path, rows = self._path(number), self.rows[number * PART : (number + 1) * PART]
         if (features := self._read(path, len(rows))) is not None:
             return features
-        with _writing(self.folder):
+        with self._lock():
             # Another process may have brought it in the meantime.
             if not path.is_file() or (features := self._read(path, len(rows))) is None:
                 features = np.ascontiguousarray(self._compute(rows), np.float32)
@@ -124,29 +145,35 @@ class View:
         except (OSError, SafetensorError):
             pass
         log.warning("%s is damaged or of something else: computed again", path)
-        path.unlink(missing_ok=True)
+        with _one_line_errors(self.folder):
+            path.unlink(missing_ok=True)
         return None
+
+    def _lock(self) -> AbstractContextManager[Any]:
+        """Held by one process at a time."""
+        with _one_line_errors(self.folder):
+            return FileLock(self.folder / ".lock").acquire()
 
     def _write(self, path: Path, features: np.ndarray) -> None:
         checksum = hashlib.sha256(features.tobytes()).hexdigest()
         metadata = {"source": self._source, "sha256": checksum}
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            unfinished.write_bytes(safetensors.numpy.save({"features": features}, metadata))
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with _one_line_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)  # Someone may have removed it.
+            for left in self.folder.glob(".part*"):  # By a process that was killed.
+                left.unlink(missing_ok=True)
+            try:
+                unfinished.write_bytes(safetensors.numpy.save({"features": features}, metadata))
+                os.replace(unfinished, path)
+            finally:
+                unfinished.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Held by one process at a time; what a disk does to it becomes one line."""
+def _one_line_errors(folder: Path) -> Iterator[None]:
+    """What a disk does becomes one line."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            for unfinished in folder.glob(".part*"):  # Of a process that was killed.
-                unfinished.unlink()
-            yield
+        yield
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
@@ -159,7 +186,7 @@ def find_obstacle(root: Path, views: Sequence[View], limit: int) -> str:
     """Why the views cannot be kept below `root` in `limit` bytes; empty if they can.
 
     Other views there are removed, those first that were not asked for the longest, until all
-    that is left will fit.
+    that is left will fit; but not those to which another process is just adding.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -174,9 +201,8 @@ def find_obstacle(root: Path, views: Sequence[View], limit: int) -> str:
         others = sorted(sizes.keys() - own, key=lambda folder: folder.stat().st_mtime)
         excess = needed + sum(sizes[folder] for folder in others) - limit
         for folder in others:
-            if excess > 0:
+            if excess > 0 and _remove(folder):
                 log.info("features: removed %s, to stay within feature_cache_bytes", folder.name)
-                shutil.rmtree(folder, ignore_errors=True)
                 excess -= sizes[folder]
         free = shutil.disk_usage(root).free
         if lacking > free:
@@ -186,6 +212,16 @@ def find_obstacle(root: Path, views: Sequence[View], limit: int) -> str:
     except OSError as error:
         return f"{root} cannot be used ({error.strerror})"
     return ""
+
+
+def _remove(folder: Path) -> bool:
+    """Removes a view unless another process is adding to it; whether it did."""
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            shutil.rmtree(folder, ignore_errors=True)
+    except (OSError, NotImplementedError):  # Held, or nothing that may be changed.
+        return False
+    return True
 
 
 def _size(folder: Path) -> int:

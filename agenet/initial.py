@@ -31,6 +31,7 @@ class Initial:
         init: what names them exactly.
         flavour: of the network that they are for.
         mean, std: of the pixels that they expect, RGB, 0 to 255.
+        run: what an earlier run's checkpoint was saved with; None for a file.
         read: gives {"params/backbone/...": array, "batch_stats/...": array}.
     """
 
@@ -39,6 +40,7 @@ class Initial:
     mean: RGB
     std: RGB
     read: Callable[[], dict[str, np.ndarray]]
+    run: dict[str, Any] | None = None
 
 
 def find_initial(init: str, model: str, flavour: str) -> Initial | None:
@@ -74,9 +76,14 @@ def find_initial(init: str, model: str, flavour: str) -> Initial | None:
 
 def _from_run(workdir: Path, init: str, model: str, flavour: str) -> Initial:
     with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-        run = checkpoints.read_run("best")
+        run, latest = checkpoints.read_run("best"), checkpoints.read_run("latest")
     if run is None:
         raise UserError(f"init: {workdir} holds no evaluated state to start from")
+    if latest is not None and latest["step"] < latest.get("total_steps", 0):
+        raise UserError(
+            f"init: the run in {workdir} stopped at step {latest['step']} of "
+            f"{latest['total_steps']}: finish it first, with the command that began it"
+        )
     config = run["config"]
     if "flavour" not in config["model"] or "heads" not in config:
         raise UserError(
@@ -97,6 +104,7 @@ def _from_run(workdir: Path, init: str, model: str, flavour: str) -> Initial:
         mean=tuple(config["input"]["mean"]),
         std=tuple(config["input"]["std"]),
         read=lambda: _read_run(workdir, run),
+        run=run,
     )
 
 

@@ -19,6 +19,7 @@ from agenet.evaluation import log_results, report_run
 from agenet.experiment import (
     Experiment,
     create_experiment,
+    data_set_names,
     describe_machine,
     take_from_weights,
 )
@@ -40,19 +41,27 @@ def launch(config: ml_collections.ConfigDict, workdir: Path, command: str) -> No
         asked = config.to_dict()
         with contextlib.closing(Checkpoints(workdir)) as checkpoints:
             saved = checkpoints.read_run("latest")
-            if saved and not find_differences({"config": saved["asked"]}, {"config": asked}):
+            if saved and not find_differences(
+                {"config": saved.get("asked", {})}, {"config": asked}
+            ):
                 # The weights that the run started from need not be there any more.
                 take_from_weights(config, saved["config"])
             experiment = create_experiment(config)
             identity = experiment.identity()
             if saved is not None:
                 check_same_run(saved, identity, workdir)
-                summary = read_report(workdir, experiment)
+                summary = read_report(workdir)
                 if summary is not None:
                     log.info("this run is finished; for another give another --workdir")
                     log_results(summary, workdir)
                     return
-            run = identity | {"asked": asked, "command": command, "machine": describe_machine()}
+            run = identity | {
+                "asked": asked,
+                "command": command,
+                "machine": describe_machine(),
+                "total_steps": experiment.total_steps,
+                "trained_on": saved.get("trained_on", {}) if saved else experiment.trained_on(),
+            }
             train_and_test(experiment, checkpoints, workdir, saved, run)
 
 
@@ -75,6 +84,8 @@ def train_and_test(
     batches = create_batches(
         experiment, state.variables, step=int(state.step), show_progress=show_progress
     )
+    if saved is None:
+        progress.epochs_found = batches.epochs_found
     writer = create_writer(workdir, tensorboard=experiment.config.tensorboard, keep=progress.rows)
     with contextlib.closing(writer):
         trainer = Trainer(
@@ -113,26 +124,32 @@ def prepare_if_asked(dataset: ml_collections.ConfigDict) -> None:
     """
     if not dataset.prepare:
         return
-    with contextlib.suppress(UserError):
-        find_prepared(dataset.name, dataset.data_dir)
-        return
-    builder, _, builder_config = dataset.name.partition("/")
+    for name in data_set_names(dataset):
+        with contextlib.suppress(UserError):
+            find_prepared(name, dataset.data_dir)
+            continue
+        _prepare(name, dataset.data_dir)
+
+
+def _prepare(name: str, data_dir: str) -> None:
+    builder, _, builder_config = name.partition("/")
     script = Path(__file__).resolve().parents[1] / "scripts" / "prepare.py"
     command = [sys.executable, str(script), builder, f"--config={builder_config}"]
-    if dataset.data_dir:
-        command.append(f"--data_dir={dataset.data_dir}")
-    log.info("%s is not prepared yet: doing it now", dataset.name)
+    if data_dir:
+        command.append(f"--data_dir={data_dir}")
+    log.info("%s is not prepared yet: doing it now", name)
     if subprocess.run(command, check=False).returncode:
-        raise UserError(f"{dataset.name} could not be prepared, see above")
+        raise UserError(f"{name} could not be prepared, see above")
 
 
-def read_report(workdir: Path, experiment: Experiment) -> dict[str, Any] | None:
-    """The report of the whole run, if it is written."""
-    report = workdir / "report.json"
-    if not report.exists():
+def read_report(workdir: Path) -> dict[str, Any] | None:
+    """The report of the whole run, if it is written and not damaged."""
+    try:
+        summary = json.loads((workdir / "report.json").read_text())
+        training = summary["training"]
+        return summary if training["steps"] == training["total_steps"] else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    summary = json.loads(report.read_text())
-    return summary if summary["training"]["steps"] == experiment.total_steps else None
 
 
 def log_summary(experiment: Experiment, command: str) -> None:

@@ -1,6 +1,6 @@
 """Metrics of a classification task, with bootstrap intervals by person, on the host in float64."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,10 @@ MIN_SUBJECTS = 10
 # 38,138 usable rows of the Wikipedia part of IMDb-Wiki, those from 60 to 100 are 70.3 on average.
 AGE_MIDPOINTS = (1.0, 5.0, 10.0, 17.5, 28.5, 40.5, 50.5, 70.0)
 SUBGROUPS = TASK_CLASSES | {"race": RACES}
+
+# Of few faces it comes out too large, and of resamples, which hold fewer distinct ones, even more:
+# percentiles would not cover it.
+_WITHOUT_INTERVAL = ("calibration_error",)
 
 # The main figures [R], nan where undefined, of R weightings of P persons [R, P].
 Figures = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -122,8 +126,9 @@ def report_metrics(
                 they have a label of the task or not; their mean absolute error in years; the
                 share of them, from 0 to 1, that is at most 5 years off (cumulative score).
             intervals: for each main figure [low, high], the middle `LEVEL` of `RESAMPLES`
-                resamples; None if the figure is, if fewer than `MIN_SUBJECTS` persons are behind
-                it, or if it is undefined in more than one resample in twenty.
+                resamples; None for the calibration error, where the figure is None, where fewer
+                than `MIN_SUBJECTS` persons are behind it, or where it is undefined in more than
+                one resample in twenty.
             subgroups: for each division, a list of dicts: `name`, `count`, `subjects`, the main
                 figures and `intervals`, all as above, of the faces of that group only. Groups
                 without a face are left out.
@@ -169,6 +174,40 @@ def expected_age(log_probs: np.ndarray) -> np.ndarray:
     """
     probs = np.exp(np.asarray(log_probs, np.float64))
     return probs @ np.array(AGE_MIDPOINTS) / probs.sum(axis=1)
+
+
+def in_ranges(log_probs: np.ndarray, ranges: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Log-probabilities [N, R] of ranges of ages, from those of 0 to 100 years [N, 101].
+
+    >>> in_ranges(np.log(np.full((1, 101), 1 / 101)), [(0, 2), (3, 9)]).round(2).tolist()
+    [[-3.52, -2.67]]
+
+    Args:
+        log_probs: natural logarithms.
+        ranges: first and last year, both included.
+    """
+    parts = [log_probs[:, low : high + 1] for low, high in ranges]
+    return np.stack([np.logaddexp.reduce(part, axis=1) for part in parts], axis=1)
+
+
+def range_accuracy(log_probs: np.ndarray, low: np.ndarray, high: np.ndarray) -> float | None:
+    """Share of faces whose most probable age range is the true one.
+
+    The choice is between those ranges that occur; None if they overlap, or are single years.
+
+    Args:
+        log_probs: of 0 to 100 years [N, 101].
+        low, high: first and last year [N] that the true age lies between, or `UNKNOWN`.
+    """
+    known = low != UNKNOWN
+    ranges, place = np.unique(np.stack([low[known], high[known]], 1), axis=0, return_inverse=True)
+    if (
+        len(ranges) < 2
+        or (ranges[1:, 0] <= ranges[:-1, 1]).any()
+        or (ranges.T[0] == ranges.T[1]).any()
+    ):
+        return None
+    return float((in_ranges(log_probs[known], ranges.tolist()).argmax(1) == place.ravel()).mean())
 
 
 def _checked(task: str, log_probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -267,7 +306,9 @@ def estimate_with_intervals(
     for name, value in values.items():
         drawn = np.concatenate([part[name] for part in parts])
         drawn = drawn[np.isfinite(drawn)]
-        enough = value is not None and len(drawn) >= 0.95 * RESAMPLES
+        enough = (
+            value is not None and name not in _WITHOUT_INTERVAL and len(drawn) >= 0.95 * RESAMPLES
+        )
         intervals[name] = np.percentile(drawn, tails).tolist() if enough else None
     return values, intervals
 

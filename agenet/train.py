@@ -63,6 +63,7 @@ class Progress:
     training_seconds: float = 0.0  # over all sessions, like the next; neither counts saving
     validation_seconds: float = 0.0
     evaluated_step: int = 0  # the last step whose validation is done
+    epochs_found: int = 0  # whose features were on disk when the run first started
     rows: int = 0  # given to the writer
     sums: dict[str, float] = field(default_factory=dict)  # over the steps since the last row
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,7 @@ from agenet.writers import read_json_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 FINISHED = "finished.json"
+TIME = "time.json"
 _TAIL = 20_000  # bytes of what a run printed last, in which the reason of a failure is looked for
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory|MemoryError|bad_alloc", re.I)
 
@@ -58,7 +60,7 @@ class Run:
         try:
             text = (self.workdir / "report.json").read_text()
             finished = json.loads((self.workdir / FINISHED).read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError):
             return None
         known = finished == {"config": _plain(self.config), "report": _hash(text)}
         return json.loads(text) if known else None
@@ -78,6 +80,28 @@ class Run:
         finished = {"config": _plain(self.config), "report": _hash(text)}
         write(self.workdir / FINISHED, json.dumps(finished, indent=2) + "\n")
         return report
+
+    def seconds(self, report: Mapping[str, Any]) -> float:
+        """What its processes took from their start to their end, whatever interrupted it.
+
+        At the least it is what the report tells of training, validating and testing: a run may
+        have been trained elsewhere and only been found finished here.
+        """
+        told = report["training"]["seconds"] + report["evaluation"]["seconds"]
+        return max(self._measured_seconds(), told)
+
+    def add_seconds(self, seconds: float) -> None:
+        """Adds what one more process took, if it has left a folder."""
+        # A full disk is told of by the run that met it, and more than a time is lost then.
+        with contextlib.suppress(OSError):
+            total = self._measured_seconds() + seconds
+            write(self.workdir / TIME, json.dumps({"seconds": total}) + "\n")
+
+    def _measured_seconds(self) -> float:
+        try:
+            return json.loads((self.workdir / TIME).read_text())["seconds"]
+        except FileNotFoundError:
+            return 0.0
 
 
 class RunError(Exception):
@@ -126,34 +150,12 @@ def check_fields(arguments: Sequence[str], fixed: Sequence[str] = ()) -> None:
             raise UserError(f"{argument}: {found[1]} is set by this program, leave it out")
 
 
-def check_init(config: ConfigDict) -> None:
-    """Checks the earlier run that a config starts from, if it starts from one.
-
-    Raises:
-        UserError: it is not finished, or it was trained on faces that are to be tested.
-    """
-    if not (init := Path(config.init)).is_dir():
-        return
-    report = init / "report.json"
-    earlier = json.loads(report.read_text()) if report.is_file() else None
-    if earlier is None or not _is_whole(earlier):
-        raise UserError(
-            f"init: the run in {init} is not finished: finish it with its own command first"
-        )
-    # Another data set has other people; on the same one the same faces must be left for the test.
-    there, here = _split_of(earlier["config"]), _split_of(config)
-    for name in there if there["dataset.name"] == here["dataset.name"] else ():
-        if there[name] != here[name]:
-            raise UserError(
-                f"init: the run in {init} has {name} {there[name]}, this one {here[name]}: it was "
-                "trained on faces that this one tests"
-            )
-
-
 def run_all(
     runs: Sequence[Run], train: Train, failed: Callable[[Run, str], None]
 ) -> Iterator[tuple[Run, dict[str, Any]]]:
     """Trains what is not finished yet, giving the report of each run as soon as it is there.
+
+    To the report are added `seconds`, those of `Run.seconds`.
 
     Args:
         runs: in order; a run after which nothing is given has called `failed`.
@@ -168,15 +170,18 @@ def run_all(
         what = "finished before" if report else str(run.workdir)
         print(f"run {number} of {len(runs)}: {run.name}: {what}", file=sys.stderr, flush=True)
         if report is None:
+            start = time.monotonic()
             try:
                 train(run)
             except RunError as error:
                 failed(run, str(error))
                 continue
+            finally:
+                run.add_seconds(time.monotonic() - start)
             report = run.record_finished()
             if report is None:
                 raise StoppedError
-        yield run, report
+        yield run, report | {"seconds": run.seconds(report)}
 
 
 def train_in_child(run: Run) -> None:
@@ -286,11 +291,6 @@ def validation_figures(workdir: Path, step: int) -> dict[str, float]:
     }
 
 
-def seconds(report: Mapping[str, Any]) -> float:
-    """What training, validating and testing took."""
-    return report["training"]["seconds"] + report["evaluation"]["seconds"]
-
-
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A markdown table that reads well on a terminal, too."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
@@ -322,17 +322,7 @@ def write(path: Path, text: str) -> None:
 def _is_whole(report: Mapping[str, Any]) -> bool:
     """Whether a report is of a run's end; agenet.evaluate also writes one half-way."""
     training = report["training"]
-    number, unit = report["config"]["duration"].split()
-    if unit.startswith("epoch") and training["epochs"]:
-        return training["steps"] == round(float(number) * training["steps"] / training["epochs"])
-    return training["steps"] == round(float(number))
-
-
-def _split_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that decide which faces are trained on and which are left for the test."""
-    names = ("name", "protocol", "test_fold", "labels")
-    fields = {f"dataset.{name}": config["dataset"][name] for name in names}
-    return fields | {"seed": config["seed"]}
+    return training["steps"] == training.get("total_steps")
 
 
 def _plain(config: ConfigDict) -> dict[str, Any]:

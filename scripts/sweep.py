@@ -77,7 +77,6 @@ def main(arguments: Sequence[str] | None = None, train: Train = runs.train_in_ch
     runs.check_fields(fields)
     command = runs.command_line("sweep.py", arguments)
     sweep = read_sweep(args.sweep, args.workdir, fields, command)
-    runs.check_init(sweep.runs[0].config)
     train_sweep(sweep, args.workdir, train)
 
 
@@ -172,7 +171,7 @@ def train_sweep(sweep: Sweep, workdir: Path, train: Train) -> None:
             results.figures[run.name] = {
                 "validation": runs.validation_figures(run.workdir, report["training"]["best_step"]),
                 "test": runs.test_figures(report),
-                "seconds": runs.seconds(report),
+                "seconds": report["seconds"],
             }
             write_tables(sweep, results, workdir)
     except StoppedError as stopped:
@@ -209,8 +208,9 @@ def markdown(sweep: Sweep, results: Results) -> str:
     parts.append(
         "Accuracies in per cent, gender / age, of the state that each run kept. Choose by the "
         "validation figures; in bold the variant with the highest mean of both. The test figures "
-        "are shown for information: whoever chooses by them has no test left. Time: training, "
-        "validating and testing." + (f" Reported: {sweep.source}." if sweep.source else "")
+        "are shown for information: whoever chooses by them has no test left. Time: by the clock, "
+        "from the start of a run's process to its end."
+        + (f" Reported: {sweep.source}." if sweep.source else "")
     )
     for title, variants in sweep.tables.items():
         parts += [f"## {title}", _table(title, variants, results)]

@@ -100,6 +100,7 @@ def test_one_page_that_needs_nothing_else(tmp_path: Path, made: SimpleNamespace)
 def test_folds_are_averaged_and_pooled(tmp_path: Path, made: SimpleNamespace) -> None:
     folder = leave_folds(tmp_path / "folds", made)
     single = leave(tmp_path / "single", made)
+    change(folder / "fold_1", "training", "epochs_found", to=3)
     run, alone = read_runs([str(folder), str(single)])
     accuracies = [test.tasks["age"]["accuracy"] for test in run.tests]
     found = estimate(run, "age", "accuracy")
@@ -118,6 +119,8 @@ def test_folds_are_averaged_and_pooled(tmp_path: Path, made: SimpleNamespace) ->
     bars = subgroups(run, "age", "gender")
     assert set(bars) == {"female", "male"} and len(bars["male"].folds) == 5
     html = compare(tmp_path / "out", folder, single)
+    assert html.count("<small>mean of a fold, features found</small>") == 2
+    assert "is not in that of the training. A: 3 epochs.</p>" in html
     assert f"<b>{100 * found.value:.1f}</b><small>± {100 * found.deviation:.1f}</small>" in html
 
 

@@ -75,7 +75,7 @@ def test_every_field_is_read(
     runs: tuple[dict[str, Any], ...] = (
         {"optimizer__name": "adam", "dataset__protocol": "random"},
         {"optimizer__name": "sgd", "schedule__name": "piecewise", "dataset__prepare": True},
-        {"init": str(tmp_path / "0"), "freeze": "backbone"},
+        {"init": str(tmp_path / "1"), "freeze": "backbone"},
     )
     read: set[str] = set()
     for number, fields in enumerate(runs):

@@ -157,7 +157,7 @@ def test_ages_by_year(
     again = tiny_config(heads__age=head, init=str(tmp_path / "years"), new_parts="")
     launch.launch(again, tmp_path / "again", "the command")
     other = tiny_config(init=str(tmp_path / "years"), new_parts="")
-    with pytest.raises(UserError, match="heads/age"):
+    with pytest.raises(UserError, match=f"has the head {head} for age"):
         launch.launch(other, tmp_path / "other", "the command")
 
 

@@ -1,5 +1,6 @@
 """Heads trained on kept features end as those trained through the frozen backbone."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -11,12 +12,14 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from filelock import FileLock
+from ml_collections import ConfigDict
 
 from agenet import launch
 from agenet.checkpoint import Checkpoints
 from agenet.data.records import Records
 from agenet.errors import UserError
-from agenet.features import PART, View, find_obstacle, hash_weights
+from agenet.features import PART, View, check_fields, find_obstacle, hash_weights
 from tests.tiny import read_rows, tiny_config, use_records
 
 Run = Callable[..., Path]
@@ -39,6 +42,8 @@ def run(
 ) -> Run:
     """Launches a tiny run on the frozen backbone of another, "first"."""
     use_records(make_records(), monkeypatch.setattr)
+    # Only the backbone's features count here, and other seeds and folds test whom "first" has seen.
+    monkeypatch.setattr("agenet.experiment.check_not_seen", lambda *_: None)
 
     def run(name: str, **fields: Any) -> Path:
         config = tiny_config(**{"init": str(tmp_path / "first"), **FROZEN, **fields})
@@ -70,6 +75,14 @@ def assert_same(first: Path, second: Path) -> None:
         assert row == pytest.approx(other, rel=1e-4)
 
 
+def epochs_found(workdir: Path) -> int:
+    """As a report takes it from the latest checkpoint."""
+    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+        run = checkpoints.read_run("latest")
+    assert run is not None
+    return run["progress"]["epochs_found"]
+
+
 def files(cache: Path) -> dict[str, int]:
     """The parts on disk and when they were written."""
     found = cache.glob("*/*.safetensors")
@@ -88,6 +101,7 @@ def test_features_and_pictures_train_the_same(
     cached = run("cached", **fields, **augment)
     assert "features: computed once" in capsys.readouterr().err
     assert_same(naive, cached)
+    assert [epochs_found(workdir) for workdir in (naive, cached)] == [0, 0]
     names = {name.split("-")[0] for name in files(cache)}
     assert names == {"epoch_0", "epoch_1", "evaluation"}
     # The checkpoint is one of the whole network, and a run can start from it as from any other.
@@ -104,11 +118,10 @@ def test_runs_share_what_does_not_depend_on_them(
     monkeypatch.setattr("agenet.experiment.Experiment.load_pictures", None)
     run("batches", batch_size=8)
     run("rate", optimizer__name="sgd", schedule__learning_rate=0.1, model__dropout_rate=0.1)
-    run("heads", heads__gender="sigmoid", duration="9 steps")
+    heads = run("heads", heads__gender="sigmoid", duration="9 steps")
     run("extra", model__extra_layers=True)
     assert capsys.readouterr().err.count("of 2 epochs 2 are there") == 4
-    assert files(cache) == before
-    monkeypatch.undo()
+    assert files(cache) == before and epochs_found(heads) == 2
 
 
 @pytest.mark.parametrize(
@@ -129,6 +142,16 @@ def test_other_features_are_not_taken(run: Run, cache: Path, fields: dict[str, A
     run("two", **fields)
     epochs = [name for name in files(cache).keys() - before.keys() if "epoch" in name]
     assert len(epochs) == 2 and files(cache).items() >= before.items()
+
+
+def test_features_of_another_backend_are_not_taken(
+    run: Run, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("one")
+    before = files(cache)
+    monkeypatch.setattr(jax, "default_backend", lambda: "other")
+    run("two")
+    assert len(files(cache)) == 2 * len(before)
 
 
 def test_features_of_other_weights_are_not_taken(
@@ -172,9 +195,32 @@ def test_limit(run: Run, cache: Path, capsys: pytest.CaptureFixture) -> None:
     assert "to stay within feature_cache_bytes" in capsys.readouterr().err
 
 
-def test_unknown_choice(run: Run) -> None:
-    with pytest.raises(UserError, match='feature_cache "on" is not known: use one of'):
-        run("unknown", feature_cache="on")
+@pytest.mark.parametrize(
+    ("choice", "limit", "told"),
+    [("on", 0, 'feature_cache "on" is not known: use one of'), ("auto", -1, "-1 is negative: use")],
+)
+def test_fields(run: Run, choice: str, limit: int, told: str) -> None:
+    fields = {"feature_cache": choice, "feature_cache_bytes": limit}
+    with pytest.raises(UserError, match=told):
+        check_fields(ConfigDict(fields))
+    with pytest.raises(UserError, match=told):
+        run("unknown", init="random", freeze="none", **fields)
+
+
+def test_epochs_left_behind_are_not_kept_in_memory(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views: list[View] = []
+    read = View.read
+
+    def spy(view: View, rows: np.ndarray) -> np.ndarray:
+        views.append(view)
+        return read(view, rows)
+
+    monkeypatch.setattr(View, "read", spy)
+    run("one")
+    kept = {view.folder.name.split("-")[0]: view._part.cache_info().currsize for view in views}
+    assert kept == {"epoch_0": 0, "epoch_1": 1, "evaluation": 1}
 
 
 def create_view(root: Path, calls: list[int], weights: str = "a") -> View:
@@ -243,6 +289,42 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
     view = create_view(tmp_path / "file", calls)
     assert "cannot be used" in find_obstacle(tmp_path / "file", [view], 10**9)
     with pytest.raises(UserError, match=r"cannot be written to .*--config.feature_cache=off"):
+        view.read(view.rows)
+
+
+def test_views_in_the_making_are_not_removed(tmp_path: Path) -> None:
+    calls: list[int] = []
+    old, other, new = (create_view(tmp_path, calls, weights) for weights in "abc")
+    for view in (old, other):
+        view.read(view.rows)
+    (tmp_path / "file").write_text("of someone")
+    with FileLock(old.folder / ".lock"):
+        assert not find_obstacle(tmp_path, [new], new.nbytes)
+    assert old.holds(len(old.rows)) and not other.folder.exists()
+    assert not find_obstacle(tmp_path, [new], new.nbytes) and not old.folder.exists()
+    assert (tmp_path / "file").exists()
+
+
+def test_a_view_that_is_removed_in_the_making_is_made_again(tmp_path: Path) -> None:
+    view = create_view(tmp_path, [])
+
+    def compute(rows: np.ndarray) -> np.ndarray:
+        shutil.rmtree(view.folder)
+        return np.stack([rows, rows], 1)
+
+    view._compute = compute
+    view.read(view.rows[:PART])
+    assert view.holds(PART)
+
+
+def test_errors_of_the_computation_are_not_those_of_the_disk(tmp_path: Path) -> None:
+    view = create_view(tmp_path, [])
+
+    def compute(rows: np.ndarray) -> np.ndarray:
+        raise OSError("of a picture")
+
+    view._compute = compute
+    with pytest.raises(OSError, match="of a picture"):
         view.read(view.rows)
 
 

@@ -1,5 +1,6 @@
 """Freezing and starting from an earlier run: what is to stay does, what is to move does."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from agenet.optim import create_optimizer
 from agenet.sharding import batch_sharded, create_mesh
 from agenet.state import TrainState, create_state, create_variables
 from agenet.steps import make_train_step
-from tests.tiny import tiny_config, use_records
+from tests.tiny import on_batch, tiny_config, use_records
 
 CLASSES = {"age": 8, "gender": 2}
 STAGES = {"resnet18": 5, "efficientnet_b0": 9, "levi_hassner": 4}
@@ -140,6 +141,17 @@ def test_run_starts_from_an_earlier_one(
 
     with pytest.raises(UserError, match=r"new_parts .* have parts in common"):
         run("both", init=str(tmp_path / "first"), freeze="backbone", new_parts="heads, backbone/bn")
+
+    # Who was trained on there is neither tested nor validated here.
+    for fields in ({"dataset__test_fold": 1}, {"seed": 1}):
+        with pytest.raises(UserError, match="was trained on persons of"):
+            run("leak", init=str(tmp_path / "heads"), **fields)
+    with pytest.raises(UserError, match=r"has the head softmax for gender, this one sigmoid"):
+        run("head", init=str(tmp_path / "heads"), new_parts="", heads__gender="sigmoid")
+    on_batch(7, lambda: signal.raise_signal(signal.SIGTERM), monkeypatch.setattr)
+    run("stopped", evaluate_every="3 steps", checkpoint_every="3 steps")
+    with pytest.raises(UserError, match=r"stopped at step \d+ of 20: finish it first"):
+        run("unfinished", init=str(tmp_path / "stopped"))
 
     # A run that is under way needs its initial weights no more.
     (tmp_path / "first").rename(tmp_path / "moved")

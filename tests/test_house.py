@@ -11,7 +11,7 @@ FLOORS = [
     {"agenet.models", "agenet.weights", "agenet.data", "agenet.losses", "agenet.metrics"}
     | {"agenet.optim", "agenet.freeze", "agenet.sharding", "agenet.figures", "agenet.writers"}
     | {"agenet.features"},
-    {"agenet.state", "agenet.steps", "agenet.checkpoint", "agenet.report"},
+    {"agenet.lineage", "agenet.state", "agenet.steps", "agenet.checkpoint", "agenet.report"},
     {"agenet.initial", "agenet.experiment", "agenet.batches", "agenet.evaluation"}
     | {"agenet.train", "agenet.launch"},
     {"agenet.main", "agenet.evaluate"},

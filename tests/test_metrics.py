@@ -9,7 +9,13 @@ import pytest
 
 from agenet import metrics
 from agenet.labels import AGE_GROUPS
-from agenet.metrics import expected_age, report_metrics, task_metrics
+from agenet.metrics import (
+    expected_age,
+    in_ranges,
+    range_accuracy,
+    report_metrics,
+    task_metrics,
+)
 
 
 def log_probs_for(predicted, classes, sure=0.9):
@@ -181,6 +187,7 @@ def test_intervals_agree_with_a_naive_bootstrap(task, monkeypatch):
     case = report_case(task, n=200, persons=25)
     case["true_age"] = np.where(case["labels"] >= 0, case["true_age"], -1)
     got = report_metrics(**case)
+    assert got["intervals"].pop("calibration_error") is None
     case = rows_of(case, case["labels"] >= 0)
     rng = np.random.default_rng(7)
     faces_of = [np.flatnonzero(case["subject_id"] == s) for s in np.unique(case["subject_id"])]
@@ -221,11 +228,26 @@ def test_persons_are_drawn_not_pictures():
     assert 0.6 < narrow / width < 0.8
 
 
+def test_ages_in_any_grouping():
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.ones(101), 40)
+    ranges = [(0, 9), (10, 39), (40, 100)]
+    expected = np.stack([probs[:, low : high + 1].sum(1) for low, high in ranges], 1)
+    np.testing.assert_allclose(np.exp(in_ranges(np.log(probs), ranges)), expected)
+    true = rng.integers(-1, 3, 40)
+    low, high = (np.array([r[i] for r in ranges] + [-1])[true] for i in (0, 1))
+    share = (expected.argmax(1) == true)[true >= 0].mean()
+    assert range_accuracy(np.log(probs), low, high) == pytest.approx(share)
+    assert range_accuracy(np.log(probs), low, low) is None  # years
+    assert range_accuracy(np.log(probs), low, high + 1) is None  # overlap
+
+
 def test_no_interval_of_few_persons():
     case = report_case("gender")
     for persons, has in ((1, False), (9, False), (10, True)):
         got = report_metrics(**case | {"subject_id": np.arange(300) % persons})
         assert got["subjects"] == persons
+        assert got["intervals"].pop("calibration_error") is None
         assert all((interval is not None) == has for interval in got["intervals"].values())
 
 

@@ -114,7 +114,7 @@ def test_not_prepared_names_the_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["adience", "adience/", "", "../adience/faces", "/etc/x"])
 def test_names_that_are_none(name: str) -> None:
-    with pytest.raises(UserError, match=f'dataset.name "{name}" must be DATA_SET/CONFIG'):
+    with pytest.raises(UserError, match=f'data set "{name}" must be DATA_SET/CONFIG'):
         open_records(name)
 
 

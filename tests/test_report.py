@@ -85,6 +85,7 @@ def finished_run(tasks=("age", "gender"), n=60, perfect=False, dataset="other/1.
         },
         "training": {
             "seconds": 3725.0,
+            "epochs_found": 0,
             "steps": 100,
             "epochs": 5.0,
             "pictures_per_second": 21.4,
@@ -203,6 +204,14 @@ def test_reports_of_older_versions_are_still_read():
     assert "| Faces | " in text and "confusion_age.png" in text
     for absent in ("interval", "Calibration", "subgroup", "MAE"):
         assert absent not in text
+
+
+def test_features_found_on_disk_stand_beside_the_time():
+    run = finished_run(tasks=("gender",), n=4)
+    assert "on disk already" not in markdown(run.summary, set())
+    run.summary["training"]["epochs_found"] = 1
+    told = "Features of 1 epoch were on disk already: their time is not in it."
+    assert told in markdown(run.summary, set())
 
 
 def test_leakage_is_a_warning():

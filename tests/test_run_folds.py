@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,8 +48,7 @@ def leave_report(run: Run, steps: int = STEPS) -> None:
         "dataset": {"name": "adience/faces/1.0.0", "notice": "", "labels": "official"}
         | {"protocol": "subject", "leakage": {"test_faces": 10, "seen_subject": 0}},
         "model": {"name": run.config.model.name, "initial": run.config.init},
-        "training": {"steps": steps, "epochs": 5 * steps / STEPS, "seconds": 40.0 + fold}
-        | {"best_step": 80},
+        "training": {"steps": steps, "total_steps": STEPS, "seconds": 40.0 + fold, "best_step": 80},
         "evaluation": {"seconds": 2.0, "tasks": {"age": age, "gender": gender}},
     }
     run.workdir.mkdir(parents=True, exist_ok=True)
@@ -126,25 +126,76 @@ def test_half_a_run_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_start_from_runs_of_the_same_folds(tmp_path: Path) -> None:
-    first = tmp_path / "first"
-    arguments = [f"--config={CONFIG}", f"--workdir={first}"]
-    run_folds.main(arguments, FakeTrainer())
-    arguments = [f"--config={CONFIG}", f"--workdir={tmp_path / 'second'}"]
-    trainer = FakeTrainer()
-    with pytest.raises(UserError, match=r"test_fold 0, this one 1: .* faces that this one tests"):
-        run_folds.main([*arguments, f"--config.init={first}/fold_0"], trainer)
     inits: list[str] = []
 
     def train(run: Run) -> None:
         inits.append(run.config.init)
         leave_report(run)
 
-    run_folds.main([*arguments, f"--config.init={first}/fold_{{fold}}"], train)
-    assert inits == [f"{first}/fold_{fold}" for fold in range(5)]
-    (first / "fold_4" / "report.json").unlink()
-    with pytest.raises(UserError, match="fold_4 is not finished"):
-        run_folds.main([*arguments, f"--config.init={first}/fold_{{fold}}"], train)
-    assert not trainer.ran
+    arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
+    run_folds.main([*arguments, "--config.init=first/fold_{fold}"], train)
+    assert inits == [f"first/fold_{fold}" for fold in range(5)]
+
+
+def test_time_counts_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def train(run: Run) -> None:
+        clock[0] += 100
+        if not run.workdir.exists():
+            run.workdir.mkdir()
+            raise StoppedError(15)
+        leave_report(run)
+
+    arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
+    (tmp_path / "fold_0").mkdir()
+    for _ in range(4):
+        with pytest.raises(SystemExit):
+            run_folds.main(arguments, train)
+    run_folds.main(arguments, train)
+    run_folds.main(arguments, train)
+    times = [fold["seconds"] for fold in read(tmp_path)["folds"].values()]
+    assert times == [100, 200, 200, 200, 200]
+    (tmp_path / "fold_2" / "time.json").unlink()  # It came from elsewhere.
+    run_folds.main(arguments, train)
+    assert read(tmp_path)["folds"]["2"]["seconds"] == 44
+
+
+@pytest.mark.parametrize(("exact", "shown"), [(4, False), (5, True)])
+def test_errors_in_years_of_few_faces(tmp_path: Path, exact: int, shown: bool) -> None:
+    def train(run: Run) -> None:
+        leave_report(run)
+        path = run.workdir / "report.json"
+        report = json.loads(path.read_text())
+        number = exact if run.workdir.name == "fold_3" else 10
+        report["evaluation"]["tasks"]["age"] |= {"exact_ages": number, "mae": 4.25, "cs5": 0.75}
+        path.write_text(json.dumps(report))
+
+    run_folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
+    text = (tmp_path / "folds.md").read_text()
+    assert ("MAE" in text) == ("CS@5" in text) == shown
+    assert ("mae" in read(tmp_path)["summary"]["age"]) == shown
+
+
+def test_folds_are_those_of_the_data_set(tmp_path: Path) -> None:
+    def prepare(splits: list[str]) -> None:
+        folder = tmp_path / "adience/faces/1.0.0"
+        folder.mkdir(parents=True, exist_ok=True)
+        info = {"splits": [{"name": name} for name in splits]}
+        (folder / "dataset_info.json").write_text(json.dumps(info))
+
+    trainer, workdir = FakeTrainer(), tmp_path / "runs"
+    arguments = [f"--config={CONFIG}", f"--workdir={workdir}"]
+    arguments.append(f"--config.dataset.data_dir={tmp_path}")
+    prepare(["train", "test"])
+    with pytest.raises(UserError, match=r"^adience/faces has no folds \(train, test\): train it"):
+        run_folds.main(arguments, trainer)
+    assert not trainer.ran and not workdir.exists()
+    prepare(["fold_0", "fold_2", "fold_1"])
+    run_folds.main(arguments, trainer)
+    assert trainer.ran == ["fold_0", "fold_1", "fold_2"] and read(workdir)["complete"]
+    assert "3 of 3 folds" in (workdir / "folds.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -220,7 +271,7 @@ def test_child_gets_flags_and_one_signal(
 @pytest.mark.slow
 def test_a_fold_of_drawn_faces(drawn_faces: Path, tmp_path: Path) -> None:
     """Stopped, then continued to the end, and once more when all is done."""
-    code = "from scripts import run_folds as p; p.FOLDS = range(1); p.main()"
+    code = "from scripts import run_folds as p; p.find_folds = lambda _: [0]; p.main()"
     fields = {"dataset.data_dir": drawn_faces, "input.crop_size": 67, "input.size": 72}
     fields |= {"duration": "4 steps", "schedule.warmup": "1 steps", "log_every": "1 steps"}
     fields |= {"tensorboard": False}

@@ -97,11 +97,16 @@ def test_faces_of_other_data_sets_are_for_training_only(
     records: Records, make_records: MakeRecords
 ) -> None:
     race = np.arange(300, dtype=np.int32) % 7
-    other = dataclasses.replace(make_records(300, persons=40), race=race, notice="a notice")
-    joined = join_records(records, [other, other])
+    other = dataclasses.replace(
+        make_records(300, persons=40), name="other/faces/1.0.0", race=race, notice="a notice"
+    )
+    with pytest.raises(UserError, match="other is there twice"):
+        join_records(records, [other, other])
+    third = dataclasses.replace(other, name="third/faces/1.0.0")
+    joined = join_records(records, [other, third])
     first = np.flatnonzero(other.fold != 0)
     assert len(joined.fold) == len(records.fold) + 2 * len(first)
-    assert joined.name == "noise/faces/1.0.0 + noise/faces/1.0.0 + noise/faces/1.0.0"
+    assert joined.name == "noise/faces/1.0.0 + other/faces/1.0.0 + third/faces/1.0.0"
     assert joined.notice == "a notice"
     added = np.arange(len(records.fold), len(joined.fold))
     assert (joined.fold[added] == NO_FOLD).all() and joined.race is not None

@@ -74,7 +74,9 @@ def test_flags_of_the_runs(tmp_path: Path) -> None:
     assert configs["optimizer_sgd"].batch_size == 16
     assert configs["batch_size_32"].batch_size == 32
     assert configs["batch_size_64"].batch_size == 64  # no longer the default
-    assert configs["extra_layers_with"].model.extra_layers
+    extra_layers = configs["extra_layers_with"].model
+    assert extra_layers.extra_layers and extra_layers.dropout_rate == 0.2
+    assert configs["default"].model.dropout_rate == 0
     assert configs["gender_head_softmax"].heads.gender == "softmax"
     assert configs["default"].heads.gender == "sigmoid"
     assert configs["learning_rate_0.01"].schedule.learning_rate == 0.01
@@ -112,13 +114,6 @@ def test_first_failure_ends_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^default: init: the run in x trained resnet50$"):
         sweep.main([f"--sweep={file}", f"--workdir={tmp_path / 'runs'}"], trainer)
     assert trainer.ran == ["default"]
-
-
-def test_init_is_not_finished(tmp_path: Path) -> None:
-    (tmp_path / "pretraining").mkdir()
-    init = f"--config.init={tmp_path / 'pretraining'}"
-    with pytest.raises(UserError, match="pretraining is not finished"):
-        sweep.main([f"--sweep={REPORT}", f"--workdir={tmp_path / 'runs'}", init], FakeTrainer())
 
 
 @pytest.mark.parametrize(

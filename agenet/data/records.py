@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from agenet.errors import UserError
-from agenet.labels import AGE_LABELS, UNKNOWN
+from agenet.labels import AGE_LABELS, MAX_AGE, UNKNOWN
 
 _AGE_RANGE = {"age_low", "age_high"}
 _FEATURES = {
@@ -24,6 +24,7 @@ _FEATURES = {
 # Data sets without folds have their test set for fold 0 and everything else for fold 1.
 _FOLDS = {"test": 0, "train": 1}
 NO_FOLD = -1  # of faces to train on only
+_AND = " + "
 _FOLD = re.compile(r"fold_\d+")
 
 
@@ -77,7 +78,7 @@ def find_prepared(name: str, data_dir: str) -> Path:
         UserError: if it is not prepared, with the command that does it.
     """
     if not re.fullmatch(r"\w+/\w+", name):
-        raise UserError(f'dataset.name "{name}" must be DATA_SET/CONFIG, such as "adience/faces"')
+        raise UserError(f'data set "{name}" must be DATA_SET/CONFIG, such as "adience/faces"')
     root = Path(data_dir).expanduser() if data_dir else default_data_dir()
     versions = [
         path.parent
@@ -126,7 +127,17 @@ def open_records(name: str, data_dir: str = "", age_labels: str = "official") ->
 
 
 def join_records(records: Records, extra: Sequence[Records]) -> Records:
-    """A data set with the faces of others, but for those of their fold 0, to train on besides."""
+    """A data set with the faces of others, but for those of their fold 0, to train on besides.
+
+    Raises:
+        UserError: two are of the same data set, whose persons would then be in several splits.
+    """
+    builders = [each.name.partition("/")[0] for each in (records, *extra)]
+    for name in builders:
+        if builders.count(name) > 1:
+            raise UserError(
+                f"dataset.extra: {name} is there twice, with the same persons in training and test"
+            )
     kept = [np.flatnonzero(other.fold != 0) for other in extra]
     ids, first = [records.subject_id], int(records.subject_id.max()) + 1
     for other, rows in zip(extra, kept, strict=True):
@@ -147,7 +158,7 @@ def join_records(records: Records, extra: Sequence[Records]) -> Records:
         pictures += [other.pictures[row] for row in rows.tolist()]
     alone = np.full(sum(map(len, kept)), NO_FOLD, np.int32)
     return Records(
-        name=" + ".join(each.name for each in everything),
+        name=_AND.join(each.name for each in everything),
         notice=" ".join(dict.fromkeys(each.notice for each in everything if each.notice)),
         pictures=pictures,
         fold=np.concatenate([records.fold, alone]),
@@ -160,6 +171,11 @@ def join_records(records: Records, extra: Sequence[Records]) -> Records:
         age_high=join(lambda of: of.age_high),
         race=join(race) if any(each.race is not None for each in everything) else None,
     )
+
+
+def extra_names(name: str) -> list[str]:
+    """The names of the data sets that have been joined to another, from the name of the whole."""
+    return name.split(_AND)[1:]
 
 
 def _prepare_command(name: str, data_dir: str) -> str:
@@ -219,6 +235,12 @@ def _read(builder: Any, name: str, age_labels: str) -> Records:
         folds += [_fold(split)] * (len(pictures) - len(folds))
     arrays = {column: np.array(values, np.int64) for column, values in columns.items()}
     small = {column: array.astype(np.int32) for column, array in arrays.items()}
+    # A label that does not count leaves an age unknown, whatever is said of its years.
+    unknown = small[f"age_{age_labels}"] == UNKNOWN
+    low, high = (
+        np.where(unknown, UNKNOWN, np.minimum(small[end], MAX_AGE))
+        for end in ("age_low", "age_high")
+    )
     return Records(
         name=name,
         notice=(builder.info.metadata or {}).get("notice", ""),
@@ -226,7 +248,7 @@ def _read(builder: Any, name: str, age_labels: str) -> Records:
         fold=np.array(folds, np.int32),
         subject_id=arrays["subject_id"],
         labels={"age": small[f"age_{age_labels}"], "gender": small["gender"]},
-        age_low=small["age_low"],
-        age_high=small["age_high"],
+        age_low=low,
+        age_high=high,
         race=small.get("race"),
     )

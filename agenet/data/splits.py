@@ -50,6 +50,10 @@ def make_splits(
             f"dataset.test_fold {test_fold} does not exist: {records.name} has the folds "
             f"{', '.join(map(str, folds))}"
         )
+    if protocol == "subject" and len(folds) == 2 and test_fold == 1:
+        raise UserError(
+            f"dataset.test_fold 1: {records.name} has one test set, fold 0, and no other folds"
+        )
     if not 0 < validation_fraction < 1:
         raise UserError(f"dataset.validation_fraction {validation_fraction} must lie in (0, 1)")
     if seed < 0:

@@ -53,18 +53,17 @@ class OrdinalHead(nn.Module):
         kernel = self.param("kernel", fan_in_uniform(width), (width, 2))
         bias = self.param("bias", nn.initializers.zeros, (2,))
         # Evenly over -3 to 3, where the logistic distribution has nine tenths of its mass.
-        # Evenly over -3 to 3, where the logistic distribution has nine tenths of its mass.
         even = nn.initializers.constant(_softplus_inverse(6 / (count - 1)))
-        gaps = nn.softplus(self.param("gaps", even, (count - 1,)))
+        # Those of years that no range sets apart are learnt to be nothing, which has no logarithm.
+        gaps = nn.softplus(self.param("gaps", even, (count - 1,))) + 1e-3
         thresholds = jnp.pad(jnp.cumsum(gaps), (1, 0)) - 3.0
         score, log_precision = jnp.split(features.astype(jnp.float32) @ kernel + bias, 2, axis=-1)
-        # Bounded, so that no probability is rounded to zero or one for want of digits.
-        above = jnp.exp(jnp.clip(log_precision, -3.0, 5.0)) * (score - thresholds)
+        # Softly bounded: one that is sure and wrong must not outweigh all others, and can return.
+        precision = jnp.exp(3 * jnp.tanh(log_precision / 3))
+        above = precision * (score - thresholds)
         # log(sigmoid(a) - sigmoid(b)) is log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)).
-        upper, lower = above[:, :-1], above[:, 1:]
-        between = (
-            nn.log_sigmoid(upper) + nn.log_sigmoid(-lower) + jnp.log(-jnp.expm1(lower - upper))
-        )
+        between = nn.log_sigmoid(above[:, :-1]) + nn.log_sigmoid(-above[:, 1:])
+        between += jnp.log(-jnp.expm1(-precision * gaps))
         first, last = nn.log_sigmoid(-above[:, :1]), nn.log_sigmoid(above[:, -1:])
         return jnp.concatenate([first, between, last], axis=-1)
 

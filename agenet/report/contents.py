@@ -18,6 +18,7 @@ from agenet.report.published import FOLDS_DIFFER, LIMITS, REFERENCE, SOURCES
 from agenet.report.tables import (
     Group,
     dataset_of,
+    features_found,
     headline,
     is_adience,
     main_figures,
@@ -103,7 +104,7 @@ def _group(group: Group, prefix: str, anchor: str, faces: bool) -> list[Node]:
         Heading(2, f"{prefix}Results at a glance", f"{anchor}results"),
         *_same_test(group),
         headline(group),
-        Text(_uncertainty(group), "note"),
+        *(Text(text, "note") for text in (_uncertainty(group), features_found(group)) if text),
         _picture(
             f"{anchor}cost",
             overlays.cost(group, tasks, _points() if is_adience(group) else {}),

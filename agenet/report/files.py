@@ -73,6 +73,7 @@ REPORT = {
     "machine?": {"devices?": str, "processor?": str},
     "training": {
         "seconds": float,
+        "epochs_found?": int,
         "steps": int,
         "epochs": float,
         "pictures_per_second": float,

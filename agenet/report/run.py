@@ -27,11 +27,12 @@ In brackets: {100 * LEVEL:.0f} % intervals, percentiles of {RESAMPLES:,} bootstr
 persons, not of pictures, since the pictures of one person are alike. They say how far the figures \
 could lie off because other persons might have been tested; what another training run would \
 change is not in them. *No interval*: fewer than {MIN_SUBJECTS} persons, or a figure that too many \
-resamples leave undefined."""
+resamples leave undefined, or the calibration error, which resampling misjudges."""
 # The main figures of `agenet.metrics`: heading, factor, digits.
 MAIN_FIGURES = {
     "accuracy": ("Accuracy %", 100, 1),
     "one_off": ("1-off %", 100, 1),
+    "range_accuracy": ("Accuracy in the data set's own age ranges %", 100, 1),
     "balanced_accuracy": ("Balanced accuracy %", 100, 1),
     "roc_auc": ("ROC-AUC", 1, 3),
     "calibration_error": ("Calibration error %", 100, 1),
@@ -215,7 +216,7 @@ def _results(tasks: dict[str, dict[str, Any]], age_head: str) -> str:
         notes[0] += (
             " Calibration error: expected calibration error, the mean distance of accuracy from "
             f"the probability of the predicted class over {CALIBRATION_BINS} equal bins of that "
-            "probability; of few faces it comes out too large, and more so in their resamples."
+            "probability; of few faces it comes out too large, which resampling cannot show."
         )
     if "roc_auc" in present:
         notes[0] += (
@@ -326,7 +327,10 @@ def _training(training: dict[str, Any], evaluation: dict[str, Any]) -> str:
     row = [f"{training['epochs']:.3g}", f"{steps:,}", duration(training["seconds"])]
     row += [f"{training['pictures_per_second']:,.1f}", f"{best_step:,} (epoch {best_epoch:.3g})"]
     row += [f"{training['best_value']:.4f}", duration(evaluation["seconds"])]
-    return _table(header, [row])
+    table, found = _table(header, [row]), training["epochs_found"]
+    if not found:
+        return table
+    return f"{table}\n\nFeatures of {epochs(found)} were on disk already: their time is not in it."
 
 
 def _counts(counts: dict[str, Any], tasks: Sequence[str]) -> str:
@@ -349,6 +353,11 @@ def _machine(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = {"Devices": machine["devices"], "Processor": machine["processor"]}
     return "\n".join(f"- {name}: {text}" for name, text in (lines | {"Versions": versions}).items())
+
+
+def epochs(count: int) -> str:
+    """A number of epochs in words."""
+    return f"{count:,} epoch{'s' * (count != 1)}"
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from agenet.report.finished import Run
 from agenet.report.overlays import Look, signed
 from agenet.report.page import Cell, Details, Node, Table
 from agenet.report.published import PUBLISHED, REFERENCE
-from agenet.report.run import MAIN_FIGURES, duration
+from agenet.report.run import MAIN_FIGURES, duration, epochs
 
 MAX_SETTINGS = 80  # rows of the table of settings
 NONE = Cell("–")
@@ -27,9 +27,7 @@ def headline(group: Group) -> Table:
     rows: list[Sequence[Cell] | str] = ["The runs compared"]
     for run, look in group:
         cells = [_cell(run, task, name, name == "accuracy") for task, name in figures]
-        seconds = duration(mean(run, "training", "seconds"))
-        time = Cell(seconds, "mean of a fold" if run.is_folds else "")
-        rows.append([_name(run, look), _tested_on(run), *cells, time])
+        rows.append([_name(run, look), _tested_on(run), *cells, _training(run)])
     if is_adience(group):
         reference = [row for row in PUBLISHED if row[0].startswith("Reference report")]
         rows.append("The reference report; how it split the data is not documented")
@@ -64,6 +62,28 @@ def _tested_on(run: Run) -> Cell:
         over = "images" if dataset["protocol"] == "random" else "persons"
         return Cell(f"⚠ {where}", f"over {over}, {share} % seen")
     return Cell(where, "over persons")
+
+
+def _training(run: Run) -> Cell:
+    """The time of the training."""
+    more = ["mean of a fold"] * run.is_folds + ["features found"] * (_epochs_found(run) > 0)
+    return Cell(duration(mean(run, "training", "seconds")), ", ".join(more))
+
+
+def _epochs_found(run: Run) -> int:
+    return sum(test.report["training"].get("epochs_found", 0) for test in run.tests)
+
+
+def features_found(group: Group) -> str:
+    """Which times of `_training` lack the computation of features; empty if none does."""
+    counts = {look.key: _epochs_found(run) for run, look in group}
+    found = ", ".join(f"{key}: {epochs(count)}" for key, count in counts.items() if count)
+    if not found:
+        return ""
+    return (
+        "Features found: these were on disk already, and the time of computing them is not in that "
+        f"of the training. {found}."
+    )
 
 
 def _cell(run: Run, task: str, name: str, strong: bool = False) -> Cell:
@@ -107,7 +127,6 @@ def what_was_run(group: Group) -> list[Node]:
         frozen = _setting(report, "freeze")
         more = f"{share} %, frozen: {frozen}" if frozen not in ("", "none") else f"{share} %"
         machine = report.get("machine", {})
-        seconds = mean(run, "training", "seconds")
         rows.append(
             [
                 Cell(run.name, key=look.key, colors=_colors(look)),
@@ -116,7 +135,7 @@ def what_was_run(group: Group) -> list[Node]:
                 Cell(f"{model['parameters']:,}"),
                 Cell(f"{trained:,}", more) if trained is not None else NONE,
                 Cell(f"{mean(run, 'training', 'epochs'):.3g}"),
-                Cell(duration(seconds), "mean of a fold" if run.is_folds else ""),
+                _training(run),
                 Cell(f"{mean(run, 'training', 'pictures_per_second'):,.1f}"),
                 Cell(machine.get("devices", "–"), machine.get("processor", "")),
             ]

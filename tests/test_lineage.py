@@ -1,0 +1,55 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agenet.data.records import Records, join_records
+from agenet.data.splits import Splits, make_splits
+from agenet.errors import UserError
+from agenet.lineage import check_not_seen, trained_on
+
+OPTIONS: dict[str, Any] = {"tasks": ("age",), "validation_fraction": 0.2, "seed": 0}
+
+
+def split(records: Records, test_fold: int, protocol: str = "subject") -> Splits:
+    return make_splits(records, test_fold=test_fold, protocol=protocol, **OPTIONS)
+
+
+@pytest.fixture
+def records(make_records: Callable[..., Records]) -> Records:
+    return make_records(400, persons=60)
+
+
+def check(run: dict[str, Any], records: Records, splits: Splits) -> None:
+    check_not_seen(run, {"dataset": "this", "splits": "these"}, records, splits)
+
+
+def run_with(seen: dict[str, str]) -> dict[str, Any]:
+    return {"dataset": "that", "splits": "those", "trained_on": seen}
+
+
+def test_persons_of_all_runs_before_are_known(records: Records) -> None:
+    other = Records(**{**vars(records), "name": "other/faces/1.0.0"})
+    # A run on other people leaves everybody here unseen.
+    first = trained_on(other, split(other, 0), {})
+    check(run_with(first), records, split(records, 1))
+    second = trained_on(records, split(records, 0), first)
+    assert second.keys() == {"noise", "other"} and second["other"] == first["other"]
+    splits = split(records, 0)
+    check(run_with(second), records, splits)
+    with pytest.raises(UserError, match=r"of the .* test faces"):
+        check(run_with(second), records, split(records, 1))
+    check({"dataset": "this", "splits": "these"}, records, split(records, 1))
+
+
+def test_what_was_added_is_known_but_for_its_test_set(records: Records) -> None:
+    main = Records(**{**vars(records), "name": "main/faces/1.0.0"})
+    joined = join_records(main, [records])
+    seen = trained_on(joined, split(joined, 0), {})
+    assert seen["noise"] == "all outside fold 0"
+    rows = np.flatnonzero(records.fold == 0)
+    check(run_with(seen), records, Splits(rows[:0], rows[:9], rows))
+    with pytest.raises(UserError, match="validation faces"):
+        check(run_with(seen), records, split(records, 0))
+    assert trained_on(records, split(records, 1), seen)["noise"] == "all outside fold 0"
