@@ -13,7 +13,7 @@ from typing import Any
 def get_sweep(arch: str = "b0") -> dict[str, Any]:
     return {
         "config": f"configs/effnet_adience.py:{arch}",
-        "fields": {"best": "validation/age_accuracy"},
+        "fields": {"best": "validation/age_accuracy", "tensorboard": False},
         "tables": {
             "Age head": [
                 {"name": head, "fields": {"heads.age": head}}

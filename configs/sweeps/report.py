@@ -28,6 +28,7 @@ def get_sweep(arch: str = "b0") -> dict[str, Any]:
             "heads.gender": "sigmoid",
             "best": "validation/accuracy",
             "model.dropout_rate": 0.0,
+            "tensorboard": False,  # To import TensorFlow takes as long as to train these heads.
         },
         "source": "the reference report's hyper-parameter tables, on its validation data",
         "tables": {
