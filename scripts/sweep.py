@@ -244,7 +244,10 @@ def _table(title: str, variants: Sequence[Variant], results: Results) -> str:
                 f"{reported[t]:.2f}" if t in reported else "–" for t, _ in FIGURES
             )
         rows.append([variant.name, *cells, reported])
-    return runs.table([title, "Validation", "Test", "Time, s", "Reported"], rows)
+    header = [title, "Validation", "Test", "Time, s", "Reported"]
+    if not any(row[-1] != "–" for row in rows):
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    return runs.table(header, rows)
 
 
 def _choice(figures: Mapping[str, Any]) -> float:

@@ -85,7 +85,7 @@ def test_flags_of_the_runs(tmp_path: Path) -> None:
 def test_age_heads(tmp_path: Path) -> None:
     found = sweep.read_sweep("configs/sweeps/age_heads.py", tmp_path, [], "command")
     assert [run.config.heads.age for run in found.runs] == ["groups", "distribution", "ordinal"]
-    assert "Reported" not in sweep.markdown(found, sweep.Results()).split("\n\n")[1]
+    assert "Reported" not in sweep.markdown(found, sweep.Results())
 
 
 def test_stopped_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
