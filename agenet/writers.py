@@ -1,4 +1,4 @@
-"""Where a run tells how it fares: log lines, and scalars as JSON lines and for TensorBoard."""
+"""Where a run tells how it fares: log lines, files, scalars as JSON lines and for TensorBoard."""
 
 import json
 import logging
@@ -14,6 +14,16 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from agenet.errors import UserError
 
 log = logging.getLogger(__name__)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replaces a file at once: a reader sees the old content or the new, never a part."""
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from agenet.data.records import find_prepared  # noqa: E402
 from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
+from agenet.writers import write_file  # noqa: E402
 from scripts import runs  # noqa: E402
 from scripts.runs import Run, StoppedError, Train  # noqa: E402
 
@@ -148,8 +149,8 @@ def write_tables(reports: Reports, total: int, workdir: Path, command: str) -> N
         },
         "summary": summarize(reports),
     }
-    runs.write(workdir / "folds.json", json.dumps(result, indent=2) + "\n")
-    runs.write(workdir / "folds.md", markdown(reports, total, command))
+    runs.write_json(workdir / "folds.json", result)
+    write_file(workdir / "folds.md", markdown(reports, total, command).encode())
 
 
 def markdown(reports: Reports, total: int, command: str) -> str:

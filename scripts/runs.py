@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 
 from agenet.errors import UserError
 from agenet.main import config_error
-from agenet.writers import read_json_lines
+from agenet.writers import read_json_lines, write_file
 
 ROOT = Path(__file__).resolve().parents[1]
 FINISHED = "finished.json"
@@ -78,7 +78,7 @@ class Run:
         if not _is_whole(report):
             return None
         finished = {"config": _plain(self.config), "report": _hash(text)}
-        write(self.workdir / FINISHED, json.dumps(finished, indent=2) + "\n")
+        write_json(self.workdir / FINISHED, finished)
         return report
 
     def seconds(self, report: Mapping[str, Any]) -> float:
@@ -95,7 +95,7 @@ class Run:
         # A full disk is told of by the run that met it, and more than a time is lost then.
         with contextlib.suppress(OSError):
             total = self._measured_seconds() + seconds
-            write(self.workdir / TIME, json.dumps({"seconds": total}) + "\n")
+            write_json(self.workdir / TIME, {"seconds": total})
 
     def _measured_seconds(self) -> float:
         try:
@@ -309,14 +309,8 @@ def command_line(program: str, arguments: Sequence[str]) -> str:
     return shlex.join(["python", f"scripts/{program}", *arguments])
 
 
-def write(path: Path, text: str) -> None:
-    """Replaces a file at once: a reader sees the old text or the new, never a part."""
-    unfinished = path.with_name(f".{path.name}.tmp")
-    try:
-        unfinished.write_text(text)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_file(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def _is_whole(report: Mapping[str, Any]) -> bool:

@@ -8,7 +8,6 @@ the other, each in a process and a folder of its own. The same command again con
 interrupted; finished runs are not repeated, and what failed is tried again.
 """
 
-import json
 import os
 import re
 import runpy
@@ -22,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
+from agenet.writers import write_file  # noqa: E402
 from scripts import runs  # noqa: E402
 from scripts.runs import Run, StoppedError, Train  # noqa: E402
 
@@ -196,8 +196,8 @@ def write_tables(sweep: Sweep, results: Results, workdir: Path) -> None:
             for run in sweep.runs
         },
     }
-    runs.write(workdir / "sweep.json", json.dumps(result, indent=2) + "\n")
-    runs.write(workdir / "sweep.md", markdown(sweep, results))
+    runs.write_json(workdir / "sweep.json", result)
+    write_file(workdir / "sweep.md", markdown(sweep, results).encode())
 
 
 def markdown(sweep: Sweep, results: Results) -> str:

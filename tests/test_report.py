@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from agenet import figures
+from agenet import figures, writers
 from agenet.labels import TASK_CLASSES
 from agenet.metrics import report_metrics
 from agenet.report import run as report
@@ -312,7 +312,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(report.os, "replace", fail)
+    monkeypatch.setattr(writers.os, "replace", fail)
     run.summary["model"]["name"] = "another"
     before = written(tmp_path)
     with pytest.raises(OSError, match="No space"):

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from agenet.report.contents import compose
     from agenet.report.finished import read_runs
     from agenet.report.page import pictures, to_html, to_markdown
-    from agenet.report.run import write_file
+    from agenet.writers import write_file
 
     title, nodes = compose(read_runs(args.runs), faces=not args.no_faces)
     drawn = {picture.name: picture.content for picture in pictures(nodes)}

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from agenet.figures import (
 from agenet.labels import TASK_CLASSES
 from agenet.metrics import AGE_MIDPOINTS, CALIBRATION_BINS, LEVEL, MIN_SUBJECTS, RESAMPLES
 from agenet.report.published import FOLDS_DIFFER, LIMITS, PUBLISHED, SOURCES
+from agenet.writers import write_file
 
 INTERVALS = f"""\
 In brackets: {100 * LEVEL:.0f} % intervals, percentiles of {RESAMPLES:,} bootstrap resamples of \
@@ -378,13 +378,3 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
     )
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Replaces a file at once: a reader sees the old content or the new, never a part."""
-    unfinished = path.with_name(f".{path.name}.tmp")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
