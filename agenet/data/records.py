@@ -1,11 +1,10 @@
 """Opens a prepared data set without TensorFlow: labels at once, encoded pictures by row."""
 
-import functools
 import hashlib
 import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,38 +137,44 @@ def join_records(records: Records, extra: Sequence[Records]) -> Records:
             raise UserError(
                 f"dataset.extra: {name} is there twice, with the same persons in training and test"
             )
-    kept = [np.flatnonzero(other.fold != 0) for other in extra]
+    parts = [records, *map(_to_train_on, extra)]
     ids, first = [records.subject_id], int(records.subject_id.max()) + 1
-    for other, rows in zip(extra, kept, strict=True):
-        _, person = np.unique(other.subject_id[rows], return_inverse=True)
+    for part in parts[1:]:
+        _, person = np.unique(part.subject_id, return_inverse=True)
         ids.append(first + person)
         first += int(person.max(initial=-1)) + 1
-    everything = [records, *extra]
-
-    def join(column: Callable[[Records], np.ndarray]) -> np.ndarray:
-        others = [column(other)[rows] for other, rows in zip(extra, kept, strict=True)]
-        return np.concatenate([column(records), *others])
-
-    def race(of: Records) -> np.ndarray:
-        return np.full(len(of.fold), UNKNOWN, np.int32) if of.race is None else of.race
-
-    pictures = list(records.pictures)
-    for other, rows in zip(extra, kept, strict=True):
-        pictures += [other.pictures[row] for row in rows.tolist()]
-    alone = np.full(sum(map(len, kept)), NO_FOLD, np.int32)
+    races = [
+        np.full(len(part.fold), UNKNOWN, np.int32) if part.race is None else part.race
+        for part in parts
+    ]
     return Records(
-        name=_AND.join(each.name for each in everything),
-        notice=" ".join(dict.fromkeys(each.notice for each in everything if each.notice)),
-        pictures=pictures,
-        fold=np.concatenate([records.fold, alone]),
+        name=_AND.join(part.name for part in parts),
+        notice=" ".join(dict.fromkeys(part.notice for part in parts if part.notice)),
+        pictures=[picture for part in parts for picture in part.pictures],
+        fold=np.concatenate([part.fold for part in parts]),
         subject_id=np.concatenate(ids),
         labels={
-            task: join(functools.partial(lambda task, of: of.labels[task], task))
-            for task in records.labels
+            task: np.concatenate([part.labels[task] for part in parts]) for task in records.labels
         },
-        age_low=join(lambda of: of.age_low),
-        age_high=join(lambda of: of.age_high),
-        race=join(race) if any(each.race is not None for each in everything) else None,
+        age_low=np.concatenate([part.age_low for part in parts]),
+        age_high=np.concatenate([part.age_high for part in parts]),
+        race=None if all(part.race is None for part in parts) else np.concatenate(races),
+    )
+
+
+def _to_train_on(records: Records) -> Records:
+    """A data set without its fold 0, of no fold."""
+    rows = np.flatnonzero(records.fold != 0)
+    return Records(
+        name=records.name,
+        notice=records.notice,
+        pictures=[records.pictures[row] for row in rows.tolist()],
+        fold=np.full(len(rows), NO_FOLD, np.int32),
+        subject_id=records.subject_id[rows],
+        labels={task: labels[rows] for task, labels in records.labels.items()},
+        age_low=records.age_low[rows],
+        age_high=records.age_high[rows],
+        race=None if records.race is None else records.race[rows],
     )
 
 
