@@ -32,9 +32,9 @@ from agenet.errors import UserError
 from agenet.features import check_fields as check_feature_fields
 from agenet.freeze import count_frozen, split
 from agenet.initial import Initial, find_initial
-from agenet.labels import TASK_CLASSES
+from agenet.labels import HEADS, TASK_CLASSES
 from agenet.lineage import TrainedOn, check_not_seen, trained_on
-from agenet.losses import HEADS, describe_heads
+from agenet.losses import describe_heads, years_told_by
 from agenet.models import create_model, option_names
 from agenet.models.classifier import Classifier
 from agenet.optim import create_optimizer, create_schedule, to_steps
@@ -53,6 +53,8 @@ from agenet.weights.load import below, load_into
 # RGB, 0 to 255, where neither config nor weights say otherwise.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+# The state that `best` of a config keeps: not the best by a metric, but the one at the end.
+LAST = "last"
 # Of the computation; parameters are float32 always.
 DTYPES = ("float32", "bfloat16")
 
@@ -145,7 +147,13 @@ class Experiment:
         new = tuple(filter(None, map(str.strip, self.config.new_parts.split(","))))
 
         def create() -> dict[str, Any]:
-            return create_variables(self.model, self.crop_size, self.config.seed)
+            variables = create_variables(self.model, self.crop_size, self.config.seed)
+            if self.heads.get("age") == "distribution":
+                # Ranges never tell the years within them apart; what is told of them stays.
+                rows = self.splits.train
+                shares = years_told_by(self.records.age_low[rows], self.records.age_high[rows])
+                variables["params"]["heads"]["age"]["bias"] = jnp.log(jnp.float32(shares))
+            return variables
 
         def create_new() -> dict[str, Any]:
             fresh = flatten_dict(create(), sep="/")
@@ -372,8 +380,10 @@ def _check_fields(config: ml_collections.ConfigDict, tasks: Sequence[str]) -> No
     option_names(config.model.name)
     check_feature_fields(config)
     metrics = validation_metrics(tasks)
-    if config.best not in metrics:
-        raise UserError(f'best "{config.best}" is not measured: use one of {", ".join(metrics)}')
+    if config.best not in (LAST, *metrics):
+        raise UserError(
+            f'best "{config.best}" is not measured: use "{LAST}" or one of {", ".join(metrics)}'
+        )
     if config.model.dtype not in DTYPES:
         raise UserError(f'model.dtype "{config.model.dtype}" is not known: use one of {DTYPES}')
     if config.init == "random" and config.freeze != "none":

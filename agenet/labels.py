@@ -4,6 +4,7 @@ Standard library only: everything else may import this module.
 """
 
 import re
+from collections.abc import Sequence
 
 UNKNOWN = -1
 MAX_AGE = 100  # years; what "more than 70" and the last group end with
@@ -14,6 +15,8 @@ AGE_GROUPS = ("0-2", "4-6", "8-12", "15-20", "25-32", "38-43", "48-53", "60-100"
 GENDERS = ("female", "male")
 TASK_CLASSES = {"age": AGE_GROUPS, "gender": GENDERS}
 AGE_LABELS = ("official", "extended")
+# How a network may tell them, see `agenet.losses`.
+HEADS = {"age": ("groups", "distribution", "ordinal"), "gender": ("softmax", "sigmoid")}
 # FairFace's seven, with its spelling (Karkkainen & Joo, 2021).
 RACES = (
     "Black",
@@ -62,7 +65,7 @@ _FAIRFACE_AGE = {
 }
 _FAIRFACE_GENDER = {"Female": 0, "Male": 1}
 
-_BOUNDS = [tuple(map(int, group.split("-"))) for group in AGE_GROUPS]
+_BOUNDS = [(int(low), int(high)) for low, _, high in (g.partition("-") for g in AGE_GROUPS)]
 
 
 def adience_age_group(age: str, labels: str = "official") -> int:
@@ -104,7 +107,12 @@ def nearest_age_group(age: float) -> int:
     >>> [AGE_GROUPS[nearest_age_group(age)] for age in (3, 22, 23, 35, 36, 100)]
     ['0-2', '15-20', '25-32', '25-32', '38-43', '60-100']
     """
-    return min(range(len(_BOUNDS)), key=lambda i: max(_BOUNDS[i][0] - age, age - _BOUNDS[i][1], 0))
+    return nearest_range(age, _BOUNDS)
+
+
+def nearest_range(age: float, ranges: Sequence[tuple[int, int]]) -> int:
+    """Index of the first of the ranges of years that an age lies in or is nearest to."""
+    return min(range(len(ranges)), key=lambda i: max(ranges[i][0] - age, age - ranges[i][1], 0))
 
 
 def nearest_age_group_of_range(low: int, high: int) -> int:

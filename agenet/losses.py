@@ -17,13 +17,22 @@ import optax
 
 from agenet.labels import AGE_GROUPS, MAX_AGE, TASK_CLASSES, UNKNOWN, nearest_age_group
 
-HEADS = {"age": ("groups", "distribution", "ordinal"), "gender": ("softmax", "sigmoid")}
 YEARS = np.arange(MAX_AGE + 1)
 _BY_YEAR = ("distribution", "ordinal")
+_SMOOTHING_YEARS = 2.0  # standard deviation
+# Of years that a range does not set apart nothing is learnt, unless neighbours are alike: the
+# logits over years are averaged over this standard deviation. It leaves a Gaussian what it is.
+_ALIKE_YEARS = 3.0
 # A year between two groups counts for the nearer one, so that none is lost: [years, groups].
 _GROUP_OF_YEAR = np.eye(len(AGE_GROUPS), dtype=bool)[
     [nearest_age_group(float(year)) for year in YEARS]
 ]
+
+
+def _near(years: float) -> np.ndarray:
+    """Gaussian weights of that standard deviation, of sum 1 in every row: [years, years]."""
+    weights = np.exp(-0.5 * ((YEARS[:, None] - YEARS) / years) ** 2)
+    return weights / weights.sum(1, keepdims=True)
 
 
 def describe_heads(heads: Mapping[str, str]) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -37,6 +46,36 @@ def describe_heads(heads: Mapping[str, str]) -> tuple[dict[str, int], tuple[str,
         for task, head in heads.items()
     }
     return outputs, tuple(task for task, head in heads.items() if head == "ordinal")
+
+
+def years_told_by(age_low: np.ndarray, age_high: np.ndarray) -> np.ndarray:
+    """The share of every year of age among people of whom ranges are known.
+
+    Nothing in a range of years says which of them is how likely, and a range such as "70 and more"
+    is not spread evenly. The smoothest answer that agrees with the ranges is found by expectation
+    maximisation with a smoothing step: Silverman et al., "A Smoothed EM Approach to Indirect
+    Estimation Problems", J. R. Statist. Soc. B 52, 1990.
+
+    Args:
+        age_low, age_high: integers [N], the first and the last year of each person's range, or
+            `UNKNOWN`.
+
+    Returns:
+        float64 [101], positive, of sum 1.
+    """
+    known = age_low != UNKNOWN
+    ranges, people = np.unique(
+        np.stack([age_low[known], age_high[known]], 1), axis=0, return_counts=True
+    )
+    inside = (ranges[:, :1] <= YEARS) & (ranges[:, 1:] >= YEARS)
+    near = _near(_SMOOTHING_YEARS).T
+    shares = np.full(len(YEARS), 1 / len(YEARS))
+    for _ in range(200 if len(ranges) else 0):
+        within = inside * shares
+        told = (people / people.sum()) @ (within / within.sum(1, keepdims=True))
+        shares = near @ told
+        shares = (shares + 1e-6) / (shares + 1e-6).sum()
+    return shares
 
 
 def example_losses(
@@ -63,7 +102,7 @@ def example_losses(
         # Of the unknown nothing is asked, of which the gradient is zero.
         low, high = jnp.where(known, low, 0), jnp.where(known, high, MAX_AGE)
         inside = (low[:, None] <= YEARS) & (high[:, None] >= YEARS)
-        losses = -jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=-1, where=inside)
+        losses = -jax.nn.logsumexp(_log_years(head, logits), axis=-1, where=inside)
     else:
         known = batch["mask"] & (batch[task] != UNKNOWN)
         labels = jnp.where(known, batch[task], 0)
@@ -82,9 +121,16 @@ def log_probabilities(task: str, head: str, logits: jax.Array) -> dict[str, jax.
     `years`, the log-probabilities of 0 to `MAX_AGE` years [B, 101].
     """
     if head in _BY_YEAR:
-        years = jax.nn.log_softmax(logits)
+        years = _log_years(head, logits)
         groups = jax.nn.logsumexp(years[:, :, None], axis=1, where=_GROUP_OF_YEAR)
         return {task: groups, "years": years}
     if head == "sigmoid":
         logits = jax.nn.log_sigmoid(logits)
     return {task: jax.nn.log_softmax(logits)}
+
+
+def _log_years(head: str, logits: jax.Array) -> jax.Array:
+    """Log-probabilities of 0 to `MAX_AGE` years [B, 101] of a head by year."""
+    if head == "distribution":
+        logits = jnp.dot(logits, _near(_ALIKE_YEARS).T, precision="highest")
+    return jax.nn.log_softmax(logits)

@@ -226,9 +226,10 @@ class Trainer:
         self._write(step, row)
         name = experiment.config.best
         best = self._checkpoints.read_run("best")
-        if best is None or is_better(name, row[name], best["value"]):
+        value = row.get(name, float(step))  # The last one has the largest step.
+        if best is None or is_better(name, value, best["value"]):
             self._checkpoints.save_best(
-                state, self._record(step) | {"metric": name, "value": row[name]}
+                state, self._record(step) | {"metric": name, "value": value}
             )
             self._lap()
         return True

@@ -38,9 +38,12 @@ def get_config() -> ml_collections.ConfigDict:
     augment.scale = 0.0  # the factor is 1 - scale to 1 + scale
     augment.rotate = 0.0  # degrees, either way
     augment.warp_probability = 1.0  # of shift, scale and rotate together
+    augment.repeat_edge = 0.0  # probability of the picture's edge, not black, beyond it
     augment.brightness = 0.0  # of 255
     augment.contrast = 0.0  # the factor is 1 - contrast to 1 + contrast
     augment.color_probability = 0.5  # of brightness and contrast together
+    augment.grey = 0.0  # probability of losing the colours
+    augment.low_resolution = 0.0  # probability of losing details
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "levi_hassner"
@@ -50,7 +53,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.extra_layers = False  # maximum pooling, batch norm and dropout before the heads
     config.model.dtype = "float32"  # of the computation; parameters are float32 always
 
-    # "random", "imagenet", a file of weights or the --workdir of an earlier run
+    # "random", "imagenet", "default" (the weights that come with agenet), a file of weights, or
+    # the --workdir of an earlier run
     config.init = "random"
     config.new_parts = "heads"  # what does not come from there; for example "heads/age", or ""
     config.freeze = "none"  # or "backbone", or for example "all but 2 stages"
@@ -78,7 +82,8 @@ def get_config() -> ml_collections.ConfigDict:
     schedule.boundaries = ("25%", "50%", "75%")  # of "piecewise"
     schedule.scales = (1.0, 0.2, 0.04, 0.008)  # of "piecewise": between the boundaries
 
-    config.best = "validation/loss"  # smallest kept; any other metric: the largest is kept
+    # The state that is kept: that of the smallest loss, of the largest other metric, or the "last".
+    config.best = "validation/loss"
     config.evaluate_every = "1 epochs"
     config.checkpoint_every = "1 epochs"  # what an interruption that gives no notice can cost
     config.log_every = "20 steps"

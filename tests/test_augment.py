@@ -2,9 +2,11 @@ import dataclasses
 import warnings
 from collections.abc import Callable
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 import scipy.stats
 
@@ -19,7 +21,10 @@ from agenet.data.augment import (
     random_colors,
     random_crop,
     random_flip,
+    random_halvings,
     random_warps,
+    reduce_resolution,
+    to_grey,
 )
 from agenet.errors import UserError
 from agenet.sharding import batch_sharded, create_mesh
@@ -47,6 +52,7 @@ TRANSFORMS = {
     "random_flip": random_flip,
     "train": make_train_transform(SIZE, MEAN, STD),
     "warping": make_train_transform(SIZE, MEAN, STD, WARPING),
+    "poor": make_train_transform(SIZE, MEAN, STD, Augmentation(grey=0.5, low_resolution=0.5)),
     "eval": lambda images, rngs: make_eval_transform(SIZE, MEAN, STD)(images),
 }
 
@@ -72,7 +78,7 @@ def test_eager_compiled_and_divided_agree(transform: Callable[..., jax.Array]) -
     np.testing.assert_allclose(divided, eager, **tolerance)
 
 
-@pytest.mark.parametrize("name", ["random_crop", "random_flip", "train", "warping"])
+@pytest.mark.parametrize("name", ["random_crop", "random_flip", "train", "warping", "poor"])
 def test_chance_is_a_function_of_epoch_and_row(name: str) -> None:
     transform, images = TRANSFORMS[name], jnp.asarray(coordinates(16))
     first, again, other = (transform(images, keys(16, epoch)) for epoch in (0, 0, 1))
@@ -265,6 +271,39 @@ def test_albumentations_changes_colours_alike(
     result = brightness_contrast(values[None], jnp.array([brightness]), jnp.array([contrast]))
     error = np.asarray(result[0]) - expected
     assert error.min() > -1e-3 and error.max() < 1.001  # It rounds down.
+
+
+def test_grey_is_that_of_opencv() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    result = np.asarray(to_grey(images, jnp.array([True, False])))
+    expected = cv2.cvtColor(images[0].astype(np.float32), cv2.COLOR_RGB2GRAY)
+    np.testing.assert_allclose(result[0], expected[..., None].repeat(3, -1), atol=1e-3)
+    np.testing.assert_array_equal(result[1], images[1])
+
+
+def test_resolution_is_that_of_a_picture_made_small_and_large_again() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), np.uint8)
+    result = np.asarray(reduce_resolution(images, jnp.array([0.0, 1.0, 2.0])))
+    np.testing.assert_array_equal(result[0], images[0])
+    for image, lost, by in zip(images[1:], result[1:], (2, 4), strict=True):
+        with PIL.Image.fromarray(image) as picture:
+            small = picture.resize((24 // by, 16 // by), PIL.Image.Resampling.BILINEAR)
+            expected = small.resize((24, 16), PIL.Image.Resampling.BILINEAR)
+        assert np.abs(lost - np.asarray(expected)).max() < 2  # It rounds twice.
+    halfway = reduce_resolution(images[:1].repeat(2, 0), jnp.array([0.5, 1.0]))
+    np.testing.assert_allclose(halfway[0], (images[0] + halfway[1]) / 2, atol=1e-3)
+
+
+def test_resolution_and_colours_are_lost_as_often_as_asked() -> None:
+    halvings = np.asarray(random_halvings(keys(4096), 0.25))
+    lost = halvings[halvings > 0]
+    assert abs(len(lost) / 4096 - 0.25) < 0.03
+    assert scipy.stats.kstest(lost / 2, scipy.stats.uniform(0, 1).cdf).pvalue > 1e-3
+    images = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8).repeat(512, 0)
+    augmentation = Augmentation(crop="center", flip=0, grey=0.25)
+    shown = make_train_transform(8, (0, 0, 0), (1, 1, 1), augmentation)(images, keys(512))
+    grey = np.all(np.ptp(np.asarray(shown), -1) < 1e-3, (1, 2))
+    assert abs(grey.mean() - 0.25) < 0.06
 
 
 @pytest.mark.parametrize(

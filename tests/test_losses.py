@@ -3,9 +3,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
-from agenet.labels import AGE_GROUPS, nearest_age_group
-from agenet.losses import HEADS, describe_heads, example_losses, log_probabilities
+from agenet.labels import AGE_GROUPS, HEADS, UNKNOWN, nearest_age_group
+from agenet.losses import (
+    describe_heads,
+    example_losses,
+    log_probabilities,
+    years_told_by,
+)
 from agenet.models.heads import OrdinalHead
 from agenet.models.layers import Dense
 
@@ -26,6 +32,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponents / exponents.sum(-1, keepdims=True)
 
 
+def alike(logits: np.ndarray) -> np.ndarray:
+    """Logits over years, each the average of those near it."""
+    near = scipy.stats.norm.pdf(np.subtract.outer(np.arange(101), np.arange(101)), scale=3)
+    return logits @ (near / near.sum(1, keepdims=True)).T
+
+
 def test_of_groups_only_known_labels_count() -> None:
     losses, known = example_losses("age", "groups", LOGITS, BATCH)
     assert known.tolist() == [True, False, False, True, False, True]
@@ -40,7 +52,7 @@ def test_ages_and_ranges_are_learnt_by_their_likelihood() -> None:
     assert known.tolist() == [True, False, False, True, True, True]
     for row in np.flatnonzero(known):
         low, high = BATCH["age_low"][row], BATCH["age_high"][row]
-        likelihood = softmax(YEARS)[row, low : high + 1].sum()
+        likelihood = softmax(alike(YEARS))[row, low : high + 1].sum()
         assert losses[row] == pytest.approx(-np.log(likelihood), rel=1e-5)
     assert not np.any(losses[~known])
 
@@ -74,10 +86,11 @@ def test_sigmoid_units() -> None:
 
 def test_years_answer_in_groups_and_none_is_lost() -> None:
     found = log_probabilities("age", "distribution", YEARS)
-    np.testing.assert_allclose(np.exp(found["years"]), softmax(YEARS), rtol=1e-5)
+    years = softmax(alike(YEARS))
+    np.testing.assert_allclose(np.exp(found["years"]), years, rtol=1e-5)
     expected = np.zeros((6, 8))
     for year in range(101):
-        expected[:, nearest_age_group(year)] += softmax(YEARS)[:, year]
+        expected[:, nearest_age_group(year)] += years[:, year]
     np.testing.assert_allclose(np.exp(found["age"]), expected, rtol=1e-5)
     assert set(log_probabilities("age", "groups", LOGITS)) == {"age"}
 
@@ -124,5 +137,46 @@ def test_ranges_alone_teach_ages(head: str) -> None:
     for _ in range(300):
         params, state = step(params, state)
     years = log_probabilities("age", head, layer.apply(params, features))["years"]
-    error = np.abs(np.exp(years) @ np.arange(101) - np.clip(ages, 0, 70)).mean()
-    assert error < 8
+    error = np.abs(np.exp(years) @ np.arange(101) - ages)
+    # Nothing tells where in the last range, of 41 years, anybody is.
+    assert error[ranges[:, 0] < 60].mean() < 4 and error.mean() < 12
+
+
+def test_neighbouring_years_are_alike_and_a_gaussian_stays_one() -> None:
+    years = np.arange(101)
+    logits = -0.5 * ((years - np.array([[40.0], [55.5]])) / 6) ** 2
+    told = np.exp(log_probabilities("age", "distribution", jnp.float32(logits))["years"])
+    np.testing.assert_allclose(told @ years, [40, 55.5], atol=0.01)
+    spread = np.sqrt(told @ years**2 - (told @ years) ** 2)
+    np.testing.assert_allclose(spread, 6, atol=0.01)
+    # Of a range learnt as a whole, years next to what is likely are likelier than others.
+    logits = np.where(years < 20, 0.0, np.where(years < 30, 3.0, -3.0))[None]
+    told = np.exp(log_probabilities("age", "distribution", jnp.float32(logits))["years"])[0]
+    assert told[20] > 1.5 * told[29]
+
+
+def test_years_told_by_exact_ages_are_their_smoothed_histogram() -> None:
+    ages = np.repeat([20, 21, 40], [100, 300, 600])
+    shares = years_told_by(ages, ages)
+    assert shares.sum() == pytest.approx(1) and shares.min() > 0
+    assert shares[10:31].sum() == pytest.approx(0.4, abs=1e-3)
+    assert shares @ np.arange(101) == pytest.approx(ages.mean(), abs=0.1)
+
+
+def test_years_told_by_ranges_are_smooth_and_agree_with_them() -> None:
+    # FairFace's ranges, and how many of its training faces are in each.
+    low = np.array([0, 3, 10, 20, 30, 40, 50, 60, 70])
+    high = np.array([2, 9, 19, 29, 39, 49, 59, 69, 100])
+    people = np.array([1792, 10408, 9103, 25598, 19250, 10744, 6228, 2779, 842])
+    unknown = [UNKNOWN] * 50
+    shares = years_told_by(
+        np.append(np.repeat(low, people), unknown), np.append(np.repeat(high, people), unknown)
+    )
+    told = np.array([shares[a : b + 1].sum() for a, b in zip(low, high, strict=True)])
+    np.testing.assert_allclose(told, people / people.sum(), atol=0.015)
+    assert np.all(np.diff(shares[60:]) < 0)  # Rather 72 than 85, the middle of the last range.
+    assert 71 < shares[70:] @ np.arange(70, 101) / shares[70:].sum() < 78
+
+
+def test_years_told_by_nobody_are_even() -> None:
+    np.testing.assert_allclose(years_told_by(np.array([UNKNOWN]), np.array([UNKNOWN])), 1 / 101)

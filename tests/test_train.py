@@ -74,6 +74,12 @@ def test_known_metrics_are_those_that_are_measured(tasks: list[str]) -> None:
     assert sorted(validation_row(metrics)) == sorted(validation_metrics(tasks))
 
 
+def test_the_last_state_is_kept_where_asked(run: Run) -> None:
+    workdir = run(best="last", schedule__learning_rate=0.6)
+    record = Checkpoints(workdir, read_only=True).read_run("best")
+    assert record is not None and (record["step"], record["metric"]) == (20, "last")
+
+
 @pytest.mark.parametrize("metric", ["validation/loss", "validation/age_accuracy"])
 def test_best_state_is_chosen_by_the_metric_of_the_config(run: Run, metric: str) -> None:
     workdir = run(best=metric, evaluate_every="1 steps", schedule__learning_rate=0.6)

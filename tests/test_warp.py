@@ -51,6 +51,21 @@ def test_interpolation_is_bilinear_with_black_around(
             np.testing.assert_allclose(result[..., channel], expected, atol=0.02)
 
 
+def test_edges_are_repeated_where_asked(picture: np.ndarray, warped: np.ndarray) -> None:
+    images, asked = jnp.tile(picture, (len(CASES), 1, 1, 1)), jnp.arange(len(CASES)) % 2 == 0
+    mixed = np.asarray(jax.jit(warp, static_argnums=2)(images, matrices_of(CASES), SIZE, asked))
+    grid = np.stack([*np.meshgrid(range(SIZE), range(SIZE)), np.ones((SIZE, SIZE))])
+    for row, matrix in enumerate(np.asarray(matrices_of(CASES), np.float64)):
+        if not asked[row]:
+            np.testing.assert_array_equal(mixed[row], warped[row])
+            continue
+        x, y = np.einsum("ij,jyx->iyx", matrix, grid)
+        expected = scipy.ndimage.map_coordinates(
+            picture[..., 0].astype(np.float64), [y, x], order=1, mode="nearest"
+        )
+        np.testing.assert_allclose(mixed[row, ..., 0], expected, atol=0.02)
+
+
 def test_opencv_shifts_scales_and_rotates_alike(picture: np.ndarray, warped: np.ndarray) -> None:
     for (shift, scale, rotate, flip), result in zip(CASES, warped, strict=True):
         matrix = cv2.getRotationMatrix2D(((SIZE - 1) / 2,) * 2, rotate, scale)

@@ -22,7 +22,9 @@ class Augmentation:
     The parameters mean what they mean to ShiftScaleRotate, RandomBrightnessContrast and
     HorizontalFlip of Albumentations, see `agenet.data.warp` and `brightness_contrast`, and are
     drawn uniformly up to their limits in either direction. Of ShiftScaleRotate it is the meaning
-    before version 2, which began to round shifts and to stretch width and height apart.
+    before version 2, which began to round shifts and to stretch width and height apart, with a
+    black border or, by the probability `repeat_edge`, BORDER_REPLICATE. `grey` and
+    `low_resolution` are probabilities: of ToGray, and of `reduce_resolution` by any amount.
 
     Raises:
         UserError: a value makes no sense.
@@ -34,9 +36,12 @@ class Augmentation:
     scale: float = 0.0  # around a factor of 1
     rotate: float = 0.0  # degrees
     warp_probability: float = 1.0  # of shift, scale and rotate together
+    repeat_edge: float = 0.0  # probability of the picture's edge, not black, beyond it
     brightness: float = 0.0  # of the largest value, 255
     contrast: float = 0.0  # around a factor of 1
     color_probability: float = 0.5  # of brightness and contrast together
+    grey: float = 0.0  # probability of losing the colours
+    low_resolution: float = 0.0  # probability of losing details, down to a quarter of the pixels
 
     def __post_init__(self) -> None:
         if self.crop not in ("random", "center"):
@@ -123,6 +128,12 @@ def random_colors(rngs: jax.Array, augmentation: Augmentation) -> tuple[jax.Arra
     return brightness * applied, _uniform(contrast_rngs, augmentation.contrast) * applied
 
 
+def random_halvings(rngs: jax.Array, probability: float) -> jax.Array:
+    """How often the resolution is halved, float32 [B]: 0, or with `probability` up to 2."""
+    apply_rngs, amount_rngs = _split(rngs, 2)
+    return _happens(apply_rngs, probability) * (1 + _uniform(amount_rngs, 1.0))
+
+
 def _split(rngs: jax.Array, purposes: int) -> jax.Array:
     """Each example's key divided: [B] to [purposes, B]."""
     return jax.vmap(lambda rng: jax.random.split(rng, purposes), out_axes=1)(rngs)
@@ -142,6 +153,44 @@ def brightness_contrast(images: jax.Array, brightness: jax.Array, contrast: jax.
     return jnp.clip(images.astype(jnp.float32) * factor + offset, 0, 255)
 
 
+def to_grey(images: jax.Array, grey: jax.Array) -> jax.Array:
+    """Those of pictures [B, H, W, 3] for which `grey`, bool [B], says so in shades of grey.
+
+    Luma as in ITU-R BT.601, which OpenCV and Pillow use.
+    """
+    luma = jnp.sum(images * jnp.array([0.299, 0.587, 0.114]), -1, keepdims=True)
+    return jnp.where(grey[:, None, None, None], luma, images)
+
+
+def reduce_resolution(images: jax.Array, halvings: jax.Array) -> jax.Array:
+    """Pictures [B, H, W, 3] as if they had been made smaller and larger again.
+
+    Args:
+        images: any numbers.
+        halvings: how often width and height are halved, [B], 0 to 2. What lies between whole
+            numbers is interpolated, as between the levels of a mipmap (Williams, "Pyramidal
+            Parametrics", SIGGRAPH 1983).
+
+    Returns:
+        float32 [B, H, W, 3].
+    """
+    batch, height, width, channels = images.shape
+    images = images.astype(jnp.float32)
+    levels = [
+        jax.image.resize(
+            jax.image.resize(
+                images, (batch, -(-height // by), -(-width // by), channels), "linear"
+            ),
+            images.shape,
+            "linear",
+        )
+        for by in (2, 4)
+    ]
+    once, twice = (jnp.clip(halvings - k, 0, 1)[:, None, None, None] for k in (0, 1))
+    images += once * (levels[0] - images)
+    return images + twice * (levels[1] - images)
+
+
 def make_train_transform(
     size: int,
     mean: Sequence[float],
@@ -152,22 +201,25 @@ def make_train_transform(
 
     Each picture has a key of its own, see `example_keys`.
 
-    Crop, warp and flip are one interpolation, from the stored picture: a warped crop is black
+    Crop, warp and flip are one interpolation, from the stored picture: a warped crop has a border
     only where the stored picture ends. What is turned off costs nothing.
     """
 
-    def crop_and_warp(images: jax.Array, crop_rngs: jax.Array, warp_rngs: jax.Array) -> jax.Array:
+    def crop_and_warp(
+        images: jax.Array, crop_rngs: jax.Array, warp_rngs: jax.Array, edge_rngs: jax.Array
+    ) -> jax.Array:
         if augmentation.crop == "random":
             corners = random_corners(images, size, crop_rngs)
         else:
             corners = jnp.array([center_corner(images, size)])
         matrices = random_warps(warp_rngs, size, augmentation)
-        return warp(images, matrices.at[:, :, 2].add(corners[:, ::-1]), size)
+        edge = _happens(edge_rngs, augmentation.repeat_edge) if augmentation.repeat_edge else None
+        return warp(images, matrices.at[:, :, 2].add(corners[:, ::-1]), size, edge)
 
     def transform(images: jax.Array, rngs: jax.Array) -> jax.Array:
-        crop_rngs, flip_rngs, color_rngs = _split(rngs, 3)
+        crop_rngs, flip_rngs, color_rngs, grey_rngs, resolution_rngs, edge_rngs = _split(rngs, 6)
         if augmentation.warps:
-            images = crop_and_warp(images, crop_rngs, flip_rngs)
+            images = crop_and_warp(images, crop_rngs, flip_rngs, edge_rngs)
         else:
             if augmentation.crop == "random":
                 images = random_crop(images, size, crop_rngs)
@@ -178,6 +230,11 @@ def make_train_transform(
         if augmentation.recolors:
             colors = random_colors(color_rngs, augmentation)
             images = brightness_contrast(images, *colors)
+        if augmentation.grey:
+            images = to_grey(images, _happens(grey_rngs, augmentation.grey))
+        if augmentation.low_resolution:
+            halvings = random_halvings(resolution_rngs, augmentation.low_resolution)
+            images = reduce_resolution(images, halvings)
         return normalize(images, mean, std)
 
     return transform

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from agenet.data.records import Records
+from agenet.data.square import to_square
 from agenet.errors import UserError
 from agenet.sharding import batch_sharded
 
@@ -31,21 +32,13 @@ def decode_picture(picture: bytes, out: np.ndarray) -> bool:
 
     The shorter side is brought to S and the middle square kept.
     """
-    size = out.shape[0]
     try:
         image = cv2.imdecode(np.frombuffer(picture, np.uint8), _READ_FLAGS)
     except cv2.error:
         return False
     if image is None:
         return False
-    height, width = image.shape[:2]
-    if height != width:
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        image = image[top : top + side, left : left + side]
-    # Averaging when shrinking avoids aliasing; enlarging has nothing to average.
-    interpolation = cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_LINEAR
-    image = cv2.resize(image, (size, size), interpolation=interpolation)
+    image = to_square(image, out.shape[0])
     cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB, dst=out)
     return True
 

@@ -1,4 +1,4 @@
-"""Affine warps of pictures on the device, bilinear and black where no picture is.
+"""Affine warps of pictures on the device, bilinear; beyond a picture's edge black, or the edge.
 
 A warp is a matrix [2, 3] that takes a pixel (x, y, 1) of the result to the place (x, y) that it
 shows, the inverse map of OpenCV's `warpAffine`. Whole numbers are the middles of pixels.
@@ -8,19 +8,25 @@ import jax
 import jax.numpy as jnp
 
 
-def warp(images: jax.Array, matrices: jax.Array, size: int) -> jax.Array:
-    """Pictures [B, H, W, 3] seen through matrices [B, 2, 3]: float32 [B, size, size, 3]."""
+def warp(
+    images: jax.Array, matrices: jax.Array, size: int, repeat_edge: jax.Array | None = None
+) -> jax.Array:
+    """Pictures [B, H, W, 3] seen through matrices [B, 2, 3]: float32 [B, size, size, 3].
+
+    Where no picture is it is black, or shows the picture's edge where `repeat_edge`, bool [B],
+    says so: OpenCV's BORDER_CONSTANT and BORDER_REPLICATE.
+    """
     _, height, width, _ = images.shape
     # One black pixel around each picture is all the border there is: what lies further away is
     # moved onto it, and what lies between is interpolated like everything else.
     images = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
-    def warp_one(image: jax.Array, matrix: jax.Array) -> jax.Array:
+    def warp_one(image: jax.Array, matrix: jax.Array, repeat_edge: jax.Array) -> jax.Array:
         x, y = jnp.arange(size, dtype=jnp.float32), jnp.arange(size, dtype=jnp.float32)[:, None]
         places = matrix[:, 0, None, None] * x + matrix[:, 1, None, None] * y
         places += matrix[:, 2, None, None]
-        left, right_part = _divide(places[0], width)
-        top, lower_part = _divide(places[1], height)
+        left, right_part = _divide(places[0], width, repeat_edge)
+        top, lower_part = _divide(places[1], height, repeat_edge)
 
         def pixels(down: int, right: int) -> jax.Array:
             found = image.at[top + (1 + down), left + (1 + right)].get(mode="promise_in_bounds")
@@ -30,11 +36,14 @@ def warp(images: jax.Array, matrices: jax.Array, size: int) -> jax.Array:
         lower = pixels(1, 0) * (1 - right_part) + pixels(1, 1) * right_part
         return upper * (1 - lower_part) + lower * lower_part
 
-    return jax.vmap(warp_one)(images, matrices)
+    if repeat_edge is None:
+        repeat_edge = jnp.zeros(len(images), bool)
+    return jax.vmap(warp_one)(images, matrices, repeat_edge)
 
 
-def _divide(places: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
+def _divide(places: jax.Array, length: int, repeat_edge: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The pixel before each place [h, w], from -1 to length - 1, and the share of the next one."""
+    places = jnp.where(repeat_edge, jnp.clip(places, 0, length - 1), places)
     before = jnp.clip(jnp.floor(places), -1, length - 1)
     return before.astype(jnp.int32), jnp.clip(places - before, 0, 1)[..., None]
 
