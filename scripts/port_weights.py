@@ -1,12 +1,15 @@
 """Brings pre-trained weights into this package's own format.
 
 python scripts/port_weights.py SOURCE OUTPUT.safetensors [--model=NETWORK] [--flavour=FLAVOUR]
+python scripts/port_weights.py RUN OUTPUT.safetensors [--licence=TEXT] [--half] [--balance=0.5]
 python scripts/port_weights.py --list
 """
 
 import difflib
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Brings pre-trained weights into safetensors with this package's names, their "
         "input specification and provenance inside.",
     )
-    parser.add_argument("source", nargs="?", help="a file, or a name that --list shows")
+    parser.add_argument(
+        "source", nargs="?", help="a file, a name that --list shows, or the --workdir of a run"
+    )
     parser.add_argument("output", nargs="?", type=Path, metavar="OUTPUT.safetensors")
     parser.add_argument("--model", default="", help="the network, for a file not in the table")
     parser.add_argument("--flavour", default="", help="its variant, where the file leaves it open")
@@ -43,6 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="store_true",
         help="run the source's own network beside ours, and write only if they agree",
     )
+    parser.add_argument("--half", action="store_true", help="store them in 16 bits")
+    parser.add_argument(
+        "--balance",
+        type=float,
+        default=0.0,
+        metavar="0..1",
+        help="how much of the training set's distribution of ages to take out of a run's age head, "
+        "so that rare ages are told as readily as common ones",
+    )
+    parser.add_argument("--licence", default="", help="of the weights of a run")
     parser.add_argument("--list", action="store_true", help="print the table of known weights")
     args = parser.parse_args(arguments)
     if args.list:
@@ -56,7 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"{args.output.parent}: no such folder, make it first")
     if args.output.exists() and not args.overwrite:
         raise UserError(f"{args.output} exists: name another file, or add --overwrite")
-    port(args.source, args.output, args.model, args.flavour, args.check)
+    if Path(args.source).is_dir():
+        port_run(args)
+    else:
+        port(args.source, args.output, args.model, args.flavour, args.check, args.half)
 
 
 def print_table() -> None:
@@ -73,7 +91,46 @@ def print_table() -> None:
         print(line.rstrip())
 
 
-def port(source: str, output: Path, model: str, flavour: str, check: bool) -> None:
+def port_run(args: Any) -> None:
+    """The best state of a run, as one file that `agenet.predict.Predictor` takes."""
+    from agenet.serving import weights_of_run
+    from agenet.weights.load import Weights, save_weights
+
+    if args.check or args.model or args.flavour:
+        raise UserError("--check, --model and --flavour are for files of other sources, not runs")
+    weights = weights_of_run(Path(args.source))
+    if args.balance:
+        balance_ages(weights, Path(args.source), args.balance)
+    if args.licence:
+        weights = Weights(weights.tensors, replace(weights.spec, licence=args.licence))
+    save_weights(args.output, weights, half=args.half)
+    print_what_is_written(args.output, weights)
+
+
+def balance_ages(weights: "Weights", workdir: Path, part: float) -> None:
+    """Subtracts `part` of the logarithm of how common each year of age was in training.
+
+    Menon et al., "Long-tail learning via logit adjustment", ICLR 2021.
+    """
+    import numpy as np
+    from ml_collections import ConfigDict
+
+    from agenet.checkpoint import Checkpoints
+    from agenet.evaluation import read_best
+    from agenet.experiment import create_experiment
+    from agenet.losses import years_told_by
+
+    if weights.spec.heads.get("age") != "distribution" or not 0 < part <= 1:
+        raise UserError("--balance takes a number up to 1, and a run with the head distribution")
+    with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+        experiment = create_experiment(ConfigDict(read_best(checkpoints, workdir)["config"]))
+    records, rows = experiment.records, experiment.splits.train
+    shares = years_told_by(records.age_low[rows], records.age_high[rows])
+    name = "params/heads/age/bias"
+    weights.tensors[name] = weights.tensors[name] - np.float32(part * np.log(shares))
+
+
+def port(source: str, output: Path, model: str, flavour: str, check: bool, half: bool) -> None:
     import jax
 
     from agenet.models import create_model
@@ -96,13 +153,17 @@ def port(source: str, output: Path, model: str, flavour: str, check: bool) -> No
     variables = load_into(template, weights, new=())
     if check:
         compare(path, weights, network, variables)
-    save_weights(output, weights)
+    save_weights(output, weights, half=half)
+    print_what_is_written(output, weights)
 
-    counts = {"parameters": variables["params"], "batch-norm statistics": variables["batch_stats"]}
-    for what, tree in counts.items():
-        counts[what] = f"{sum(leaf.size for leaf in jax.tree.leaves(tree)):,} {what}"
+
+def print_what_is_written(output: Path, weights: "Weights") -> None:
+    spec, counts = weights.spec, []
+    for what, top in (("parameters", "params/"), ("batch-norm statistics", "batch_stats/")):
+        sizes = [value.size for name, value in weights.tensors.items() if name.startswith(top)]
+        counts.append(f"{sum(sizes):,} {what}")
     heads = ", ".join(f"{task} ({count} classes)" for task, count in spec.classes.items())
-    print(f"{spec.model}, flavour {spec.flavour}: {', '.join(counts.values())}")
+    print(f"{spec.model}, flavour {spec.flavour}: {', '.join(counts)}")
     print(f"  heads    {heads or 'none'}")
     print(f"  input    {describe_input(spec.input)}")
     print(f"  from     {spec.origin}, names of {spec.source}, sha256 {spec.sha256}")

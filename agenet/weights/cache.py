@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from agenet.default_weights import DEFAULT, find_weights
 from agenet.errors import UserError
 from agenet.weights.download import PATIENCE, Patience, download
 from agenet.weights.known import KNOWN, KnownWeights, find_known, hash_file
@@ -33,8 +34,8 @@ def find_init(init: str, model: str, flavour: str = "") -> KnownWeights | Path:
     """What `init` of a config stands for; fetches nothing.
 
     Args:
-        init: "imagenet" (the first ImageNet weights of the model in the table), the name of an
-            entry of the table, or a path.
+        init: "imagenet" (the first ImageNet weights of the model in the table), "default" (those
+            that come with agenet), the name of an entry of the table, or a path.
         model: name of the network.
         flavour: of the network; any of the table's where empty.
 
@@ -50,14 +51,14 @@ def find_init(init: str, model: str, flavour: str = "") -> KnownWeights | Path:
     names = [entry.name for entry in KNOWN]
     if init in names:
         return find_known(model, flavour, init)
-    path = Path(init).expanduser()
+    path = find_weights(init) if init == DEFAULT else Path(init).expanduser()
     if path.exists():
         return path
-    nearest = difflib.get_close_matches(init, ["imagenet", *names], n=3)
+    nearest = difflib.get_close_matches(init, ["imagenet", DEFAULT, *names], n=3)
     did_you_mean = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
     raise UserError(
-        f'init "{init}" is neither "random", nor "imagenet", nor known weights, nor a file, nor '
-        f"the folder of a run{did_you_mean}"
+        f'init "{init}" is neither "random", nor "imagenet", nor "{DEFAULT}", nor known weights, '
+        f"nor a file, nor the folder of a run{did_you_mean}"
     )
 
 

@@ -111,8 +111,10 @@ def load_into(
     return freeze(result) if isinstance(variables, FrozenDict) else result
 
 
-def save_weights(path: str | Path, weights: Weights) -> None:
+def save_weights(path: str | Path, weights: Weights, *, half: bool = False) -> None:
     """Writes a safetensors file that appears under its name only when it is complete.
+
+    `half` stores what has two axes or more, nearly all there is, in 16 bits.
 
     Raises:
         UserError: values are not finite, or `weights.spec` is not what `read_weights` would take.
@@ -122,6 +124,11 @@ def save_weights(path: str | Path, weights: Weights) -> None:
     text = weights.spec.to_json()
     _check_classes(weights.tensors, WeightsSpec.from_json(text), path)
     tensors = {name: _float32(tensor) for name, tensor in weights.tensors.items()}
+    if half:
+        tensors = {
+            name: tensor.astype(np.float16) if tensor.ndim > 1 else tensor
+            for name, tensor in tensors.items()
+        }
     _refuse_values(tensors)
     data = safetensors.numpy.save(tensors, {METADATA_KEY: text})
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -193,7 +200,11 @@ def _classes(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, int]:
 
 
 def _check_classes(tensors: Mapping[str, np.ndarray], spec: WeightsSpec, path: Path) -> None:
-    classes = _classes(tensors, path)
+    # An ordinal head has two outputs however many classes it orders.
+    classes = {
+        task: spec.classes.get(task, count) if spec.heads.get(task) == "ordinal" else count
+        for task, count in _classes(tensors, path).items()
+    }
     if classes != spec.classes:
         have, stated = (printable(str(heads), 300) for heads in (classes, spec.classes))
         raise UserError(f"{path}: has the heads {have}, not {stated}")

@@ -3,16 +3,17 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from agenet.errors import UserError
+from agenet.labels import HEADS
 from agenet.weights.text import printable
 
 RGB = tuple[float, float, float]
 
-# The namings that there is a name map for.
-SOURCES = ("torchvision", "timm", "keras", "lite", "caffe")
+# The namings that there is a name map for, and our own, of networks trained here.
+SOURCES = ("torchvision", "timm", "keras", "lite", "caffe", "agenet")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "lanczos")
 _LONGEST_TEXT = 1000
 _LONGEST_JSON = 100_000
@@ -57,6 +58,8 @@ class WeightsSpec:
         origin: address, or package, that the original file came from.
         sha256: of the original file, 64 hexadecimal digits; None where it is not known.
         licence: of the weights, as their publisher states it.
+        heads: how the logits of each task trained here are meant, see `agenet.losses`, such as
+            {"age": "distribution"}; none for other tasks.
     """
 
     model: str
@@ -67,6 +70,12 @@ class WeightsSpec:
     origin: str
     sha256: str | None
     licence: str
+    heads: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def stored_size(self) -> int:
+        """Side of the square that a picture is brought to, of which the network sees the middle."""
+        return round(self.input.size / self.input.crop_fraction)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -90,6 +99,8 @@ class WeightsSpec:
 
 
 def _weights_spec(value: object) -> WeightsSpec:
+    if isinstance(value, dict):
+        value = {"heads": {}} | value  # Older files know none.
     return WeightsSpec(
         **_fields(
             value,
@@ -102,6 +113,7 @@ def _weights_spec(value: object) -> WeightsSpec:
             origin=_text,
             sha256=_sha256,
             licence=_text,
+            heads=_heads,
         )
     )
 
@@ -181,6 +193,14 @@ def _classes(value: object, name: str) -> dict[str, int]:
         _text(task, name): _integer(count, f"{name}.{task:.50}", _MOST_CLASSES)
         for task, count in value.items()
     }
+
+
+def _heads(value: object, name: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(
+        isinstance(task, str) and head in HEADS.get(task, ()) for task, head in value.items()
+    ):
+        raise _wrong(name, value, f"heads of tasks, such as {HEADS}")
+    return dict(value)
 
 
 def _sha256(value: object, name: str) -> str | None:

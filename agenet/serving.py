@@ -1,0 +1,132 @@
+"""A trained network as it is served: a function from face pictures to log-probabilities."""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agenet.checkpoint import Checkpoints
+from agenet.data.augment import make_eval_transform
+from agenet.default_weights import DEFAULT, find_weights
+from agenet.errors import UserError
+from agenet.initial import find_initial
+from agenet.losses import describe_heads, log_probabilities
+from agenet.models import create_model
+from agenet.weights.load import Weights, load_into, read_weights
+from agenet.weights.spec import InputSpec, WeightsSpec
+
+Answer = Callable[[jax.Array], dict[str, jax.Array]]
+
+_NORM_BEFORE_HEADS = "params/heads/bn/scale"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A network that tells ages, genders or both."""
+
+    weights: Weights
+
+    @property
+    def spec(self) -> WeightsSpec:
+        return self.weights.spec
+
+    @property
+    def stored_size(self) -> int:
+        """Side in pixels of the squares that pictures are brought to, of which it sees the middle.
+
+        As in training, see `agenet.data.square`.
+        """
+        return self.spec.stored_size
+
+    def answer(self) -> Answer:
+        """Returns `answer(images uint8 [B, S, S, 3]) -> {task: log-probabilities [B, C]}`.
+
+        S is `stored_size`. A head that tells ages by year adds `years`, see
+        `agenet.losses.log_probabilities`.
+        """
+        spec = self.spec
+        _, ordinal = describe_heads(spec.heads)
+        model = create_model(
+            spec.model,
+            spec.classes,
+            flavour=spec.flavour,
+            ordinal=ordinal,
+            extra_layers=_NORM_BEFORE_HEADS in self.weights.tensors,
+        )
+        size = spec.input.size
+        shapes: Any = jax.eval_shape(
+            model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        )
+        variables = load_into({"batch_stats": {}} | shapes, self.weights, new=())
+        transform = make_eval_transform(size, spec.input.mean, spec.input.std)
+
+        def answer(images: jax.Array) -> dict[str, jax.Array]:
+            logits: Any = model.apply(variables, transform(images), train=False)
+            answers: dict[str, jax.Array] = {}
+            for task, head in spec.heads.items():
+                answers |= log_probabilities(task, head, logits[task])
+            return answers
+
+        return answer
+
+
+def load_served(name_or_path: str | Path = DEFAULT) -> Served:
+    """The network of a file of weights, of a run, or the one that comes with agenet.
+
+    Args:
+        name_or_path: "default", a safetensors file of ours, or the `--workdir` of a run.
+
+    Raises:
+        UserError: there is no such thing, or it tells neither age nor gender.
+    """
+    path = find_weights(name_or_path)
+    weights = weights_of_run(path) if path.is_dir() else read_weights(path)
+    spec = weights.spec
+    if not spec.heads:
+        tasks = ", ".join(spec.classes) or "nothing, without heads"
+        raise UserError(
+            f"{path}: weights of {spec.model} that tell {tasks}: for age and gender train with "
+            f"--config.init={path}, and give the --workdir of that run"
+        )
+    return Served(weights)
+
+
+def weights_of_run(workdir: Path) -> Weights:
+    """The best state of a finished run.
+
+    Raises:
+        UserError: the folder holds no such run.
+    """
+    with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+        run = checkpoints.read_run("best")
+    name = run["config"]["model"]["name"] if run else ""
+    initial = find_initial(str(workdir), name, "")
+    assert initial is not None and initial.run is not None
+    run = initial.run
+    config, heads = run["config"], {task: run["config"]["heads"][task] for task in run["classes"]}
+    if not config["input"]["crop_size"]:
+        config["input"]["crop_size"] = create_model(name, {}).backbone.input_size
+    crop, stored = config["input"]["crop_size"], config["input"]["size"]
+    tensors = initial.read()
+    spec = WeightsSpec(
+        model=name,
+        flavour=config["model"]["flavour"],
+        classes=describe_heads(heads)[0],
+        input=InputSpec(crop, _rgb(initial.mean), _rgb(initial.std), "bilinear", crop / stored),
+        source="agenet",
+        origin=f"trained on {run['dataset']['name']}, seed {config['seed']}, from {config['init']}",
+        sha256=None,
+        licence="that of whoever trained them",
+        heads=heads,
+    )
+    return Weights({name: np.asarray(tensor) for name, tensor in tensors.items()}, spec)
+
+
+def _rgb(values: tuple[float, ...]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
