@@ -1,0 +1,182 @@
+"""The program that exports trained networks."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from flax.traverse_util import flatten_dict
+
+from agenet.data import records
+from agenet.data.records import Records
+from agenet.errors import UserError
+from agenet.export.stablehlo import from_stablehlo
+from agenet.labels import AGE_GROUPS, GENDERS
+from agenet.losses import describe_heads
+from agenet.models import create_model
+from agenet.serving import load_served
+from agenet.weights.load import Weights, save_weights
+from agenet.weights.spec import InputSpec, WeightsSpec
+from scripts import export_model
+from tests.conftest import run_program
+from tests.random_variables import random_variables
+
+PROGRAM = "scripts/export_model.py"
+HEADS = {"age": "distribution", "gender": "softmax"}
+
+
+@pytest.fixture
+def trained(tiny_net: str, tmp_path: Path) -> str:
+    """A file of weights of a small network that sees 16 of 20 pixels."""
+    model = create_model(tiny_net, describe_heads(HEADS)[0])
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    spec = WeightsSpec(
+        model=tiny_net,
+        flavour="tiny",
+        classes=describe_heads(HEADS)[0],
+        input=InputSpec(16, (127.0,) * 3, (64.0,) * 3, "bilinear", 0.8),
+        source="agenet",
+        origin="a test",
+        sha256=None,
+        licence="none",
+        heads=HEADS,
+    )
+    path = tmp_path / "trained.safetensors"
+    save_weights(path, Weights(flatten_dict(random_variables(shapes), sep="/"), spec))
+    return str(path)
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(48):
+        image = cv2.resize(rng.integers(0, 256, (4, 4, 3), np.uint8), (24, 30))
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+    return folder
+
+
+def test_onnx(trained: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out.onnx"
+    export_model.main([trained, str(output)])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "tiny, onnx"
+    assert printed[1].endswith("images, uint8 [batch, 20, 20, 3], RGB; it sees 16 px")
+    assert printed[2].endswith("age [batch, 8], gender [batch, 2], years [batch, 101]")
+    assert "on 16 drawn faces: largest difference" in printed[3]
+    assert len(printed) == 5 and str(output) in printed[4]
+
+    metadata = {prop.key: prop.value for prop in onnx.load(output).metadata_props}
+    served = load_served(trained)
+    assert WeightsSpec.from_json(metadata["spec"]) == served.spec
+    labels = json.loads(metadata["labels"])
+    assert labels == {"age": [*AGE_GROUPS], "gender": [*GENDERS], "years": [*range(101)]}
+    images = export_model.draw_faces(20)
+    (gender,) = onnxruntime.InferenceSession(output).run(["gender"], {"images": images})
+    np.testing.assert_allclose(gender, served.answer()(images)["gender"], atol=1e-4)
+
+    before = output.read_bytes()
+    with pytest.raises(UserError, match="--overwrite"):
+        export_model.main([trained, str(output)])
+    assert output.read_bytes() == before
+    export_model.main([trained, str(output), "--overwrite", "--half"])
+    assert "weights in 16 bits" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.onnx", "trained.safetensors"]
+
+
+def test_stablehlo(
+    trained: str, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.stablehlo"
+    export_model.main([trained, str(output), "--format=stablehlo", f"--check={faces}"])
+    assert f"on 24 faces of {faces}: largest difference" in capsys.readouterr().out
+    function, metadata = from_stablehlo(output.read_bytes())
+    assert WeightsSpec.from_json(metadata["spec"]).heads == HEADS
+    assert function(np.zeros((3, 20, 20, 3), np.uint8))["years"].shape == (3, 101)
+
+
+def test_integers_are_written_only_if_accuracy_holds(
+    trained: str,
+    make_records: Callable[..., Records],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    prepared = make_records()
+    monkeypatch.setattr(records, "open_records", lambda name, data_dir: prepared)
+    output = tmp_path / "out.onnx"
+    arguments = [trained, str(output), "--format=int8", "--check=noise/faces"]
+    monkeypatch.setattr(export_model, "LOST_POINTS", -100.0)
+    with pytest.raises(UserError, match=r"^not written: .*points are lost.*before.*after"):
+        export_model.main(arguments)
+    assert not output.exists()
+    monkeypatch.setattr(export_model, "LOST_POINTS", 100.0)
+    export_model.main(arguments)
+    told = capsys.readouterr().out
+    test_faces = (prepared.fold == 0).sum()
+    assert f"on {test_faces} test faces of noise/faces/1.0.0: age " in told
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load(output).graph.node}
+
+
+def test_integers_in_a_folder(trained: str, faces: Path, tmp_path: Path) -> None:
+    """Without labels every changed answer counts."""
+    output = tmp_path / "out.onnx"
+    for path in list(faces.iterdir())[:10]:
+        path.unlink()
+    with pytest.raises(UserError, match="fewer than 40 faces"):
+        export_model.main([trained, str(output), "--format=int8", f"--check={faces}"])
+    changed = {"age": np.eye(8, dtype=np.float32)}
+    same = export_model.Faces("8 faces", np.zeros(()), {}, np.zeros(()))
+    rolled = {"age": np.roll(changed["age"], 1, axis=1)}
+    verdict = export_model.check_accuracy(lambda _: changed, lambda _: changed, same)
+    assert verdict == "on 8 faces: age differs for 0.00%"
+    with pytest.raises(UserError, match=r"age differs for 100.00%; a prepared data set"):
+        export_model.check_accuracy(lambda _: changed, lambda _: rolled, same)
+
+
+def test_another_answer_is_not_written(
+    trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.onnx"
+    run_onnx = export_model.run_onnx
+
+    def run(content: bytes) -> export_model.Run:
+        return lambda images: {k: v + np.nan for k, v in run_onnx(content)(images).items()}
+
+    monkeypatch.setattr(export_model, "run_onnx", run)
+    with pytest.raises(UserError, match=r"^not written: on 16 drawn faces .* by nan"):
+        export_model.main([trained, str(output)])
+    assert not output.exists()
+
+
+def test_mistakes(trained: str, tmp_path: Path) -> None:
+    output = str(tmp_path / "out.onnx")
+    for arguments, message in (
+        ([str(tmp_path / "none"), output], "there are no weights"),
+        ([trained, str(tmp_path)], "is a folder: name a file in it"),
+        ([trained, str(tmp_path / "no" / "x")], f"^{tmp_path / 'no'}: no such folder"),
+        ([trained, output, "--format=caffe"], "--format.*caffe.*onnx"),
+        ([trained, output, "--format=stablehlo", "--half"], "--half goes with"),
+        ([trained, output, "--format=int8"], "needs --check=FACES"),
+        ([trained, output, "--check=nowhere"], "--check=nowhere: neither a folder"),
+        ([trained, output, "--check=no/where", f"--data_dir={tmp_path}"], "is not prepared"),
+        ([trained], "OUTPUT, see --help"),
+    ):
+        with pytest.raises(UserError, match=message):
+            export_model.main(arguments)
+    assert not Path(output).exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no faces to check on"):
+        export_model.main([trained, output, f"--check={tmp_path / 'empty'}"])
+
+
+def test_one_line(tmp_path: Path) -> None:
+    printed = run_program(PROGRAM, str(tmp_path / "none"), str(tmp_path), fails=True)
+    assert printed == f"error: {tmp_path} is a folder: name a file in it\n"
