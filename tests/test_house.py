@@ -7,14 +7,15 @@ from tests.conftest import ROOT, run_program
 
 # Each floor imports from the floors above it in this list, or from its own.
 FLOORS = [
-    {"agenet.errors", "agenet.labels"},
+    {"agenet.errors", "agenet.labels", "agenet.default_weights"},
     {"agenet.models", "agenet.weights", "agenet.data", "agenet.losses", "agenet.metrics"}
     | {"agenet.optim", "agenet.freeze", "agenet.sharding", "agenet.figures", "agenet.writers"}
-    | {"agenet.features"},
+    | {"agenet.features", "agenet.faces"},
     {"agenet.lineage", "agenet.state", "agenet.steps", "agenet.checkpoint", "agenet.report"},
     {"agenet.initial", "agenet.experiment", "agenet.batches", "agenet.evaluation"}
-    | {"agenet.train", "agenet.launch"},
-    {"agenet.main", "agenet.evaluate"},
+    | {"agenet.train", "agenet.launch", "agenet.serving", "agenet.export", "agenet.engines"}
+    | {"agenet.predict"},
+    {"agenet.main", "agenet.evaluate", "agenet.programs"},
 ]
 
 
@@ -60,3 +61,8 @@ def test_agenet_needs_neither_builders_nor_tensorflow() -> None:
     assert "'jax'" in loaded
     assert "'tensorflow'" not in loaded
     assert "'tensorboard'" not in loaded
+
+
+def test_predicting_starts_without_jax() -> None:
+    code = "import sys, agenet.predict; print(sorted({m.split('.')[0] for m in sys.modules}))"
+    assert not {"'jax'", "'flax'", "'onnx'", "'PIL'"} & set(run_program("-c", code).split(", "))

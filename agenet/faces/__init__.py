@@ -1,0 +1,1 @@
+"""Faces in pictures and videos: found, cut out, followed, drawn. No JAX here."""

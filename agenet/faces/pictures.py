@@ -1,0 +1,187 @@
+"""Picture files that strangers wrote: read upright as RGB, in bounded time and memory."""
+
+import io
+import os
+import stat
+import time
+import warnings
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+# Imported, they register their formats; Pillow would load all that it knows otherwise.
+from PIL import TiffImagePlugin as _TiffImagePlugin  # noqa: F401
+from PIL import WebPImagePlugin as _WebPImagePlugin  # noqa: F401
+
+from agenet.errors import UserError
+from agenet.weights.text import printable
+from agenet.writers import write_file
+
+MAX_PIXELS = 100_000_000  # claimed by the header; more is not decoded
+FULL_SIZE_PIXELS = 25_000_000  # 75 MB; of a larger picture, half of each side is kept
+MAX_SECONDS = 30.0  # for one picture; files can be built to decode for hours
+
+FORMATS = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jfif": "JPEG",
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".gif": "GIF",
+}
+
+_OPENED = tuple(sorted(set(FORMATS.values())))
+_TOO_MANY = f"more than the {MAX_PIXELS:,} pixels that are decoded"
+_TURN_UPRIGHT = {  # Exif 2.32, tag 0x0112
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class PictureError(UserError):
+    """A file that is not read; `reason` says why without naming it."""
+
+    def __init__(self, path: str | os.PathLike[str], reason: str):
+        super().__init__(f"{printable(str(path), 1000)}: {reason}")
+        self.reason = reason
+
+
+def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
+    """The picture in a JPEG, PNG, WebP, BMP, TIFF or GIF file, RGB uint8 [H, W, 3].
+
+    It stands upright as its Exif data say. Of an animation it is the first frame, of 16 bits the
+    upper eight. What is transparent lies over white, as most viewers show it: the colours beneath
+    were hidden by whoever cut the person out. Embedded colour profiles are not applied. A picture
+    of more than `FULL_SIZE_PIXELS` comes at half its size.
+
+    Raises:
+        PictureError: it cannot be had, is none of these formats, is larger than `MAX_PIXELS`,
+            takes longer than `MAX_SECONDS`, or does not decode to its end.
+    """
+    return read_reduced(path)[0]
+
+
+def read_reduced(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
+    """`read_picture`, and by how much each side was divided: 1 or 2."""
+    try:
+        # Not held up by a pipe that nobody writes to.
+        with io.BufferedReader(_TimedFile(path, opener=_open_at_once)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise PictureError(path, "neither a file nor a folder")
+            if status.st_size == 0:
+                raise PictureError(path, "empty file")
+            return _decode(path, file)
+    except TimeoutError as error:
+        raise PictureError(path, f"not read within {MAX_SECONDS:g} seconds") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path.
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PictureError(path, reason[:1].lower() + reason[1:]) from error
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """Writes an RGB picture uint8 [H, W, 3], in the format that the name's ending says, or PNG.
+
+    The file is there as a whole or not at all; one of this name is replaced.
+
+    Raises:
+        PictureError: the format cannot hold it.
+        OSError: the file cannot be written.
+    """
+    content = io.BytesIO()
+    format = FORMATS.get(path.suffix.lower(), "PNG")
+    options: dict[str, Any] = {"quality": 95} if format in ("JPEG", "WEBP") else {}
+    try:
+        Image.fromarray(image).save(content, format, **options)
+    except (OSError, ValueError) as error:
+        raise PictureError(path, f"a {format} file cannot hold it") from error
+    write_file(path, content.getvalue())
+
+
+class _RefusedError(Exception):
+    """Why a picture is not wanted."""
+
+
+class _TimedFile(io.FileIO):
+    """Stops being read when its time is up: decoders ask for their bytes bit by bit."""
+
+    _deadline = 0.0
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        self._deadline = self._deadline or time.monotonic() + MAX_SECONDS
+        if time.monotonic() > self._deadline:
+            raise TimeoutError
+        return super().readinto(buffer)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _decode(path: str | os.PathLike[str], file: BinaryIO) -> tuple[np.ndarray, int]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of odd metadata, and of sizes judged here.
+            with Image.open(file, formats=_OPENED) as image:
+                rgb, reduction = _load(image)
+                upright = _TURN_UPRIGHT.get(_orientation(image))
+            return np.array(rgb if upright is None else rgb.transpose(upright)), reduction
+    except UnidentifiedImageError as error:
+        reason = "no JPEG, PNG, WebP, BMP, TIFF or GIF picture, or damaged at its beginning"
+        raise PictureError(path, reason) from error
+    except (_RefusedError, Image.DecompressionBombError) as error:
+        reason = str(error) if isinstance(error, _RefusedError) else _TOO_MANY
+        raise PictureError(path, reason) from error
+    except MemoryError as error:
+        raise PictureError(path, "too large for this machine's memory") from error
+    except Exception as error:  # Pillow raises what it comes upon in a damaged file.
+        if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno):
+            raise
+        raise PictureError(path, "damaged or cut short") from error
+
+
+def _load(image: Image.Image) -> tuple[Image.Image, int]:
+    """The picture as RGB, not turned yet, and its reduction."""
+    width, height = size = image.size
+    if width * height > MAX_PIXELS:
+        raise _RefusedError(f"{width}x{height}: {_TOO_MANY}")
+    reduction = 1 if width * height <= FULL_SIZE_PIXELS else 2
+    if reduction > 1:
+        image.draft(None, (width // reduction, height // reduction))  # Only JPEG can.
+    left = reduction if image.size == size else 1
+    image.load()
+    if image.mode in ("I", "F"):
+        raise _RefusedError("32 bits a sample; convert it to 8")
+    return _rgb(image, left), reduction
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # As above; a picture with damaged Exif data is still a picture.
+        return 1
+
+
+def _rgb(image: Image.Image, reduction: int) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    if reduction > 1:
+        image = image.reduce(reduction)
+    if mode == "RGB":
+        return image
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image)
+    return white

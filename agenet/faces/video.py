@@ -1,0 +1,238 @@
+"""Frames of a camera, a video file or a stream; videos written."""
+
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from agenet.errors import UserError
+from agenet.faces.opencv import SILENT, set_log_level
+
+TIMEOUT = 10.0  # seconds to wait for a stream's connection or next picture
+# Each with a codec that OpenCV's own packages bring along. An AVI file plays even if the program
+# that wrote it was killed.
+CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
+NARROWEST = 16  # pixels; the codecs know even sides only, and of 4 px they ruin the memory
+DEFAULT_RATE = 25.0  # frames per second of a source that does not tell
+CAMERA_DIGITS = 2  # from a hundred up, OpenCV takes numbers for kinds of cameras
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a video.
+
+    Attributes:
+        number: from 0.
+        seconds: since the first frame.
+        image: RGB uint8 [H, W, 3].
+    """
+
+    number: int
+    seconds: float
+    image: np.ndarray
+
+
+class Source:
+    """An opened camera, video file or stream.
+
+    Attributes:
+        name: for messages; without the password that an address may hold.
+        live: its pictures come when they come, and a late reader wants the newest.
+        rate: frames per second, as far as it tells.
+        count: of frames, as far as a file tells.
+    """
+
+    def __init__(
+        self, capture: cv2.VideoCapture, name: str, live: bool, clock: Callable[[], float]
+    ) -> None:
+        self.name = name
+        self._capture = capture
+        self._clock = clock
+        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.count = int(count) if not live and 0 < count < 1e9 else None
+        self.live = live
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        self.rate = float(rate) if 1 <= rate <= 240 else DEFAULT_RATE
+        self._number = 0
+        self._seconds = 0.0
+        self._start = 0.0
+        # Opening alone proves little: cameras in use and cut files fail at the first picture.
+        self._first = self._decode()
+        if self._first is None:
+            capture.release()
+            raise UserError(
+                f"{name} gives no picture: "
+                + ("is another program using it?" if live else "is it a video, and complete?")
+            )
+
+    def read(self) -> Frame | None:
+        """The next frame; None at the end, or when the source is gone."""
+        image = self._first if self._first is not None else self._decode()
+        self._first = None
+        if image is None:
+            return None
+        frame = Frame(self._number, self._time(), cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+        self._number += 1
+        return frame
+
+    def close(self) -> None:
+        self._capture.release()
+
+    def _decode(self) -> np.ndarray | None:
+        try:
+            there, image = self._capture.read()
+        except cv2.error:
+            return None
+        return image if there and image is not None and image.size else None
+
+    def _time(self) -> float:
+        if self.live:
+            now = self._clock()
+            self._start = self._start if self._number else now
+            return now - self._start
+        seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        if self._number and not self._seconds < seconds < self._seconds + 3600:
+            seconds = self._seconds + 1 / self.rate  # Some containers tell no times.
+        elif not self._number:
+            seconds = 0.0
+        self._seconds = seconds
+        return seconds
+
+
+def open_source(text: str, clock: Callable[[], float] = time.monotonic) -> Source:
+    """Opens what a user names.
+
+    Args:
+        text: a camera's number, its device file, a video file or a stream's address.
+
+    Raises:
+        UserError: there is no such thing, or it gives no picture.
+    """
+    _silence()
+    if "://" in text:
+        return _open_stream(text, clock)
+    path = Path(text)
+    if text.isdecimal() or re.fullmatch(r"/dev/video\d+", text) or path.is_char_device():
+        capture = cv2.VideoCapture()
+        if not text.isdecimal():
+            capture.open(text)
+        elif len(text) <= CAMERA_DIGITS:
+            capture.open(int(text))
+        if not capture.isOpened():
+            raise UserError(f"camera {text} cannot be opened: {_known_cameras()}")
+        return Source(capture, f"camera {text}", True, clock)
+    if not path.exists():
+        raise UserError(f"{text} is not there: give a video file, a camera's number or an address")
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "no file"
+        raise UserError(f"{text} is {kind}: give a video file, a camera's number or an address")
+    with path.open("rb") as file:  # A missing permission is told as such.
+        if not file.read(1):
+            raise UserError(f"{text} is empty: is it a video, and complete?")
+    capture = cv2.VideoCapture(str(path))
+    if not capture.isOpened():
+        raise UserError(f"{text} cannot be read as a video: is it one, and complete?")
+    return Source(capture, text, False, clock)
+
+
+def _open_stream(address: str, clock: Callable[[], float]) -> Source:
+    name = re.sub(r"//[^/]*@", "//***@", address)
+    limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC)
+    settings = [number for limit in limits for number in (limit, round(1000 * TIMEOUT))]
+    capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, settings)
+    if not capture.isOpened():
+        raise UserError(
+            f"{name} cannot be opened as a video within {TIMEOUT:g} s: is the address right, and "
+            "can this machine reach it?"
+        )
+    # A video file on a web server has an end, and is no more live than one on the disk.
+    live = not 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 1e9
+    return Source(capture, name, live, clock)
+
+
+def _known_cameras() -> str:
+    if not Path("/dev").is_dir():
+        return "is it connected, and is this program allowed to use it?"
+    found = sorted(str(path) for path in Path("/dev").glob("video*"))
+    if found:
+        return f"this machine has {', '.join(found)}; give another number, a file or an address"
+    return "this machine has no /dev/video*; give a video file or a stream's address instead"
+
+
+def _silence() -> None:
+    """Keeps OpenCV's and FFmpeg's own lines off the terminal: what matters is told here."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        set_log_level(SILENT)
+
+
+class VideoWriter:
+    """Writes a video; the file is made with the first picture and playable once closed.
+
+    Args:
+        path: with an ending of `CODECS`.
+        rate: frames per second.
+
+    Raises:
+        UserError: from `write` and `close`: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, rate: float) -> None:
+        self.path = path
+        self.rate = rate
+        self.count = 0
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+
+    def write(self, image: np.ndarray) -> None:
+        """Adds a picture, RGB uint8 [H, W, 3]; one of another size than the first is resized."""
+        if self._writer is None:
+            _silence()
+            width, height = (max(NARROWEST, side // 2 * 2) for side in image.shape[1::-1])
+            self._size = (width, height)
+            code = cv2.VideoWriter_fourcc(*CODECS[self.path.suffix.lower()])  # type: ignore[attr-defined,unused-ignore]
+            self._writer = cv2.VideoWriter(str(self.path), code, self.rate, self._size)
+            if not self._writer.isOpened():
+                raise UserError(f"{self.path} cannot be written: {image.shape[1]}x{image.shape[0]}")
+        if (image.shape[1], image.shape[0]) != self._size:
+            image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
+        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        self.count += 1
+
+    def write_until(self, image: np.ndarray, seconds: float) -> None:
+        """Adds a picture as often as it takes for the video to be `seconds` long, maybe never.
+
+        So that a camera whose pictures come unevenly is recorded at its true speed.
+        """
+        while self.count <= seconds * self.rate:
+            self.write(image)
+
+    def close(self) -> None:
+        if self._writer is None or not self._writer.isOpened():
+            return
+        self._writer.release()
+        # OpenCV does not tell when the disk is full.
+        capture = cv2.VideoCapture(str(self.path))
+        readable = capture.isOpened() and capture.read()[0]
+        capture.release()
+        if not readable:
+            raise UserError(f"{self.path} could not be written completely: is the disk full?")
+
+
+def check_output(path: Path, source: str, overwrite: bool) -> None:
+    """Refuses a file to be written that would lose something; names what to do.
+
+    Raises:
+        UserError: it exists, is what is read from, or cannot be made there.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"{path} cannot be written: name a file in a folder that exists")
+    if "://" not in source and path.exists() and Path(source).exists() and path.samefile(source):
+        raise UserError(f"{path} is the video that is read: name another file to write")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists: name another file, or add --overwrite")

@@ -1,0 +1,1 @@
+"""The programs: command line in, files, tables and windows out."""

@@ -1,0 +1,77 @@
+"""The picture files that paths, folders and patterns of a command line stand for."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from agenet.errors import UserError
+from agenet.faces.pictures import FORMATS
+from agenet.programs.results import Result
+
+
+def find_pictures(paths: Sequence[str], leave_out: str | None = None) -> Iterator[Result]:
+    """The files that paths stand for; an error for each path that stands for none.
+
+    Of a folder those in it and below it whose names end like a picture's, in the order of their
+    names; a file that is named, or matches a pattern, whatever its name.
+
+    Args:
+        leave_out: a folder that is not searched.
+    """
+    for path in paths:
+        if path and Path(path).is_dir():
+            yield from _find_in_folder(path, leave_out)
+        elif os.path.lexists(path):
+            yield Result(path)
+        elif glob.has_magic(path):
+            # Path.glob takes no absolute patterns.
+            names = sorted(glob.iglob(path, recursive=True))  # noqa: PTH207
+            files = [name for name in names if not Path(name).is_dir()]
+            yield from map(Result, files) if files else [Result(path, error="matches no file")]
+        else:
+            yield Result(path, error="no such file or folder")
+
+
+def _find_in_folder(folder: str, leave_out: str | None) -> Iterator[Result]:
+    closed = None if leave_out is None else Path(leave_out).resolve()
+    empty = True
+    unreadable: list[OSError] = []
+    for name, folders, files in os.walk(folder, onerror=unreadable.append):
+        parent = Path(name)
+        folders[:] = sorted(
+            name for name in folders if name[0] != "." and (parent / name).resolve() != closed
+        )
+        for file in sorted(files):
+            if file[0] != "." and Path(file).suffix.lower() in FORMATS:
+                empty = False
+                yield Result(str(parent / file))
+        while unreadable:
+            yield _unreadable(unreadable.pop())
+    if unreadable:  # The folder itself.
+        yield _unreadable(unreadable.pop())
+    elif empty:
+        yield Result(folder, error="no pictures in this folder")
+
+
+def _unreadable(error: OSError) -> Result:
+    return Result(str(error.filename), error=str(error.strerror).lower())
+
+
+def common_folder(paths: Sequence[str]) -> str:
+    """The folder that holds all that is found, below which names differ.
+
+    Raises:
+        UserError: there is none.
+    """
+    roots = []
+    for path in paths:
+        root = Path(path)
+        # What a pattern matches is looked for above it, even if a folder is called like it.
+        while not root.is_dir() or (root != Path(path) and glob.has_magic(str(root))):
+            root = root.parent
+        roots.append(os.path.normpath(root.absolute()))
+    try:
+        return os.path.commonpath(roots)
+    except ValueError as error:  # On several drives of Windows.
+        raise UserError("--annotated: give pictures of one drive at a time") from error

@@ -1,0 +1,193 @@
+"""What is told of picture files, one after the other: a table, CSV, JSON lines, a summary."""
+
+import csv
+import json
+import os
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from agenet.faces.face import Face
+from agenet.weights.text import printable
+
+LISTED = 10  # problems in the summary
+
+_TABLE = ("face", "left", "top", "right", "bottom", "age", "group", "gender", "prob.")
+_TOLD = ("score", "age", "age_group", "gender", "gender_probability")
+_CSV = ("file", "face", "left", "top", "right", "bottom", *_TOLD, "error")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is told of one file: `faces` in its own pixels, or `error` and why."""
+
+    path: str
+    size: tuple[int, int] | None = None  # width, height
+    faces: Sequence[Face] = ()
+    error: str = ""
+
+
+@dataclass
+class Summary:
+    """What a run did."""
+
+    pictures: int = 0
+    faces: int = 0
+    without_face: int = 0
+    problems: int = 0
+    first_problems: list[str] = field(default_factory=list)
+    stopped: type[BaseException] | None = None
+
+    def add(self, result: Result) -> None:
+        if result.size is not None:
+            self.pictures += 1
+            self.faces += len(result.faces)
+            self.without_face += not result.faces
+        if result.error:
+            self.problems += 1
+            if len(self.first_problems) < LISTED:
+                self.first_problems.append(f"{printable(result.path, 1000)}: {result.error}")
+
+    def __str__(self) -> str:
+        counts = (
+            f"{_count(self.pictures, 'picture')}, {_count(self.faces, 'face')}, "
+            f"{_count(self.without_face, 'picture')} without a face, "
+            f"{_count(self.problems, 'problem')}"
+        )
+        more = self.problems - len(self.first_problems)
+        lines = [*self.first_problems, *([f"and {more:,} more"] if more else [])]
+        interrupted = ["interrupted"] if self.stopped is KeyboardInterrupt else []
+        return "\n".join(["; ".join([*interrupted, counts]), *(f"  {line}" for line in lines)])
+
+
+class Writer(Protocol):
+    """Takes one result after the other."""
+
+    def write(self, result: Result) -> None: ...
+
+
+class TableWriter:
+    """A table for people: one row for each face, and for each picture without one."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        columns = shutil.get_terminal_size().columns
+        rest = len(self._row("", *_TABLE))
+        self._width = min(max(columns - rest, 20), 60) if file.isatty() else 40
+        self._has_head = False
+
+    def write(self, result: Result) -> None:
+        if not self._has_head:
+            self._print("file", *_TABLE)
+            self._has_head = True
+        for number, face in enumerate(result.faces, 1):
+            told = face.prediction
+            box = [f"{side:.0f}" for side in face.detection.box]
+            age = "-" if told.age is None else f"{told.age:.1f}"
+            probability = told.gender_probability
+            sure = "-" if probability is None else f"{probability:.2f}"
+            group, gender = told.age_group or "-", told.gender or "-"
+            self._print(result.path, str(number), *box, age, group, gender, sure)
+        if result.size is not None and not result.faces:
+            self._print(result.path, "-", note="no face found")
+        if result.error:
+            self._print(result.path, "!", note=result.error)
+
+    def _print(self, path: str, *cells: str, note: str = "") -> None:
+        name = _fitted(printable(path, 4096), self._width, shorten=self._file.isatty())
+        row = f"{cells[0]:>4}  {note}" if note else self._row("", *cells)
+        print(name + row, file=self._file)
+
+    @staticmethod
+    def _row(name: str, face: str, *cells: str) -> str:
+        left, top, right, bottom, age, group, gender, sure = cells
+        box = f"{left:>6} {top:>6} {right:>6} {bottom:>6}"
+        return f"{name}{face:>4}  {box} {age:>6}  {group:<6}  {gender:<6}  {sure:>5}"
+
+
+class CsvWriter:
+    """For spreadsheets: one row for each face, for each picture without one, for each error."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._rows = csv.writer(file, lineterminator="\n")
+        self._has_head = False
+
+    def write(self, result: Result) -> None:
+        if not self._has_head:
+            self._rows.writerow(_CSV)
+            self._has_head = True
+        name = _escaped(result.path)
+        # A spreadsheet would take it for a formula; this names the same file.
+        name = f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
+        nothing = [""] * (len(_CSV) - 2)
+        for number, face in enumerate(result.faces, 1):
+            told = face.asdict()
+            values = [told.get(column) for column in _TOLD]
+            self._rows.writerow([name, number, *told["box"], *values, result.error])
+        if not result.faces:
+            self._rows.writerow([name, *nothing, result.error])
+
+
+class JsonLinesWriter:
+    """For programs: one object for each file, in ASCII."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, result: Result) -> None:
+        told: dict[str, object] = {"file": result.path}
+        if result.size is not None:
+            told |= {"width": result.size[0], "height": result.size[1]}
+            told |= {"faces": [face.asdict() for face in result.faces]}
+        if result.error:
+            told |= {"error": result.error}
+        self._file.write(json.dumps(told) + "\n")
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _fitted(text: str, width: int, shorten: bool) -> str:
+    """Padded to columns of a terminal, or cut at its beginning."""
+    widths = [_columns(character) for character in text]
+    if shorten and sum(widths) > width:
+        while sum(widths) > width - 1:
+            del widths[0]
+        text = "…" + text[len(text) - len(widths) :]
+        widths.append(1)
+    return text + " " * (width - sum(widths))
+
+
+def _columns(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+@contextmanager
+def open_output(name: str) -> Iterator[TextIO]:
+    """A file that takes its place when the run has ended, however it did."""
+    if name == "-":
+        yield sys.stdout
+        return
+    path = Path(name)
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        with unfinished.open("w", encoding="utf-8", newline="") as file:
+            yield file
+    finally:
+        # Hours of work may be in it.
+        if unfinished.exists() and unfinished.stat().st_size:
+            os.replace(unfinished, path)
+        else:
+            unfinished.unlink(missing_ok=True)

@@ -1,0 +1,11 @@
+"""Tells age and gender of the faces in picture files; see --help."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from agenet.programs.predict import main
+
+if __name__ == "__main__":
+    main()

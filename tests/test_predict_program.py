@@ -1,0 +1,343 @@
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agenet.faces import pictures
+from agenet.faces.detectors import find_detector
+from agenet.faces.face import Box, Detection, Face, Prediction
+from agenet.faces.pictures import read_picture
+from agenet.programs.finding import find_pictures
+from agenet.programs.predict import main, predict_files
+from agenet.programs.results import JsonLinesWriter, Result, TableWriter
+from tests.test_faces_pictures import png
+
+REAL_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+class BrightFaces:
+    """Finds as many faces as the red of the first pixel says; age and gender from the colours."""
+
+    name = "bright"
+
+    def detect(self, image: np.ndarray) -> list[Detection]:
+        boxes = [Box(i, 1.25, i + 4, 6) for i in range(image[0, 0, 0])]
+        return [Detection(box, score=0.5) for box in boxes]
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        return [
+            Prediction(
+                age=float(image[..., 1].mean()),
+                age_group="25-32",
+                gender="female" if image[0, 0, 2] > 99 else "male",
+                gender_probability=0.75,
+            )
+            for image in images
+        ]
+
+    def predict_faces(
+        self, image: np.ndarray, detections: Sequence[Detection] | None = None
+    ) -> list[Face]:
+        found = self.detect(image) if detections is None else detections
+        return [Face(detection, self.predict([image])[0]) for detection in found]
+
+
+def picture(path: Path, faces: int, green: int = 30) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (60, 40), (faces, green, 200)).save(path, "PNG")
+    return str(path)
+
+
+def status(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments], load=lambda args: BrightFaces())
+    if isinstance(end.value.code, str):
+        print(end.value.code, file=sys.stderr)
+        return 1
+    return end.value.code or 0
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text("ascii").splitlines()]
+
+
+def test_table_csv_json_lines_and_copies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, copies = tmp_path / "photos", tmp_path / "copies"
+    two, none = picture(photos / "two.png", 2), picture(photos / "below" / "none.JPG", 0)
+    picture(photos / ".hidden.png", 1)
+    (photos / "bad.gif").write_bytes(b"GIF89a")
+    (photos / "notes.txt").write_text("no picture")
+    outputs = ["--csv", tmp_path / "faces.csv", "--jsonl", tmp_path / "faces.jsonl"]
+    outputs += ["--annotated", copies]
+    assert status(photos, *outputs) == 0
+    table, summary = capsys.readouterr()
+    head, *body = [line.split() for line in table.splitlines()]
+    assert head[:3] == ["file", "face", "left"]
+    assert [line[1:] for line in body[1:3]] == [
+        ["1", "0", "1", "4", "6", "30.0", "25-32", "female", "0.75"],
+        ["2", "1", "1", "5", "6", "30.0", "25-32", "female", "0.75"],
+    ]
+    assert body[3] == [none, "-", "no", "face", "found"]
+    first = "2 pictures, 2 faces, 1 picture without a face, 1 problem\n"
+    assert summary.startswith(f"{first}  {photos / 'bad.gif'}: no JPEG, PNG")
+    told = rows(tmp_path / "faces.csv")
+    assert [(row["file"], row["face"], row["age"]) for row in told] == [
+        (str(photos / "bad.gif"), "", ""),
+        (two, "1", "30.0"),
+        (two, "2", "30.0"),
+        (none, "", ""),
+    ]
+    assert told[0]["error"] and not any(row["error"] for row in told[1:])
+    bad, good, empty = lines(tmp_path / "faces.jsonl")
+    assert bad.keys() == {"file", "error"}
+    assert (good["width"], good["height"], len(good["faces"])) == (60, 40, 2)
+    assert good["faces"][1]["box"] == [1, 1.2, 5, 6]
+    assert empty["faces"] == []
+    assert sorted(path.name for path in copies.rglob("*.*")) == ["none.JPG", "two.png"]
+    assert not np.array_equal(read_picture(copies / "two.png"), read_picture(two))
+    same = read_picture(copies / "below" / "none.JPG")[9, 9]
+    np.testing.assert_allclose(same.astype(int), [0, 30, 200], atol=2)
+
+
+def test_existing_files_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = picture(tmp_path / "photos" / "one.png", 1)
+    table, copies = tmp_path / "faces.csv", tmp_path / "copies"
+    kept = Path(picture(copies / "one.png", 7)).read_bytes()
+    assert status(one, "--csv", table) == 0
+    before = table.read_bytes()
+    assert status(one, "--csv", table) == 1
+    assert "faces.csv exists: name another file, or add --overwrite" in capsys.readouterr().err
+    assert status(one, "--annotated", copies) == 0
+    assert "copy not written" in capsys.readouterr().err
+    assert (copies / "one.png").read_bytes() == kept and table.read_bytes() == before
+    assert status(one, "--csv", table, "--annotated", copies, "--overwrite") == 0
+    assert (copies / "one.png").read_bytes() != kept
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = picture(tmp_path / "one.png", 1)
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
+        ([tmp_path / "empty"], "no pictures in this folder"),
+        ([tmp_path / "gone", f"{tmp_path}/*.gif"], "no such file or folder; "),
+        ([""], "no such file or folder"),
+        ([], "PATH"),
+        ([one, "--csv", tmp_path / "gone" / "faces.csv"], "is no folder"),
+        ([one, "--csv", os.devnull, "--overwrite"], "is not a file"),
+        ([one, "--csv", "x", "--jsonl", "x"], "name two"),
+        ([one, "--annotated", tmp_path], "name another folder"),
+        ([tmp_path / "empty", one, "--annotated", tmp_path.parent], "name another folder"),
+    ):
+        assert status(*arguments) == 1
+        out, err = capsys.readouterr()
+        assert err.startswith("error: ") and message in err and err.count("\n") == 1 and not out
+    assert Path(os.devnull).is_char_device()
+
+
+def test_nothing_readable_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(12):
+        (tmp_path / f"{number}.png").write_bytes(png(10_000, 10_001))
+    os.mkfifo(tmp_path / "pipe.png")
+    assert status(tmp_path, "--jsonl", "-") == 1
+    out, err = capsys.readouterr()
+    assert [set(json.loads(line)) for line in out.splitlines()] == [{"file", "error"}] * 13
+    assert err.startswith("0 pictures, 0 faces, 0 pictures without a face, 13 problems\n")
+    assert err.splitlines()[1].endswith(
+        "10000x10001: more than the 100,000,000 pixels that are decoded"
+    )
+    assert err.endswith("\n  and 3 more\n")
+
+
+def test_cropped_pictures_are_one_face_each(tmp_path: Path) -> None:
+    for number in range(70):
+        picture(tmp_path / "crops" / f"{number:02}.png", 0, green=number)
+    (tmp_path / "crops" / "40.png").write_bytes(b"")
+    assert status("--cropped", tmp_path / "crops", "--jsonl", tmp_path / "crops.jsonl") == 0
+    told = lines(tmp_path / "crops.jsonl")
+    assert [line["faces"][0]["age"] for line in told if "faces" in line] == [
+        *range(40), *range(41, 70)
+    ]  # fmt: skip
+    assert told[0]["faces"][0]["box"] == [0, 0, 60, 40]
+    assert told[40]["error"] == "empty file"
+
+
+def test_large_picture_has_boxes_in_its_own_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "FULL_SIZE_PIXELS", 1000)
+    file = io.StringIO()
+    path = picture(tmp_path / "large.png", 1)
+    predict_files([Result(path)], BrightFaces(), [JsonLinesWriter(file)])
+    told = json.loads(file.getvalue())
+    assert (told["width"], told["height"]) == (60, 40)
+    assert told["faces"][0]["box"] == [0, 2.5, 8, 12]
+
+
+def test_500_faces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Crowd(BrightFaces):
+        def detect(self, image: np.ndarray) -> list[Detection]:
+            return super().detect(image) * 2
+
+    path = picture(tmp_path / "crowd.png", 250)
+    with pytest.raises(SystemExit, match="0"):
+        main([path, "--csv", str(tmp_path / "crowd.csv")], load=lambda args: Crowd())
+    assert len(capsys.readouterr().out.splitlines()) == 501
+    assert [int(row["face"]) for row in rows(tmp_path / "crowd.csv")] == [*range(1, 501)]
+
+
+def test_names_steer_neither_terminal_nor_spreadsheet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["=1+1.png", "a\nb.png", 'c"d,e.png', "f\x1b[2Jg.png", "h\udcff.png", "家族.png"]
+    monkeypatch.chdir(tmp_path)
+    for name in names:
+        picture(Path(name), 1)
+    assert status(*names, "--csv", "names.csv", "--jsonl", "names.jsonl") == 0
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == 7 and "\x1b" not in out and "家族.png" in out
+    written = [row["file"] for row in rows(Path("names.csv"))]
+    assert written[:3] == ["./=1+1.png", "a\\nb.png", 'c"d,e.png']
+    assert written[3:] == ["f\\x1b[2Jg.png", "h\\udcff.png", "家族.png"]
+    assert len(Path("names.csv").read_text("utf-8").splitlines()) == 7
+    assert [line["file"] for line in lines(Path("names.jsonl"))] == names
+
+
+def test_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "90")
+    file = Terminal()
+    table = TableWriter(file)
+    face = BrightFaces().predict_faces(np.full((9, 9, 3), 1, np.uint8))[0]
+    table.write(Result("a" * 99 + "end.png", (9, 9), [face]))
+    table.write(Result("家" * 9 + ".png", (9, 9), [Face(face.detection, Prediction())]))
+    head, long, wide = file.getvalue().splitlines()
+    assert len(head) == len(long) == len(wide) + 9 == 90
+    assert long.startswith("…aaa") and "end.png  " in long
+    assert wide.split()[-4:] == ["-"] * 4
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, RuntimeError])
+def test_what_was_done_is_kept(tmp_path: Path, end: type[BaseException]) -> None:
+    class Ends(BrightFaces):
+        def predict_faces(
+            self, image: np.ndarray, detections: Sequence[Detection] | None = None
+        ) -> list[Face]:
+            if image[0, 0, 0] == 3:
+                raise end
+            return super().predict_faces(image, detections)
+
+    for number in range(1, 6):
+        picture(tmp_path / "photos" / f"{number}.png", number)
+    output = tmp_path / "faces.csv"
+    with pytest.raises(SystemExit if end is KeyboardInterrupt else end) as stop:
+        main([str(tmp_path / "photos"), "--csv", str(output)], load=lambda args: Ends())
+    assert getattr(stop.value, "code", 130) == 130
+    assert [row["face"] for row in rows(output)] == ["1", "1", "2"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_reader_who_leaves_ends_the_run(tmp_path: Path) -> None:
+    class Left:
+        def write(self, result: Result) -> None:
+            raise BrokenPipeError
+
+    found = [Result(picture(tmp_path / "one.png", 1))] * 2
+    assert predict_files(found, BrightFaces(), [Left()]).stopped is BrokenPipeError
+
+
+def test_patterns_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("b/2.png", "b/1.jpeg", "b/sub/3.webp", "b/out/4.png", "[x].png", "b/odd.data"):
+        picture(Path(name), 1)
+
+    def found(*paths: str, leave_out: str | None = None) -> list[str]:
+        return [result.path for result in find_pictures(paths, leave_out)]
+
+    inside = ["b/1.jpeg", "b/2.png"]
+    assert found("b") == [*inside, "b/out/4.png", "b/sub/3.webp"]
+    assert found("b/", leave_out="b/out") == [*inside, "b/sub/3.webp"]
+    assert found("[x].png", "b/*.data") == ["[x].png", "b/odd.data"]
+    assert found(f"{tmp_path}/**/*.web?") == [f"{tmp_path}/b/sub/3.webp"]
+    assert found("b/?.*") == inside
+
+
+def test_a_picture_that_vanishes_is_passed_over(tmp_path: Path) -> None:
+    paths = [picture(tmp_path / f"{number}.png", 1) for number in range(9)]
+
+    class Deletes(BrightFaces):
+        def predict_faces(
+            self, image: np.ndarray, detections: Sequence[Detection] | None = None
+        ) -> list[Face]:
+            Path(paths[8]).unlink(missing_ok=True)
+            return super().predict_faces(image, detections)
+
+    summary = predict_files(find_pictures([str(tmp_path)]), Deletes(), [])
+    assert (summary.pictures, summary.problems) == (8, 1)
+    assert summary.first_problems == [f"{paths[8]}: no such file or directory"]
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    path = picture(tmp_path / "one.png", 1)
+    found = (Result(path if n % 2 else path + str(n)) for n in range(1000))
+    tracemalloc.start()
+    try:
+        predict_files(found, BrightFaces(), [])
+        assert tracemalloc.get_traced_memory()[1] < 300_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_starts_without_jax() -> None:
+    code = (
+        "import sys, agenet.programs.predict as p\n"
+        "try: p.main(['/nowhere'])\n"
+        "finally: print(sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: /nowhere: no such file or folder\n"
+    assert "'cv2'" in done.stdout and "'jax'" not in done.stdout
+
+
+def test_real_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no real data in {REAL_DATA}")
+
+    class Real(BrightFaces):
+        def __init__(self, args: Namespace) -> None:
+            self.detect = find_detector(args.detector).detect
+
+    detector = str(REAL_DATA / "models" / "face_detection_yunet_2023mar.onnx")
+    outputs = ["--detector", detector, "--jsonl", "-", "--annotated", str(tmp_path / "copies")]
+    with pytest.raises(SystemExit, match="0"):
+        main([str(REAL_DATA / "media"), *outputs], load=Real)
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {Path(line["file"]).name: len(line["faces"]) for line in told} == {
+        "astronaut.png": 1,
+        "classroom.gif": 4,
+        "face-demographics-walking.gif": 2,
+        "grace_hopper.jpg": 1,
+        "head-pose-face-detection-female-and-male.gif": 2,
+    }
+    assert len(list((tmp_path / "copies").iterdir())) == 5

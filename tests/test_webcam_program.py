@@ -1,0 +1,437 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from shutil import which
+from unittest import mock
+
+import cv2
+import numpy as np
+import pytest
+
+from agenet.errors import UserError
+from agenet.faces.detectors import find_detector
+from agenet.faces.face import Detector
+from agenet.faces.video import Frame, VideoWriter, open_source
+from agenet.faces.yunet import YUNET
+from agenet.programs import display as display_module
+from agenet.programs import webcam
+from agenet.programs.display import Display, check_window
+from agenet.programs.webcam import main, run
+from tests.test_faces_pipeline import Camera, Fake
+
+ROOT = Path(__file__).resolve().parents[1]
+CLIPS = {  # frames and people, as a person sees them
+    "classroom": (45, 4),
+    "face-demographics-walking": (35, 2),
+    "head-pose-face-detection-female-and-male": (56, 2),
+}
+
+
+class FakeScreen:
+    """Shows nothing, remembers, and presses a key at the times that it is asked."""
+
+    def __init__(self, keys: dict[int, str] | None = None) -> None:
+        self.keys, self.asked, self.shown, self.waited = keys or {}, 0, [], 0.0
+
+    def show(self, image: np.ndarray) -> None:
+        self.shown.append(image)
+
+    def key(self, seconds: float) -> str:
+        time.sleep(min(seconds, 0.005))
+        self.waited += seconds
+        self.asked += 1
+        return self.keys.get(self.asked, "")
+
+
+class Ticks:
+    """A clock that goes on by so many seconds each time it is asked."""
+
+    def __init__(self, step: float) -> None:
+        self.now, self.step = 0.0, step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+@pytest.fixture
+def yunet(real_data: Path) -> Detector:
+    return find_detector(str(real_data / "models" / YUNET.file_name))
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    """Two seconds of a grey square."""
+    writer = VideoWriter(tmp_path / "film.avi", 10.0)
+    for _ in range(20):
+        writer.write(np.full((96, 128, 3), 99, np.uint8))
+    writer.close()
+    return writer.path
+
+
+@pytest.fixture(autouse=True)
+def _no_handler_stays() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def status(*arguments: object, fake: Fake | None = None) -> int:
+    """Runs the program; a fake takes the place of detector and predictor, or of the latter."""
+
+    def find(name: str) -> Detector:
+        return fake or find_detector(name)
+
+    with (
+        mock.patch.object(webcam, "find_detector", find),
+        pytest.raises(SystemExit) as end,
+    ):
+        main([str(argument) for argument in arguments], load=lambda *_: fake or Fake())
+    if isinstance(end.value.code, str):
+        print(end.value.code, file=sys.stderr)
+        return 1
+    return end.value.code or 0
+
+
+def read_all(path: Path) -> list[Frame]:
+    source = open_source(str(path))
+    frames = []
+    while (frame := source.read()) is not None:
+        frames.append(frame)
+    source.close()
+    return frames
+
+
+# Films written.
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_real_clips(
+    real_data: Path, tmp_path: Path, clip: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, network = real_data / "media" / f"{clip}.gif", real_data / "models" / YUNET.file_name
+    film, lines = tmp_path / "film.mp4", tmp_path / "film.jsonl"
+    assert status(path, "--detector", network, "--output", film, "--json", lines) == 0
+    frames, people = CLIPS[clip]
+    told = [json.loads(line) for line in lines.read_text("ascii").splitlines()]
+    assert [line["frame"] for line in told] == [*range(frames)]
+    assert {len(line["faces"]) for line in told} == {people}
+    assert {face["track"] for line in told for face in line["faces"]} == {*range(1, people + 1)}
+    assert told[-1]["faces"][0]["age"] == pytest.approx(33)
+    plain, drawn = read_all(path), read_all(film)
+    assert len(drawn) == frames
+    assert drawn[-1].seconds == pytest.approx(plain[-1].seconds, rel=0.1)
+    differences = [
+        np.abs(a.image.astype(int) - b.image).mean() for a, b in zip(plain, drawn, strict=True)
+    ]
+    assert min(differences) > 0.5 and max(differences) < 12  # Drawn upon, and the same film.
+    summary = capsys.readouterr().err
+    assert f"{frames} frames in" in summary
+    assert f"{people} faces followed, written to {film}" in summary
+
+
+def test_lines_on_stdout(film: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(film, "--json", "-", "--max-frames", 3, fake=Fake(0)) == 0
+    out, err = capsys.readouterr()
+    told = [json.loads(line) for line in out.splitlines()]
+    assert told == [{"frame": n, "seconds": n / 10, "faces": []} for n in range(3)]
+    assert "3 frames in" in err and "0 faces followed" in err
+
+
+def test_a_film_that_ends_early_is_told(tmp_path: Path, film: Path) -> None:
+    source = open_source(str(film))
+    source.count = 60
+    summary = run(source, Fake(), Fake().load, writer=VideoWriter(tmp_path / "a.avi", 10.0))
+    assert summary.endswith("film.avi ends early, it tells of 60 frames")
+
+
+def test_existing_files_are_kept(
+    tmp_path: Path, film: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "output.mp4"
+    output.write_bytes(b"kept")
+    assert status(film, "--output", output) == 1
+    assert "output.mp4 exists: name another file, or add --overwrite" in capsys.readouterr().err
+    assert status(film, "--output", film, "--overwrite") == 1
+    assert "is the video that is read" in capsys.readouterr().err
+    assert output.read_bytes() == b"kept"
+    assert status(film, "--output", output, "--overwrite", fake=Fake()) == 0
+    assert len(read_all(output)) == 20
+
+
+def test_mistakes_are_one_line(
+    tmp_path: Path, film: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    empty = tmp_path / "empty.mp4"
+    empty.write_bytes(b"")
+    for arguments, message in (
+        (["--no-window"], "leaves nothing to do: add --output FILE or --json FILE"),
+        ([film, "--max-frames", 0], "give 1 or more"),
+        ([film, "--max-frames", "x"], "invalid int value"),
+        ([film, "--output", "a.gif"], "name a file that ends in .mp4, .mov, .mkv, .avi"),
+        ([film, "--output", tmp_path / "gone" / "a.mp4"], "in a folder that exists"),
+        ([film, "--output", "a.mp4", "--json", "a.mp4"], "name two"),
+        ([film, "--json", "-", "--detector", "yunett"], "did you mean yunet"),
+        ([tmp_path / "gone.mp4"], "is not there: give a video file"),
+        ([empty], "is empty"),
+        (["97"], "camera 97 cannot be opened: this machine has"),
+        ([film], "this machine has no display: give --output FILE or --json FILE"),
+        (["--what"], "unrecognized arguments"),
+    ):
+        assert status(*arguments) == 1, arguments
+        out, err = capsys.readouterr()
+        assert err.startswith("error: ") and message in err and err.count("\n") == 1 and not out
+
+
+def test_what_goes_wrong_in_the_network_is_one_line(
+    film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(Fake):
+        def predict_faces(self, *_: object) -> list:
+            raise UserError("no such weights")
+
+    assert status(film, "--output", tmp_path / "a.mp4", fake=Broken()) == 1
+    assert capsys.readouterr().err == "error: no such weights\n"
+    assert not (tmp_path / "a.mp4").exists()
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_film_can_be_played(tmp_path: Path, film: Path, end: signal.Signals) -> None:
+    class Ends(Fake):
+        def detect(self, image: np.ndarray) -> list:
+            if self.detected == 8:
+                os.kill(os.getpid(), end)
+            time.sleep(0.05)
+            return super().detect(image)
+
+    output, fake = tmp_path / "output.mp4", Ends()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        run(open_source(str(film)), fake, fake.load, writer=VideoWriter(output, 10.0))
+    assert 1 <= len(read_all(output)) < 20
+
+
+@pytest.mark.parametrize("program", ["webcam", "predict"])
+def test_starts_from_a_checkout_and_without_jax(program: str) -> None:
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['x', '/nowhere/film.mp4']\n"
+        f"try: runpy.run_path('scripts/{program}.py', run_name='__main__')\n"
+        "finally: print('jax' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and done.stdout == "False\n"
+    assert done.stderr.startswith("error: /nowhere/film.mp4") and done.stderr.count("\n") == 1
+
+
+# What is shown.
+
+
+def test_camera_shown_and_recorded(tmp_path: Path) -> None:
+    camera, screen, lines = Camera(50, 0.02), FakeScreen(), (tmp_path / "lines").open("w+")
+    writer = VideoWriter(tmp_path / "film.avi", 25.0)
+    with lines:
+        summary = run(camera, Fake(2), Fake(2).load, screen=screen, writer=writer, lines=lines)
+        lines.seek(0)
+        told = [json.loads(line) for line in lines]
+    assert len(screen.shown) == len(told) > 25
+    assert len(told[-1]["faces"]) == 2
+    assert summary.endswith("; camera 0 gives no more pictures")
+    # As long as it took, whatever was dropped.
+    assert len(read_all(writer.path)) == pytest.approx(told[-1]["frame"], abs=3)
+    assert any((image != camera.image).any() for image in screen.shown)
+
+
+def test_camera_shown_while_500_faces_are_in_sight() -> None:
+    fake, screen = Fake(500, predicting=0.2), FakeScreen()
+    began = time.thread_time()
+    run(Camera(20, 0.05), fake, fake.load, screen=screen)
+    assert len(screen.shown) > 5
+    assert (time.thread_time() - began) / len(screen.shown) < 0.3
+    assert fake.most <= 4
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    keys = {5: "snapshot", 10: "pause", 15: "snapshot", 20: "pause", 40: "quit"}
+    screen, camera, fake = FakeScreen(keys), Camera(10**6, 0.005, live), Fake(1)
+    run(camera, fake, fake.load, screen=screen)
+    assert screen.asked == 40 and camera.closed
+    snapshots = sorted(tmp_path.iterdir())
+    assert len(snapshots) == 2
+    assert all(re.fullmatch(r"agenet-\d{8}-\d{6}-\d{3}\.png", path.name) for path in snapshots)
+    assert [f"saved {path.name}" for path in snapshots] == capsys.readouterr().err.splitlines()
+    saved = cv2.cvtColor(cv2.imread(str(snapshots[1])), cv2.COLOR_BGR2RGB)
+    assert any((saved == image).all() for image in screen.shown)
+
+
+def test_snapshot_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(display_module, "write_picture", full)
+    run(Camera(9, 0.01), Fake(), Fake().load, screen=FakeScreen({2: "snapshot", 6: "quit"}))
+    assert capsys.readouterr().err == "not saved: No space left on device\n"
+
+
+def test_a_film_has_its_own_pace() -> None:
+    clock, screen = Ticks(0.0), FakeScreen()
+    display = Display(screen, paced=True, clock=clock)
+    image = np.zeros((48, 64, 3), np.uint8)
+    for number in range(5):
+        assert display.show(Frame(number, number / 10, image), image)
+    assert screen.waited == pytest.approx(0.1 + 0.2 + 0.3 + 0.4)  # The clock stands still.
+    # A machine that is slow by a second is not in a hurry afterwards.
+    clock.now, screen.waited = 1.4, 0.0
+    display.show(Frame(5, 0.5, image), image)
+    display.show(Frame(6, 0.6, image), image)
+    assert screen.waited == pytest.approx(0.1)
+
+
+def test_a_pause_is_left_out_of_the_recording(tmp_path: Path) -> None:
+    class Pauses(Camera):
+        def read(self) -> Frame | None:
+            frame = super().read()
+            late = 600.0 if frame and frame.number >= 10 else 0.0
+            return frame and Frame(frame.number, frame.seconds + late, frame.image)
+
+    writer = VideoWriter(tmp_path / "film.avi", 25.0)
+    run(Pauses(20, 0.02), Fake(), Fake().load, writer=writer)
+    assert len(read_all(writer.path)) < 20 + 25 + 2
+
+
+def test_a_camera_that_stalls_can_be_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agenet.faces.pipeline.POLL", 0.02)
+
+    class Stalls(Camera):
+        def read(self) -> Frame | None:
+            if self.number == 3:
+                for _ in range(1000):  # Until the user has left; ten seconds at most.
+                    time.sleep(0.01 * (screen.asked < 9))
+                return None
+            return super().read()
+
+    screen = FakeScreen({9: "quit"})
+    summary = run(Stalls(9), Fake(), Fake().load, screen=screen)
+    assert screen.asked == 9 and "no more pictures" not in summary
+    assert (screen.shown[-1] != screen.shown[0]).any()  # It says that it waits.
+
+
+# The window itself.
+
+
+def test_no_window_no_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    with pytest.raises(UserError, match="no display: give --output FILE or --json FILE"):
+        check_window()
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:            NONE\n")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(UserError, match=r"no windows: pip uninstall .* opencv-python; or give"):
+        check_window()
+
+
+@pytest.fixture(scope="module")
+def in_window() -> Callable[[str], str]:
+    """Runs code under a virtual display, where OpenCV has windows.
+
+    AGENET_WINDOW_PYTHON may name a Python with `opencv-python`; by default it is this one.
+    """
+    python = os.environ.get("AGENET_WINDOW_PYTHON", sys.executable)
+    code = "import cv2; print(cv2.getBuildInformation())"
+    found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+    if re.search(r"GUI: +NONE", found):
+        pytest.skip("this OpenCV has no windows; AGENET_WINDOW_PYTHON may name a Python with one")
+    if not which("xvfb-run"):
+        pytest.skip("no xvfb-run, which stands in for a display")
+
+    def in_window(code: str) -> str:
+        done = subprocess.run(
+            ["xvfb-run", "-a", python, "-c", PREPARE + code],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    return in_window
+
+
+PREPARE = """
+import os, subprocess, time
+import cv2
+from agenet.errors import UserError
+from agenet.programs.display import Window, check_window
+from agenet.programs.webcam import run
+from tests.test_faces_pipeline import Camera, Fake
+
+check_window()
+camera = Camera(10**6, 0.01)
+
+class Scripted(Window):
+    # What a user does once the window has been asked for keys so many times.
+    deeds, asked = {}, 0
+    def key(self, seconds):
+        self.asked += 1
+        deed = self.deeds.get(self.asked)
+        if deed:
+            deed()
+        return super().key(seconds)
+
+def press(key):
+    # Nobody gives the window its focus here.
+    find = ["xdotool", "search", "--name", "agenet", "windowfocus"]
+    return lambda: subprocess.run([*find, "key", key], check=True)
+
+def go():
+    window = Scripted("agenet")
+    run(camera, Fake(1), Fake(1).load, screen=window)
+    return window.asked
+"""
+
+
+def test_window_closed_by_its_button(in_window: Callable[[str], str]) -> None:
+    told = in_window("Scripted.deeds = {30: lambda: cv2.destroyWindow('agenet')}\nprint(go())")
+    assert told == "30\n"
+
+
+def test_keys_in_the_window(in_window: Callable[[str], str], tmp_path: Path) -> None:
+    if not which("xdotool"):
+        pytest.skip("no xdotool, which presses keys")
+    told = in_window(
+        f"os.chdir({str(tmp_path)!r})\n"
+        "Scripted.deeds = {30: press('s'), 60: press('space'), 80: press('space'),"
+        " 110: press('s'), 140: press('q')}\n"
+        "print(go() < 200, camera.closed)"
+    )
+    end = told.splitlines()[-1]
+    assert end == "True True" and len(list(tmp_path.glob("agenet-*.png"))) == 2
+
+
+def test_display_that_cannot_be_opened(in_window: Callable[[str], str]) -> None:
+    told = in_window(
+        "os.environ['DISPLAY'] = ':9999'\n"
+        "try: check_window()\n"
+        "except UserError as error: print(error)"
+    )
+    assert told.startswith("this machine has no display: give --output")
