@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.dataset.validation_fraction = 0.1
     config.init = "default"
     config.new_parts = ""
-    config.duration = "3 epochs"
+    config.duration = "2 epochs"
     config.schedule.learning_rate = 4e-4
     config.schedule.warmup = "50 steps"
     return config

@@ -1,0 +1,113 @@
+"""Pictures of faces and frames with faces on them, for bench_predict.py."""
+
+import contextlib
+import itertools
+import sys
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from agenet.errors import UserError  # noqa: E402
+from agenet.faces.detectors import find_detector  # noqa: E402
+from agenet.faces.pictures import FORMATS, PictureError, read_picture  # noqa: E402
+
+WIDTH, HEIGHT = 640, 480
+LOOP = 8  # frames
+LARGE = 80  # pixels across, which dlib's detector needs
+
+
+def draw_pictures(count: int) -> list[np.ndarray]:
+    """Faces of nobody, as large as FairFace's."""
+    from data_prep.drawn_faces.draw import draw_face
+    from data_prep.drawn_faces.person import create_person, create_view
+
+    pictures = []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        person = create_person(int(rng.integers(8)), int(rng.integers(2)), rng)
+        pictures.append(draw_face(person, create_view(rng), 224))
+    return pictures
+
+
+def read_pictures(path: Path, count: int) -> list[np.ndarray]:
+    """The first pictures of a folder or a tar, as often as it takes for so many."""
+    pictures = []
+    if path.is_dir():
+        files = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in FORMATS)
+        pictures = [read_picture(file) for file in itertools.islice(files, count)]
+    else:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                suffix = Path(member.name).suffix.lower()
+                if suffix in FORMATS and (file := tar.extractfile(member)):
+                    coded = np.frombuffer(file.read(), np.uint8)
+                    pictures.append(cv2.cvtColor(cv2.imdecode(coded, 1), cv2.COLOR_BGR2RGB))
+                if len(pictures) == count:
+                    break
+    if not pictures:
+        raise UserError(f"--pictures: {path} holds no pictures")
+    return list(itertools.islice(itertools.cycle(pictures), count))
+
+
+def media_faces(folder: Path, detector: str) -> list[np.ndarray]:
+    """The surroundings of the faces in a folder's pictures, of those that are large enough."""
+    finder, faces = find_detector(detector), []
+    for path in sorted(folder.iterdir()):
+        try:
+            picture = read_picture(path) if path.suffix.lower() in FORMATS else None
+        except PictureError:
+            continue
+        found = [] if picture is None else finder.detect(picture)
+        if picture is None or not found or found[0].box.width < LARGE:
+            continue
+        (x, y), half = found[0].box.center, 0.9 * found[0].box.height
+        left, top = max(round(x - half), 0), max(round(y - half), 0)
+        faces.append(picture[top : round(y + half), left : round(x + half)])
+    if not faces:
+        raise UserError(f"--media: no picture in {folder} shows a face of {LARGE} pixels")
+    return faces
+
+
+def found_faces(pictures: Sequence[np.ndarray], detector: str, count: int) -> list[np.ndarray]:
+    """Pictures that every detector should find, `count` of them on a frame: those that two do."""
+    finders = [find_detector(detector)]
+    with contextlib.suppress(UserError):
+        finders.append(find_detector("hog"))
+    faces = []
+    for picture in pictures:
+        frames = compose_frames([picture], count)
+        if all(len(finder.detect(frame)) == count for finder in finders for frame in frames):
+            faces.append(picture)
+        if len(faces) == count:
+            break
+    if not faces:
+        raise UserError("the detectors find none of the faces: give some by --media=FOLDER")
+    return faces
+
+
+def compose_frames(faces: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+    """Frames uint8 [480, 640, 3] in which one or four faces move about a little."""
+    rows = columns = round(count**0.5)
+    cell_width, cell_height = WIDTH // columns, HEIGHT // rows
+    side = round(0.8 * cell_height)
+    frames = []
+    for number in range(LOOP):
+        angle = 2 * np.pi * number / LOOP
+        frame = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+        for index in range(count):
+            face = faces[index % len(faces)]
+            scale = side / max(face.shape[:2])
+            size = (round(face.shape[1] * scale), round(face.shape[0] * scale))
+            face = cv2.resize(face, size, interpolation=cv2.INTER_AREA)
+            left = index % columns * cell_width + (cell_width - size[0]) // 2
+            top = index // columns * cell_height + (cell_height - size[1]) // 2
+            left, top = left + round(8 * np.cos(angle)), top + round(8 * np.sin(angle))
+            frame[top : top + size[1], left : left + size[0]] = face
+        frames.append(frame)
+    return frames

