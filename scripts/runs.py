@@ -24,6 +24,7 @@ from ml_collections import ConfigDict, config_flags
 from agenet.errors import UserError
 from agenet.main import config_error
 from agenet.writers import read_json_lines, write_file
+from scripts.run_server import Forked, RunServer
 
 ROOT = Path(__file__).resolve().parents[1]
 FINISHED = "finished.json"
@@ -116,6 +117,9 @@ class StoppedError(Exception):
 
 
 Train = Callable[[Run], None]
+Child = Forked | subprocess.Popen
+
+_server: RunServer | None = None  # started by the first run
 
 
 def read_config(arguments: Sequence[str]) -> ConfigDict:
@@ -193,24 +197,78 @@ def train_in_child(run: Run) -> None:
         RunError: it ended with an error.
         StoppedError: this program got a signal.
     """
-    command = [sys.executable, "-m", "agenet.main", *run.flags, f"--workdir={run.workdir}"]
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    arguments = [*run.flags, f"--workdir={run.workdir}"]
     output, terminal = _open_pipe()
-    received: list[int] = []
-    with os.fdopen(output, "rb", buffering=0) as stream:
-        # In a session of its own, for a terminal sends Ctrl-C to everybody, and a run that hears
-        # it twice, from there and from here, ends without saving.
-        process = subprocess.Popen(
-            command, env=os.environ | {"PYTHONPATH": path}, stderr=terminal, start_new_session=True
-        )
-        os.close(terminal)
-        with _passing_on_signals(process, received):
-            tail = _pass_through(stream)
-            code = process.wait()
-    if received:
-        raise StoppedError(received[0])
+    with os.fdopen(output, "rb", buffering=0) as stream, _passing_on_signals() as signals:
+        try:
+            child = _start(arguments, terminal, signals)
+            signals.pass_to(child)
+        finally:
+            os.close(terminal)
+        tail = _pass_through(stream)
+        code = child.wait()
+    if signals.received:
+        raise StoppedError(signals.received[0])
     if code:
         raise RunError(_reason(code, tail))
+
+
+class _Signals:
+    """Those that this program has got, passed on to its child as soon as there is one."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self._child: Child | None = None
+
+    def receive(self, number: int, _: Any) -> None:
+        self.received.append(number)
+        if self._child:
+            self._child.send_signal(number)
+
+    def pass_to(self, child: Child) -> None:
+        self._child = child
+        for number in self.received:
+            child.send_signal(number)
+
+
+@contextlib.contextmanager
+def _passing_on_signals() -> Iterator[_Signals]:
+    signals = _Signals()
+    previous = {
+        number: signal.signal(number, signals.receive)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        # nohup and shells without job control have some ignored.
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
+    try:
+        yield signals
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _start(arguments: Sequence[str], stderr: int, signals: _Signals) -> Child:
+    """Calls agenet.main in a session of its own.
+
+    A terminal sends Ctrl-C to everybody in its own, and a run that hears it twice, from there and
+    from here, ends without saving.
+    """
+    global _server
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": path}
+    if sys.platform != "linux":  # Other systems have no fork, or libraries that do not bear it.
+        command = [sys.executable, "-m", "agenet.main", *arguments]
+        return subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True)
+    # What agenet.main would start itself anew for, and then have to import everything again.
+    environment.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    try:
+        if _server is None or not _server.is_alive():
+            _server = RunServer(environment)
+        if not _server.get_ready(stop=lambda: signals.received):
+            raise StoppedError(signals.received[0])
+        return _server.start("agenet.main", arguments, stderr)
+    except (EOFError, ConnectionError) as error:
+        raise RunError("no process could be started for it") from error
 
 
 def _open_pipe() -> tuple[int, int]:
@@ -230,25 +288,6 @@ def _pass_through(stream: Any) -> str:
             os.write(sys.stderr.fileno(), chunk)
             tail = (tail + chunk)[-_TAIL:]
     return tail.decode(errors="replace")
-
-
-@contextlib.contextmanager
-def _passing_on_signals(process: subprocess.Popen, received: list[int]) -> Iterator[None]:
-    def pass_on(number: int, _: Any) -> None:
-        received.append(number)
-        process.send_signal(number)
-
-    previous = {
-        number: signal.signal(number, pass_on)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        # nohup and shells without job control have some ignored.
-        if signal.getsignal(number) != signal.SIG_IGN
-    }
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _reason(code: int, tail: str) -> str:

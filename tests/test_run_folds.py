@@ -5,7 +5,7 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -215,19 +215,31 @@ def test_mistakes(tmp_path: Path, arguments: list[str], told: str) -> None:
     assert not trainer.ran and not (tmp_path / "new").exists()
 
 
-@pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Run]:
-    """Makes child processes run the given code for agenet.main."""
+@pytest.fixture(params=["linux", "darwin"])
+def stand_in(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], Run]]:
+    """Makes child processes, forked and others, run the given code for agenet.main.
+
+    Nothing is there whose import takes time.
+    """
 
     def write(code: str) -> Run:
-        package = tmp_path / "agenet"
-        package.mkdir()
-        (package / "main.py").write_text(code)
-        monkeypatch.setattr(runs, "ROOT", tmp_path)
-        monkeypatch.chdir(tmp_path)
+        for package in ("agenet", "tensorflow_datasets", "array_record"):
+            (tmp_path / package).mkdir()
+            (tmp_path / package / "__init__.py").touch()
+        (tmp_path / "agenet/launch.py").touch()
+        (tmp_path / "agenet/main.py").write_text(code)
         return Run("fold 0", tmp_path / "run", ("--config=file", "--config.seed=1"))
 
-    return write
+    monkeypatch.setattr(sys, "platform", request.param)
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(runs, "_server", None)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    yield write
+    if runs._server:
+        runs._server.close()
 
 
 @pytest.mark.parametrize(
@@ -255,7 +267,7 @@ def test_child_gets_flags_and_one_signal(
         "import os, signal, sys, time\n"
         "signal.signal(signal.SIGINT, lambda *_: print('interrupted', file=sys.stderr))\n"
         "print(sys.argv[1:], file=sys.stderr)\n"
-        "os.kill(os.getppid(), signal.SIGINT)\n"
+        f"os.kill({os.getpid()}, signal.SIGINT)\n"
         "time.sleep(0.5)\n"
     )
     before = signal.getsignal(signal.SIGINT)
@@ -266,6 +278,42 @@ def test_child_gets_flags_and_one_signal(
     printed = capfd.readouterr().err
     assert f"['--config=file', '--config.seed=1', '--workdir={run.workdir}']" in printed
     assert printed.count("interrupted") == 1
+
+
+def test_runs_are_forked_from_one_server(
+    stand_in: Callable[[str], Run],
+    capfd: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    """That has started nothing, and is started anew if it is gone."""
+    run = stand_in(
+        "import os, sys, threading\n"
+        "told = [os.getppid(), os.environ.get('GLIBC_TUNABLES'), threading.active_count()]\n"
+        "print(*told, sys.argv[0], sys.orig_argv[1:3], __name__, file=sys.stderr)\n"
+    )
+    for _ in range(2):
+        runs.train_in_child(run)
+    first, second = capfd.readouterr().err.splitlines()
+    assert first == second and f" 1 {run.workdir.parent}/agenet/main.py ['-m', 'ag" in first
+    if runs._server is None:
+        assert first.split()[0] == str(os.getpid())
+        return
+    assert " glibc.malloc.hugetlb=1 " in first and first.endswith(" __main__")
+    os.kill(int(first.split()[0]), signal.SIGKILL)
+    runs._server._process.wait()
+    runs.train_in_child(run)
+    assert capfd.readouterr().err.split()[0] != first.split()[0]
+
+
+def test_signal_while_the_server_starts(stand_in: Callable[[str], Run]) -> None:
+    run = stand_in("raise AssertionError")
+    (run.workdir.parent / "agenet/launch.py").write_text(
+        f"import os, time\nos.kill({os.getpid()}, {signal.SIGTERM:d})\ntime.sleep(60)\n"
+    )
+    if sys.platform == "linux":
+        with pytest.raises(StoppedError) as caught:
+            runs.train_in_child(run)
+        assert caught.value.number == signal.SIGTERM
 
 
 @pytest.mark.slow
