@@ -26,6 +26,16 @@ def write_file(path: Path, content: bytes) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def check_output(path: Path, overwrite: bool) -> None:
+    """Raises `UserError` if a file cannot be made there, or would take the place of another."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file in it")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder, make it first")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists: name another file, or add --overwrite")
+
+
 @contextmanager
 def log_to(path: Path | None = None) -> Iterator[None]:
     """Sends what agenet logs to the terminal, around progress bars, and to the end of a file.

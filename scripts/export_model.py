@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
+from agenet.writers import check_output, write_file  # noqa: E402
 
 if TYPE_CHECKING:
     from agenet.serving import Served
@@ -90,7 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_arguments(args)
 
     from agenet.serving import load_served
-    from agenet.writers import write_file
 
     served = load_served(args.model)
     faces = find_faces(args.check, args.data_dir, served.stored_size, args.format == "int8")
@@ -111,12 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    if args.output.is_dir():
-        raise UserError(f"{args.output} is a folder: name a file in it")
-    if not args.output.parent.is_dir():
-        raise UserError(f"{args.output.parent}: no such folder, make it first")
-    if args.output.exists() and not args.overwrite:
-        raise UserError(f"{args.output} exists: name another file, or add --overwrite")
+    check_output(args.output, args.overwrite)
     if args.half and args.format != "onnx":
         raise UserError("--half goes with --format=onnx")
     if args.format == "int8" and not args.check:

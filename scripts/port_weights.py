@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
+from agenet.writers import check_output  # noqa: E402
 
 if TYPE_CHECKING:
     from agenet.weights.load import Weights
@@ -65,12 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if args.source is None or args.output is None:
         parser.error("SOURCE and OUTPUT.safetensors are needed")
-    if args.output.is_dir():
-        raise UserError(f"{args.output} is a folder: name a file in it")
-    if not args.output.parent.is_dir():
-        raise UserError(f"{args.output.parent}: no such folder, make it first")
-    if args.output.exists() and not args.overwrite:
-        raise UserError(f"{args.output} exists: name another file, or add --overwrite")
+    check_output(args.output, args.overwrite)
     if Path(args.source).is_dir():
         port_run(args)
     else:
