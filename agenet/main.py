@@ -24,6 +24,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; continued if it is there.")
 
+LARGE_PAGES = "glibc.malloc.hugetlb=1"
+
 
 def use_large_pages() -> None:
     """Starts this process anew, once, so that what it allocates lies in large pages of memory.
@@ -33,7 +35,7 @@ def use_large_pages() -> None:
     before a program starts. A setting of the user's stays.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.environ["GLIBC_TUNABLES"] = LARGE_PAGES
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -22,7 +22,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from agenet.errors import UserError
-from agenet.main import config_error
+from agenet.main import LARGE_PAGES, config_error
 from agenet.writers import read_json_lines, write_file
 from scripts.run_server import Forked, RunServer
 
@@ -260,7 +260,7 @@ def _start(arguments: Sequence[str], stderr: int, signals: _Signals) -> Child:
         command = [sys.executable, "-m", "agenet.main", *arguments]
         return subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True)
     # What agenet.main would start itself anew for, and then have to import everything again.
-    environment.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    environment.setdefault("GLIBC_TUNABLES", LARGE_PAGES)
     try:
         if _server is None or not _server.is_alive():
             _server = RunServer(environment)
