@@ -1,15 +1,16 @@
 """What a run's batches are made of: pictures, or features where the backbone is frozen."""
 
 import functools
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from agenet.data.order import epoch_order, evaluation_batches
+from agenet.data.order import epoch_order, evaluation_batches, training_batch
 from agenet.data.resident import Resident, label_columns
 from agenet.experiment import Experiment
 from agenet.features import View, find_obstacle, hash_weights
@@ -26,7 +27,7 @@ _VERSION = 2
 
 
 class Batches(Protocol):
-    """Batches for `agenet.steps` of given rows [B] of the data set.
+    """Batches for `agenet.steps`, on the devices.
 
     Attributes:
         epochs_found: epochs of the training whose features were on disk from the first.
@@ -34,11 +35,11 @@ class Batches(Protocol):
 
     epochs_found: int
 
-    def training(self, rows: np.ndarray, epoch: int) -> Batch:
-        """As the given epoch of the training sees them."""
+    def training(self, step: int) -> Iterator[Batch]:
+        """Those of the training from a step on, without end."""
 
-    def evaluation(self, rows: np.ndarray, mask: np.ndarray) -> Batch:
-        """As an evaluation sees them; padding where `mask` [B] is False."""
+    def evaluation(self, rows: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Those of the given rows [N], each once, with masks bool [B], False for padding."""
 
 
 class PictureBatches:
@@ -46,14 +47,17 @@ class PictureBatches:
 
     epochs_found = 0
 
-    def __init__(self, pictures: Resident):
+    def __init__(self, experiment: Experiment, pictures: Resident):
+        self._experiment = experiment
         self._pictures = pictures
 
-    def training(self, rows: np.ndarray, epoch: int) -> Batch:
-        return self._pictures.batch(rows)
+    def training(self, step: int) -> Iterator[Batch]:
+        for rows in training_rows(self._experiment, step):
+            yield self._pictures.batch(rows)
 
-    def evaluation(self, rows: np.ndarray, mask: np.ndarray) -> Batch:
-        return self._pictures.batch(rows, mask)
+    def evaluation(self, rows: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
+        for part, mask in evaluation_batches(rows, self._experiment.config.batch_size):
+            yield self._pictures.batch(part, mask), mask
 
 
 class FeatureBatches:
@@ -64,27 +68,36 @@ class FeatureBatches:
     ):
         """Of the views of all epochs of the training, and of validation and test faces."""
         self.epochs_found = epochs_found
-        self._records = experiment.records
+        self._experiment = experiment
         self._sharding = batch_sharded(experiment.mesh)
         self._epochs = epochs
-        self._epoch = 0
         self._evaluation = evaluation
         self._pooling = int(experiment.config.model.extra_layers)
 
-    def training(self, rows: np.ndarray, epoch: int) -> Batch:
-        if epoch != self._epoch:
-            self._epochs[self._epoch].forget()
-            self._epoch = epoch
-        return self._batch(self._epochs[epoch], rows, None)
+    def training(self, step: int) -> Iterator[Batch]:
+        view = self._epochs[step // self._experiment.steps_per_epoch]
+        for number, rows in enumerate(training_rows(self._experiment, step), step):
+            previous, view = view, self._epochs[number // self._experiment.steps_per_epoch]
+            if view is not previous:
+                previous.forget()
+            yield self._batch(view, rows, None)
 
-    def evaluation(self, rows: np.ndarray, mask: np.ndarray) -> Batch:
-        return self._batch(self._evaluation, rows, mask)
+    def evaluation(self, rows: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
+        for part, mask in evaluation_batches(rows, self._experiment.config.batch_size):
+            yield self._batch(self._evaluation, part, mask), mask
 
     def _batch(self, view: View, rows: np.ndarray, mask: np.ndarray | None) -> Batch:
         both = view.read(rows).reshape(len(rows), 2, -1)
         features = np.ascontiguousarray(both[:, self._pooling])
-        columns = label_columns(self._records, rows, mask) | {"features": features}
+        columns = label_columns(self._experiment.records, rows, mask) | {"features": features}
         return jax.device_put(columns, self._sharding)
+
+
+def training_rows(experiment: Experiment, step: int) -> Iterator[np.ndarray]:
+    """The rows [B] of the training's batches from a step on, without end."""
+    train, config = experiment.splits.train, experiment.config
+    for number in itertools.count(step):
+        yield training_batch(train, config.batch_size, seed=config.seed, step=number)
 
 
 def create_batches(
@@ -102,17 +115,17 @@ def create_batches(
     load_pictures = functools.cache(lambda: _load_pictures(experiment, show_progress))
     backbone = experiment.model.backbone
     if backbone.frozen_stages < len(backbone.STAGES):
-        return PictureBatches(load_pictures())
+        return PictureBatches(experiment, load_pictures())
     if config.feature_cache == "off":
         log.info("features: computed for every step, as feature_cache is off")
-        return PictureBatches(load_pictures())
+        return PictureBatches(experiment, load_pictures())
     root = cache_dir() / "features"
     epochs, evaluation = _create_views(experiment, variables, root, load_pictures)
     views = [*epochs, evaluation]
     obstacle = find_obstacle(root, views, config.feature_cache_bytes)
     if obstacle:
         log.info("features: computed for every step, for %s", obstacle)
-        return PictureBatches(load_pictures())
+        return PictureBatches(experiment, load_pictures())
     batches = [experiment.steps_per_epoch] * len(epochs)
     batches[-1] += experiment.total_steps - sum(batches)
     there = [

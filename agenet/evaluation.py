@@ -5,7 +5,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from agenet.batches import Batches, PictureBatches
 from agenet.checkpoint import Checkpoints, check_same_run
-from agenet.data.order import evaluation_batches
 from agenet.data.records import Records
 from agenet.data.resident import load_faces
 from agenet.errors import UserError
@@ -41,43 +41,38 @@ from agenet.writers import read_json_lines
 
 log = logging.getLogger(__name__)
 
-GetBatch = Callable[[np.ndarray, np.ndarray], Batch]
-
 
 def predict(
     eval_step: EvalStep,
     variables: Any,
-    get_batch: GetBatch,
-    rows: np.ndarray,
-    batch_size: int,
+    batches: Iterable[tuple[Batch, np.ndarray]],
     *,
+    faces: int | None = None,
     stop: Callable[[], object] = lambda: False,
     progress: str = "",
 ) -> dict[str, np.ndarray] | None:
-    """Log-probabilities float32 [N, C] per task for the given rows [N], each exactly once.
+    """Log-probabilities float32 [N, C] per task for N faces, in the order of their batches.
 
     `years` [N, 101] are among them where ages are told by year.
 
     Args:
         eval_step: from `agenet.steps.make_eval_step`.
         variables: parameters and batch statistics.
-        get_batch: gives the batch of given rows [B] and mask [B].
-        rows: of the data set.
-        batch_size: how many at a time; the last batch is padded.
+        batches: with masks bool [B], False for padding, see `agenet.batches`.
+        faces: N, for the progress bar.
         stop: asked before every batch; if it says yes the result is None.
         progress: title of a progress bar; none if empty.
     """
     outputs: list[tuple[Any, np.ndarray]] = []
-    batches = list(evaluation_batches(rows, batch_size))
-    for part, mask in tqdm(
-        batches, desc=progress, unit=" batches", leave=False, disable=not progress
-    ):
-        if stop():
-            return None
-        # Fetched later, so that the device has its next batch while this one is under way.
-        outputs.append((eval_step(variables, get_batch(part, mask)), mask))
-        if len(outputs) > 1:
-            outputs[-2] = _fetch(*outputs[-2])
+    with tqdm(total=faces, desc=progress, unit=" faces", leave=False, disable=not progress) as bar:
+        for batch, mask in batches:
+            if stop():
+                return None
+            # Fetched later, so that the device has its next batch while this one is under way.
+            outputs.append((eval_step(variables, batch), mask))
+            if len(outputs) > 1:
+                outputs[-2] = _fetch(*outputs[-2])
+            bar.update(int(mask.sum()))
     fetched = [_fetch(*output) for output in outputs]
     return {
         name: np.concatenate([values[name][mask] for values, mask in fetched])
@@ -150,7 +145,7 @@ def truth_of(records: Records, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 def report_run(
     experiment: Experiment,
-    get_batch: GetBatch,
+    batches: Batches,
     checkpoints: Checkpoints,
     workdir: Path,
     *,
@@ -171,9 +166,8 @@ def report_run(
     log_probs = predict(
         experiment.eval_step,
         variables,
-        get_batch,
-        rows,
-        experiment.config.batch_size,
+        batches.evaluation(rows),
+        faces=len(rows),
         progress="testing" if show_progress else "",
     )
     assert log_probs is not None
@@ -245,8 +239,8 @@ def report_again(workdir: Path, data_dir: str | None) -> None:
             ) from error
         check_same_run(best, experiment.identity(), workdir)
         show_progress = sys.stderr.isatty()
-        pictures = experiment.load_pictures(progress=show_progress)
-        report_run(experiment, pictures.batch, checkpoints, workdir, show_progress=show_progress)
+        batches = PictureBatches(experiment, experiment.load_pictures(progress=show_progress))
+        report_run(experiment, batches, checkpoints, workdir, show_progress=show_progress)
 
 
 def read_best(checkpoints: Checkpoints, workdir: Path) -> dict[str, Any]:

@@ -99,9 +99,7 @@ def train_and_test(
         )
         complete = trainer.run(state)
     if complete:
-        report_run(
-            experiment, batches.evaluation, checkpoints, workdir, show_progress=show_progress
-        )
+        report_run(experiment, batches, checkpoints, workdir, show_progress=show_progress)
     else:
         log.info("to go on, run the same command again")
 

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from agenet.batches import Batches
 from agenet.checkpoint import Checkpoints
-from agenet.data.order import training_batch
 from agenet.errors import UserError
 from agenet.evaluation import measure, predict
 from agenet.experiment import Experiment
@@ -73,7 +72,7 @@ class Trainer:
 
     Args:
         experiment: what to train.
-        batches: of given rows of the data set.
+        batches: of its training and validation.
         checkpoints: where states are kept and found.
         writer: takes the scalars.
         run: what the checkpoints are labelled with, `Experiment.identity` at least.
@@ -117,7 +116,7 @@ class Trainer:
         checkpoint_every = experiment.to_steps(experiment.config.checkpoint_every)
         log_every = experiment.to_steps(experiment.config.log_every)
         step = int(state.step)
-        batch_size, seed = experiment.config.batch_size, experiment.config.seed
+        batches = self._batches.training(step)
         self._lap()
         with (
             StopRequest() as stop,
@@ -137,9 +136,7 @@ class Trainer:
                     break
                 if step > 0 and step % checkpoint_every == 0:
                     self._save(state)
-                rows = training_batch(experiment.splits.train, batch_size, seed=seed, step=step)
-                batch = self._batches.training(rows, step // experiment.steps_per_epoch)
-                state, sums = experiment.train_step(state, batch)
+                state, sums = experiment.train_step(state, next(batches))
                 step += 1
                 self._pending.append(sums)
                 if len(self._pending) > _STEPS_AHEAD:
@@ -209,9 +206,8 @@ class Trainer:
         log_probs = predict(
             experiment.eval_step,
             state.variables,
-            self._batches.evaluation,
-            experiment.splits.validation,
-            experiment.config.batch_size,
+            self._batches.evaluation(experiment.splits.validation),
+            faces=len(experiment.splits.validation),
             stop=stop,
             progress="validating" if self._show_progress else "",
         )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from agenet import evaluation, experiment, launch
+from agenet.data.order import evaluation_batches
 from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.evaluate import main
@@ -25,30 +26,27 @@ from tests.tiny import on_batch, tiny_config, use_records
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 21, 32])
 def test_predicts_every_row_once_in_order(batch_size: int) -> None:
     rows = np.random.default_rng(0).permutation(100)[:21]
-
-    def get_batch(part: np.ndarray, mask: np.ndarray) -> Any:
-        assert len(part) == len(mask) == batch_size
-        return np.where(mask, part, 1000)
+    batches = [(np.where(m, part, 1000), m) for part, m in evaluation_batches(rows, batch_size)]
+    assert all(len(part) == len(mask) == batch_size for part, mask in batches)
 
     def eval_step(variables: str, batch: Any) -> dict[str, Any]:
         assert variables == "variables"
         return {"age": jax.numpy.stack([batch, -batch], 1)}
 
-    predicted = predict(eval_step, "variables", get_batch, rows, batch_size)
+    predicted = predict(eval_step, "variables", batches)
     np.testing.assert_array_equal(predicted["age"], np.stack([rows, -rows], 1))
 
 
 def test_prediction_stops_when_asked() -> None:
-    asked = iter([False, False, True])
-    batches = []
+    asked, seen = iter([False, False, True]), []
 
-    def get_batch(part: np.ndarray, mask: np.ndarray) -> Any:
-        batches.append(part)
-        return part
+    def eval_step(_: Any, batch: Any) -> dict[str, Any]:
+        seen.append(batch)
+        return {}
 
-    found = predict(lambda _, x: {}, None, get_batch, np.arange(9), 2, stop=lambda: next(asked))
-    assert found is None
-    assert len(batches) == 2
+    batches = evaluation_batches(np.arange(9), 2)
+    assert predict(eval_step, None, batches, stop=lambda: next(asked)) is None
+    assert len(seen) == 2
 
 
 @pytest.fixture(scope="module")
@@ -212,9 +210,9 @@ def test_times_are_of_training_and_validation_over_all_sessions(
         "Checkpoints.save_latest": 1e4,
         "Checkpoints.save_best": 1e4,
         "predict": 100.0,
-        "training_batch": 1.0,
     }.items():
-        slow_down(monkeypatch, name, clock, cost)
+        slow_down(monkeypatch, f"train.{name}", clock, cost)
+    slow_down(monkeypatch, "batches.training_batch", clock, 1.0)
     with pytest.MonkeyPatch.context() as patch:
         on_batch(9, lambda: signal.raise_signal(signal.SIGTERM), patch.setattr)
         launch.launch(tiny_config(), tmp_path, "command")
@@ -228,13 +226,14 @@ def test_times_are_of_training_and_validation_over_all_sessions(
 
 
 def slow_down(patch: pytest.MonkeyPatch, name: str, clock: list[float], cost: float) -> None:
-    target = resolve_name(f"agenet.train:{name}")
+    module, _, attribute = name.partition(".")
+    target = resolve_name(f"agenet.{module}:{attribute}")
 
     def slow(*args: Any, **options: Any) -> Any:
         clock[0] += cost
         return target(*args, **options)
 
-    patch.setattr(f"agenet.train.{name}", slow)
+    patch.setattr(f"agenet.{name}", slow)
 
 
 def test_help_does_not_wait_for_jax() -> None:
