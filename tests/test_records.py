@@ -1,10 +1,12 @@
 import dataclasses
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,14 @@ import cv2
 import numpy as np
 import pytest
 
-from agenet.data.records import Records, default_data_dir, find_prepared, open_records
+from agenet.data.records import (
+    Records,
+    default_data_dir,
+    find_prepared,
+    join_records,
+    open_records,
+)
+from agenet.data.stored import picture_lengths, read_pictures
 from agenet.errors import UserError
 from agenet.labels import AGE_GROUPS
 
@@ -88,6 +97,60 @@ def test_fingerprint_tells_data_sets_apart(make_records: Callable[..., Records])
         dataclasses.replace(records, race=records.fold),
     ]
     assert len({r.fingerprint() for r in [records, *changed]}) == 8
+
+
+def test_fingerprint_is_that_of_earlier_runs(drawn_faces: Path) -> None:
+    numbers = np.arange(4)
+    records = Records(
+        name="some/faces/1.0.0",
+        notice="",
+        pictures=[b"1", b"22", b"", b"4444"],
+        fold=numbers.astype(np.int32),
+        subject_id=numbers + 10,
+        labels={"age": numbers.astype(np.int32), "gender": numbers.astype(np.int32) % 2},
+        age_low=numbers.astype(np.int32),
+        age_high=numbers.astype(np.int32) + 1,
+    )
+    assert records.fingerprint() == "fe17f9d9b12d446e"
+    stored = open_records(NAME, str(drawn_faces))
+    kept = dataclasses.replace(stored, pictures=list(stored.pictures))
+    assert stored.fingerprint() == kept.fingerprint()
+
+
+def test_pictures_are_read_by_row(drawn_faces: Path) -> None:
+    pictures = open_records(NAME, str(drawn_faces)).pictures
+    kept = list(pictures)
+    assert len(pictures) == len(kept) == 300
+    assert pictures[-1] == kept[-1] and pictures[250:40:-70] == kept[250:40:-70]
+    rows = np.random.default_rng(0).permutation(300)
+    expected = [kept[row] for row in rows]
+    assert read_pictures(pictures, rows) == read_pictures(kept, rows) == expected
+    assert read_pictures(pickle.loads(pickle.dumps(pictures)), rows) == expected
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(lambda part: read_pictures(pictures, part), np.split(rows, 20)))
+    assert [picture for part in parts for picture in part] == expected
+    with pytest.raises(IndexError):
+        pictures[300]
+
+
+def test_joined_pictures_are_read_by_row(
+    drawn_faces: Path, make_records: Callable[..., Records]
+) -> None:
+    stored, noise = open_records(NAME, str(drawn_faces)), make_records(50)
+    joined = join_records(stored, [noise])
+    added = [p for p, fold in zip(noise.pictures, noise.fold, strict=True) if fold != 0]
+    assert list(joined.pictures) == [*stored.pictures, *added]
+    assert picture_lengths(joined.pictures).tolist() == [len(p) for p in joined.pictures]
+    assert joined.pictures[305] == added[5] and joined.pictures[7] == stored.pictures[7]
+
+
+def test_pictures_that_cannot_be_read_any_more(copy: Path) -> None:
+    records = open_records(NAME, str(copy))
+    pictures = pickle.loads(pickle.dumps(records)).pictures  # Whose files are not open.
+    os.truncate(prepared(copy) / SHARD, 1 << 16)
+    assert pictures[5] == records.pictures[5]
+    with pytest.raises(UserError, match=r"picture 1\d\d of drawn_faces/faces/1\.1\.0 cannot be"):
+        read_pictures(pictures, [5, 179, 150])
 
 
 def test_newest_version_is_taken(tmp_path: Path) -> None:
