@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from agenet.data.order import epoch_order, evaluation_batches, training_batch
-from agenet.data.resident import Resident, label_columns
+from agenet.data.placement import Pictures
+from agenet.data.resident import label_columns
 from agenet.experiment import Experiment
 from agenet.features import View, find_obstacle, hash_weights
 from agenet.sharding import batch_sharded, replicated
@@ -47,17 +48,17 @@ class PictureBatches:
 
     epochs_found = 0
 
-    def __init__(self, experiment: Experiment, pictures: Resident):
+    def __init__(self, experiment: Experiment, pictures: Pictures):
         self._experiment = experiment
         self._pictures = pictures
 
     def training(self, step: int) -> Iterator[Batch]:
-        for rows in training_rows(self._experiment, step):
-            yield self._pictures.batch(rows)
+        yield from self._pictures.batches((r, None) for r in training_rows(self._experiment, step))
 
     def evaluation(self, rows: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
-        for part, mask in evaluation_batches(rows, self._experiment.config.batch_size):
-            yield self._pictures.batch(part, mask), mask
+        parts = list(evaluation_batches(rows, self._experiment.config.batch_size))
+        for batch, (_, mask) in zip(self._pictures.batches(parts), parts, strict=True):
+            yield batch, mask
 
 
 class FeatureBatches:
@@ -112,7 +113,7 @@ def create_batches(
         show_progress: draw a progress bar while decoding.
     """
     config = experiment.config
-    load_pictures = functools.cache(lambda: _load_pictures(experiment, show_progress))
+    load_pictures = functools.cache(lambda: experiment.load_pictures(progress=show_progress))
     backbone = experiment.model.backbone
     if backbone.frozen_stages < len(backbone.STAGES):
         return PictureBatches(experiment, load_pictures())
@@ -144,20 +145,8 @@ def create_batches(
     return FeatureBatches(experiment, epochs, evaluation, sum(there))
 
 
-def _load_pictures(experiment: Experiment, show_progress: bool) -> Resident:
-    pictures = experiment.load_pictures(progress=show_progress)
-    log.info(
-        "pictures: %.2f GB as uint8 %s",
-        pictures.nbytes / 1e9,
-        "on the devices"
-        if pictures.on_device
-        else "on the host, sent batch by batch: the devices have too little memory",
-    )
-    return pictures
-
-
 def _create_views(
-    experiment: Experiment, variables: Any, root: Path, load_pictures: Callable[[], Resident]
+    experiment: Experiment, variables: Any, root: Path, load_pictures: Callable[[], Pictures]
 ) -> tuple[list[View], View]:
     """The views of every epoch, in the order of its batches, and of validation and test faces."""
     config, splits = experiment.config, experiment.splits
@@ -167,15 +156,17 @@ def _create_views(
         for name, tree in variables.items()
         if "backbone" in tree
     }
-    place = functools.cache(lambda: jax.device_put(backbone, replicated(experiment.mesh)))
+    weights = functools.cache(lambda: jax.device_put(backbone, replicated(experiment.mesh)))
 
     def compute(rows: np.ndarray, epoch: int | None) -> np.ndarray:
-        pictures, step = load_pictures(), experiment.feature_step
-        parts = [
-            (step(place(), pictures.batch(part, mask), epoch), mask)
-            for part, mask in evaluation_batches(rows, _AT_ONCE * experiment.mesh.size)
+        parts = list(evaluation_batches(rows, _AT_ONCE * experiment.mesh.size))
+        computed = [
+            experiment.feature_step(weights(), batch, epoch)
+            for batch in load_pictures().batches(parts)
         ]
-        features = [np.asarray(both)[:, mask] for both, mask in parts]
+        features = [
+            np.asarray(both)[:, mask] for both, (_, mask) in zip(computed, parts, strict=True)
+        ]
         return np.concatenate(features, axis=1).swapaxes(0, 1).reshape(len(rows), -1)
 
     images = jax.ShapeDtypeStruct((1, experiment.crop_size, experiment.crop_size, 3), np.float32)

@@ -239,7 +239,7 @@ def report_again(workdir: Path, data_dir: str | None) -> None:
             ) from error
         check_same_run(best, experiment.identity(), workdir)
         show_progress = sys.stderr.isatty()
-        batches = PictureBatches(experiment, experiment.load_pictures(progress=show_progress))
+        batches = PictureBatches(experiment, experiment.stream_pictures())
         report_run(experiment, batches, checkpoints, workdir, show_progress=show_progress)
 
 

@@ -25,9 +25,11 @@ from agenet.data.augment import (
     make_train_transform,
 )
 from agenet.data.order import steps_per_epoch
+from agenet.data.placement import Pictures, check_placement, load_pictures
 from agenet.data.records import Records, join_records, open_records
-from agenet.data.resident import Resident, available_cores
+from agenet.data.resident import available_cores
 from agenet.data.splits import Splits, count_leaked, describe, make_splits
+from agenet.data.stream import Stream
 from agenet.errors import UserError
 from agenet.features import check_fields as check_feature_fields
 from agenet.freeze import count_frozen, split
@@ -201,15 +203,19 @@ class Experiment:
             jax.eval_shape(create),
         )
 
-    def load_pictures(self, *, progress: bool) -> Resident:
-        """Decodes the data set and places it."""
-        return Resident(
+    def load_pictures(self, *, progress: bool) -> Pictures:
+        """The data set's pictures where the config wants them; logs where that is and why."""
+        return load_pictures(
             self.records,
             size=self.config.input.size,
             mesh=self.mesh,
             placement=self.config.input.placement,
             progress=progress,
         )
+
+    def stream_pictures(self) -> Stream:
+        """The data set's pictures without decoding any that is not asked for."""
+        return Stream(self.records, size=self.config.input.size, mesh=self.mesh)
 
     def to_steps(self, duration: str) -> int:
         """A duration of the config in steps, at least one."""
@@ -379,6 +385,7 @@ def _check_fields(config: ml_collections.ConfigDict, tasks: Sequence[str]) -> No
     Augmentation(**config.augment.to_dict())
     option_names(config.model.name)
     check_feature_fields(config)
+    check_placement(config.input.placement)
     metrics = validation_metrics(tasks)
     if config.best not in (LAST, *metrics):
         raise UserError(

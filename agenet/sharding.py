@@ -1,5 +1,7 @@
 """One mesh with one axis, over which every batch is divided."""
 
+from typing import Any
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -23,6 +25,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharded(mesh: Mesh) -> NamedSharding:
     """An array whose first axis is divided over the devices."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def local_part(mesh: Mesh, size: int) -> slice:
+    """The rows, of `size` that are divided over the mesh, which this process's devices hold."""
+    rows = batch_sharded(mesh).addressable_devices_indices_map((size,)).values()
+    parts = [index[0].indices(size) for index in rows if index is not None]
+    return slice(min(start for start, *_ in parts), max(stop for _, stop, _ in parts))
+
+
+def place(columns: Any, sharding: NamedSharding) -> Any:
+    """Arrays on the devices, of which each process gives its own rows, see `local_part`."""
+    return jax.make_array_from_process_local_data(sharding, columns)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

@@ -29,7 +29,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.input.crop_size = 0
     config.input.mean = ()  # RGB, 0 to 255; empty: what the initial weights expect, see `init`,
     config.input.std = ()  # and with random ones the usual ImageNet figures
-    config.input.placement = "auto"  # where pictures are kept: "device", "host" or "auto"
+    # Where decoded pictures are kept: "device", "host", or nowhere but read for every batch,
+    # "stream"; "auto" takes the first of these that has the memory. The numbers are the same.
+    config.input.placement = "auto"
 
     config.augment = augment = ml_collections.ConfigDict()  # of training pictures, on the device
     augment.crop = "random"  # or "center"

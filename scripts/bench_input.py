@@ -67,8 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         touching = _in_child(touch)
         building = _in_child(build, name, manual_dir, folder)
         decoding = _in_child(decode, name, folder, args.config)
+        streaming = _in_child(stream, name, folder, args.config)
         feeding = _in_child(feed, name, folder, args.config)
-    print_table(name, touching, building, decoding, feeding)
+    print_table(name, touching, building, decoding, streaming, feeding)
 
 
 def _in_child(stage: Callable[..., Figures], *arguments: Any) -> Figures:
@@ -125,18 +126,23 @@ def build(name: str, manual_dir: Path, data_dir: str) -> Figures:
 
 
 def decode(name: str, data_dir: str, config_file: Path) -> Figures:
-    """Seconds for all pictures: OpenCV from bytes in memory, and ours into resident arrays."""
+    """Seconds for all pictures, shuffled: OpenCV from bytes in memory, and ours from the files."""
     import cv2
+    import jax
     import numpy as np
 
     from agenet.data.records import open_records
     from agenet.data.resident import available_cores, create_images, decode_pictures
+    from agenet.data.stream import Stream
+    from agenet.sharding import create_mesh
 
-    size = _load_config(config_file, name, data_dir).input.size
+    config = _load_config(config_file, name, data_dir)
+    size, batch_size = config.input.size, config.batch_size
     start = time.perf_counter()
-    pictures = open_records(name, data_dir).pictures
+    records = open_records(name, data_dir)
     seconds = {"open": time.perf_counter() - start}
-    images = create_images(len(pictures), size)
+    images = create_images(len(records.fold), size)
+    streamed = Stream(records, size=size, mesh=create_mesh(jax.devices()[:1]))
 
     def raw(picture: bytes) -> Any:
         return cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
@@ -153,19 +159,55 @@ def decode(name: str, data_dir: str, config_file: Path) -> Figures:
         with ThreadPoolExecutor(available_cores()) as pool:
             list(pool.map(run, range(0, len(part), 50)))
 
-    for first in range(0, len(pictures), BLOCK):
-        part, out = pictures[first : first + BLOCK], images[first : first + BLOCK]
+    def run_stream(rows: np.ndarray) -> None:
+        for batch in streamed.batches((part, None) for part in _whole_batches(rows, batch_size)):
+            jax.block_until_ready(batch)
+
+    shuffled = np.random.default_rng(0).permutation(len(records.fold))
+    run_stream(shuffled[:BLOCK])  # Its memory is new only once.
+    counts = dict.fromkeys(("raw", "resized", "resident", "again", "stream"), 0)
+    for first in range(0, len(shuffled), BLOCK):
+        rows, out = shuffled[first : first + BLOCK], images[first : first + BLOCK]
+        part = [records.pictures[row] for row in rows]
         stages: dict[str, Callable[[], None]] = {
             "raw": partial(on_all_cores, raw, part),
             "resized": partial(on_all_cores, resized, part),
-            "resident": partial(decode_pictures, part, out, progress=False),
-            "again": partial(decode_pictures, part, out, progress=False),
+            "resident": partial(decode_pictures, records.pictures, rows, out),
+            "again": partial(decode_pictures, records.pictures, rows, out),
+            "stream": partial(run_stream, rows),
         }
         for stage, run in stages.items():
             start = time.perf_counter()
             run()
             seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
-    return {"count": len(pictures), "size": size, "seconds": seconds}
+            counts[stage] += len(rows)
+        counts["stream"] -= len(rows) % batch_size
+    rates = {stage: count / seconds[stage] for stage, count in counts.items()}
+    rates["open"] = len(shuffled) / seconds["open"]
+    return {"count": len(shuffled), "size": size, "rates": rates, "open": seconds["open"]}
+
+
+def _whole_batches(rows: Any, batch_size: int) -> list[Any]:
+    starts = range(0, len(rows) - batch_size + 1, batch_size)
+    return [rows[start : start + batch_size] for start in starts]
+
+
+def stream(name: str, data_dir: str, config_file: Path) -> Figures:
+    """Nothing but the memory that it takes to go through all pictures batch by batch."""
+    import jax
+    import numpy as np
+
+    from agenet.data.records import open_records
+    from agenet.data.stream import Stream
+    from agenet.sharding import create_mesh
+
+    config = _load_config(config_file, name, data_dir)
+    records = open_records(name, data_dir)
+    streamed = Stream(records, size=config.input.size, mesh=create_mesh(jax.devices()[:1]))
+    parts = _whole_batches(np.arange(len(records.fold)), config.batch_size)
+    for batch in streamed.batches((part, None) for part in parts):
+        jax.block_until_ready(batch)
+    return {}
 
 
 def feed(name: str, data_dir: str, config_file: Path) -> Figures:
@@ -178,11 +220,14 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
 
     from agenet.data.augment import Augmentation, make_train_transform
     from agenet.data.order import training_batch
+    from agenet.data.resident import Resident
     from agenet.experiment import create_experiment, describe_machine
 
     config = _load_config(config_file, name, data_dir)
     experiment = create_experiment(config)
-    pictures = experiment.load_pictures(progress=False)
+    pictures = Resident(
+        experiment.records, size=config.input.size, mesh=experiment.mesh, on_device=True
+    )
     resident_peak = _peak()
     augment = config.augment.to_dict()
     transforms = {
@@ -220,7 +265,6 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
         "seconds": seconds,
         "batch_size": config.batch_size,
         "model": config.model.name,
-        "pictures_bytes": pictures.nbytes,
         "resident_peak": resident_peak,
         "machine": describe_machine(),
     }
@@ -268,12 +312,16 @@ def _load_config(file: Path, name: str, data_dir: str) -> Any:
 
 
 def print_table(
-    name: str, touching: Figures, building: Figures, decoding: Figures, feeding: Figures
+    name: str,
+    touching: Figures,
+    building: Figures,
+    decoding: Figures,
+    streaming: Figures,
+    feeding: Figures,
 ) -> None:
-    count, seconds = decoding["count"], decoding["seconds"]
+    count, rates = decoding["count"], decoding["rates"]
     batch_size, machine = feeding["batch_size"], feeding["machine"]
     fed, step = feeding["seconds"]["feed"], feeding["seconds"]["step"]
-    rates = {stage: count / value for stage, value in seconds.items()}
 
     def row(what: str, rate: float, beside: str, peak: float | None) -> None:
         memory = f"{peak / 1e9:.2f} GB" if peak else ""
@@ -287,18 +335,24 @@ def print_table(
     print("|---|---:|---|---:|")
     total = building["seconds"]
     row("building, imports included", count / total, f"{total:.0f} s in all", building["peak"])
-    row("opening, imports included", rates["open"], f"{seconds['open']:.1f} s in all", None)
+    row("opening, imports included", rates["open"], f"{decoding['open']:.1f} s in all", None)
     picture_bytes = 3 * decoding["size"] ** 2
     row("filling new memory", 1e9 / picture_bytes / touching["seconds"], "", None)
     row("OpenCV: decoding", rates["raw"], "", None)
     row("OpenCV: decoding, resizing", rates["resized"], "", None)
     row(
-        f"decoding into new memory ({feeding['pictures_bytes'] / 1e9:.2f} GB)",
+        f"decoding into new memory ({count * picture_bytes / 1e9:.2f} GB)",
         rates["resident"],
         of_opencv(rates["resident"]),
         feeding["resident_peak"],
     )
     row("decoding into memory used before", rates["again"], of_opencv(rates["again"]), None)
+    row(
+        "streaming: reading, decoding, batch by batch",
+        rates["stream"],
+        of_opencv(rates["stream"]),
+        streaming["peak"],
+    )
     row(
         f"feeding batches of {batch_size}",
         batch_size / fed,

@@ -12,7 +12,6 @@ from agenet.data.resident import (
     Resident,
     create_images,
     decode_picture,
-    free_memory,
     load_faces,
 )
 from agenet.errors import UserError
@@ -32,16 +31,15 @@ def reference(records: Records, rows: np.ndarray) -> np.ndarray:
     return np.stack(decoded)[rows][..., ::-1]
 
 
-def create(records: Records, *, placement: str = "auto", devices: int = 8, **more) -> Resident:
+def create(records: Records, *, on_device: bool = True, devices: int = 8, **more) -> Resident:
     mesh = create_mesh(jax.devices()[:devices])
-    return Resident(records, size=SIZE, mesh=mesh, placement=placement, **more)
+    return Resident(records, size=SIZE, mesh=mesh, on_device=on_device, **more)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("placement", ["device", "host"])
-def test_batches_hold_the_asked_rows(records: Records, placement: str, devices: int) -> None:
-    resident = create(records, placement=placement, devices=devices)
-    assert resident.on_device == (placement == "device")
+@pytest.mark.parametrize("on_device", [True, False])
+def test_batches_hold_the_asked_rows(records: Records, on_device: bool, devices: int) -> None:
+    resident = create(records, on_device=on_device, devices=devices)
     mask = np.arange(16) < 13
     batch = resident.batch(ROWS, mask)
     assert batch.keys() == {"image", "row", "age", "gender", "age_low", "age_high", "mask"}
@@ -61,7 +59,7 @@ def test_some_faces_alone(records: Records) -> None:
 
 
 def test_devices_exchange_only_the_asked_rows(records: Records) -> None:
-    resident = create(records, placement="device")
+    resident = create(records)
     compiled = resident._gather.lower(resident._images, ROWS).compile()
     sizes = {"s32": 4, "u32": 4, "u8": 1, "pred": 1}
     moved = re.findall(
@@ -71,7 +69,7 @@ def test_devices_exchange_only_the_asked_rows(records: Records) -> None:
     )
     assert moved
     nbytes = [sizes[dtype] * np.prod([int(n) for n in shape.split(",")]) for dtype, shape in moved]
-    assert max(nbytes) <= len(ROWS) * SIZE * SIZE * 3 < resident.nbytes
+    assert max(nbytes) <= len(ROWS) * SIZE * SIZE * 3 < resident._images.nbytes
 
 
 def test_a_cpu_device_shares_the_hosts_memory() -> None:
@@ -80,32 +78,6 @@ def test_a_cpu_device_shares_the_hosts_memory() -> None:
     placed = jax.device_put(images, batch_sharded(create_mesh()))
     for shard in placed.addressable_shards:
         assert shard.data.unsafe_buffer_pointer() == images[shard.index].ctypes.data
-
-
-def test_a_cpu_tells_no_limit() -> None:
-    assert free_memory(jax.devices()[0]) == np.inf
-
-
-def test_too_little_device_memory(records: Records) -> None:
-    share = 48 // 8 * SIZE * SIZE * 3  # of a device, in bytes
-    assert create(records, free_memory=lambda _: 2 * share).on_device
-    least = {jax.devices()[5]: 2 * share - 1}
-    resident = create(records, free_memory=lambda device: least.get(device, 1e9))
-    assert not resident.on_device
-    np.testing.assert_array_equal(resident.batch(ROWS)["image"], reference(records, ROWS))
-    assert create(records, placement="device", free_memory=lambda _: share).on_device
-    with pytest.raises(UserError, match=r"free: use --config.input.placement=host"):
-        create(records, placement="device", free_memory=lambda _: share - 1)
-
-
-def test_too_little_host_memory(records: Records) -> None:
-    with pytest.raises(UserError, match=r"smaller ones with --config.input.size \(now 1000000\)"):
-        Resident(records, size=1_000_000, mesh=create_mesh(), placement="auto")
-
-
-def test_unknown_placement(records: Records) -> None:
-    with pytest.raises(UserError, match=r'input.placement "gpu" is not known'):
-        create(records, placement="gpu")
 
 
 def test_broken_pictures_are_listed(records: Records) -> None:

@@ -1,9 +1,8 @@
 """A data set decoded once and kept, as uint8, where the computation is."""
 
-import math
 import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,12 +14,13 @@ from tqdm import tqdm
 
 from agenet.data.records import Records
 from agenet.data.square import to_square
+from agenet.data.stored import read_pictures
 from agenet.errors import UserError
-from agenet.sharding import batch_sharded
+from agenet.sharding import batch_sharded, local_part, place
 
-PLACEMENTS = ("auto", "device", "host")
-# Of a device's free memory; the rest is for the network's activations.
-_DEVICE_SHARE = 0.5
+# Rows int [B] of a data set that make a batch, and bool [B], False for padding; None: no padding.
+Part = tuple[np.ndarray, np.ndarray | None]
+
 _DECODE_CHUNK = 64
 # Faces stand upright as their pixels are stored, whatever Exif data say, as in preparation. Grey
 # pictures stay grey until they have their size: that is a third of the work.
@@ -43,16 +43,18 @@ def decode_picture(picture: bytes, out: np.ndarray) -> bool:
     return True
 
 
-def decode_pictures(pictures: Sequence[bytes], out: np.ndarray, *, progress: bool) -> None:
-    """Decodes N pictures on all cores into the first rows of `out` uint8 [>=N, S, S, 3] RGB.
+def decode_pictures(
+    pictures: Sequence[bytes], rows: np.ndarray, out: np.ndarray, *, progress: bool = False
+) -> None:
+    """Decodes the given rows [K] on all cores into the first of `out` uint8 [>=K, S, S, 3] RGB.
 
     Raises:
-        UserError: if a picture cannot be decoded.
+        UserError: if a picture cannot be read or decoded.
     """
 
     def decode(start: int) -> list[int]:
-        rows = range(start, min(start + _DECODE_CHUNK, len(pictures)))
-        return [row for row in rows if not decode_picture(pictures[row], out[row])]
+        part = slice(start, start + _DECODE_CHUNK)
+        return decode_some(pictures, rows[part], out[part])
 
     # One picture a thread: OpenCV's own threads would only get in each other's way.
     threads = cv2.getNumThreads()
@@ -60,17 +62,28 @@ def decode_pictures(pictures: Sequence[bytes], out: np.ndarray, *, progress: boo
     try:
         with (
             ThreadPoolExecutor(available_cores()) as pool,
-            tqdm(total=len(pictures), desc="decoding", unit=" faces", disable=not progress) as bar,
+            tqdm(total=len(rows), desc="decoding", unit=" faces", disable=not progress) as bar,
         ):
             broken = []
-            for bad in pool.map(decode, range(0, len(pictures), _DECODE_CHUNK)):
+            for bad in pool.map(decode, range(0, len(rows), _DECODE_CHUNK)):
                 broken += bad
-                bar.update(min(_DECODE_CHUNK, len(pictures) - bar.n))
+                bar.update(min(_DECODE_CHUNK, len(rows) - bar.n))
     finally:
         cv2.setNumThreads(threads)
+    check_decoded(broken, len(rows))
+
+
+def decode_some(pictures: Sequence[bytes], rows: np.ndarray, out: np.ndarray) -> list[int]:
+    """Decodes the given rows [K] into `out` uint8 [>=K, S, S, 3]; those that are no pictures."""
+    encoded = zip(rows.tolist(), read_pictures(pictures, rows), out, strict=False)
+    return [row for row, picture, image in encoded if not decode_picture(picture, image)]
+
+
+def check_decoded(broken: Sequence[int], count: int) -> None:
+    """Raises `UserError` if of `count` pictures those of the rows `broken` did not decode."""
     if broken:
         raise UserError(
-            f"{len(broken)} of {len(pictures)} prepared pictures do not decode (rows "
+            f"{len(broken)} of {count} prepared pictures do not decode (rows "
             f"{', '.join(map(str, broken[:5]))}): prepare the data set again with --overwrite"
         )
 
@@ -78,7 +91,7 @@ def decode_pictures(pictures: Sequence[bytes], out: np.ndarray, *, progress: boo
 def load_faces(records: Records, rows: np.ndarray, size: int) -> np.ndarray:
     """The pictures of the given rows [K] alone: uint8 [K, size, size, 3] RGB."""
     faces = np.empty((len(rows), size, size, 3), np.uint8)
-    decode_pictures([records.pictures[row] for row in rows], faces, progress=False)
+    decode_pictures(records.pictures, rows, faces)
     return faces
 
 
@@ -87,14 +100,6 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def free_memory(device: jax.Device) -> float:
-    """Bytes that a device has left; infinite if it does not tell, as a CPU does not."""
-    stats = device.memory_stats() or {}
-    if "bytes_limit" not in stats:
-        return math.inf
-    return stats["bytes_limit"] - stats["bytes_in_use"]
 
 
 def create_images(count: int, size: int) -> np.ndarray:
@@ -127,14 +132,7 @@ class Resident:
     """All pictures of a data set and their labels, ready to be drawn from by row."""
 
     def __init__(
-        self,
-        records: Records,
-        *,
-        size: int,
-        mesh: Mesh,
-        placement: str,
-        progress: bool = False,
-        free_memory: Callable[[jax.Device], float] = free_memory,
+        self, records: Records, *, size: int, mesh: Mesh, on_device: bool, progress: bool = False
     ):
         """Decodes the pictures and places them.
 
@@ -142,29 +140,33 @@ class Resident:
             records: the data set, N pictures.
             size: side of the stored square pictures, in pixels.
             mesh: the devices that pictures are divided over and batches are made for.
-            placement: "device"; "host", from where every batch is sent; or "auto", the devices
-                if they have the memory.
+            on_device: keep them there, or else on the host, from where every batch is sent.
             progress: show a progress bar.
-            free_memory: tells the free bytes of a device.
 
         Raises:
-            UserError: unknown placement, not enough memory, or a broken picture.
+            UserError: a broken picture.
         """
-        if placement not in PLACEMENTS:
-            raise UserError(f'input.placement "{placement}" is not known: use one of {PLACEMENTS}')
-        # Rows that nobody asks for, so that every device holds as many.
-        padded = -(-len(records.fold) // mesh.size) * mesh.size
-        self.nbytes = padded * size * size * 3
-        _check_host_memory(self.nbytes, size)
-        free = min(map(free_memory, mesh.local_devices))
-        self.on_device = _belongs_on_device(placement, self.nbytes // mesh.size, free)
+        count = len(records.fold)
+        rows = np.arange(count)
+        if on_device:
+            # Rows that nobody asks for, so that every device holds as many.
+            count = -(-count // mesh.size) * mesh.size
+            part = local_part(mesh, count)
+            rows, count = rows[part], part.stop - part.start
+        images = create_images(count, size)
+        decode_pictures(records.pictures, rows, images, progress=progress)
+        self._mesh = mesh
+        self._on_device = on_device
         self._sharding = batch_sharded(mesh)
         self._records = records
-        images = create_images(padded, size)
-        decode_pictures(records.pictures, images, progress=progress)
-        self._images: Any = jax.device_put(images, self._sharding) if self.on_device else images
+        self._images: Any = place(images, self._sharding) if on_device else images
         # XLA reads the asked rows where they lie and sends only those between the devices.
         self._gather = jax.jit(lambda images, rows: images[rows], out_shardings=self._sharding)
+
+    def batches(self, parts: Iterable[Part]) -> Iterator[dict[str, jax.Array]]:
+        """As `batch` has it, for each of the given rows and masks."""
+        for rows, mask in parts:
+            yield self.batch(rows, mask)
 
     def batch(self, rows: np.ndarray, mask: np.ndarray | None = None) -> dict[str, jax.Array]:
         """The batch of the given rows int [B], divided over the mesh; without `mask`, no padding.
@@ -172,29 +174,12 @@ class Resident:
         Returns:
             `image` uint8 [B, S, S, 3] and the columns of `label_columns`.
         """
-        columns: dict[str, Any] = label_columns(self._records, rows, mask)
-        if not self.on_device:
-            columns["image"] = self._images[rows]
-        batch = jax.device_put(columns, self._sharding)
-        if self.on_device:
+        part = local_part(self._mesh, len(rows))
+        own = rows[part]
+        columns = label_columns(self._records, own, None if mask is None else mask[part])
+        if not self._on_device:
+            columns["image"] = self._images[own]
+        batch = place(columns, self._sharding)
+        if self._on_device:
             batch["image"] = self._gather(self._images, rows)
         return batch
-
-
-def _belongs_on_device(placement: str, nbytes: int, free: float) -> bool:
-    """Whether every device is to hold `nbytes`, when each has `free` bytes."""
-    if placement == "device" and nbytes > free:
-        raise UserError(
-            f"the pictures take {nbytes / 1e9:.1f} GB of each device, which has "
-            f"{free / 1e9:.1f} GB free: use --config.input.placement=host"
-        )
-    return placement == "device" or (placement == "auto" and nbytes <= _DEVICE_SHARE * free)
-
-
-def _check_host_memory(nbytes: int, size: int) -> None:
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if nbytes > 0.8 * memory:
-        raise UserError(
-            f"the decoded pictures take {nbytes / 1e9:.1f} GB and this machine has "
-            f"{memory / 1e9:.1f} GB: use smaller ones with --config.input.size (now {size})"
-        )

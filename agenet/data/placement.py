@@ -1,0 +1,154 @@
+"""Where pictures are kept: on the devices or the host, or nowhere, but read for every batch."""
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from agenet.data.records import Records
+from agenet.data.resident import Resident
+from agenet.data.stream import Stream
+from agenet.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PLACEMENTS = ("auto", "device", "host", "stream")
+# Of free memory: on a device the rest is for the network's activations, on the host for others.
+_SHARE = 0.5
+
+Pictures = Resident | Stream
+
+
+def load_pictures(
+    records: Records, *, size: int, mesh: Mesh, placement: str, progress: bool = False
+) -> Pictures:
+    """Decodes and places a data set, or prepares to do so batch by batch; logs which and why.
+
+    Args:
+        records: the data set, N pictures.
+        size: side of the square pictures, in pixels.
+        mesh: the devices that batches are made for.
+        placement: one of `PLACEMENTS`.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: unknown placement, not enough memory, or a broken picture.
+    """
+    free = np.array([min(map(free_device_memory, mesh.local_devices)), free_host_memory()])
+    if jax.process_count() > 1:  # All must choose the same.
+        free = multihost_utils.process_allgather(free).min(axis=0)
+    nbytes = len(records.fold) * size * size * 3
+    where, why = choose_placement(
+        placement, nbytes, devices=mesh.size, free_device=free[0], free_host=free[1]
+    )
+    log.info("pictures: %.2f GB as uint8 %s: %s", nbytes / 1e9, _TEXTS[where], why)
+    if where == "stream":
+        return Stream(records, size=size, mesh=mesh)
+    return Resident(records, size=size, mesh=mesh, on_device=where == "device", progress=progress)
+
+
+_TEXTS = {
+    "device": "on the devices",
+    "host": "on the host, sent batch by batch",
+    "stream": "read and decoded batch by batch",
+}
+
+
+def check_placement(placement: str) -> None:
+    """Raises `UserError` if it is none of `PLACEMENTS`."""
+    if placement not in PLACEMENTS:
+        raise UserError(f'input.placement "{placement}" is not known: use one of {PLACEMENTS}')
+
+
+def choose_placement(
+    placement: str, nbytes: int, *, devices: int, free_device: float, free_host: float
+) -> tuple[str, str]:
+    """One of `PLACEMENTS` without "auto", and why.
+
+    Args:
+        placement: what the config has.
+        nbytes: of all pictures, decoded.
+        devices: among which they would be divided.
+        free_device: bytes that every device has left.
+        free_host: bytes that the host has left, through which devices get theirs.
+
+    Raises:
+        UserError: unknown placement, or what it asks for does not fit.
+    """
+    check_placement(placement)
+    if placement == "stream":
+        return placement, "as input.placement says"
+    each = nbytes / devices
+    on_device = f"{_gigabytes(each)} for each device, which has {_gigabytes(free_device)} free"
+    on_host = f"this machine has {_gigabytes(free_host)} of memory free"
+    if placement == "auto":
+        if nbytes > _SHARE * free_host:
+            return "stream", on_host
+        return ("device" if each <= _SHARE * free_device else "host"), on_device
+    if placement == "device" and each > free_device:
+        raise UserError(
+            f"the pictures take {on_device}: use --config.input.placement=host, or stream"
+        )
+    if nbytes > free_host:
+        raise UserError(
+            f"the decoded pictures take {_gigabytes(nbytes)} and {on_host}: use "
+            "--config.input.placement=stream, or smaller ones with --config.input.size"
+        )
+    return placement, "as input.placement says"
+
+
+def _gigabytes(nbytes: float) -> str:
+    return "unlimited memory" if nbytes == math.inf else f"{nbytes / 1e9:.1f} GB"
+
+
+def free_device_memory(device: jax.Device) -> float:
+    """Bytes that a device has left; infinite if it does not tell, as a CPU does not."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return math.inf
+    return stats["bytes_limit"] - stats["bytes_in_use"]
+
+
+def free_host_memory(root: Path = Path("/")) -> float:
+    """Bytes that this process may take, by what the system and its control groups say."""
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        available = next(line for line in lines if line.startswith("MemAvailable:"))
+        free = int(available.split()[1]) * 1024
+    except (OSError, StopIteration):  # Another system than Linux.
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for folder, limit, used in _control_groups(root):
+        try:
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            free = min(free, int((folder / limit).read_text()) - int(stat[used]))
+        except (OSError, ValueError, KeyError):  # Not there, or no limit.
+            continue
+    return free
+
+
+def _control_groups(root: Path) -> Iterator[tuple[Path, str, str]]:
+    """Folders of the groups that this process is in, and what limit and use are called there."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, names = root / "sys/fs/cgroup", ("memory.max", "anon")
+        elif controllers == "memory":
+            top, names = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "total_rss")
+        else:
+            continue
+        folder = top / path.lstrip("/")
+        # A limit may be any parent's. In a container the path may be one of outside it.
+        for each in (folder, *folder.parents):
+            yield each, *names
+            if each == top:
+                break

@@ -1,0 +1,136 @@
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from agenet.data import placement
+from agenet.data.placement import (
+    choose_placement,
+    free_device_memory,
+    free_host_memory,
+    load_pictures,
+)
+from agenet.data.records import Records
+from agenet.data.resident import Resident
+from agenet.data.stream import Stream
+from agenet.errors import UserError
+from agenet.sharding import create_mesh
+
+GB = 10**9
+
+
+def choose(asked: str, *, device: float = math.inf, host: float = 100 * GB) -> str:
+    """Where 10 GB go that two devices would share."""
+    return choose_placement(asked, 10 * GB, devices=2, free_device=device, free_host=host)[0]
+
+
+def test_the_first_that_has_the_memory() -> None:
+    assert choose("auto") == choose("auto", device=10 * GB) == "device"
+    assert choose("auto", device=9.9 * GB) == choose("auto", device=0, host=20 * GB) == "host"
+    assert choose("auto", host=19.9 * GB) == choose("auto", device=0, host=GB) == "stream"
+
+
+def test_what_is_asked_for_is_done_if_it_fits() -> None:
+    assert choose("device", device=5 * GB, host=10 * GB) == "device"
+    assert choose("host", device=0, host=10 * GB) == "host"
+    assert choose("stream", device=0, host=0) == "stream"
+
+
+@pytest.mark.parametrize(
+    ("asked", "memory", "message"),
+    [
+        (
+            "device",
+            {"device": 4.9 * GB},
+            "take 5.0 GB for each device, which has 4.9 GB free: use "
+            "--config.input.placement=host, or stream",
+        ),
+        ("device", {"host": 9 * GB}, "--config.input.placement=stream, or smaller ones"),
+        ("host", {"host": 9 * GB}, "take 10.0 GB and this machine has 9.0 GB of memory free: use"),
+        ("gpu", {}, 'input.placement "gpu" is not known'),
+    ],
+)
+def test_what_cannot_be_is_one_line(asked: str, memory: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        choose(asked, **memory)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "host", "kind", "line"),
+    [
+        ("auto", 1e6, Resident, "on the devices: 0.0 GB for each device, which has unlimited"),
+        ("host", 1e6, Resident, "on the host, sent batch by batch: as input.placement says"),
+        ("auto", 1e3, Stream, "read and decoded batch by batch: this machine has 0.0 GB of memory"),
+    ],
+)
+def test_the_choice_is_logged(
+    make_records: Callable[..., Records],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    asked: str,
+    host: float,
+    kind: type,
+    line: str,
+) -> None:
+    monkeypatch.setattr(placement, "free_host_memory", lambda: host)
+    records = make_records(41)
+    with caplog.at_level(logging.INFO, "agenet"):
+        pictures = load_pictures(records, size=20, mesh=create_mesh(), placement=asked)
+    assert isinstance(pictures, kind)
+    assert f"pictures: 0.00 GB as uint8 {line}" in caplog.text
+    rows = np.arange(8)
+    (batch,) = pictures.batches([(rows, None)])
+    np.testing.assert_array_equal(batch["row"], rows)
+
+
+def test_a_cpu_tells_no_limit() -> None:
+    assert free_device_memory(jax.devices()[0]) == np.inf
+
+
+def write_files(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+def test_free_memory_of_this_machine() -> None:
+    assert 1e6 < free_host_memory() < 1e14
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, 800 * 1024),
+        (  # The limit of a parent.
+            {
+                "proc/self/cgroup": "1:cpu:/\n0::/job/step\n",
+                "sys/fs/cgroup/job/memory.max": "5000",
+                "sys/fs/cgroup/job/memory.stat": "anon 1000\nfile 3000\n",
+                "sys/fs/cgroup/job/step/memory.max": "max",
+                "sys/fs/cgroup/job/step/memory.stat": "anon 900\nfile 3000\n",
+            },
+            4000,
+        ),
+        (  # In a container, the path is one of outside it.
+            {
+                "proc/self/cgroup": "4:memory:/docker/1\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "7000",
+                "sys/fs/cgroup/memory/memory.stat": "cache 5\ntotal_rss 500\n",
+            },
+            6500,
+        ),
+    ],
+)
+def test_free_memory_within_limits(tmp_path: Path, files: dict[str, str], free: int) -> None:
+    write_files(tmp_path, {"proc/meminfo": "MemFree: 9 kB\nMemAvailable:  800 kB\n"} | files)
+    assert free_host_memory(tmp_path) == free
+
+
+def test_free_memory_of_another_system(tmp_path: Path) -> None:
+    assert free_host_memory(tmp_path) > 1e6
