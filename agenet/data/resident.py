@@ -16,7 +16,8 @@ from tqdm import tqdm
 from agenet.data.records import Records
 from agenet.data.square import to_square
 from agenet.errors import UserError
-from agenet.sharding import batch_sharded
+from agenet.processes import gather
+from agenet.sharding import batch_sharded, local_part, place
 
 PLACEMENTS = ("auto", "device", "host")
 # Of a device's free memory; the rest is for the network's activations.
@@ -43,8 +44,12 @@ def decode_picture(picture: bytes, out: np.ndarray) -> bool:
     return True
 
 
-def decode_pictures(pictures: Sequence[bytes], out: np.ndarray, *, progress: bool) -> None:
+def decode_pictures(
+    pictures: Sequence[bytes], out: np.ndarray, *, progress: bool, first: int = 0
+) -> None:
     """Decodes N pictures on all cores into the first rows of `out` uint8 [>=N, S, S, 3] RGB.
+
+    `first` is the row of the first one, for what is told of broken ones.
 
     Raises:
         UserError: if a picture cannot be decoded.
@@ -71,7 +76,8 @@ def decode_pictures(pictures: Sequence[bytes], out: np.ndarray, *, progress: boo
     if broken:
         raise UserError(
             f"{len(broken)} of {len(pictures)} prepared pictures do not decode (rows "
-            f"{', '.join(map(str, broken[:5]))}): prepare the data set again with --overwrite"
+            f"{', '.join(str(first + row) for row in broken[:5])}): prepare the data set again "
+            "with --overwrite"
         )
 
 
@@ -155,14 +161,17 @@ class Resident:
         # Rows that nobody asks for, so that every device holds as many.
         padded = -(-len(records.fold) // mesh.size) * mesh.size
         self.nbytes = padded * size * size * 3
-        _check_host_memory(self.nbytes, size)
-        free = min(map(free_memory, mesh.local_devices))
+        free = min(gather(min(map(free_memory, mesh.local_devices))))
         self.on_device = _belongs_on_device(placement, self.nbytes // mesh.size, free)
+        self._mesh = mesh
         self._sharding = batch_sharded(mesh)
         self._records = records
-        images = create_images(padded, size)
-        decode_pictures(records.pictures, images, progress=progress)
-        self._images: Any = jax.device_put(images, self._sharding) if self.on_device else images
+        # A process decodes what its devices hold; or everything, to send any of it.
+        part = local_part(mesh, padded) if self.on_device else slice(0, padded)
+        _check_host_memory((part.stop - part.start) * size * size * 3, size)
+        images = create_images(part.stop - part.start, size)
+        decode_pictures(records.pictures[part], images, progress=progress, first=part.start)
+        self._images: Any = place(images, self._sharding) if self.on_device else images
         # XLA reads the asked rows where they lie and sends only those between the devices.
         self._gather = jax.jit(lambda images, rows: images[rows], out_shardings=self._sharding)
 
@@ -172,10 +181,12 @@ class Resident:
         Returns:
             `image` uint8 [B, S, S, 3] and the columns of `label_columns`.
         """
-        columns: dict[str, Any] = label_columns(self._records, rows, mask)
+        part = local_part(self._mesh, len(rows))
+        own = rows[part]
+        columns = label_columns(self._records, own, None if mask is None else mask[part])
         if not self.on_device:
-            columns["image"] = self._images[rows]
-        batch = jax.device_put(columns, self._sharding)
+            columns["image"] = self._images[own]
+        batch = place(columns, self._sharding)
         if self.on_device:
             batch["image"] = self._gather(self._images, rows)
         return batch
