@@ -120,6 +120,9 @@ def create_batches(
     if config.feature_cache == "off":
         log.info("features: computed for every step, as feature_cache is off")
         return PictureBatches(experiment, load_pictures())
+    if jax.process_count() > 1:  # Whose caches need not be the same.
+        log.info("features: computed for every step, as there are several processes")
+        return PictureBatches(experiment, load_pictures())
     root = cache_dir() / "features"
     epochs, evaluation = _create_views(experiment, variables, root, load_pictures)
     views = [*epochs, evaluation]

@@ -1,13 +1,15 @@
 """What a work directory keeps of a run: its latest state, to go on from, and its best, to use.
 
 Both lie in `checkpoints/` as Orbax checkpoints that also hold, as JSON, the run they belong to.
+Several processes save and restore together, through a file system that they share; a checkpoint
+may be restored by another number of processes and devices.
 """
 
 import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,13 +123,15 @@ def check_same_run(saved: Mapping[str, Any], identity: Mapping[str, Any], workdi
         )
 
 
-def find_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Where two runs differ in what matters to their numbers, a line for each."""
+def find_differences(
+    saved: Mapping[str, Any], now: Mapping[str, Any], may_differ: Collection[str] = _MAY_DIFFER
+) -> list[str]:
+    """Where two runs differ in what matters, by default to their numbers, a line for each."""
     old, new = dict(_flatten(saved)), dict(_flatten(now))
     return [
         f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in _MAY_DIFFER
+        if old.get(name) != new.get(name) and name not in may_differ
     ]
 
 

@@ -34,6 +34,7 @@ from agenet.metrics import (
     report_metrics,
     task_metrics,
 )
+from agenet.processes import is_first
 from agenet.report import write_report
 from agenet.sharding import create_mesh
 from agenet.steps import Batch, EvalStep
@@ -171,6 +172,8 @@ def report_run(
         progress="testing" if show_progress else "",
     )
     assert log_probs is not None
+    if not is_first():
+        return
     seconds = time.perf_counter() - start
     pictures_trained = steps * experiment.config.batch_size
     summary = experiment.describe() | {

@@ -40,7 +40,7 @@ from agenet.losses import describe_heads, years_told_by
 from agenet.models import create_model, option_names
 from agenet.models.classifier import Classifier
 from agenet.optim import create_optimizer, create_schedule, to_steps
-from agenet.sharding import check_batch_size, create_mesh, replicated
+from agenet.sharding import check_batch_size, create_mesh, place, replicated
 from agenet.state import TrainState, create_state, create_variables
 from agenet.steps import (
     EvalStep,
@@ -178,7 +178,7 @@ class Experiment:
             fresh = jax.device_get(jax.jit(create_new)())
             shapes = flatten_dict(jax.eval_shape(create), keep_empty_nodes=True, sep="/")
             template = unflatten_dict(shapes | fresh, sep="/")
-            variables = jax.device_put(load_into(template, initial.read(), new), on_all)
+            variables = place(load_into(template, initial.read(), new), on_all)
         finish = functools.partial(create_state, self.model, self.tx)
         return jax.jit(finish, out_shardings=on_all)(variables)
 
@@ -412,9 +412,10 @@ def _check_fields(config: ml_collections.ConfigDict, tasks: Sequence[str]) -> No
 
 def describe_machine() -> dict[str, Any]:
     """Devices, processor and versions, for a report."""
-    devices = jax.devices()
+    devices, processes = jax.devices(), jax.process_count()
+    of = f" of {processes} processes" if processes > 1 else ""
     return {
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "devices": f"{len(devices)} x {devices[0].device_kind}{of}",
         "processor": f"{_processor_name()}, {available_cores()} cores",
         "versions": {
             "python": platform.python_version(),

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 
 from agenet.batches import create_batches
@@ -23,8 +24,9 @@ from agenet.experiment import (
     describe_machine,
     take_from_weights,
 )
+from agenet.processes import agree, gather, is_first
 from agenet.train import Progress, Trainer
-from agenet.writers import create_writer, log_to
+from agenet.writers import Writers, create_writer, log_to
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,8 @@ def launch(config: ml_collections.ConfigDict, workdir: Path, command: str) -> No
         UserError: anything in the config, the data or the work directory that does not fit.
     """
     create_workdir(workdir)
-    with log_to(workdir / "train.log"):
+    log_file = workdir / "train.log" if is_first() else None
+    with log_to(log_file, process=jax.process_index()):
         prepare_if_asked(config.dataset)
         asked = config.to_dict()
         with contextlib.closing(Checkpoints(workdir)) as checkpoints:
@@ -48,9 +51,10 @@ def launch(config: ml_collections.ConfigDict, workdir: Path, command: str) -> No
                 take_from_weights(config, saved["config"])
             experiment = create_experiment(config)
             identity = experiment.identity()
+            check_same_everywhere(identity)
             if saved is not None:
                 check_same_run(saved, identity, workdir)
-                summary = read_report(workdir)
+                summary = agree(read_report(workdir))
                 if summary is not None:
                     log.info("this run is finished; for another give another --workdir")
                     log_results(summary, workdir)
@@ -74,7 +78,7 @@ def train_and_test(
 ) -> None:
     """Trains, from the latest checkpoint if `saved` is what it was saved with, and reports."""
     log_summary(experiment, run["command"])
-    show_progress = sys.stderr.isatty()
+    show_progress = is_first() and sys.stderr.isatty()
     if saved is None:
         state, progress = experiment.create_state(), Progress()
     else:
@@ -86,7 +90,11 @@ def train_and_test(
     )
     if saved is None:
         progress.epochs_found = batches.epochs_found
-    writer = create_writer(workdir, tensorboard=experiment.config.tensorboard, keep=progress.rows)
+    if is_first():
+        tensorboard = experiment.config.tensorboard
+        writer = create_writer(workdir, tensorboard=tensorboard, keep=progress.rows)
+    else:
+        writer = Writers([])
     with contextlib.closing(writer):
         trainer = Trainer(
             experiment,
@@ -105,28 +113,47 @@ def train_and_test(
 
 
 def create_workdir(workdir: Path) -> None:
-    """Makes the folder; raises `UserError` if nothing can be written there."""
+    """Makes the folder; raises `UserError` if not every process can write there."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=workdir).close()
+        with tempfile.NamedTemporaryFile(dir=workdir, prefix=".shared-") as file:
+            seen = gather((workdir / agree(Path(file.name).name)).exists())
     except OSError as error:
         raise UserError(
             f"--workdir {workdir} cannot be written to ({error.strerror}): name another one"
         ) from error
+    if not all(seen):
+        raise UserError(
+            f"--workdir {workdir} is another one for process {seen.index(False)} than for process "
+            "0: name one on a file system that all processes share"
+        )
+
+
+def check_same_everywhere(identity: dict[str, Any]) -> None:
+    """Raises `UserError` if this process's settings or data are not those of the first one."""
+    differences = find_differences(agree(identity), identity, ["config.dataset.data_dir"])
+    if differences:
+        raise UserError(
+            f"all processes must have the same settings and data: {'; '.join(differences)}, where "
+            '"there" is process 0'
+        )
 
 
 def prepare_if_asked(dataset: ml_collections.ConfigDict) -> None:
     """Prepares a data set that is not there, if the config says so.
 
-    It is done in a process of its own: agenet does not import what prepares data.
+    The first process does so while others wait, in a process of its own: agenet does not import
+    what prepares data.
     """
     if not dataset.prepare:
         return
-    for name in data_set_names(dataset):
-        with contextlib.suppress(UserError):
-            find_prepared(name, dataset.data_dir)
-            continue
-        _prepare(name, dataset.data_dir)
+    if is_first():
+        for name in data_set_names(dataset):
+            with contextlib.suppress(UserError):
+                find_prepared(name, dataset.data_dir)
+                continue
+            _prepare(name, dataset.data_dir)
+    gather(None)
 
 
 def _prepare(name: str, data_dir: str) -> None:

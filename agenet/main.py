@@ -1,7 +1,7 @@
 """Trains and tests what a config file describes.
 
 python -m agenet.main --config=configs/quickstart.py --workdir=runs/quickstart
-    [--config.any.field=value ...]
+    [--config.any.field=value ...] [--processes=auto]
 
 The same command again continues a run that was interrupted.
 """
@@ -23,6 +23,14 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment, a file; --config.FIELD=VALUE changes one of its fields."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; continued if it is there.")
+
+_PROCESSES = flags.DEFINE_string(
+    "processes",
+    "",
+    'Make this process one of several that train together: "auto" where SLURM, a Cloud TPU, '
+    "Kubernetes or Open MPI started them, else HOST:PORT,COUNT,INDEX with the address of process "
+    "0. The work directory must be on a file system that all share.",
+)
 
 LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
@@ -113,9 +121,11 @@ def main(_: list[str]) -> None:
     """Launches the run that the flags describe."""
     # Imported here, not above: help and mistyped flags must not wait for JAX.
     from agenet.launch import launch
+    from agenet.processes import joined
 
     command = shlex.join(["python", "-m", "agenet.main", *sys.argv[1:]])
-    launch(_CONFIG.value, Path(_WORKDIR.value or ""), command)
+    with joined(_PROCESSES.value or ""):
+        launch(_CONFIG.value, Path(_WORKDIR.value or ""), command)
 
 
 if __name__ == "__main__":

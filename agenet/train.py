@@ -5,7 +5,7 @@ import logging
 import math
 import signal
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from agenet.batches import Batches
@@ -20,6 +21,8 @@ from agenet.checkpoint import Checkpoints
 from agenet.errors import UserError
 from agenet.evaluation import measure, predict
 from agenet.experiment import Experiment
+from agenet.processes import agree
+from agenet.sharding import make_largest
 from agenet.state import TrainState
 from agenet.writers import MetricWriter
 
@@ -31,13 +34,28 @@ _STEPS_AHEAD = 2
 
 
 class StopRequest(AbstractContextManager["StopRequest"]):
-    """Turns the first SIGTERM or Ctrl-C into a flag; a second one ends the process at once."""
+    """Turns the first SIGTERM or Ctrl-C into a flag; a second one ends the process at once.
 
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+    Several processes agree: all ask equally often, and hear of a signal to one of them with the
+    same question, `_STEPS_AHEAD` later than it could be, for by then the answer is there.
+    """
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.signal: signal.Signals | None = None  # that all know of
+        self._noted: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
+        self._largest = make_largest(mesh) if jax.process_count() > 1 else None
+        self._asked: deque[jax.Array] = deque()
 
-    def __call__(self) -> bool:
+    def __call__(self, *, wait: bool = False) -> bool:
+        """Whether to stop; if it is to `wait`, what arrived just now is heard, too."""
+        if self._largest is None:
+            self.signal = self._noted
+        elif self.signal is None:
+            self._asked.append(self._largest(self._noted or 0))
+            while self.signal is None and len(self._asked) > (0 if wait else _STEPS_AHEAD):
+                number = int(self._asked.popleft())
+                self.signal = signal.Signals(number) if number else None
         return self.signal is not None
 
     def __enter__(self) -> "StopRequest":
@@ -50,7 +68,7 @@ class StopRequest(AbstractContextManager["StopRequest"]):
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
+        self._noted = signal.Signals(number)
         for number in self._previous:
             signal.signal(number, signal.SIG_DFL)
 
@@ -119,7 +137,7 @@ class Trainer:
         batches = self._batches.training(step)
         self._lap()
         with (
-            StopRequest() as stop,
+            StopRequest(experiment.mesh) as stop,
             tqdm(
                 desc="training",
                 total=total,
@@ -145,9 +163,10 @@ class Trainer:
                 if step % log_every == 0 or step == total:
                     self._write_row(step)
             self._save(state)
+            ended = step == total and not stop(wait=True)
         if stop.signal:
             log.info("%s: stopped and saved at step %d of %d", stop.signal.name, step, total)
-        return step == total and not stop()
+        return ended
 
     def _fetch(self) -> None:
         """Waits for the steps under way and adds up their sums; stops a run that diverged."""
@@ -223,7 +242,8 @@ class Trainer:
         name = experiment.config.best
         best = self._checkpoints.read_run("best")
         value = row.get(name, float(step))  # The last one has the largest step.
-        if best is None or is_better(name, value, best["value"]):
+        # Agreed on, for processors may round in different ways.
+        if agree(best is None or is_better(name, value, best["value"])):
             self._checkpoints.save_best(
                 state, self._record(step) | {"metric": name, "value": value}
             )

@@ -37,9 +37,10 @@ def check_output(path: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def log_to(path: Path | None = None) -> Iterator[None]:
+def log_to(path: Path | None = None, *, process: int = 0) -> Iterator[None]:
     """Sends what agenet logs to the terminal, around progress bars, and to the end of a file.
 
+    Of a process beside the first one, which would log the same, only warnings, with its number.
     What ends the block is logged to the file, too: the terminal hears of it from the program.
     """
     # Orbax tells of every file that it touches, and prints the tracebacks of what it raises.
@@ -47,10 +48,11 @@ def log_to(path: Path | None = None) -> Iterator[None]:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     logging.raiseExceptions = False  # A log line that finds no room on the disk ends nothing.
     logger = logging.getLogger("agenet")
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.WARNING if process else logging.INFO)
     logger.propagate = False
     terminal = logging.StreamHandler()
-    terminal.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    whose = f"process {process}: " if process else ""
+    terminal.setFormatter(logging.Formatter(f"%(asctime)s {whose}%(message)s", "%H:%M:%S"))
     file = logging.FileHandler(path) if path else logging.NullHandler()
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger.addHandler(file)

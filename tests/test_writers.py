@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,11 @@ def test_the_end_of_a_run_is_logged_to_the_file_alone(
         print(1 / 0)
     assert "Traceback" in path.read_text()
     assert capsys.readouterr().err == ""
+
+
+def test_other_processes_only_warn(capsys: pytest.CaptureFixture) -> None:
+    log = logging.getLogger("agenet.somewhere")
+    with log_to(process=2):
+        log.info("step %d", 3)
+        log.warning("a damaged file")
+    assert re.fullmatch(r"\d\d:\d\d:\d\d process 2: a damaged file\n", capsys.readouterr().err)

@@ -1,5 +1,6 @@
 """Small runs for the tests: `TinyNet` on pictures in memory, in this process or in one to kill."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -24,6 +26,7 @@ from agenet.data.resident import Resident
 from agenet.errors import one_line_errors
 from agenet.experiment import Experiment
 from agenet.models import MODELS
+from agenet.processes import joined
 from agenet.sharding import create_mesh
 from configs import default
 from tests.conftest import TinyNet
@@ -48,8 +51,10 @@ def tiny_config(**fields: Any) -> ConfigDict:
     return config
 
 
-def use_records(records: Records, patch: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Makes runs train `TinyNet` on `records`, on one device, and end without a report."""
+def use_records(
+    records: Records, patch: Callable[[Any, str, Any], None] = setattr, devices: int | None = 1
+) -> None:
+    """Makes runs train `TinyNet` on `records`, on the first devices, and end without a report."""
     MODELS["tiny"] = TinyNet
     patch(launch, "prepare_if_asked", lambda dataset: None)
     patch(launch, "report_run", lambda *args, **options: None)
@@ -59,7 +64,7 @@ def use_records(records: Records, patch: Callable[[Any, str, Any], None] = setat
         # Once for each config, for to trace the steps anew takes most of a launch.
         key = records.fingerprint() + config.to_json()
         if key not in _experiments:
-            mesh = create_mesh(jax.devices()[:1])
+            mesh = create_mesh(jax.devices()[:devices])
             _experiments[key] = experiment.create_experiment(config, mesh)
         return _experiments[key]
 
@@ -90,7 +95,10 @@ def result(workdir: Path) -> dict[str, Any]:
     checkpoints = Checkpoints(workdir, read_only=True)
     for name, manager in (("latest", checkpoints._latest), ("best", checkpoints._best)):
         found[name] = manager.latest_step()
-        state = manager.restore(found[name])["state"] if found[name] is not None else {}
+        # Whatever devices it was saved from.
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(fallback_sharding=here))
+        state = manager.restore(found[name], args=args)["state"] if found[name] is not None else {}
         for path, leaf in jax.tree.leaves_with_path(state):
             found[name + jax.tree_util.keystr(path)] = np.asarray(leaf).tobytes()
     checkpoints.close()
@@ -98,32 +106,44 @@ def result(workdir: Path) -> dict[str, Any]:
 
 
 def run_process(
-    workdir: Path, records: Records, config: ConfigDict, **events: float
+    workdir: Path, records: Records, config: ConfigDict, **events: Any
 ) -> tuple[int, str]:
     """Launches a run in a process of its own: its exit code, negative for a signal, and stderr.
 
-    It is killed before file operation number `kill_at` under `checkpoints/`, or `kill_after`
-    seconds after its second batch; is told to stop with batch number `stop_at`; gets SIGINT with
-    batch number `interrupt_at` and, while it saves, again.
+    It is killed before file operation number `kill_at` under `checkpoints/`, with batch number
+    `kill_with`, or `kill_after` seconds after its second batch; is told to stop with batch number
+    `stop_at`; gets SIGINT with batch number `interrupt_at` and, while it saves, again.
     """
+    return run_processes((workdir, records, config, events))[0]
+
+
+def run_processes(*runs: tuple[Path, Records, ConfigDict, Any]) -> list[tuple[int, str]]:
+    """As `run_process`, several at once: with the events `joined`, the flag, and `env`."""
     # Forked from a server that has imported everything but started nothing.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.tiny"])
-    with tempfile.NamedTemporaryFile("r") as stderr:
-        process = context.Process(target=_run, args=(workdir, records, config, stderr.name, events))
-        process.start()
-        process.join(300)
-        assert process.exitcode is not None
-        return process.exitcode, stderr.read()
+    with contextlib.ExitStack() as stack:
+        started = []
+        for run in runs:
+            stderr = stack.enter_context(tempfile.NamedTemporaryFile("r"))
+            process = context.Process(target=_run, args=(*run, stderr.name))
+            process.start()
+            started.append((process, stderr))
+        for process, _ in started:
+            process.join(300)
+            process.kill()
+        return [(process.exitcode or 0, stderr.read()) for process, stderr in started]
 
 
 def _run(
-    workdir: Path, records: Records, config: ConfigDict, stderr: str, events: dict[str, float]
+    workdir: Path, records: Records, config: ConfigDict, events: dict[str, Any], stderr: str
 ) -> None:
-    jax.config.update("jax_num_cpu_devices", 1)
+    os.environ.update(events.get("env", {}))
+    processes = events.get("joined", "")
+    jax.config.update("jax_num_cpu_devices", 4 if processes else 1)
     os.dup2(os.open(stderr, os.O_WRONLY), sys.stderr.fileno())
     tqdm.set_lock(threading.RLock())  # Its own is a semaphore, which a kill leaves behind.
-    use_records(records)
+    use_records(records, devices=None)
 
     def kill() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -142,6 +162,8 @@ def _run(
                 kill()
 
         sys.addaudithook(hook)
+    if "kill_with" in events:
+        on_batch(events["kill_with"], kill)
     if "kill_after" in events:
         timer = threading.Timer(events["kill_after"], kill)
         timer.daemon = True
@@ -156,5 +178,5 @@ def _run(
             time.sleep(60)
 
         Checkpoints.save_latest = save  # type: ignore[method-assign]
-    with one_line_errors():
+    with one_line_errors(), joined(processes):
         launch.launch(config, workdir, "command")

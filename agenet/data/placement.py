@@ -8,13 +8,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from agenet.data.records import Records
 from agenet.data.resident import Resident
 from agenet.data.stream import Stream
 from agenet.errors import UserError
+from agenet.processes import gather
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +40,8 @@ def load_pictures(
     Raises:
         UserError: unknown placement, not enough memory, or a broken picture.
     """
-    free = np.array([min(map(free_device_memory, mesh.local_devices)), free_host_memory()])
-    if jax.process_count() > 1:  # All must choose the same.
-        free = multihost_utils.process_allgather(free).min(axis=0)
+    own = [min(map(free_device_memory, mesh.local_devices)), free_host_memory()]
+    free = np.min(gather(own), axis=0)  # All must choose the same.
     nbytes = len(records.fold) * size * size * 3
     where, why = choose_placement(
         placement, nbytes, devices=mesh.size, free_device=free[0], free_host=free[1]

@@ -1,0 +1,300 @@
+"""Several processes as one run: they join, agree, and end together.
+
+Every process runs the same program on its own part of each batch. What decides the way of the
+program is agreed on, for processes that go different ways wait for each other for ever. Messages
+go through the coordinator that JAX itself needs, in process 0.
+"""
+
+import ctypes
+import itertools
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import jax
+from jax._src.distributed import global_state
+
+from agenet.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# Seconds to wait for the coordinator and for all processes to come, and for one to show up again.
+START_TIMEOUT, LOST_TIMEOUT = "AGENET_START_TIMEOUT", "AGENET_LOST_TIMEOUT"
+_DEFAULTS = {START_TIMEOUT: 300, LOST_TIMEOUT: 60}
+_FORM = '--processes must be "auto" or "HOST:PORT,COUNT,INDEX", such as "10.0.0.1:1234,2,0"'
+# How often a process shows that it lives and looks whether the others do.
+_BEAT = 0.5
+# JAX gives up later than we do, and with less of an explanation.
+_JAX_WAITS_LONGER = 30
+_GLANCE = 1000  # ms, for so long C++ waits deaf to Ctrl-C
+_turns: Iterator[int] = itertools.count()
+
+
+@contextmanager
+def joined(processes: str) -> Iterator[None]:
+    """Makes this process one of several in the block, before JAX touches a device.
+
+    Whatever ends the block in one process ends all, with its line; one that is silent for
+    `AGENET_LOST_TIMEOUT` seconds, 60 by default, counts as dead, which ends the others. Without
+    processes, or with one alone, nothing happens.
+
+    Args:
+        processes: "auto", as JAX recognises SLURM, Cloud TPUs, Kubernetes and Open MPI, or
+            "HOST:PORT,COUNT,INDEX" with the coordinator's address, where process 0 is; or "".
+
+    Raises:
+        UserError: `processes` is wrong, or is not that of the others.
+    """
+    if not processes:
+        yield
+        return
+    lost = _seconds(LOST_TIMEOUT)
+    _join(processes, lost)
+    if jax.process_count() == 1:
+        yield
+        return
+    watch = _Watch(lost)
+    try:
+        _check_count()
+        yield
+        gather(None)  # The first is last to finish: it writes the report.
+    except BaseException as error:
+        if _may_be_anothers(error):
+            time.sleep(lost + 4 * _BEAT)  # The watch will know, and end this process.
+        watch.fail(error)
+        raise
+    watch.stop()
+    jax.distributed.shutdown()
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and tells: the first, or the only one."""
+    return jax.process_index() == 0
+
+
+def agree(value: Any) -> Any:
+    """The first process's value, JSON-serialisable; all must ask, in the same order."""
+    if jax.process_count() == 1:
+        return value
+    key = f"agenet/agree/{next(_turns)}"
+    if is_first():
+        _client().key_value_set(key, json.dumps(value))
+    return json.loads(_wait_for(key))
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all processes, JSON-serialisable, when all have asked, in the same order."""
+    if jax.process_count() == 1:
+        return [value]
+    key = f"agenet/gather/{next(_turns)}"
+    _client().key_value_set(f"{key}/{jax.process_index()}", json.dumps(value))
+    return [json.loads(_wait_for(f"{key}/{index}")) for index in range(jax.process_count())]
+
+
+def _client() -> Any:
+    """Of the coordinator; there is no public way to it."""
+    return global_state.client
+
+
+def _wait_for(key: str) -> str:
+    while True:  # Whoever waits for a process that has ended is ended by the watch.
+        try:
+            return _client().blocking_key_value_get(key, _GLANCE)
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+
+
+def _may_be_anothers(error: BaseException) -> bool:
+    """Whether it may be but the end of another process, which JAX tells in many ways."""
+    found = [
+        each for each in (error, error.__cause__) if isinstance(each, jax.errors.JaxRuntimeError)
+    ]
+    return any("RESOURCE_EXHAUSTED" not in str(each) for each in found)
+
+
+def _seconds(variable: str) -> int:
+    text = os.environ.get(variable, str(_DEFAULTS[variable]))
+    if not (text.isdecimal() and int(text)):
+        raise UserError(f"{variable}={text} must be a whole number of seconds")
+    return int(text)
+
+
+def parse(processes: str) -> dict[str, Any]:
+    """What `jax.distributed.initialize` takes for the value of the flag.
+
+    Raises:
+        UserError: it is neither "auto" nor an address, a count and an index below it.
+    """
+    if processes == "auto":
+        return {}
+    address, *numbers = processes.split(",")
+    port = address.rpartition(":")[2]
+    if ":" not in address[1:] or len(numbers) != 2 or not all(map(str.isdecimal, [port, *numbers])):
+        raise UserError(f"{_FORM}, not {processes!r}")
+    count, index = map(int, numbers)
+    if index >= count:
+        raise UserError(
+            f"--processes={processes}: of {count} processes the first is 0 and the last "
+            f"{count - 1}, none is {index}"
+        )
+    return {
+        "coordinator_address": address,
+        "num_processes": count,
+        "process_id": index,
+        "cluster_detection_method": "deactivate",  # It would share out the devices, too.
+    }
+
+
+def _join(processes: str, lost: int) -> None:
+    given, seconds = parse(processes), _seconds(START_TIMEOUT)
+    # It takes SIGTERM, which is ours to hear.
+    jax.config.update("jax_enable_preemption_service", False)
+    _on_abort(
+        lambda: (
+            f"{_whoami()} could not join those at {global_state.coordinator_address}, as JAX says "
+            "above: each needs an index of its own, and all the same count"
+        )
+    )
+    timer = threading.Timer(seconds, lambda: _end(_why_not_joined(seconds)))
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            **given,
+            initialization_timeout=seconds + _JAX_WAITS_LONGER,
+            heartbeat_timeout_seconds=lost + _JAX_WAITS_LONGER,
+        )
+    except ValueError as error:  # Nothing that it knows has started this process.
+        raise UserError(
+            "--processes=auto: this is none of what JAX recognises (SLURM, Cloud TPU, Kubernetes "
+            "with jax[k8s], Open MPI): use --processes=HOST:PORT,COUNT,INDEX"
+        ) from error
+    except (RuntimeError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{_whoami()} cannot serve {global_state.coordinator_address} ({reason}): "
+            "is the port free?"
+        ) from error
+    finally:
+        timer.cancel()
+    _on_abort(
+        lambda: (
+            f"{_whoami()} has lost process 0, the coordinator at "
+            f"{global_state.coordinator_address}: see what that one told last"
+        )
+    )
+
+
+def _whoami() -> str:
+    return f"process {global_state.process_id} of {global_state.num_processes}"
+
+
+def _why_not_joined(seconds: int) -> str:
+    address = global_state.coordinator_address or "an address still unknown"
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return f"the coordinator at {address} has not answered for {seconds} s ({reason})"
+    return f"not all processes have come to the coordinator at {address} within {seconds} s"
+
+
+def _check_count() -> None:
+    """All would wait for processes that only some expect."""
+    count = agree(global_state.num_processes)
+    if count != global_state.num_processes:
+        raise UserError(
+            f"--processes: process {jax.process_index()} expects {global_state.num_processes} "
+            f"processes, process 0 {count}"
+        )
+
+
+class _Watch:
+    """Ends this process when another one has failed or died."""
+
+    def __init__(self, lost: int):
+        """Begins to watch; a process that is silent for `lost` seconds is dead."""
+        self._lost = lost
+        self._index, self._count = jax.process_index(), jax.process_count()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the watch."""
+        self._stopped.set()
+        self._thread.join()
+
+    def fail(self, error: BaseException) -> None:
+        """Ends all processes, those that hear of it with the error's line; this one soon."""
+        name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        text = (str(error) or type(error).__name__).splitlines()[0]
+        self._post(self._index, f"process {self._index} of {self._count}: {name}{text}")
+
+    def _post(self, index: int, line: str) -> None:
+        _client().key_value_set(f"agenet/failed/{index}", line, allow_overwrite=True)
+
+    def _run(self) -> None:
+        client = _client()
+        heard = dict.fromkeys(range(self._count), ("", time.monotonic()))
+        for beat in itertools.count():
+            client.key_value_set(f"agenet/alive/{self._index}", str(beat), allow_overwrite=True)
+            failed = client.key_value_dir_get("agenet/failed")
+            failures = {_index(key): line for key, line in failed}
+            if failures:
+                self._leave(failures)
+            if self._index == 0:
+                now = time.monotonic()
+                for key, value in client.key_value_dir_get("agenet/alive"):
+                    if heard[_index(key)][0] != value:
+                        heard[_index(key)] = value, now
+                for index, (_, last) in heard.items():
+                    if now - last > self._lost:
+                        self._post(
+                            index,
+                            f"process {index} of {self._count} has not been heard of for "
+                            f"{self._lost} s: it was killed, or its machine is gone",
+                        )
+            if self._stopped.wait(_BEAT):
+                return
+
+    def _leave(self, failures: dict[int, str]) -> NoReturn:
+        own = self._index in failures  # Which the program tells itself, in a moment.
+        for line in () if own else failures.values():
+            log.error("error: %s", line)
+        # The first is last: without the coordinator JAX in the others would only say so.
+        time.sleep(_BEAT * (6 if self._index == 0 else 3 if own else 0))
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _index(key: str) -> int:
+    return int(key.rpartition("/")[2])
+
+
+def _end(line: str) -> NoReturn:
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+_handlers: list[Any] = []  # C calls them, so they must stay.
+
+
+def _on_abort(tell: Any) -> None:
+    """Has a line told when JAX aborts the process, as it does when it loses the coordinator.
+
+    That happens in a thread of C++, which Python's own handlers of signals would not outlive.
+    """
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: _end(tell()))
+    _handlers.append(handler)
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)

@@ -1,0 +1,180 @@
+"""Two processes of four devices each do what one process with one device does, and end together."""
+
+import dataclasses
+import re
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from agenet.data.records import Records
+from agenet.errors import UserError
+from agenet.processes import agree, gather, joined, parse
+from tests.tiny import result, run_process, run_processes, tiny_config
+
+
+def config(**fields: Any) -> ConfigDict:
+    # Before batch norm a bias has no gradient but rounding, which Adam would take for one.
+    return tiny_config(optimizer__name="sgd", **fields)
+
+
+@pytest.fixture(scope="module")
+def records(make_records: Callable[..., Records]) -> Records:
+    return make_records()
+
+
+@pytest.fixture(scope="module")
+def alone(records: Records, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one process with one device leaves."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    assert run_process(workdir, records, config())[0] == 0
+    return result(workdir)
+
+
+def run_pair(*runs: tuple[Path, Records, dict[str, Any], dict[str, Any]]) -> list[tuple[int, str]]:
+    """Of each process the exit code and stderr; given are its config's fields and its events."""
+    address = f"127.0.0.1:{free_port()}"
+    return run_processes(
+        *(
+            (
+                workdir,
+                records,
+                config(**fields),
+                # Compiling may take long where others compile, too.
+                {"joined": f"{address},2,{index}", "env": {"AGENET_LOST_TIMEOUT": "5"}} | events,
+            )
+            for index, (workdir, records, fields, events) in enumerate(runs)
+        )
+    )
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def without(records: Records, rows: slice) -> Records:
+    """The given rows are no pictures, which nothing but decoding them tells."""
+    pictures = [*records.pictures]
+    pictures[rows] = [bytes(len(picture)) for picture in pictures[rows]]
+    return dataclasses.replace(records, pictures=pictures)
+
+
+def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """To rounding."""
+    assert found.keys() == expected.keys() and len(found) > 20
+    for name, value in expected.items():
+        if isinstance(value, bytes):
+            dtype = "i4" if re.search(r"step|count", name) else "f4"
+            ours, theirs = (np.frombuffer(each, dtype) for each in (found[name], value))
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6, err_msg=name)
+        elif name == "rows":
+            assert [row.keys() for row in found["rows"]] == [row.keys() for row in value]
+            for ours, theirs in zip(found["rows"], value, strict=True):
+                assert ours == pytest.approx(theirs, rel=1e-5)
+        else:
+            assert found[name] == value
+
+
+@pytest.mark.slow
+def test_two_do_what_one_does(records: Records, alone: dict[str, Any], tmp_path: Path) -> None:
+    """Each without the pictures that the other one's devices hold."""
+    first, second = without(records, slice(100, 200)), without(records, slice(100))
+    ended = run_pair((tmp_path, first, {}, {}), (tmp_path, second, {}, {}))
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert_alike(result(tmp_path), alone)
+    assert not ended[1][1]  # The first one alone tells and writes.
+    assert "8 x cpu of 2 processes" in ended[0][1]
+    assert (
+        len(re.findall(r"step 20/20, .*validation/loss", (tmp_path / "train.log").read_text())) == 1
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoints",
+        "metrics.jsonl",
+        "train.log",
+    ]
+
+
+@pytest.mark.slow
+def test_killed_continued_alone_stopped_and_continued(
+    records: Records, alone: dict[str, Any], tmp_path: Path
+) -> None:
+    two = [(tmp_path, records, {}, {})] * 2
+    killed = run_pair(two[0], (tmp_path, records, {}, {"kill_with": 9}))
+    assert [code for code, _ in killed] == [1, -signal.SIGKILL], killed
+    line = "error: process 1 of 2 has not been heard of for 5 s: it was killed, or its machine is"
+    for told in (killed[0][1], (tmp_path / "train.log").read_text()):
+        assert line in told.splitlines()[-1]
+    assert "Traceback" not in killed[0][1]
+
+    code, told = run_process(tmp_path, records, config(), stop_at=5)
+    assert code == 0 and "continuing from step 5 of 20" in told
+    assert "SIGTERM: stopped and saved at step 8 of 20" in told
+
+    stopped = run_pair(two[0], (tmp_path, records, {}, {"stop_at": 3}))
+    assert [code for code, _ in stopped] == [0, 0], stopped
+    told = stopped[0][1]
+    assert "continuing from step 8 of 20" in told and "run the same command again" in told
+    step = re.search(r"SIGTERM: stopped and saved at step (\d+) of 20", told)
+    assert step and 11 <= int(step[1]) <= 11 + 3
+    assert not stopped[1][1]
+
+    assert run_process(tmp_path, records, config())[0] == 0
+    assert_alike(result(tmp_path), alone)
+
+
+@pytest.mark.slow
+def test_mistakes_of_one_end_all(records: Records, tmp_path: Path) -> None:
+    for change, told in {
+        "picture": r"1 of 100 prepared pictures do not decode \(rows 150\)",
+        "fields": "all processes must have the same settings and data: config.log_every: 4 steps",
+        "workdir": "is another one for process 1 than for process 0",
+    }.items():
+        workdir = tmp_path / "b" if change == "workdir" else tmp_path / "a"
+        fields = {"log_every": "3 steps"} if change == "fields" else {}
+        broken = without(records, slice(150, 151)) if change == "picture" else records
+        ended = run_pair((tmp_path / "a", records, {}, {}), (workdir, broken, fields, {}))
+        assert [code for code, _ in ended] == [1, 1], ended
+        assert all(re.search(told, each) and "Traceback" not in each for _, each in ended), ended
+        if change == "picture":
+            assert "process 1 of 2: 1 of 100" in ended[0][1]
+
+
+@pytest.mark.parametrize(("index", "told"), [(1, "has not answered for 1 s"), (0, "have come to")])
+def test_those_who_do_not_come(records: Records, tmp_path: Path, index: int, told: str) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    events = {"joined": f"{address},2,{index}", "env": {"AGENET_START_TIMEOUT": "1"}}
+    code, stderr = run_process(tmp_path, records, config(), **events)
+    assert code == 1
+    assert re.fullmatch(f"error: .*{told}.*\n", stderr) and address in stderr
+
+
+@pytest.mark.parametrize(
+    ("processes", "told"),
+    [
+        ("two", 'must be "auto" or "HOST:PORT,COUNT,INDEX"'),
+        ("host,2,0", 'must be "auto" or'),
+        ("host:1234,2", 'must be "auto" or'),
+        ("host:1234,2,-1", 'must be "auto" or'),
+        ("host:1234,2,2", "the first is 0 and the last 1, none is 2"),
+    ],
+)
+def test_mistaken_flag(processes: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        parse(processes)
+
+
+def test_mistaken_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENET_LOST_TIMEOUT", "soon")
+    with pytest.raises(UserError, match="AGENET_LOST_TIMEOUT=soon must be"), joined("auto"):
+        pass
+
+
+def test_one_process() -> None:
+    with joined(""):
+        assert agree({"a": (1,)}) == {"a": (1,)} and gather(2) == [2]
