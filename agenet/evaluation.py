@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from agenet.checkpoint import Checkpoints, check_same_run
+from agenet.checkpoint import Checkpoints, check_same_run, is_complete
 from agenet.data.order import evaluation_batches
 from agenet.data.records import Records
 from agenet.data.resident import load_faces
@@ -187,6 +187,7 @@ def report_run(
             "epochs_found": progress.get("epochs_found", 0),
             "steps": steps,
             "total_steps": experiment.total_steps,
+            "complete": is_complete(trained),
             "epochs": steps / experiment.steps_per_epoch,
             "pictures_per_second": pictures_trained / progress["training_seconds"],
             "best_step": best["step"],

@@ -13,6 +13,7 @@ import ml_collections
 
 from agenet.batches import create_batches
 from agenet.checkpoint import Checkpoints, check_same_run, find_differences
+from agenet.compiled import keep_compiled
 from agenet.data.records import find_prepared
 from agenet.errors import UserError
 from agenet.evaluation import log_results, report_run
@@ -23,20 +24,26 @@ from agenet.experiment import (
     describe_machine,
     take_from_weights,
 )
+from agenet.profile import Profile, Window
 from agenet.train import Progress, Trainer
 from agenet.writers import create_writer, log_to
 
 log = logging.getLogger(__name__)
 
 
-def launch(config: ml_collections.ConfigDict, workdir: Path, command: str) -> None:
+def launch(
+    config: ml_collections.ConfigDict, workdir: Path, command: str, profile: Window | None = None
+) -> None:
     """Trains, tests and reports; continues what `workdir` holds of the same run.
+
+    Steps of the window `profile` are traced.
 
     Raises:
         UserError: anything in the config, the data or the work directory that does not fit.
     """
     create_workdir(workdir)
     with log_to(workdir / "train.log"):
+        keep_compiled()
         prepare_if_asked(config.dataset)
         asked = config.to_dict()
         with contextlib.closing(Checkpoints(workdir)) as checkpoints:
@@ -62,7 +69,7 @@ def launch(config: ml_collections.ConfigDict, workdir: Path, command: str) -> No
                 "total_steps": experiment.total_steps,
                 "trained_on": saved.get("trained_on", {}) if saved else experiment.trained_on(),
             }
-            train_and_test(experiment, checkpoints, workdir, saved, run)
+            train_and_test(experiment, checkpoints, workdir, saved, run, profile)
 
 
 def train_and_test(
@@ -71,6 +78,7 @@ def train_and_test(
     workdir: Path,
     saved: dict[str, Any] | None,
     run: dict[str, Any],
+    profile: Window | None,
 ) -> None:
     """Trains, from the latest checkpoint if `saved` is what it was saved with, and reports."""
     log_summary(experiment, run["command"])
@@ -96,6 +104,7 @@ def train_and_test(
             run=run,
             progress=progress,
             show_progress=show_progress,
+            profile=Profile(workdir / "profile", profile),
         )
         complete = trainer.run(state)
     if complete:
@@ -146,8 +155,7 @@ def read_report(workdir: Path) -> dict[str, Any] | None:
     """The report of the whole run, if it is written and not damaged."""
     try:
         summary = json.loads((workdir / "report.json").read_text())
-        training = summary["training"]
-        return summary if training["steps"] == training["total_steps"] else None
+        return summary if summary["training"]["complete"] else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 

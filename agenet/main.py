@@ -1,7 +1,7 @@
 """Trains and tests what a config file describes.
 
 python -m agenet.main --config=configs/quickstart.py --workdir=runs/quickstart
-    [--config.any.field=value ...]
+    [--config.any.field=value ...] [--profile] [--dry_run]
 
 The same command again continues a run that was interrupted.
 """
@@ -23,6 +23,18 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment, a file; --config.FIELD=VALUE changes one of its fields."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; continued if it is there.")
+# It may stand alone, as flags do that are yes or no to absl, or take a value.
+_PROFILE: flags.FlagHolder[str] = flags.DEFINE_flag(
+    flags.Flag(
+        flags.ArgumentParser(),
+        flags.ArgumentSerializer(),
+        "profile",
+        "false",
+        "Trace some steps into WORKDIR/profile, for TensorBoard: five, after the first five that a "
+        "start makes, or as --profile=FIRST:COUNT says.",
+        boolean=True,
+    )
+)
 
 LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
@@ -113,9 +125,10 @@ def main(_: list[str]) -> None:
     """Launches the run that the flags describe."""
     # Imported here, not above: help and mistyped flags must not wait for JAX.
     from agenet.launch import launch
+    from agenet.profile import parse_window
 
     command = shlex.join(["python", "-m", "agenet.main", *sys.argv[1:]])
-    launch(_CONFIG.value, Path(_WORKDIR.value or ""), command)
+    launch(_CONFIG.value, Path(_WORKDIR.value or ""), command, parse_window(_PROFILE.value))
 
 
 if __name__ == "__main__":
