@@ -20,7 +20,7 @@ from agenet.weights.cache import cache_dir
 log = logging.getLogger(__name__)
 
 # Pictures that each device takes at a time for their features.
-_AT_ONCE = 64
+AT_ONCE = 64
 # Is raised when the same settings give other features than before.
 _VERSION = 2
 
@@ -160,7 +160,7 @@ def _create_views(
         pictures, step = load_pictures(), experiment.feature_step
         parts = [
             (step(place(), pictures.batch(part, mask), epoch), mask)
-            for part, mask in evaluation_batches(rows, _AT_ONCE * experiment.mesh.size)
+            for part, mask in evaluation_batches(rows, AT_ONCE * experiment.mesh.size)
         ]
         features = [np.asarray(both)[:, mask] for both, mask in parts]
         return np.concatenate(features, axis=1).swapaxes(0, 1).reshape(len(rows), -1)

@@ -23,6 +23,7 @@ from agenet.errors import UserError
 from agenet.experiment import Experiment, create_experiment
 from agenet.labels import UNKNOWN
 from agenet.losses import YEARS
+from agenet.memory import explained
 from agenet.metrics import (
     LEVEL,
     MIN_SUBJECTS,
@@ -246,8 +247,11 @@ def report_again(workdir: Path, data_dir: str | None) -> None:
             ) from error
         check_same_run(best, experiment.identity(), workdir)
         show_progress = sys.stderr.isatty()
-        pictures = experiment.load_pictures(progress=show_progress)
-        report_run(experiment, pictures.batch, checkpoints, workdir, show_progress=show_progress)
+        with explained(experiment):
+            pictures = experiment.load_pictures(progress=show_progress)
+            report_run(
+                experiment, pictures.batch, checkpoints, workdir, show_progress=show_progress
+            )
 
 
 def read_best(checkpoints: Checkpoints, workdir: Path) -> dict[str, Any]:

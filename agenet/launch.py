@@ -24,6 +24,7 @@ from agenet.experiment import (
     describe_machine,
     take_from_weights,
 )
+from agenet.memory import explained
 from agenet.profile import Profile, Window
 from agenet.train import Progress, Trainer
 from agenet.writers import create_writer, log_to
@@ -48,15 +49,8 @@ def launch(
         asked = config.to_dict()
         with contextlib.closing(Checkpoints(workdir)) as checkpoints:
             saved = checkpoints.read_run("latest")
-            if saved and not find_differences(
-                {"config": saved.get("asked", {})}, {"config": asked}
-            ):
-                # The weights that the run started from need not be there any more.
-                take_from_weights(config, saved["config"])
-            experiment = create_experiment(config)
-            identity = experiment.identity()
+            experiment, identity = open_experiment(config, saved, workdir)
             if saved is not None:
-                check_same_run(saved, identity, workdir)
                 summary = read_report(workdir)
                 if summary is not None:
                     log.info("this run is finished; for another give another --workdir")
@@ -69,7 +63,27 @@ def launch(
                 "total_steps": experiment.total_steps,
                 "trained_on": saved.get("trained_on", {}) if saved else experiment.trained_on(),
             }
-            train_and_test(experiment, checkpoints, workdir, saved, run, profile)
+            with explained(experiment):
+                train_and_test(experiment, checkpoints, workdir, saved, run, profile)
+
+
+def open_experiment(
+    config: ml_collections.ConfigDict, saved: dict[str, Any] | None, workdir: Path
+) -> tuple[Experiment, dict[str, Any]]:
+    """The run of a config and its identity, which must be those that `saved` in `workdir` tells of.
+
+    Raises:
+        UserError: anything that does not fit.
+    """
+    asked = {"config": config.to_dict()}
+    if saved and not find_differences({"config": saved.get("asked", {})}, asked):
+        # The weights that the run started from need not be there any more.
+        take_from_weights(config, saved["config"])
+    experiment = create_experiment(config)
+    identity = experiment.identity()
+    if saved is not None:
+        check_same_run(saved, identity, workdir)
+    return experiment, identity
 
 
 def train_and_test(

@@ -35,6 +35,11 @@ _PROFILE: flags.FlagHolder[str] = flags.DEFINE_flag(
         boolean=True,
     )
 )
+_DRY_RUN = flags.DEFINE_boolean(
+    "dry_run",
+    False,
+    "Check config, data set, initial weights, devices and memory; train nothing, write nothing.",
+)
 
 LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
@@ -124,11 +129,16 @@ def _last_line(error: Exception) -> str:
 def main(_: list[str]) -> None:
     """Launches the run that the flags describe."""
     # Imported here, not above: help and mistyped flags must not wait for JAX.
+    from agenet.dry_run import dry_run
     from agenet.launch import launch
     from agenet.profile import parse_window
 
     command = shlex.join(["python", "-m", "agenet.main", *sys.argv[1:]])
-    launch(_CONFIG.value, Path(_WORKDIR.value or ""), command, parse_window(_PROFILE.value))
+    workdir = Path(_WORKDIR.value or "")
+    if _DRY_RUN.value:
+        dry_run(_CONFIG.value, workdir, command)
+    else:
+        launch(_CONFIG.value, workdir, command, parse_window(_PROFILE.value))
 
 
 if __name__ == "__main__":

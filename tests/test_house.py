@@ -14,7 +14,7 @@ FLOORS = [
     {"agenet.lineage", "agenet.state", "agenet.steps", "agenet.checkpoint", "agenet.report"},
     {"agenet.initial", "agenet.experiment", "agenet.batches", "agenet.evaluation"}
     | {"agenet.train", "agenet.launch", "agenet.serving", "agenet.export", "agenet.engines"}
-    | {"agenet.predict"},
+    | {"agenet.predict", "agenet.memory", "agenet.dry_run"},
     {"agenet.main", "agenet.evaluate", "agenet.programs"},
 ]
 

@@ -22,6 +22,7 @@ PLACEMENTS = ("auto", "device", "host")
 # Of a device's free memory; the rest is for the network's activations.
 _DEVICE_SHARE = 0.5
 _DECODE_CHUNK = 64
+_NO_MEMORY = -4  # as OpenCV has it
 # Faces stand upright as their pixels are stored, whatever Exif data say, as in preparation. Grey
 # pictures stay grey until they have their size: that is a third of the work.
 _READ_FLAGS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -34,7 +35,9 @@ def decode_picture(picture: bytes, out: np.ndarray) -> bool:
     """
     try:
         image = cv2.imdecode(np.frombuffer(picture, np.uint8), _READ_FLAGS)
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == _NO_MEMORY:
+            raise MemoryError from error
         return False
     if image is None:
         return False
@@ -157,7 +160,7 @@ class Resident:
         self.nbytes = padded * size * size * 3
         _check_host_memory(self.nbytes, size)
         free = min(map(free_memory, mesh.local_devices))
-        self.on_device = _belongs_on_device(placement, self.nbytes // mesh.size, free)
+        self.on_device = belongs_on_device(placement, self.nbytes // mesh.size, free)
         self._sharding = batch_sharded(mesh)
         self._records = records
         images = create_images(padded, size)
@@ -181,7 +184,7 @@ class Resident:
         return batch
 
 
-def _belongs_on_device(placement: str, nbytes: int, free: float) -> bool:
+def belongs_on_device(placement: str, nbytes: int, free: float) -> bool:
     """Whether every device is to hold `nbytes`, when each has `free` bytes."""
     if placement == "device" and nbytes > free:
         raise UserError(
