@@ -22,7 +22,7 @@ from agenet.weights.cache import cache_dir
 log = logging.getLogger(__name__)
 
 # Pictures that each device takes at a time for their features.
-_AT_ONCE = 64
+AT_ONCE = 64
 # Is raised when the same settings give other features than before.
 _VERSION = 2
 
@@ -162,7 +162,7 @@ def _create_views(
     weights = functools.cache(lambda: jax.device_put(backbone, replicated(experiment.mesh)))
 
     def compute(rows: np.ndarray, epoch: int | None) -> np.ndarray:
-        parts = list(evaluation_batches(rows, _AT_ONCE * experiment.mesh.size))
+        parts = list(evaluation_batches(rows, AT_ONCE * experiment.mesh.size))
         computed = [
             experiment.feature_step(weights(), batch, epoch)
             for batch in load_pictures().batches(parts)

@@ -6,6 +6,7 @@ may be restored by another number of processes and devices.
 """
 
 import errno
+import json
 import os
 import shutil
 import sys
@@ -19,6 +20,7 @@ import orbax.checkpoint as ocp
 
 from agenet.errors import UserError
 from agenet.state import TrainState
+from agenet.writers import write_file
 
 # These change neither the numbers of a run nor what they mean.
 _MAY_DIFFER = (
@@ -93,7 +95,12 @@ class Checkpoints:
         self, manager: ocp.CheckpointManager, step: int, tree: Any, run: Mapping[str, Any]
     ) -> None:
         if step in manager.all_steps():
-            return  # Saved before an interruption: the same state, for runs are deterministic.
+            # Saved before an interruption: the same state, for runs are deterministic. But the run
+            # may have got on since, by the validation of that state, and even have ended with it.
+            if jax.process_index() == 0:
+                path = Path(manager.directory) / str(step) / "run" / "metadata"
+                write_file(path, json.dumps(dict(run)).encode())
+            return
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(tree), run=ocp.args.JsonSave(dict(run))
         )
@@ -121,6 +128,12 @@ def check_same_run(saved: Mapping[str, Any], identity: Mapping[str, Any], workdi
             f"the checkpoint in {workdir} is of another run ({'; '.join(differences)}): "
             "give that run's settings and data, or another --workdir to start afresh"
         )
+
+
+def is_complete(run: Mapping[str, Any]) -> bool:
+    """Whether what a latest checkpoint was saved with, `run`, is of the end of a training."""
+    stopped_early = run.get("progress", {}).get("stopped_early", False)
+    return stopped_early or run["step"] >= run.get("total_steps", 0)
 
 
 def find_differences(

@@ -28,10 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     # Imported here, not above: help and mistyped flags must not wait for JAX.
+    from agenet.compiled import keep_compiled
     from agenet.evaluation import report_again
     from agenet.writers import log_to
 
     with log_to():
+        keep_compiled()
         report_again(args.workdir, args.data_dir)
 
 

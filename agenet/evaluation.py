@@ -16,13 +16,14 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from agenet.batches import Batches, PictureBatches
-from agenet.checkpoint import Checkpoints, check_same_run
+from agenet.checkpoint import Checkpoints, check_same_run, is_complete
 from agenet.data.records import Records
 from agenet.data.resident import load_faces
 from agenet.errors import UserError
 from agenet.experiment import Experiment, create_experiment
 from agenet.labels import UNKNOWN
 from agenet.losses import YEARS
+from agenet.memory import explained
 from agenet.metrics import (
     LEVEL,
     MIN_SUBJECTS,
@@ -184,6 +185,7 @@ def report_run(
             "epochs_found": progress.get("epochs_found", 0),
             "steps": steps,
             "total_steps": experiment.total_steps,
+            "complete": is_complete(trained),
             "epochs": steps / experiment.steps_per_epoch,
             "pictures_per_second": pictures_trained / progress["training_seconds"],
             "best_step": best["step"],
@@ -243,7 +245,8 @@ def report_again(workdir: Path, data_dir: str | None) -> None:
         check_same_run(best, experiment.identity(), workdir)
         show_progress = sys.stderr.isatty()
         batches = PictureBatches(experiment, experiment.stream_pictures())
-        report_run(experiment, batches, checkpoints, workdir, show_progress=show_progress)
+        with explained(experiment):
+            report_run(experiment, batches, checkpoints, workdir, show_progress=show_progress)
 
 
 def read_best(checkpoints: Checkpoints, workdir: Path) -> dict[str, Any]:

@@ -335,8 +335,9 @@ def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = Non
         total_steps=total,
         found=initial,
     )
-    for name in ("evaluate_every", "checkpoint_every", "log_every"):
-        experiment.to_steps(config[name])  # Raises for what is not a duration.
+    for name in ("evaluate_every", "checkpoint_every", "log_every", "patience"):
+        if config[name] or name != "patience":
+            experiment.to_steps(config[name])  # Raises for what is not a duration.
     return experiment
 
 
@@ -390,6 +391,11 @@ def _check_fields(config: ml_collections.ConfigDict, tasks: Sequence[str]) -> No
     if config.best not in (LAST, *metrics):
         raise UserError(
             f'best "{config.best}" is not measured: use "{LAST}" or one of {", ".join(metrics)}'
+        )
+    if config.patience and config.best == LAST:
+        raise UserError(
+            f'patience "{config.patience}" has nothing to wait for, as best is "{LAST}": use '
+            "--config.best=validation/loss, or no patience"
         )
     if config.model.dtype not in DTYPES:
         raise UserError(f'model.dtype "{config.model.dtype}" is not known: use one of {DTYPES}')

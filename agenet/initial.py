@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from agenet.checkpoint import Checkpoints
+from agenet.checkpoint import Checkpoints, is_complete
 from agenet.errors import UserError
 from agenet.losses import describe_heads
 from agenet.models import create_model, option_names
@@ -79,7 +79,7 @@ def _from_run(workdir: Path, init: str, model: str, flavour: str) -> Initial:
         run, latest = checkpoints.read_run("best"), checkpoints.read_run("latest")
     if run is None:
         raise UserError(f"init: {workdir} holds no evaluated state to start from")
-    if latest is not None and latest["step"] < latest.get("total_steps", 0):
+    if latest is not None and not is_complete(latest):
         raise UserError(
             f"init: the run in {workdir} stopped at step {latest['step']} of "
             f"{latest['total_steps']}: finish it first, with the command that began it"

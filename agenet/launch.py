@@ -14,6 +14,7 @@ import ml_collections
 
 from agenet.batches import create_batches
 from agenet.checkpoint import Checkpoints, check_same_run, find_differences
+from agenet.compiled import keep_compiled
 from agenet.data.records import find_prepared
 from agenet.errors import UserError
 from agenet.evaluation import log_results, report_run
@@ -24,15 +25,21 @@ from agenet.experiment import (
     describe_machine,
     take_from_weights,
 )
+from agenet.memory import explained
 from agenet.processes import agree, gather, is_first
+from agenet.profile import Profile, Window
 from agenet.train import Progress, Trainer
 from agenet.writers import Writers, create_writer, log_to
 
 log = logging.getLogger(__name__)
 
 
-def launch(config: ml_collections.ConfigDict, workdir: Path, command: str) -> None:
+def launch(
+    config: ml_collections.ConfigDict, workdir: Path, command: str, profile: Window | None = None
+) -> None:
     """Trains, tests and reports; continues what `workdir` holds of the same run.
+
+    Steps of the window `profile` are traced.
 
     Raises:
         UserError: anything in the config, the data or the work directory that does not fit.
@@ -40,20 +47,14 @@ def launch(config: ml_collections.ConfigDict, workdir: Path, command: str) -> No
     create_workdir(workdir)
     log_file = workdir / "train.log" if is_first() else None
     with log_to(log_file, process=jax.process_index()):
+        keep_compiled()
         prepare_if_asked(config.dataset)
         asked = config.to_dict()
         with contextlib.closing(Checkpoints(workdir)) as checkpoints:
             saved = checkpoints.read_run("latest")
-            if saved and not find_differences(
-                {"config": saved.get("asked", {})}, {"config": asked}
-            ):
-                # The weights that the run started from need not be there any more.
-                take_from_weights(config, saved["config"])
-            experiment = create_experiment(config)
-            identity = experiment.identity()
+            experiment, identity = open_experiment(config, saved, workdir)
             check_same_everywhere(identity)
             if saved is not None:
-                check_same_run(saved, identity, workdir)
                 summary = agree(read_report(workdir))
                 if summary is not None:
                     log.info("this run is finished; for another give another --workdir")
@@ -66,7 +67,27 @@ def launch(config: ml_collections.ConfigDict, workdir: Path, command: str) -> No
                 "total_steps": experiment.total_steps,
                 "trained_on": saved.get("trained_on", {}) if saved else experiment.trained_on(),
             }
-            train_and_test(experiment, checkpoints, workdir, saved, run)
+            with explained(experiment):
+                train_and_test(experiment, checkpoints, workdir, saved, run, profile)
+
+
+def open_experiment(
+    config: ml_collections.ConfigDict, saved: dict[str, Any] | None, workdir: Path
+) -> tuple[Experiment, dict[str, Any]]:
+    """The run of a config and its identity, which must be those that `saved` in `workdir` tells of.
+
+    Raises:
+        UserError: anything that does not fit.
+    """
+    asked = {"config": config.to_dict()}
+    if saved and not find_differences({"config": saved.get("asked", {})}, asked):
+        # The weights that the run started from need not be there any more.
+        take_from_weights(config, saved["config"])
+    experiment = create_experiment(config)
+    identity = experiment.identity()
+    if saved is not None:
+        check_same_run(saved, identity, workdir)
+    return experiment, identity
 
 
 def train_and_test(
@@ -75,6 +96,7 @@ def train_and_test(
     workdir: Path,
     saved: dict[str, Any] | None,
     run: dict[str, Any],
+    profile: Window | None,
 ) -> None:
     """Trains, from the latest checkpoint if `saved` is what it was saved with, and reports."""
     log_summary(experiment, run["command"])
@@ -104,6 +126,7 @@ def train_and_test(
             run=run,
             progress=progress,
             show_progress=show_progress,
+            profile=Profile(workdir / "profile", profile),
         )
         complete = trainer.run(state)
     if complete:
@@ -171,8 +194,7 @@ def read_report(workdir: Path) -> dict[str, Any] | None:
     """The report of the whole run, if it is written and not damaged."""
     try:
         summary = json.loads((workdir / "report.json").read_text())
-        training = summary["training"]
-        return summary if training["steps"] == training["total_steps"] else None
+        return summary if summary["training"]["complete"] else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 

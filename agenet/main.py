@@ -1,7 +1,7 @@
 """Trains and tests what a config file describes.
 
 python -m agenet.main --config=configs/quickstart.py --workdir=runs/quickstart
-    [--config.any.field=value ...] [--processes=auto]
+    [--config.any.field=value ...] [--dry_run] [--profile] [--processes=auto]
 
 The same command again continues a run that was interrupted.
 """
@@ -23,6 +23,23 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment, a file; --config.FIELD=VALUE changes one of its fields."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; continued if it is there.")
+# It may stand alone, as flags do that are yes or no to absl, or take a value.
+_PROFILE: flags.FlagHolder[str] = flags.DEFINE_flag(
+    flags.Flag(
+        flags.ArgumentParser(),
+        flags.ArgumentSerializer(),
+        "profile",
+        "false",
+        "Trace some steps into WORKDIR/profile, for TensorBoard: five, after the first five that a "
+        "start makes, or as --profile=FIRST:COUNT says.",
+        boolean=True,
+    )
+)
+_DRY_RUN = flags.DEFINE_boolean(
+    "dry_run",
+    False,
+    "Check config, data set, initial weights, devices and memory; train nothing, write nothing.",
+)
 
 _PROCESSES = flags.DEFINE_string(
     "processes",
@@ -120,12 +137,19 @@ def _last_line(error: Exception) -> str:
 def main(_: list[str]) -> None:
     """Launches the run that the flags describe."""
     # Imported here, not above: help and mistyped flags must not wait for JAX.
+    from agenet.dry_run import dry_run
     from agenet.launch import launch
     from agenet.processes import joined
+    from agenet.profile import parse_window
 
     command = shlex.join(["python", "-m", "agenet.main", *sys.argv[1:]])
+    workdir = Path(_WORKDIR.value or "")
+    window = parse_window(_PROFILE.value)
     with joined(_PROCESSES.value or ""):
-        launch(_CONFIG.value, Path(_WORKDIR.value or ""), command)
+        if _DRY_RUN.value:
+            dry_run(_CONFIG.value, workdir, command)
+        else:
+            launch(_CONFIG.value, workdir, command, window)
 
 
 if __name__ == "__main__":

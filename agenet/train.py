@@ -22,6 +22,7 @@ from agenet.errors import UserError
 from agenet.evaluation import measure, predict
 from agenet.experiment import Experiment
 from agenet.processes import agree
+from agenet.profile import Profile
 from agenet.sharding import make_largest
 from agenet.state import TrainState
 from agenet.writers import MetricWriter
@@ -80,6 +81,8 @@ class Progress:
     training_seconds: float = 0.0  # over all sessions, like the next; neither counts saving
     validation_seconds: float = 0.0
     evaluated_step: int = 0  # the last step whose validation is done
+    improved_step: int = 0  # the last one that was better than all before, as far as it was seen
+    stopped_early: bool = False  # for want of a better one; the run is then complete
     epochs_found: int = 0  # whose features were on disk when the run first started
     rows: int = 0  # given to the writer
     sums: dict[str, float] = field(default_factory=dict)  # over the steps since the last row
@@ -96,6 +99,7 @@ class Trainer:
         run: what the checkpoints are labelled with, `Experiment.identity` at least.
         progress: what the run has behind it.
         show_progress: draw a progress bar.
+        profile: traces some of the steps.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class Trainer:
         run: dict[str, Any],
         progress: Progress,
         show_progress: bool,
+        profile: Profile,
     ):
         self._experiment = experiment
         self._batches = batches
@@ -115,6 +120,7 @@ class Trainer:
         self._writer = writer
         self._progress = progress
         self._show_progress = show_progress
+        self._profile = profile
         self._run = run
         self._pending: list[dict[str, jax.Array]] = []  # sums of steps, still on the device
         self._since = 0.0
@@ -123,7 +129,8 @@ class Trainer:
         """Trains from `state` to the end of the run.
 
         Returns:
-            Whether the run is complete; False if it was asked to stop, and saved.
+            Whether the run is complete, at its last step or, by the config's patience, before;
+            False if it was asked to stop, and saved.
 
         Raises:
             UserError: the loss is not finite, or the disk is full.
@@ -138,6 +145,7 @@ class Trainer:
         self._lap()
         with (
             StopRequest(experiment.mesh) as stop,
+            self._profile as profile,
             tqdm(
                 desc="training",
                 total=total,
@@ -150,11 +158,13 @@ class Trainer:
                 due = step > 0 and (step % evaluate_every == 0 or step == total)
                 if due and progress.evaluated_step < step and not self._validate(state, stop):
                     break
-                if step == total or stop():
+                if step == total or progress.stopped_early or stop():
                     break
                 if step > 0 and step % checkpoint_every == 0:
                     self._save(state)
-                state, sums = experiment.train_step(state, next(batches))
+                profile.before(step, state)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    state, sums = experiment.train_step(state, next(batches))
                 step += 1
                 self._pending.append(sums)
                 if len(self._pending) > _STEPS_AHEAD:
@@ -163,7 +173,8 @@ class Trainer:
                 if step % log_every == 0 or step == total:
                     self._write_row(step)
             self._save(state)
-            ended = step == total and not stop(wait=True)
+            complete = step == total or progress.stopped_early
+            ended = complete and not stop(wait=True)
         if stop.signal:
             log.info("%s: stopped and saved at step %d of %d", stop.signal.name, step, total)
         return ended
@@ -242,13 +253,33 @@ class Trainer:
         name = experiment.config.best
         best = self._checkpoints.read_run("best")
         value = row.get(name, float(step))  # The last one has the largest step.
+        # A run that was killed may have kept, in an earlier session, a state that lies ahead.
+        self._progress.improved_step = best["step"] if best is not None else 0
         # Agreed on, for processors may round in different ways.
         if agree(best is None or is_better(name, value, best["value"])):
+            self._progress.improved_step = step
             self._checkpoints.save_best(
                 state, self._record(step) | {"metric": name, "value": value}
             )
             self._lap()
+        self._stop_early(step)
         return True
+
+    def _stop_early(self, step: int) -> None:
+        experiment, progress = self._experiment, self._progress
+        patience = experiment.config.patience
+        if not patience or step == experiment.total_steps:
+            return
+        if step - progress.improved_step >= experiment.to_steps(patience):
+            progress.stopped_early = True
+            log.info(
+                "stopped early, at step %d of %d: no better %s in %s, since step %d",
+                step,
+                experiment.total_steps,
+                experiment.config.best,
+                patience,
+                progress.improved_step,
+            )
 
     def _save(self, state: TrainState) -> None:
         self._fetch()  # No state after a loss that is not finite must replace a good one.

@@ -86,6 +86,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     # The state that is kept: that of the smallest loss, of the largest other metric, or the "last".
     config.best = "validation/loss"
+    # How long that may go without getting better before the run ends, such as "2 epochs"; empty: to
+    # the end of the duration.
+    config.patience = ""
     config.evaluate_every = "1 epochs"
     config.checkpoint_every = "1 epochs"  # what an interruption that gives no notice can cost
     config.log_every = "20 steps"

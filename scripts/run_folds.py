@@ -218,7 +218,9 @@ def _task_table(task: str, reports: Reports, summary: Mapping[str, Any]) -> str:
         figures = test_figures(report)[task]
         count = report["evaluation"]["tasks"][task]["count"]
         cells = [f"{figures[name] * k:.{d}f}" for name, (_, k, d) in shown.items()]
-        rows.append([f"fold {fold}", f"{count:,}", *cells, f"{report['seconds']:,.0f}"])
+        early = runs.stopped_early(report["training"])
+        time = f"{report['seconds']:,.0f}" + (f" ({early})" if early else "")
+        rows.append([f"fold {fold}", f"{count:,}", *cells, time])
     mean = [_with_deviation(summary[name], k, d) for name, (_, k, d) in shown.items()]
     total = sum(report["seconds"] for report in reports.values())
     rows.append(["**mean**", "", *mean, f"{total:,.0f} in all"])

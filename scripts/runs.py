@@ -355,7 +355,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _is_whole(report: Mapping[str, Any]) -> bool:
     """Whether a report is of a run's end; agenet.evaluate also writes one half-way."""
     training = report["training"]
-    return training["steps"] == training.get("total_steps")
+    return training.get("complete", training["steps"] == training.get("total_steps"))
+
+
+def stopped_early(training: Mapping[str, Any]) -> str:
+    """Of a report's `training`: "60 of 100 steps" if a patience ended it, else ""."""
+    steps, total = training["steps"], training.get("total_steps")
+    return f"{steps:,} of {total:,} steps" if total and steps < total else ""
 
 
 def _plain(config: ConfigDict) -> dict[str, Any]:

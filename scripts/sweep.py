@@ -172,6 +172,7 @@ def train_sweep(sweep: Sweep, workdir: Path, train: Train) -> None:
                 "validation": runs.validation_figures(run.workdir, report["training"]["best_step"]),
                 "test": runs.test_figures(report),
                 "seconds": report["seconds"],
+                "stopped_early": runs.stopped_early(report["training"]),
             }
             write_tables(sweep, results, workdir)
     except StoppedError as stopped:
@@ -233,7 +234,9 @@ def _table(title: str, variants: Sequence[Variant], results: Results) -> str:
             validation = _both([figures["validation"].get(f"{t}_{n}") for t, n in FIGURES])
             test = _both([figures["test"].get(t, {}).get(n) for t, n in FIGURES])
             validation = f"**{validation}**" if variant is best else validation
-            cells = [validation, test, f"{figures['seconds']:,.0f}"]
+            early = figures["stopped_early"]
+            time = f"{figures['seconds']:,.0f}" + (f" ({early})" if early else "")
+            cells = [validation, test, time]
         else:
             message = results.failures.get(variant.run.name, "")
             what = "out of memory" if message == "out of memory" else "failed, see below"

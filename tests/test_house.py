@@ -10,11 +10,12 @@ FLOORS = [
     {"agenet.errors", "agenet.labels", "agenet.default_weights"},
     {"agenet.models", "agenet.weights", "agenet.data", "agenet.losses", "agenet.metrics"}
     | {"agenet.optim", "agenet.freeze", "agenet.sharding", "agenet.figures", "agenet.writers"}
-    | {"agenet.features", "agenet.faces", "agenet.processes"},
+    | {"agenet.features", "agenet.faces", "agenet.processes", "agenet.compiled"}
+    | {"agenet.profile"},
     {"agenet.lineage", "agenet.state", "agenet.steps", "agenet.checkpoint", "agenet.report"},
     {"agenet.initial", "agenet.experiment", "agenet.batches", "agenet.evaluation"}
     | {"agenet.train", "agenet.launch", "agenet.serving", "agenet.export", "agenet.engines"}
-    | {"agenet.predict"},
+    | {"agenet.predict", "agenet.memory", "agenet.dry_run"},
     {"agenet.main", "agenet.evaluate", "agenet.programs"},
 ]
 

@@ -29,6 +29,7 @@ CONFIG = "configs/default.py"
         (["--config.batch_size=many"], "--config.batch_size=many"),
         (["--wrkdir=x"], "wrkdir"),
         (["stray"], "stray is not a flag"),
+        (["--profile=5"], "--profile=5 is not FIRST:COUNT"),
     ],
 )
 def test_mistake_is_one_line(tmp_path: Path, arguments: list[str], told: str) -> None:

@@ -22,6 +22,7 @@ from agenet.sharding import batch_sharded, local_part, place
 Part = tuple[np.ndarray, np.ndarray | None]
 
 _DECODE_CHUNK = 64
+_NO_MEMORY = -4  # as OpenCV has it
 # Faces stand upright as their pixels are stored, whatever Exif data say, as in preparation. Grey
 # pictures stay grey until they have their size: that is a third of the work.
 _READ_FLAGS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -34,7 +35,9 @@ def decode_picture(picture: bytes, out: np.ndarray) -> bool:
     """
     try:
         image = cv2.imdecode(np.frombuffer(picture, np.uint8), _READ_FLAGS)
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == _NO_MEMORY:
+            raise MemoryError from error
         return False
     if image is None:
         return False

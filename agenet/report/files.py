@@ -75,6 +75,8 @@ REPORT = {
         "seconds": float,
         "epochs_found?": int,
         "steps": int,
+        "total_steps?": int,
+        "complete?": bool,
         "epochs": float,
         "pictures_per_second": float,
         "best_step": int,
@@ -139,6 +141,9 @@ def check(value: Any, kind: Any, where: str) -> None:
             raise ValueError(f"{where} is no list")
         for item in value:
             check(item, kind[0], where)
+    elif kind is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"{where} is neither true nor false")
     elif kind is str:
         if not isinstance(value, str) or len(value) > MAX_TEXT:
             raise ValueError(f"{where} is no text")

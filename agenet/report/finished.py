@@ -183,7 +183,8 @@ def _read_test(workdir: Path) -> Test:
     except (ValueError, KeyError, RecursionError) as error:
         raise damaged(path, str(error)) from error
     trained = report["training"]["steps"]
-    if trained < end:
+    # A run whose patience ended it is complete before.
+    if not report["training"].get("complete", trained >= end):
         raise UserError(
             f"{workdir} is not finished, it was tested after {trained} of {end} steps: run its own "
             "command again first"

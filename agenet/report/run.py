@@ -324,13 +324,19 @@ def _training(training: dict[str, Any], evaluation: dict[str, Any]) -> str:
     best_epoch = best_step * training["epochs"] / steps if steps else 0
     header = ["Epochs", "Steps", "Time", "Pictures per second", "Best step"]
     header += [f"Best {training['best_metric']}", "Time of the evaluation"]
-    row = [f"{training['epochs']:.3g}", f"{steps:,}", duration(training["seconds"])]
+    total = training.get("total_steps", steps)
+    run = f"{steps:,}" if steps == total else f"{steps:,} of {total:,}"
+    row = [f"{training['epochs']:.3g}", run, duration(training["seconds"])]
     row += [f"{training['pictures_per_second']:,.1f}", f"{best_step:,} (epoch {best_epoch:.3g})"]
     row += [f"{training['best_value']:.4f}", duration(evaluation["seconds"])]
-    table, found = _table(header, [row]), training["epochs_found"]
-    if not found:
-        return table
-    return f"{table}\n\nFeatures of {epochs(found)} were on disk already: their time is not in it."
+    parts, found = [_table(header, [row])], training["epochs_found"]
+    if steps < total and training["complete"]:
+        parts.append(
+            f"Stopped early: {training['best_metric']} had not become better within the patience."
+        )
+    if found:
+        parts.append(f"Features of {epochs(found)} were on disk already: their time is not in it.")
+    return "\n\n".join(parts)
 
 
 def _counts(counts: dict[str, Any], tasks: Sequence[str]) -> str:

@@ -70,6 +70,15 @@ def _training(run: Run) -> Cell:
     return Cell(duration(mean(run, "training", "seconds")), ", ".join(more))
 
 
+def _epochs(run: Run) -> Cell:
+    """The length of the training, and what was planned where a patience ended it before."""
+    training = [test.report["training"] for test in run.tests]
+    steps = sum(part["steps"] for part in training)
+    total = sum(part.get("total_steps", part["steps"]) for part in training)
+    more = f"stopped early, {steps:,} of {total:,} steps" if steps < total else ""
+    return Cell(f"{mean(run, 'training', 'epochs'):.3g}", more)
+
+
 def _epochs_found(run: Run) -> int:
     return sum(test.report["training"].get("epochs_found", 0) for test in run.tests)
 
@@ -134,7 +143,7 @@ def what_was_run(group: Group) -> list[Node]:
                 Cell(_initial(run)),
                 Cell(f"{model['parameters']:,}"),
                 Cell(f"{trained:,}", more) if trained is not None else NONE,
-                Cell(f"{mean(run, 'training', 'epochs'):.3g}"),
+                _epochs(run),
                 _training(run),
                 Cell(f"{mean(run, 'training', 'pictures_per_second'):,.1f}"),
                 Cell(machine.get("devices", "–"), machine.get("processor", "")),

@@ -1,0 +1,63 @@
+"""What a training would take, and whether it could begin: everything short of a step."""
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+import ml_collections
+
+from agenet.checkpoint import Checkpoints
+from agenet.compiled import keep_compiled
+from agenet.data.resident import load_faces
+from agenet.errors import UserError
+from agenet.launch import log_summary, open_experiment, read_report
+from agenet.memory import explain_needs, explained, host_memory, measure
+from agenet.writers import log_to
+
+log = logging.getLogger(__name__)
+
+
+def dry_run(config: ml_collections.ConfigDict, workdir: Path, command: str) -> None:
+    """Checks config, data, initial weights, sharding and memory, and tells what it found.
+
+    Writes nothing into `workdir`, which need not be there, and prepares no data set.
+
+    Raises:
+        UserError: what would keep the training from beginning or going on.
+    """
+    with log_to():
+        keep_compiled()
+        _check_writable(workdir)
+        saved = None
+        if (workdir / "checkpoints").is_dir():
+            with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+                saved = checkpoints.read_run("latest")
+        experiment, _ = open_experiment(config, saved, workdir)
+        log_summary(experiment, command)
+        with explained(experiment):
+            load_faces(experiment.records, experiment.splits.train[:1], config.input.size)
+            if saved is None and experiment.initial is not None:
+                experiment.create_state()  # Reads the weights, and complains of what does not fit.
+            needs = measure(experiment)
+        for line in needs.lines():
+            log.info("%s", line)
+        if needs.placement != "stream":
+            log.info(
+                "host: pictures, decoded, %.3f GB of %.1f GB",
+                needs.pictures / 1e9,
+                host_memory() / 1e9,
+            )
+        if not needs.fits:
+            raise UserError(explain_needs(experiment))
+        if saved is not None and read_report(workdir) is not None:
+            log.info("this run is finished; for another give another --workdir")
+        elif saved is not None:
+            log.info("would go on from step %d of %d", saved["step"], experiment.total_steps)
+        log.info("it fits; nothing was trained and nothing written to %s", workdir)
+
+
+def _check_writable(workdir: Path) -> None:
+    there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise UserError(f"--workdir {workdir} cannot be written to: name another one")

@@ -1,0 +1,301 @@
+"""What a training takes of each device's memory, and what fits when that is too much."""
+
+import errno
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from agenet.batches import AT_ONCE
+from agenet.data.placement import choose_placement, free_host_memory
+from agenet.data.resident import label_columns
+from agenet.errors import UserError
+from agenet.experiment import Experiment
+from agenet.sharding import batch_sharded
+
+log = logging.getLogger(__name__)
+
+# Of a device's memory; the rest is lost between pieces of it, and to libraries.
+_USABLE = 0.9
+_STATE = {
+    "params": "parameters",
+    "batch_stats": "running statistics",
+    "opt_state": "optimiser",
+    "average": "averaged parameters",
+}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that a training takes.
+
+    Attributes:
+        state: on each device, by the state's parts.
+        pictures: of all of them, decoded, padded for the devices.
+        placement: "device" if each device holds its share of them, "host" if that holds all,
+            "stream" if they are decoded batch by batch.
+        devices: among which batches and pictures are divided.
+        step: on each device, a batch and what a step computes on the way, at `batch_size`.
+        batch_size: of that step.
+        limit: what a device has; infinite where it does not tell.
+        on_cpu: whether that is the host's memory.
+    """
+
+    state: Mapping[str, int]
+    pictures: int
+    placement: str
+    devices: int
+    step: int
+    batch_size: int
+    limit: float
+    on_cpu: bool = False
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """On each device, the largest first."""
+        resident = self.pictures // self.devices if self.placement == "device" else 0
+        parts = {"state": sum(self.state.values()), "pictures": resident, "activations": self.step}
+        return dict(sorted(parts.items(), key=lambda part: -part[1]))
+
+    @property
+    def total(self) -> int:
+        """On each device."""
+        return sum(self.parts.values())
+
+    @property
+    def fits(self) -> bool:
+        return self.total <= _USABLE * self.limit
+
+    def lines(self) -> list[str]:
+        """A table, in GB."""
+        rows = [(_STATE[name], size) for name, size in self.state.items() if name in _STATE]
+        rows.append(("batch, activations and gradients of a step", self.step))
+        where = {
+            "device": f"pictures, 1/{self.devices} of {_gb(self.pictures)}",
+            "host": "pictures, which are on the host",
+            "stream": "pictures, which are decoded batch by batch",
+        }
+        rows.append((where[self.placement], self.parts["pictures"]))
+        has = "" if math.isinf(self.limit) else f" of {_gb(self.limit)}"
+        table = [f"  {name:<48} {size / 1e9:9.3f}" for name, size in rows]
+        table.append(f"  {'in all':<48} {self.total / 1e9:9.3f}{has}")
+        return ["memory of each device, GB:", *table]
+
+
+def measure(experiment: Experiment, step: int | None = None) -> Needs:
+    """Counts what the training takes; nothing is computed or decoded.
+
+    Args:
+        experiment: the run.
+        step: what `measure_step` gives for its batch size, or else it is compiled to see that.
+
+    Raises:
+        UserError: the pictures do not fit where the config wants them.
+    """
+    mesh, config = experiment.mesh, experiment.config
+    state = {name: _nbytes(part) for name, part in vars(experiment.abstract_state()).items()}
+    limit, on_cpu = device_memory(mesh), mesh.devices.flat[0].platform == "cpu"
+    count = -(-len(experiment.records.fold) // mesh.size) * mesh.size
+    pictures = count * config.input.size**2 * 3
+    # As it is when they are placed: the state is there already.
+    free = math.inf if on_cpu else limit - sum(state.values())
+    placement, _ = choose_placement(
+        config.input.placement,
+        pictures,
+        devices=mesh.size,
+        free_device=free,
+        free_host=free_host_memory(),
+    )
+    return Needs(
+        state=state,
+        pictures=pictures,
+        placement=placement,
+        devices=mesh.size,
+        step=measure_step(experiment, config.batch_size) if step is None else step,
+        batch_size=config.batch_size,
+        limit=limit,
+        on_cpu=on_cpu,
+    )
+
+
+def measure_step(experiment: Experiment, batch_size: int) -> int:
+    """Bytes on each device that the largest step of a training takes beside its state."""
+    state = experiment.abstract_state()
+    train_step: Any = experiment.train_step
+    feature_step: Any = experiment.feature_step
+    backbone = experiment.model.backbone
+    steps = []
+    frozen = backbone.frozen_stages == len(backbone.STAGES)
+    if frozen and experiment.config.feature_cache != "off":
+        at_once = AT_ONCE * experiment.mesh.size
+        batch = abstract_batch(experiment, at_once)
+        variables = {
+            name: {"backbone": tree["backbone"]}
+            for name, tree in state.variables.items()
+            if "backbone" in tree
+        }
+        features = jax.eval_shape(feature_step, variables, batch, None)
+        steps.append((feature_step.lower(variables, batch, 0), batch))
+        batch = abstract_batch(experiment, batch_size, features.shape[-1])
+    else:
+        batch = abstract_batch(experiment, batch_size)
+    steps.append((train_step.lower(state, batch), batch))
+    needs = []
+    for lowered, batch in steps:
+        found = lowered.compile().memory_analysis()
+        new = found.output_size_in_bytes - found.alias_size_in_bytes
+        share = _nbytes(batch) // experiment.mesh.size
+        needs.append(found.temp_size_in_bytes + max(new, 0) + share)
+    return max(needs)
+
+
+def abstract_batch(
+    experiment: Experiment, batch_size: int, features: int = 0
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and shardings of a batch of pictures, or of `features` that each picture has."""
+    columns: dict[str, Any] = label_columns(experiment.records, np.zeros(batch_size, np.int64))
+    shape = (experiment.config.input.size,) * 2 + (3,)
+    columns["features" if features else "image"] = jax.ShapeDtypeStruct(
+        (batch_size, features) if features else (batch_size, *shape),
+        jnp.float32 if features else jnp.uint8,
+    )
+    sharding = batch_sharded(experiment.mesh)
+    return {
+        name: jax.ShapeDtypeStruct(column.shape, column.dtype, sharding=sharding)
+        for name, column in columns.items()
+    }
+
+
+def host_memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def device_memory(mesh: Mesh) -> float:
+    """Bytes that each device has; infinite if it does not tell. CPU devices share the host's."""
+    devices = mesh.local_devices
+    if devices[0].platform == "cpu":
+        return host_memory() / len(devices)
+    return min((device.memory_stats() or {}).get("bytes_limit", math.inf) for device in devices)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Bytes of a step by its batch size, through two sizes that were measured.
+
+    Activations are proportional to the batch, what else a step takes is not.
+
+    >>> line = Line({8: 180, 16: 260})
+    >>> line.at(32), line.largest(1000, multiple=8)
+    (420, 88)
+    """
+
+    measured: Mapping[int, int]
+
+    def at(self, batch_size: int) -> int:
+        (small, low), _ = sorted(self.measured.items())
+        return round(low + self._slope * (batch_size - small))
+
+    def largest(self, room: float, *, multiple: int) -> int:
+        """The largest multiple of `multiple` that takes at most `room` bytes, at least 0."""
+        (small, low), _ = sorted(self.measured.items())
+        return max(int((room - low) / self._slope + small), 0) // multiple * multiple
+
+    @property
+    def _slope(self) -> float:
+        (small, low), (large, high) = sorted(self.measured.items())
+        return max(high - low, 1) / (large - small)
+
+
+@contextmanager
+def explained(experiment: Experiment) -> Iterator[None]:
+    """Turns exhausted memory, of a device or of the host, into a line that says what would fit."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError, OSError) as error:
+        if not is_exhausted(error):
+            raise
+        raise UserError(_explain(experiment, error)) from error
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether memory was too small, by what XLA, NumPy or the system say of it."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+
+
+def _explain(experiment: Experiment, error: BaseException) -> str:
+    config = experiment.config
+    if not isinstance(error, jax.errors.JaxRuntimeError):
+        nbytes = len(experiment.records.fold) * config.input.size**2 * 3
+        return (
+            f"this machine, which has {_gb(host_memory())}, ran out of memory; the decoded "
+            f"pictures take {_gb(nbytes)}: use --config.input.placement=stream, or smaller "
+            f"ones with --config.input.size (now {config.input.size})"
+        )
+    return explain_needs(experiment)
+
+
+def explain_needs(experiment: Experiment) -> str:
+    """A line on a training that does not fit: its largest parts, and what fits instead."""
+    batch_size, accumulate = experiment.config.batch_size, _accumulate(experiment)
+    unit = experiment.mesh.size * accumulate
+    small = max(batch_size // 4 // unit, 1) * unit
+    log.info("out of memory: compiling steps on fewer pictures, to see what fits")
+    # Not on as many: where the compiler itself tells that they do not fit, it would again.
+    try:
+        line = Line({size: measure_step(experiment, size) for size in (small, 2 * small)})
+    except jax.errors.JaxRuntimeError as error:
+        if not is_exhausted(error):
+            raise
+        return (
+            f"out of memory, even for a step on {2 * small} pictures: use a smaller "
+            "--config.batch_size or --config.input.crop_size, if no other program uses the device"
+        )
+    return advise(measure(experiment, line.at(batch_size)), line, accumulate)
+
+
+def advise(needs: Needs, line: Line, accumulate: int = 1) -> str:
+    """What `explain_needs` says, from the needs, those of the step by batch size, and its parts."""
+    told = ", ".join(f"{name} {_gb(size)}" for name, size in needs.parts.items() if size)
+    room = _USABLE * needs.limit - needs.total + needs.step
+    unit = needs.devices * accumulate
+    # A limit that is not known, or that would do by all that is, says only that half is less.
+    size = needs.batch_size // 2 // unit * unit if needs.fits else line.largest(room, multiple=unit)
+    advice = []
+    if size:
+        parts = range(accumulate + 1, needs.batch_size + 1)
+        smaller = (n for n in parts if needs.batch_size <= size // accumulate * n)
+        divides = (n for n in smaller if needs.batch_size % (n * needs.devices) == 0)
+        advice = [f"--config.batch_size={size}"]
+        advice += [f"--config.accumulate={n}" for n in divides][:1]
+    if needs.parts["pictures"] > needs.limit / 10 and not needs.on_cpu:
+        advice.append("--config.input.placement=host")
+    advice.append("a smaller --config.input.crop_size")
+    return (
+        f"out of memory: a step on {needs.batch_size} pictures takes, on each device, {told}, of "
+        f"{_gb(needs.limit)}: use {', or '.join(advice)}"
+    )
+
+
+def _accumulate(experiment: Experiment) -> int:
+    return experiment.config.get("accumulate", 1)
+
+
+def _nbytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _gb(nbytes: float) -> str:
+    if math.isinf(nbytes):
+        return "unknown memory"
+    return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e8 else f"{nbytes / 1e9:,.3f} GB"

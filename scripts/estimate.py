@@ -1,0 +1,212 @@
+"""Time and memory that trainings would take on machines that are not at hand, on paper.
+
+python scripts/estimate.py [--share=0.5] [--measured=FILE.json]
+
+Counted, per picture, from the step compiled here in float32: arithmetic as XLA counts it before it
+optimises for a processor, memory traffic and temporaries as it counts them after fusing for a CPU.
+In bfloat16 activations take half of that; parameters, gradients and Adam's moments stay float32.
+A step takes the longest of its arithmetic, its traffic, the all-reduce of its gradients and the
+input, at a share of the published rates, the same for all, that is assumed. Batches of each device
+are those of the config; validations are left out.
+"""
+
+import dataclasses
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+from agenet.data.augment import (  # noqa: E402
+    Augmentation,
+    make_eval_transform,
+    make_train_transform,
+)
+from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
+from agenet.losses import describe_heads  # noqa: E402
+from agenet.models import create_model  # noqa: E402
+from agenet.optim import create_optimizer  # noqa: E402
+from agenet.report.run import duration  # noqa: E402
+from agenet.sharding import create_mesh  # noqa: E402
+from agenet.state import create_state, create_variables  # noqa: E402
+from agenet.steps import make_feature_step, make_train_step  # noqa: E402
+from scripts.runs import table  # noqa: E402
+
+GB = 1e9
+COUNTED_AT = 16  # pictures
+EPOCHS = 5
+HEADS = {"age": "groups", "gender": "softmax"}
+# Adience's faces with an official label outside of test fold 0 and validation, and those stored.
+ADIENCE = (12_798, 19_370)
+IMDB_WIKI = (523_051, 523_051)  # all that the report names
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Devices alike, at published rates, and their host."""
+
+    name: str
+    devices: int
+    flops: float  # of each, bfloat16 operations a second, dense
+    bandwidth: float  # bytes a second of its memory
+    memory: float  # bytes
+    link: float  # bytes a second that it can send while it receives as many
+    cores: int  # of the host
+
+
+# https://www.nvidia.com/en-us/data-center/h100/ (SXM): 1,979 teraFLOPS with sparsity, which is
+# twice the dense rate, 3.35 TB/s, 80 GB, NVLink 900 GB/s in both directions together. Hosts: a GPU
+# of a cloud with 16 cores, and the two 56-core processors of a DGX H100.
+# https://cloud.google.com/tpu/docs/v5e: 197 TFLOPS, 819 GB/s, 16 GB, links of 1,600 Gb/s; 224
+# virtual CPUs beside eight chips.
+MACHINES = (
+    Machine("1 x H100", 1, 989.5e12, 3.35e12, 80 * GB, 450 * GB, 16),
+    Machine("8 x H100", 8, 989.5e12, 3.35e12, 80 * GB, 450 * GB, 112),
+    Machine("TPU v5e-8", 8, 197e12, 819 * GB, 16 * GB, 100 * GB, 112),
+)
+# What is trained: its name, config, (pictures a training epoch has, pictures stored).
+TRAININGS = (
+    ("Levi-Hassner, Adience", "levi_hassner_adience", ADIENCE),
+    ("ResNet-50 frozen, Adience", "resnet50_adience", ADIENCE),
+    ("EfficientNet-B0 frozen, Adience", "effnet_adience", ADIENCE),
+    ("EfficientNet-B0 whole, Adience", "effnet_adience_unfrozen", ADIENCE),
+    ("EfficientNet-B0 whole, IMDb-Wiki", "effnet_imdb_wiki", IMDB_WIKI),
+)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a step takes: for each picture, and for the parameters whatever their number."""
+
+    flops: float  # a picture
+    traffic: float  # bytes a picture, bfloat16
+    activations: float  # bytes a picture, bfloat16
+    parameters: int
+    trained: int  # of these; 0: the backbone's features are computed once for each epoch
+    size: int  # stored pictures have size x size pixels
+
+    @property
+    def state(self) -> float:
+        """Bytes of parameters and of two moments of what is trained, float32."""
+        return 4 * self.parameters + 8 * self.trained
+
+    @property
+    def updating(self) -> float:
+        """Bytes that an update moves: gradients read, parameters and moments read and written."""
+        return 7 * 4 * self.trained
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the table; counting compiles each network, a minute or two for all."""
+    parser = ArgumentParser(description="Expected time and memory of the report's trainings.")
+    add = parser.add_argument
+    add("--share", type=float, default=0.5, help="of published rates (default: 0.5)")
+    add("--decode", type=float, default=1e4, help="small pictures/s of a core (default: 10000)")
+    add("--host_ms", type=float, default=1.0, help="of the host for each step (default: 1)")
+    add("--measured", type=Path, help="figures of bench_train.py --json, of one device")
+    args = parser.parse_args(arguments)
+    if not (0 < args.share <= 1 and args.decode > 0):
+        raise UserError("--share must be above 0 and at most 1, --decode above 0")
+    try:
+        measured = json.loads(args.measured.read_text()) if args.measured else {"models": []}
+        rates = {m["model"]: m["step_pictures_per_second"] for m in measured["models"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{args.measured} has no figures of bench_train.py --json") from error
+    rows, known = [], dict[Any, Counts]()
+    for name, config_name, (trained_on, stored) in TRAININGS:
+        config = importlib.import_module(f"configs.{config_name}").get_config()
+        frozen = config.freeze == "backbone"
+        key = (config.model.name, frozen)
+        counts = known[key] = known.get(key) or count(config, frozen)
+        for machine in MACHINES:
+            found = estimate(counts, machine, config.batch_size, trained_on, stored, args)
+            rows.append([name, machine.name, *found])
+        if config.model.name in rates and not frozen:
+            rate = rates[config.model.name]
+            cells = [f"{rate:,.0f}", duration(EPOCHS * trained_on / rate), "measured"]
+            rows.append([name, measured["machine"]["devices"], *cells, "", ""])
+    header = ["Training", "Machine", "Pictures/s", f"{EPOCHS} epochs", "Limit", "GB a device"]
+    print(table([*header, "Pictures"], rows))
+    print(
+        f"\nAt {args.share:.0%} of published rates; {args.decode:,.0f} pictures decoded a second "
+        f"and core, {args.host_ms:g} ms of the host for each step; without start and compilation."
+    )
+
+
+def estimate(
+    counts: Counts, machine: Machine, batch: int, trained_on: int, stored: int, args: Any
+) -> list[str]:
+    """The cells of a row: rate, time, limit, memory of a device, where pictures are."""
+    pictures = stored * counts.size**2 * 3
+    needs = counts.state + 4 * counts.trained + batch * counts.activations
+    each = pictures / machine.devices
+    resident = each <= 0.5 * (machine.memory - counts.state)
+    decode = args.decode * machine.cores
+    ring = 2 * (machine.devices - 1) / machine.devices * 4 * counts.trained
+    moved = batch * counts.traffic + counts.updating
+    limits = {
+        "arithmetic": batch * counts.flops / machine.flops / args.share,
+        "memory traffic": moved / machine.bandwidth / args.share,
+        "all-reduce": ring / machine.link / args.share,
+        "host": args.host_ms / 1000,
+        "input": 0.0 if resident else batch * machine.devices / decode,
+    }
+    limit = max(limits, key=lambda name: limits[name])
+    rate = batch * machine.devices / limits[limit]
+    seconds = EPOCHS * trained_on / rate + (stored / decode if resident else 0)
+    where = f"on the devices, {each / GB:.1f} GB each" if resident else "streamed"
+    memory = f"{(needs + each * resident) / GB:.1f} of {machine.memory / GB:.0f}"
+    return [f"{rate:,.0f}", duration(seconds), limit, memory, where]
+
+
+def count(config: Any, frozen: bool) -> Counts:
+    """Compiles the step of a config's network, or that of its frozen backbone, and counts."""
+    outputs, ordinal = describe_heads(HEADS)
+    model = create_model(config.model.name, outputs, ordinal=ordinal)
+    size = config.input.crop_size or model.backbone.input_size
+    stored = config.input.size or round(size * 8 / 7)
+    tx, mesh = create_optimizer(config.optimizer, lambda step: 1e-4), create_mesh(jax.devices()[:1])
+    state = jax.eval_shape(lambda: create_state(model, tx, create_variables(model, size, 0)))
+    column = jax.ShapeDtypeStruct((COUNTED_AT,), jnp.int32)
+    batch = dict.fromkeys(("age", "gender", "age_low", "age_high", "row"), column) | {
+        "mask": jax.ShapeDtypeStruct((COUNTED_AT,), jnp.bool_),
+        "image": jax.ShapeDtypeStruct((COUNTED_AT, stored, stored, 3), jnp.uint8),
+    }
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    train = make_train_transform(size, mean, std, Augmentation(**config.augment.to_dict()))
+
+    def lower() -> Any:
+        if frozen:
+            evaluate = make_eval_transform(size, mean, std)
+            step: Any = make_feature_step(model, train, evaluate, seed=0, mesh=mesh)
+            return step.lower(state.variables, batch, 0)
+        step = make_train_step(
+            model, tx, train, heads=HEADS, seed=0, steps_per_epoch=100, mesh=mesh
+        )
+        return step.lower(state, batch)
+
+    # What GPU and TPU run: networks have lowerings of their own for CPUs.
+    with mock.patch.object(jax.lax, "platform_dependent", lambda *a, default, **_: default(*a)):
+        flops = lower().cost_analysis()["flops"]
+    compiled = lower().compile()
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    counts = Counts(flops / COUNTED_AT, 0, 0, parameters, 0 if frozen else parameters, stored)
+    traffic = compiled.cost_analysis()["bytes accessed"] - counts.updating
+    temporaries = compiled.memory_analysis().temp_size_in_bytes - 4 * counts.trained
+    return dataclasses.replace(
+        counts, traffic=traffic / 2 / COUNTED_AT, activations=temporaries / 2 / COUNTED_AT
+    )
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
