@@ -99,7 +99,7 @@ LINE = Line({8: 25 * GB, 16: 50 * GB})
         ({}, 1, "activations 200.0 GB, pictures 20.0 GB, state 6.0 GB, of 80.0 GB: use "),
         ({}, 1, "use --config.batch_size=12, or --config.accumulate=8, or --config.input.place"),
         ({}, 2, "use --config.batch_size=8, or --config.accumulate=16, or"),
-        ({"placement": "host"}, 1, "batch_size=20, or --config.accumulate=4, or a smaller --config"),
+        ({"placement": "host"}, 1, "batch_size=20, or --config.accumulate=4, or a smaller"),
         ({"devices": 64}, 1, ": use a smaller --config.input.crop_size"),
         ({"limit": math.inf}, 1, "of unknown memory: use --config.batch_size=32, or --config.acc"),
         ({"limit": 300 * GB}, 1, "--config.batch_size=32"),  # Others take what this device has.
