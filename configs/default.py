@@ -74,6 +74,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.name = "adam"  # or "sgd"
     config.optimizer.momentum = 0.9  # of "sgd"
     config.optimizer.backbone_scale = 1.0  # learning rate of the backbone, over that of the heads
+    config.optimizer.clip_norm = 0.0  # the largest norm that gradients keep; 0: any
+    config.optimizer.weight_decay = 0.0  # of kernels; decoupled with "adam", which is AdamW then
 
     config.schedule = schedule = ml_collections.ConfigDict()
     schedule.name = "constant"  # "constant", "piecewise" or "cosine"
