@@ -106,6 +106,9 @@ def create_batches(
     if config.feature_cache == "off":
         log.info("features: computed for every step, as feature_cache is off")
         return PictureBatches(load_pictures())
+    if config.augment.mixup:
+        log.info("features: computed for every step, as mixup mixes pictures")
+        return PictureBatches(load_pictures())
     root = cache_dir() / "features"
     epochs, evaluation = _create_views(experiment, variables, root, load_pictures)
     views = [*epochs, evaluation]

@@ -208,10 +208,10 @@ class Trainer:
         experiment, step = self._experiment, int(state.step)
         log_probs = predict(
             experiment.eval_step,
-            state.variables,
+            state.averaged_variables,
             self._batches.evaluation,
             experiment.splits.validation,
-            experiment.config.batch_size,
+            experiment.part_size,
             stop=stop,
             progress="validating" if self._show_progress else "",
         )
