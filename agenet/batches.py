@@ -56,7 +56,7 @@ class PictureBatches:
         yield from self._pictures.batches((r, None) for r in training_rows(self._experiment, step))
 
     def evaluation(self, rows: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
-        parts = list(evaluation_batches(rows, self._experiment.config.batch_size))
+        parts = list(evaluation_batches(rows, self._experiment.part_size))
         for batch, (_, mask) in zip(self._pictures.batches(parts), parts, strict=True):
             yield batch, mask
 
@@ -84,7 +84,7 @@ class FeatureBatches:
             yield self._batch(view, rows, None)
 
     def evaluation(self, rows: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
-        for part, mask in evaluation_batches(rows, self._experiment.config.batch_size):
+        for part, mask in evaluation_batches(rows, self._experiment.part_size):
             yield self._batch(self._evaluation, part, mask), mask
 
     def _batch(self, view: View, rows: np.ndarray, mask: np.ndarray | None) -> Batch:
@@ -119,6 +119,9 @@ def create_batches(
         return PictureBatches(experiment, load_pictures())
     if config.feature_cache == "off":
         log.info("features: computed for every step, as feature_cache is off")
+        return PictureBatches(experiment, load_pictures())
+    if config.augment.mixup:
+        log.info("features: computed for every step, as mixup mixes pictures")
         return PictureBatches(experiment, load_pictures())
     if jax.process_count() > 1:  # Whose caches need not be the same.
         log.info("features: computed for every step, as there are several processes")

@@ -63,11 +63,11 @@ class Checkpoints:
 
     def save_latest(self, state: TrainState, run: Mapping[str, Any]) -> None:
         """Keeps the whole state, in place of the latest one. `run` must be JSON-serialisable."""
-        self._save(self._latest, int(state.step), state, run)
+        self._save(self._latest, int(state.step), _fields(state), run)
 
     def save_best(self, state: TrainState, run: Mapping[str, Any]) -> None:
-        """Keeps parameters and batch statistics, in place of the best ones."""
-        self._save(self._best, int(state.step), state.variables, run)
+        """Keeps `state.averaged_variables`, in place of the best ones."""
+        self._save(self._best, int(state.step), state.averaged_variables, run)
 
     def read_run(self, which: str) -> dict[str, Any] | None:
         """The run that the "latest" or "best" checkpoint was saved with, None without one."""
@@ -80,7 +80,7 @@ class Checkpoints:
 
     def restore_latest(self, template: TrainState) -> TrainState:
         """The latest state, with the shapes, types and shardings of `template`."""
-        return self._restore(self._latest, template)
+        return TrainState(**self._restore(self._latest, _fields(template)))
 
     def restore_best(self, template: dict[str, Any]) -> dict[str, Any]:
         """The best parameters and batch statistics, with the shardings of `template`."""
@@ -118,6 +118,11 @@ class Checkpoints:
         with _one_line_errors(manager.directory / str(step), "read"):
             args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
             return manager.restore(step, args=args)["state"]
+
+
+def _fields(state: TrainState) -> dict[str, Any]:
+    """Those that a run has, so that what a run has not leaves no trace on disk."""
+    return {name: value for name, value in vars(state).items() if value is not None}
 
 
 def check_same_run(saved: Mapping[str, Any], identity: Mapping[str, Any], workdir: Path) -> None:

@@ -234,7 +234,8 @@ def report_again(workdir: Path, data_dir: str | None) -> None:
             config.dataset.data_dir = data_dir
         # The machine may have more devices than the one of the training, or fewer.
         devices = jax.devices()
-        mesh = create_mesh(devices[: math.gcd(len(devices), config.batch_size)])
+        part_size = config.batch_size // config.get("accumulate", 1)
+        mesh = create_mesh(devices[: math.gcd(len(devices), part_size)])
         try:
             experiment = create_experiment(config, mesh)
         except AttributeError as error:  # The config lacks a field that was not known then.

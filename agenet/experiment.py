@@ -1,6 +1,5 @@
 """What a config stands for: the data, the network and the compiled steps of one run."""
 
-import functools
 import math
 import platform
 import zlib
@@ -14,6 +13,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
@@ -36,7 +36,13 @@ from agenet.freeze import count_frozen, split
 from agenet.initial import Initial, find_initial
 from agenet.labels import HEADS, TASK_CLASSES
 from agenet.lineage import TrainedOn, check_not_seen, trained_on
-from agenet.losses import describe_heads, years_told_by
+from agenet.losses import (
+    CLASS_WEIGHTS,
+    balanced_weights,
+    describe_heads,
+    known_classes,
+    years_told_by,
+)
 from agenet.models import create_model, option_names
 from agenet.models.classifier import Classifier
 from agenet.optim import create_optimizer, create_schedule, to_steps
@@ -45,6 +51,7 @@ from agenet.state import TrainState, create_state, create_variables
 from agenet.steps import (
     EvalStep,
     FeatureStep,
+    Recipe,
     TrainStep,
     make_eval_step,
     make_feature_step,
@@ -114,6 +121,13 @@ class Experiment:
             seed=self.config.seed,
             steps_per_epoch=self.steps_per_epoch,
             mesh=self.mesh,
+            recipe=Recipe(
+                accumulate=self.config.accumulate,
+                mixup=self.config.augment.mixup,
+                label_smoothing=self.config.label_smoothing,
+                class_weights=self._class_weights(),
+                ema=self.config.ema,
+            ),
         )
 
     @cached_property
@@ -138,6 +152,20 @@ class Experiment:
     @cached_property
     def eval_transform(self) -> Transform:
         return make_eval_transform(self.crop_size, *self._normalization)
+
+    def _class_weights(self) -> dict[str, np.ndarray]:
+        if self.config.class_weights == "none":
+            return {}
+        records, rows = self.records, self.splits.train
+        columns = {**records.labels, "age_low": records.age_low, "age_high": records.age_high}
+        batch = {name: column[rows] for name, column in columns.items()}
+        batch["mask"] = np.ones(len(rows), bool)
+        return {
+            task: balanced_weights(
+                np.asarray(known_classes(task, head, batch)), len(TASK_CLASSES[task])
+            )
+            for task, head in self.heads.items()
+        }
 
     def create_state(self) -> TrainState:
         """The state before the first step, on every device, with what is pre-trained loaded.
@@ -179,8 +207,10 @@ class Experiment:
             shapes = flatten_dict(jax.eval_shape(create), keep_empty_nodes=True, sep="/")
             template = unflatten_dict(shapes | fresh, sep="/")
             variables = place(load_into(template, initial.read(), new), on_all)
-        finish = functools.partial(create_state, self.model, self.tx)
-        return jax.jit(finish, out_shardings=on_all)(variables)
+        return jax.jit(self._create_state, out_shardings=on_all)(variables)
+
+    def _create_state(self, variables: dict[str, Any]) -> TrainState:
+        return create_state(self.model, self.tx, variables, average=self.config.ema > 0)
 
     def _check_heads(self, earlier: Mapping[str, str], new: Sequence[str]) -> None:
         for task, head in self.heads.items():
@@ -195,7 +225,7 @@ class Experiment:
 
         def create() -> TrainState:
             variables = create_variables(self.model, self.crop_size, self.config.seed)
-            return create_state(self.model, self.tx, variables)
+            return self._create_state(variables)
 
         on_all = replicated(self.mesh)
         return jax.tree.map(
@@ -216,6 +246,11 @@ class Experiment:
     def stream_pictures(self) -> Stream:
         """The data set's pictures without decoding any that is not asked for."""
         return Stream(self.records, size=self.config.input.size, mesh=self.mesh)
+
+    @property
+    def part_size(self) -> int:
+        """How many pictures pass the network at once."""
+        return self.config.batch_size // self.config.accumulate
 
     def to_steps(self, duration: str) -> int:
         """A duration of the config in steps, at least one."""
@@ -289,7 +324,7 @@ def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = Non
     mesh = mesh or create_mesh()
     tasks = parse_tasks(config.tasks)
     _check_fields(config, tasks)
-    check_batch_size(config.batch_size, mesh)
+    check_batch_size(config.batch_size, mesh, config.accumulate)
     initial = _ask_weights(config)
     model = _create_model(config, tasks)
     config.model.flavour = model.backbone.flavour
@@ -396,6 +431,13 @@ def _check_fields(config: ml_collections.ConfigDict, tasks: Sequence[str]) -> No
         raise UserError(
             f'patience "{config.patience}" has nothing to wait for, as best is "{LAST}": use '
             "--config.best=validation/loss, or no patience"
+        )
+    for name in ("label_smoothing", "ema"):
+        if not 0 <= config[name] < 1:
+            raise UserError(f"{name} {config[name]:g} must be a number from 0 to below 1")
+    if config.class_weights not in CLASS_WEIGHTS:
+        raise UserError(
+            f'class_weights "{config.class_weights}" is not known: use one of {CLASS_WEIGHTS}'
         )
     if config.model.dtype not in DTYPES:
         raise UserError(f'model.dtype "{config.model.dtype}" is not known: use one of {DTYPES}')

@@ -17,6 +17,7 @@ import optax
 
 from agenet.labels import AGE_GROUPS, MAX_AGE, TASK_CLASSES, UNKNOWN, nearest_age_group
 
+CLASS_WEIGHTS = ("none", "balanced")
 YEARS = np.arange(MAX_AGE + 1)
 _BY_YEAR = ("distribution", "ordinal")
 _SMOOTHING_YEARS = 2.0  # standard deviation
@@ -27,6 +28,8 @@ _ALIKE_YEARS = 3.0
 _GROUP_OF_YEAR = np.eye(len(AGE_GROUPS), dtype=bool)[
     [nearest_age_group(float(year)) for year in YEARS]
 ]
+# The group that the middle of a range lies in, by the sum of its first and last year.
+_GROUP_OF_RANGE = np.array([nearest_age_group(years / 2) for years in range(2 * MAX_AGE + 1)])
 
 
 def _near(years: float) -> np.ndarray:
@@ -78,40 +81,82 @@ def years_told_by(age_low: np.ndarray, age_high: np.ndarray) -> np.ndarray:
     return shares
 
 
+def known_classes(task: str, head: str, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """The class of each example's label, int32 [B].
+
+    It is `UNKNOWN` where the head can learn nothing from an example, for the truth is unknown or
+    a row is padding. For a head by year it is the age group of the middle of the range.
+    """
+    if head in _BY_YEAR:
+        low, high = batch["age_low"], batch["age_high"]
+        known = low != UNKNOWN
+        classes = jnp.asarray(_GROUP_OF_RANGE, jnp.int32)[jnp.where(known, low + high, 0)]
+    else:
+        classes = batch[task]
+        known = classes != UNKNOWN
+    return jnp.where(known & batch["mask"], classes, UNKNOWN)
+
+
+def balanced_weights(classes: np.ndarray, count: int) -> np.ndarray:
+    """Weights float32 [count] under which all classes weigh the same, as scikit-learn's "balanced".
+
+    That of a class is the number of examples over `count` times the number of its own.
+
+    Args:
+        classes: integers [N], from 0 to `count` - 1, or `UNKNOWN`.
+        count: of the classes.
+    """
+    examples = np.bincount(classes[classes != UNKNOWN], minlength=count)
+    return (examples.sum() / (count * np.maximum(examples, 1))).astype(np.float32)
+
+
 def example_losses(
-    task: str, head: str, logits: jax.Array, batch: Mapping[str, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    """The losses of all examples, and which of them count.
+    task: str,
+    head: str,
+    logits: jax.Array,
+    batch: Mapping[str, jax.Array],
+    smoothing: float = 0.0,
+) -> jax.Array:
+    """The losses of all examples.
 
     The loss is the label's negative log-likelihood; for a probability by year that of the range
     of years that the age is known to lie in; of sigmoid units the mean over them of the binary
     cross-entropy, as in Keras.
+
+    With `smoothing` the label is, at that probability, replaced by one that is drawn from all:
+    Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016. All
+    are the classes of a softmax, the years 0 to `MAX_AGE` of a head by year, and the two states
+    of each sigmoid unit by itself, as in Keras.
 
     Args:
         task: "age" or "gender".
         head: one of `HEADS[task]`.
         logits: [B, D] float32, D as `describe_heads` says.
         batch: see `agenet.steps`.
+        smoothing: from 0 to below 1.
 
     Returns:
-        float32 [B], 0 where the truth is unknown or a row is padding, and bool [B].
+        float32 [B], 0 where `known_classes` is `UNKNOWN`.
     """
-    if head in _BY_YEAR:
-        low, high = batch["age_low"], batch["age_high"]
-        known = batch["mask"] & (low != UNKNOWN)
+    known = known_classes(task, head, batch) != UNKNOWN
+    if head == "sigmoid":
+        targets = jax.nn.one_hot(jnp.where(known, batch[task], 0), logits.shape[-1])
+        targets = targets + smoothing * (0.5 - targets)
+        losses = optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
+    elif head in _BY_YEAR:
         # Of the unknown nothing is asked, of which the gradient is zero.
-        low, high = jnp.where(known, low, 0), jnp.where(known, high, MAX_AGE)
+        low = jnp.where(known, batch["age_low"], 0)
+        high = jnp.where(known, batch["age_high"], MAX_AGE)
         inside = (low[:, None] <= YEARS) & (high[:, None] >= YEARS)
-        losses = -jax.nn.logsumexp(_log_years(head, logits), axis=-1, where=inside)
+        log_probs = _log_years(head, logits)
+        losses = -jax.nn.logsumexp(log_probs, axis=-1, where=inside)
     else:
-        known = batch["mask"] & (batch[task] != UNKNOWN)
+        log_probs = jax.nn.log_softmax(logits)
         labels = jnp.where(known, batch[task], 0)
-        if head == "sigmoid":
-            targets = jax.nn.one_hot(labels, logits.shape[-1])
-            losses = optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
-        else:
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return jnp.where(known, losses, 0.0), known
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if smoothing and head != "sigmoid":
+        losses += smoothing * (-log_probs.mean(-1) - losses)
+    return jnp.where(known, losses, 0.0)
 
 
 def log_probabilities(task: str, head: str, logits: jax.Array) -> dict[str, jax.Array]:

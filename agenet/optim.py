@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import ml_collections
 import optax
 
@@ -103,24 +104,38 @@ def create_optimizer(
 ) -> optax.GradientTransformation:
     """The optimiser that the config's `optimizer` names.
 
-    Its learning rate for the backbone is the schedule's times `backbone_scale`.
+    Gradients are scaled down to a norm of `clip_norm` over all that is trained. `weight_decay` is
+    that of kernels alone: beside the moments of "adam", which makes it AdamW (Loshchilov and
+    Hutter, "Decoupled Weight Decay Regularization", ICLR 2019), and part of the gradient that
+    "sgd" has its momentum of, as PyTorch has both. The learning rate for the backbone is the
+    schedule's times `backbone_scale`.
 
     Raises:
-        UserError: if the name is not known, or the scale is negative.
+        UserError: if the name is not known, or one of the other fields is negative.
     """
+    for name in ("clip_norm", "weight_decay", "backbone_scale"):
+        if not 0 <= config[name] < math.inf:
+            raise UserError(f"optimizer.{name} {config[name]} must be a number from 0")
+    # What is off leaves no trace in the optimiser's state, and so in checkpoints.
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    decay = config.weight_decay
     if config.name == "adam":
-        tx = optax.adam(schedule)
+        adamw = optax.adamw(schedule, weight_decay=decay, mask=_kernels)
+        parts.append(adamw if decay else optax.adam(schedule))
     elif config.name == "sgd":
-        tx = optax.sgd(schedule, momentum=config.momentum)
+        parts += [optax.add_decayed_weights(decay, _kernels)] if decay else []
+        parts.append(optax.sgd(schedule, momentum=config.momentum))
     else:
         raise UserError(f'optimizer.name "{config.name}" is not known: use "adam" or "sgd"')
-    scale = config.backbone_scale
-    if not 0 <= scale < math.inf:
-        raise UserError(f"optimizer.backbone_scale {scale} must be a number from 0")
-    if scale == 1:
-        return tx
+    if config.backbone_scale != 1:
+        parts.append(optax.masked(optax.scale(config.backbone_scale), _backbone))
+    return optax.chain(*parts) if len(parts) > 1 else parts[0]
 
-    def backbone(params: Any) -> Any:
-        return {name: name == "backbone" for name in params}
 
-    return optax.chain(tx, optax.masked(optax.scale(scale), backbone))
+def _kernels(params: Any) -> Any:
+    """True for what is multiplied with features: no biases, nothing of a normalisation."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _backbone(params: Any) -> Any:
+    return {name: name == "backbone" for name in params}

@@ -55,16 +55,46 @@ def make_largest(mesh: Mesh) -> Callable[[int], jax.Array]:
     return ask
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises `UserError`, naming the nearest sizes that fit, if the mesh cannot divide a batch."""
+def divide(batch: Any, parts: int, mesh: Mesh) -> Any:
+    """A batch's arrays [B, ...] as [parts, B / parts, ...], the rows dealt out in turn.
+
+    Every part has the same share of each device's rows, so that no row leaves its device.
+    """
+    placed = NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
+
+    def deal(array: jax.Array) -> jax.Array:
+        dealt = array.reshape(-1, parts, *array.shape[1:]).swapaxes(0, 1)
+        return jax.lax.with_sharding_constraint(dealt, placed)
+
+    return jax.tree.map(deal, batch)
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raises `UserError`, naming what fits, if the mesh cannot divide each of a batch's parts.
+
+    Args:
+        batch_size: rows of the whole batch.
+        mesh: what each part is divided over.
+        parts: see `divide`.
+    """
+    if parts < 1:
+        raise UserError(f"accumulate {parts} must be 1, which takes each batch at once, or more")
     devices = mesh.size
-    if batch_size > 0 and batch_size % devices == 0:
-        return
-    below = max(batch_size, 0) // devices * devices
-    fitting = " or ".join(str(size) for size in (below, below + devices) if size > 0)
-    processes = len({device.process_index for device in mesh.devices.flat})
-    of = f" of {processes} processes" if processes > 1 else ""
-    raise UserError(
-        f"batch_size {batch_size} cannot be divided over {devices} devices{of}: "
-        f"use --config.batch_size={fitting}"
-    )
+    if batch_size <= 0 or batch_size % devices:
+        processes = len({device.process_index for device in mesh.devices.flat})
+        of = f" of {processes} processes" if processes > 1 else ""
+        unit = devices * parts
+        below = max(batch_size, 0) // unit * unit
+        fitting = " or ".join(str(size) for size in (below, below + unit) if size > 0)
+        raise UserError(
+            f"batch_size {batch_size} cannot be divided over {devices} devices{of}"
+            f"{f' in {parts} parts' if parts > 1 else ''}: use --config.batch_size={fitting}"
+        )
+    share = batch_size // devices
+    if share % parts:
+        divisors = [number for number in range(1, share + 1) if share % number == 0]
+        near = [n for n in divisors if n < parts][-1:] + [n for n in divisors if n > parts][:1]
+        raise UserError(
+            f"accumulate {parts} cannot divide the {share} pictures of a batch that each device "
+            f"has: use --config.accumulate={' or '.join(map(str, near))}"
+        )

@@ -13,17 +13,31 @@ from agenet.models.classifier import Classifier
 
 @flax.struct.dataclass
 class TrainState:
-    """The state after `step` updates; every leaf is an array."""
+    """The state after `step` updates; every leaf is an array.
+
+    `average` holds moving averages of the trained parameters and of the batch statistics; None
+    where none are kept.
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+    average: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes."""
+        """What `model.apply` takes, as the next step of the training does."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def averaged_variables(self) -> dict[str, Any]:
+        """What is validated and kept to be used: averages where there are any."""
+        if self.average is None:
+            return self.variables
+        trained, backbone = self.average["params"], self.params["backbone"]
+        params = {**trained, "backbone": {**backbone, **trained["backbone"]}}
+        return {"params": params, "batch_stats": self.average["batch_stats"]}
 
 
 def create_variables(model: Classifier, input_size: int, seed: int) -> dict[str, Any]:
@@ -34,13 +48,23 @@ def create_variables(model: Classifier, input_size: int, seed: int) -> dict[str,
 
 
 def create_state(
-    model: Classifier, tx: optax.GradientTransformation, variables: dict[str, Any]
+    model: Classifier,
+    tx: optax.GradientTransformation,
+    variables: dict[str, Any],
+    *,
+    average: bool = False,
 ) -> TrainState:
-    """The state before the first step; the optimiser knows only what is trained. Traceable."""
+    """The state before the first step. Traceable.
+
+    The optimiser, and the averages if there are to be any, know only what is trained.
+    """
     trained, _ = split(variables["params"], model.frozen)
+    averaged = {"params": trained, "batch_stats": variables["batch_stats"]}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=tx.init(trained),
+        # Copied, for a training step may destroy no array twice.
+        average=jax.tree.map(jnp.copy, averaged) if average else None,
     )

@@ -235,7 +235,7 @@ class Trainer:
         experiment, step = self._experiment, int(state.step)
         log_probs = predict(
             experiment.eval_step,
-            state.variables,
+            state.averaged_variables,
             self._batches.evaluation(experiment.splits.validation),
             faces=len(experiment.splits.validation),
             stop=stop,

@@ -46,6 +46,8 @@ def get_config() -> ml_collections.ConfigDict:
     augment.color_probability = 0.5  # of brightness and contrast together
     augment.grey = 0.0  # probability of losing the colours
     augment.low_resolution = 0.0  # probability of losing details
+    # Pictures and losses mixed by two, in proportions drawn from Beta(mixup, mixup); 0: not mixed.
+    augment.mixup = 0.0
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "levi_hassner"
@@ -70,12 +72,21 @@ def get_config() -> ml_collections.ConfigDict:
     config.heads.gender = "softmax"  # or "sigmoid": a unit for each class
 
     config.batch_size = 50
+    # Parts that pass the network one after the other, where a whole batch is too much for memory.
+    config.accumulate = 1
     config.duration = "5 epochs"
+    config.label_smoothing = 0.0  # probability that a label is replaced by one drawn from all
+    config.class_weights = "none"  # or "balanced": every class weighs the same in the loss
+    # Decay of the averages of parameters and batch statistics that are validated and kept, in
+    # place of the latest ones; 0: no averages.
+    config.ema = 0.0
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "adam"  # or "sgd"
     config.optimizer.momentum = 0.9  # of "sgd"
     config.optimizer.backbone_scale = 1.0  # learning rate of the backbone, over that of the heads
+    config.optimizer.clip_norm = 0.0  # the largest norm that gradients keep; 0: any
+    config.optimizer.weight_decay = 0.0  # of kernels; decoupled with "adam", which is AdamW then
 
     config.schedule = schedule = ml_collections.ConfigDict()
     schedule.name = "constant"  # "constant", "piecewise" or "cosine"

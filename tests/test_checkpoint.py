@@ -65,6 +65,27 @@ def test_latest_and_best_are_kept_apart(checkpoints: Checkpoints, tmp_path: Path
     assert [path.name for path in (tmp_path / "checkpoints/latest").iterdir()] == ["10"]
 
 
+def test_averages_are_kept_beside_what_is_trained(checkpoints: Checkpoints) -> None:
+    state, template = make_state(5), make_state(0)
+    template.params["backbone"] = state.params["backbone"] = {"conv": jnp.ones(3)}
+    average = {"params": {"backbone": {}, "conv": {"kernel": jnp.full((3, 4), 0.5)}}}
+    average["batch_stats"] = {"mean": jnp.zeros(4)}
+    state = state.replace(average=average)
+    checkpoints.save_latest(state, {})
+    checkpoints.save_best(state, {})
+    assert_equal(checkpoints.restore_latest(state), state)
+    best = checkpoints.restore_best(template.variables)
+    np.testing.assert_array_equal(best["params"]["conv"]["kernel"], np.full((3, 4), 0.5))
+    np.testing.assert_array_equal(best["params"]["backbone"]["conv"], np.ones(3))
+    np.testing.assert_array_equal(best["batch_stats"]["mean"], np.zeros(4))
+
+
+def test_what_a_run_has_not_leaves_no_trace(checkpoints: Checkpoints) -> None:
+    checkpoints.save_latest(make_state(5), {})
+    found = checkpoints._latest.restore(5)["state"]
+    assert set(found) == {"step", "params", "batch_stats", "opt_state"}
+
+
 def test_a_step_is_saved_once(checkpoints: Checkpoints) -> None:
     checkpoints.save_latest(make_state(5), {"first": True})
     checkpoints.save_latest(make_state(5), {"first": False})

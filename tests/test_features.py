@@ -124,6 +124,14 @@ def test_runs_share_what_does_not_depend_on_them(
     assert files(cache) == before and epochs_found(heads) == 2
 
 
+def test_mixed_pictures_have_no_features_to_keep(
+    run: Run, cache: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run("mixed", augment__mixup=0.2, duration="1 steps")
+    assert "features: computed for every step, as mixup mixes" in capsys.readouterr().err
+    assert not files(cache)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

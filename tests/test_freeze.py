@@ -11,7 +11,6 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict
 
 from agenet import launch
 from agenet.checkpoint import Checkpoints
@@ -24,6 +23,7 @@ from agenet.optim import create_optimizer
 from agenet.sharding import batch_sharded, create_mesh
 from agenet.state import TrainState, create_state, create_variables
 from agenet.steps import make_train_step
+from configs import default
 from tests.tiny import on_batch, tiny_config, use_records
 
 CLASSES = {"age": 8, "gender": 2}
@@ -103,7 +103,8 @@ def test_frozen_does_not_move_by_one_bit_and_the_rest_does(name: str, freeze: st
 
 
 def test_backbone_has_a_learning_rate_of_its_own() -> None:
-    config = ConfigDict({"name": "sgd", "momentum": 0.0, "backbone_scale": 0.1})
+    config = default.get_config().optimizer
+    config.update({"name": "sgd", "momentum": 0.0, "backbone_scale": 0.1})
     tx = create_optimizer(config, optax.constant_schedule(1.0))
     params = {"backbone": {"a": jnp.ones(2)}, "heads": {"age": jnp.ones(2)}}
     updates, _ = tx.update(params, tx.init(params), params)

@@ -12,7 +12,8 @@ FLOORS = [
     | {"agenet.optim", "agenet.freeze", "agenet.sharding", "agenet.figures", "agenet.writers"}
     | {"agenet.features", "agenet.faces", "agenet.processes", "agenet.compiled"}
     | {"agenet.profile"},
-    {"agenet.lineage", "agenet.state", "agenet.steps", "agenet.checkpoint", "agenet.report"},
+    {"agenet.lineage", "agenet.state", "agenet.steps", "agenet.objective"}
+    | {"agenet.checkpoint", "agenet.report"},
     {"agenet.initial", "agenet.experiment", "agenet.batches", "agenet.evaluation"}
     | {"agenet.train", "agenet.launch", "agenet.serving", "agenet.export", "agenet.engines"}
     | {"agenet.predict", "agenet.memory", "agenet.dry_run"},

@@ -7,8 +7,10 @@ import scipy.stats
 
 from agenet.labels import AGE_GROUPS, HEADS, UNKNOWN, nearest_age_group
 from agenet.losses import (
+    balanced_weights,
     describe_heads,
     example_losses,
+    known_classes,
     log_probabilities,
     years_told_by,
 )
@@ -39,8 +41,8 @@ def alike(logits: np.ndarray) -> np.ndarray:
 
 
 def test_of_groups_only_known_labels_count() -> None:
-    losses, known = example_losses("age", "groups", LOGITS, BATCH)
-    assert known.tolist() == [True, False, False, True, False, True]
+    losses = example_losses("age", "groups", LOGITS, BATCH)
+    known = np.array([True, False, False, True, False, True])
     rows = np.flatnonzero(known)
     expected = -np.log(softmax(LOGITS)[rows, BATCH["age"][rows]])
     np.testing.assert_allclose(losses[rows], expected, rtol=1e-5)
@@ -48,8 +50,8 @@ def test_of_groups_only_known_labels_count() -> None:
 
 
 def test_ages_and_ranges_are_learnt_by_their_likelihood() -> None:
-    losses, known = example_losses("age", "distribution", YEARS, BATCH)
-    assert known.tolist() == [True, False, False, True, True, True]
+    losses = example_losses("age", "distribution", YEARS, BATCH)
+    known = np.array([True, False, False, True, True, True])
     for row in np.flatnonzero(known):
         low, high = BATCH["age_low"][row], BATCH["age_high"][row]
         likelihood = softmax(alike(YEARS))[row, low : high + 1].sum()
@@ -62,26 +64,75 @@ def test_unknown_and_padded_faces_have_no_gradient(task: str, head: str) -> None
     logits = YEARS[:, : describe_heads({task: head})[0][task]]
 
     def loss(logits: jax.Array) -> jax.Array:
-        return example_losses(task, head, logits, BATCH)[0].sum()
+        return example_losses(task, head, logits, BATCH, 0.1).sum()
 
-    _, known = example_losses(task, head, logits, BATCH)
+    known = known_classes(task, head, BATCH) != UNKNOWN
     gradient = jax.grad(loss)(logits)
     assert np.isfinite(gradient).all()
     np.testing.assert_array_equal(np.any(gradient, axis=1), known)
     assert np.isfinite(loss(jnp.asarray(1e4 * logits)))
     nothing = {name: np.full(6, -1) for name in BATCH} | {"mask": np.ones(6, bool)}
-    assert not np.any(example_losses(task, head, logits, nothing)[0])
+    assert not np.any(example_losses(task, head, logits, nothing, 0.1))
 
 
 def test_sigmoid_units() -> None:
     logits = LOGITS[:, :2]
-    losses, known = example_losses("gender", "sigmoid", logits, BATCH)
+    losses = example_losses("gender", "sigmoid", logits, BATCH)
+    known = np.array([True, True, False, True, True, True])
     units = 1 / (1 + np.exp(-logits.astype(np.float64)))
     targets = np.eye(2)[BATCH["gender"]]
     each = -np.log(np.where(targets == 1, units, 1 - units)).mean(1)
     np.testing.assert_allclose(losses[known], each[known], rtol=1e-6)
     found = log_probabilities("gender", "sigmoid", logits)["gender"]
     np.testing.assert_allclose(np.exp(found), units / units.sum(1, keepdims=True), rtol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["groups", "distribution", "ordinal"])
+def test_smoothed_labels_are_sometimes_another(head: str) -> None:
+    """The mean over all labels that may stand in for the one that is known."""
+    logits = LOGITS if head == "groups" else np.asarray(jax.nn.log_softmax(YEARS))
+    others = []
+    for label in range(logits.shape[1]):
+        stand_in = {"age": "age", "low": "age_low", "high": "age_high"}
+        columns = {name: np.full(6, label, np.int32) for name in stand_in.values()}
+        others.append(example_losses("age", head, logits, BATCH | columns))
+    plain, smoothed = (example_losses("age", head, logits, BATCH, s) for s in (0.0, 0.1))
+    expected = np.where(plain != 0, 0.9 * plain + 0.1 * np.mean(others, 0), 0.0)
+    np.testing.assert_allclose(smoothed, expected, rtol=1e-5)
+
+
+def test_smoothed_labels_as_elsewhere() -> None:
+    torch = pytest.importorskip("torch")
+    keras = pytest.importorskip("keras")
+    losses = example_losses("age", "groups", LOGITS, BATCH, 0.1)
+    known = BATCH["mask"] & (BATCH["age"] >= 0)
+    theirs = torch.nn.functional.cross_entropy(
+        torch.tensor(LOGITS[known]),
+        torch.tensor(BATCH["age"][known]).long(),
+        label_smoothing=0.1,
+        reduction="none",
+    )
+    np.testing.assert_allclose(losses[known], theirs, rtol=1e-5)
+    units = example_losses("gender", "sigmoid", LOGITS[:, :2], BATCH, 0.1)
+    known = BATCH["mask"] & (BATCH["gender"] >= 0)
+    theirs = keras.losses.binary_crossentropy(
+        np.eye(2, dtype=np.float32)[BATCH["gender"][known]],
+        LOGITS[known, :2],
+        from_logits=True,
+        label_smoothing=0.1,
+    )
+    np.testing.assert_allclose(units[known], theirs, rtol=1e-5)
+
+
+def test_classes_of_labels_and_their_weights() -> None:
+    assert known_classes("age", "groups", BATCH).tolist() == [3, -1, -1, 0, -1, 2]
+    # 17, nothing known, padding, 0 to 2, 23, and 8 to 12 years.
+    assert known_classes("age", "ordinal", BATCH).tolist() == [3, -1, -1, 0, 4, 2]
+    classes = RNG.choice(4, 100, p=[0.1, 0.2, 0.3, 0.4])
+    oracle = pytest.importorskip("sklearn.utils.class_weight", reason="scikit-learn is missing")
+    expected = oracle.compute_class_weight("balanced", classes=np.arange(4), y=classes)
+    found = balanced_weights(np.append(classes, [UNKNOWN] * 9), 4)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_years_answer_in_groups_and_none_is_lost() -> None:
@@ -128,7 +179,7 @@ def test_ranges_alone_teach_ages(head: str) -> None:
     @jax.jit
     def step(params: dict, state: optax.OptState) -> tuple[dict, optax.OptState]:
         def loss(params: dict) -> jax.Array:
-            return example_losses("age", head, layer.apply(params, features), batch)[0].mean()
+            return example_losses("age", head, layer.apply(params, features), batch).mean()
 
         updates, state = tx.update(jax.grad(loss)(params), state)
         return optax.apply_updates(params, updates), state

@@ -1,5 +1,8 @@
+import math
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -8,6 +11,9 @@ from ml_collections import ConfigDict
 
 from agenet.errors import UserError
 from agenet.optim import create_optimizer, create_schedule, to_steps
+from configs import default
+
+RATE = optax.constant_schedule(0.1)
 
 
 def schedule_config(**fields: Any) -> ConfigDict:
@@ -116,24 +122,90 @@ def test_bad_schedules(fields: dict[str, Any], message: str) -> None:
         learning_rates(0, **fields)
 
 
+def optimizer(**fields: Any) -> optax.GradientTransformation:
+    """As the default config has it, but for some fields."""
+    config = default.get_config().optimizer
+    config.update(fields)
+    return create_optimizer(config, RATE)
+
+
+def follow(
+    tx: optax.GradientTransformation,
+    params: Any,
+    gradient: Callable[[Any], Any] = lambda params: jax.tree.map(lambda leaf: 2 * leaf, params),
+) -> Any:
+    """The parameters after three steps."""
+    state = tx.init(params)
+    for _ in range(3):
+        updates, state = tx.update(gradient(params), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
 @pytest.mark.parametrize(
     ("name", "reference"),
-    [("adam", optax.adam(0.1)), ("sgd", optax.sgd(0.1, momentum=0.9))],
+    [("adam", optax.adam(RATE)), ("sgd", optax.sgd(RATE, momentum=0.9))],
 )
 def test_optimizers(name: str, reference: optax.GradientTransformation) -> None:
-    config = ConfigDict({"name": name, "momentum": 0.9, "backbone_scale": 1.0})
-    tx = create_optimizer(config, optax.constant_schedule(0.1))
-    results = []
-    for transformation in (tx, reference):
-        params = jnp.array([1.0, -2.0])
-        state = transformation.init(params)
-        for _ in range(3):
-            updates, state = transformation.update(2 * params, state, params)
-            params = optax.apply_updates(params, updates)
-        results.append(params)
-    np.testing.assert_allclose(*results, rtol=1e-6)
+    tx, params = optimizer(name=name), jnp.array([1.0, -2.0])
+    np.testing.assert_allclose(follow(tx, params), follow(reference, params), rtol=1e-6)
+    assert jax.tree.structure(tx.init(params)) == jax.tree.structure(reference.init(params))
 
 
-def test_unknown_optimizer() -> None:
-    with pytest.raises(UserError, match=r'optimizer.name "lion" is not known'):
-        create_optimizer(ConfigDict({"name": "lion"}), optax.constant_schedule(0.1))
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_only_kernels_decay(name: str) -> None:
+    params = {"backbone": {"scale": jnp.ones(2)}, "heads": {"kernel": jnp.ones((2, 2))}}
+    tx = optimizer(name=name, weight_decay=0.1)
+    found = follow(tx, params, lambda params: jax.tree.map(jnp.zeros_like, params))
+    np.testing.assert_allclose(found["backbone"]["scale"], 1)
+    value, speed, momentum = 1.0, 0.0, 0.9 if name == "sgd" else 0.0
+    for _ in range(3):
+        speed = momentum * speed + 0.1 * value
+        value -= 0.1 * speed
+    np.testing.assert_allclose(found["heads"]["kernel"], value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+@pytest.mark.parametrize("clip_norm", [0.0, 1.5])
+def test_clipping_and_decay_as_in_pytorch(name: str, clip_norm: float) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    shapes = {"backbone": {"kernel": (3, 2), "bias": (2,)}, "heads": {"kernel": (2, 2)}}
+    start = jax.tree.map(
+        lambda shape: rng.normal(size=shape).astype(np.float32),
+        shapes,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+    tx = optimizer(name=name, clip_norm=clip_norm, weight_decay=0.1, backbone_scale=0.5)
+    ours = jax.tree.leaves(follow(tx, jax.tree.map(jnp.asarray, start)))
+    theirs = [torch.tensor(leaf, requires_grad=True) for leaf in jax.tree.leaves(start)]
+    rates = [0.05, 0.05, 0.1]
+    groups = [
+        {"params": [leaf], "lr": rate, "weight_decay": 0.1 * (leaf.ndim > 1)}
+        for leaf, rate in zip(theirs, rates, strict=True)
+    ]
+    reference = (
+        torch.optim.SGD(groups, momentum=0.9) if name == "sgd" else torch.optim.AdamW(groups)
+    )
+    for _ in range(3):
+        reference.zero_grad()
+        sum((leaf**2).sum() for leaf in theirs).backward()
+        if clip_norm:
+            torch.nn.utils.clip_grad_norm_(theirs, clip_norm)
+        reference.step()
+    for found, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(found, expected.detach(), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("name", "lion", 'optimizer.name "lion" is not known'),
+        ("clip_norm", -1.0, "optimizer.clip_norm -1.0 must be a number from 0"),
+        ("weight_decay", math.nan, "optimizer.weight_decay nan must be"),
+        ("backbone_scale", math.inf, "optimizer.backbone_scale inf must be"),
+    ],
+)
+def test_bad_optimizers(field: str, value: Any, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        optimizer(**{field: value})

@@ -47,11 +47,13 @@ def uninterrupted(records: Records, tmp_path_factory: pytest.TempPathFactory) ->
     return result(workdir)
 
 
-def stop(run: Run, workdir: Path, *, call: int, number: int = signal.SIGTERM) -> None:
+def stop(
+    run: Run, workdir: Path, *, call: int, number: int = signal.SIGTERM, **fields: Any
+) -> None:
     """Runs until a signal arrives with the batch number `call`."""
     with pytest.MonkeyPatch.context() as patch:
         on_batch(call, lambda: signal.raise_signal(number), patch.setattr)
-        run(workdir)
+        run(workdir, **fields)
 
 
 # Validations are two batches each, the first one's 7 and 8, the last one's 27 and 28.
@@ -82,6 +84,29 @@ def test_signal(
     run(tmp_path)
     assert f"continuing from step {step} of 20" in capsys.readouterr().err
     assert result(tmp_path) == uninterrupted
+
+
+def test_all_that_a_step_can_do_goes_on(run: Run, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {
+        "accumulate": 2,
+        "augment__mixup": 0.2,
+        "best": "last",
+        "class_weights": "balanced",
+        "ema": 0.9,
+        "label_smoothing": 0.1,
+        "optimizer__clip_norm": 1.0,
+        "optimizer__weight_decay": 0.01,
+    }
+    run(tmp_path / "whole", **fields)
+    stop(run, tmp_path / "stopped", call=9, **fields)
+    run(tmp_path / "stopped", **fields)
+    found = result(tmp_path / "whole")
+    assert result(tmp_path / "stopped") == found
+    # The averages are what is kept.
+    kernel = "['params']['heads']['age']['kernel']"
+    assert found[f"best{kernel}"] == found[f"latest['average']{kernel}"] != found[f"latest{kernel}"]
+    mean = "['batch_stats']['backbone']['bn']['mean']"
+    assert found[f"best{mean}"] == found[f"latest['average']{mean}"] != found[f"latest{mean}"]
 
 
 def test_settings_without_influence_may_change(

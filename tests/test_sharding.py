@@ -7,6 +7,7 @@ from agenet.sharding import (
     batch_sharded,
     check_batch_size,
     create_mesh,
+    divide,
     local_part,
     make_largest,
     place,
@@ -36,6 +37,19 @@ def test_one_process_has_every_part() -> None:
     assert make_largest(mesh)(15) == 15
 
 
+def test_parts_stay_where_they_are() -> None:
+    mesh, rows = create_mesh(), np.arange(32)
+    placed = jax.device_put({"row": rows}, batch_sharded(mesh))
+    program = jax.jit(lambda batch: divide(batch, 2, mesh)).lower(placed).compile()
+    parts = program(placed)["row"]
+    np.testing.assert_array_equal(parts, [rows[0::2], rows[1::2]])
+    for shard, before in zip(
+        parts.addressable_shards, placed["row"].addressable_shards, strict=True
+    ):
+        assert sorted(shard.data.ravel().tolist()) == before.data.tolist()
+    assert "collective" not in program.as_text() and "all-" not in program.as_text()
+
+
 @pytest.mark.parametrize("batch_size", [8, 48])
 def test_batch_that_fits(batch_size: int) -> None:
     check_batch_size(batch_size, create_mesh())
@@ -47,3 +61,22 @@ def test_batch_that_fits(batch_size: int) -> None:
 def test_batch_that_does_not_fit(batch_size: int, fitting: str) -> None:
     with pytest.raises(UserError, match=f"--config.batch_size={fitting}$"):
         check_batch_size(batch_size, create_mesh())
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "parts", "told"),
+    [
+        (64, 0, "accumulate 0 must be 1"),
+        (50, 2, "50 cannot be divided over 8 devices in 2 parts: use --config.batch_size=48 or 64"),
+        (
+            96,
+            5,
+            "5 cannot divide the 12 pictures .* each device has: use --config.accumulate=4 or 6",
+        ),
+        (16, 3, "the 2 pictures .* use --config.accumulate=2"),
+    ],
+)
+def test_parts_that_do_not_fit(batch_size: int, parts: int, told: str) -> None:
+    check_batch_size(64, create_mesh(), 4)
+    with pytest.raises(UserError, match=f"{told}$" if "use" in told else told):
+        check_batch_size(batch_size, create_mesh(), parts)

@@ -1,3 +1,7 @@
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,14 +9,24 @@ import optax
 import pytest
 
 from agenet.data.augment import make_eval_transform, make_train_transform
-from agenet.models import create_model
+from agenet.models import MODELS, create_model
 from agenet.models.classifier import Classifier
 from agenet.sharding import batch_sharded, create_mesh, replicated
 from agenet.state import TrainState, create_state, create_variables
-from agenet.steps import make_eval_step, make_feature_step, make_train_step
+from agenet.steps import (
+    Recipe,
+    _scan_sum,
+    make_eval_step,
+    make_feature_step,
+    make_train_step,
+)
 
 MEAN, STD = (120.0,) * 3, (60.0,) * 3
 HEADS = {"age": "groups", "gender": "softmax"}
+CLASS_WEIGHTS = {"age": np.linspace(0.2, 2, 8, dtype=np.float32)}
+PLAIN = Recipe()
+LOSS = Recipe(mixup=0.4, label_smoothing=0.1, class_weights=CLASS_WEIGHTS)
+ALL = dataclasses.replace(LOSS, accumulate=2, ema=0.99)
 
 
 def make_batch(size: int = 16) -> dict[str, np.ndarray]:
@@ -28,30 +42,180 @@ def make_batch(size: int = 16) -> dict[str, np.ndarray]:
     }
 
 
-def new_state(model: Classifier, tx: optax.GradientTransformation) -> TrainState:
-    return create_state(model, tx, create_variables(model, 16, 0))
+class PlainNet(nn.Module):
+    """Without batch normalisation."""
+
+    FLAVOURS = ("plain",)
+    STAGES = (("conv",),)
+    input_size = 16
+
+    flavour: str = "plain"
+    frozen_stages: int = 0
+    dtype: np.dtype = np.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        return nn.relu(nn.Conv(8, (3, 3), strides=2, dtype=self.dtype, name="conv")(images))
 
 
-def train(steps: int, devices: int, dropout_rate: float = 0.5) -> tuple[TrainState, dict]:
+def new_state(
+    model: Classifier, tx: optax.GradientTransformation, recipe: Recipe = PLAIN
+) -> TrainState:
+    return create_state(model, tx, create_variables(model, 16, 0), average=recipe.ema > 0)
+
+
+def train(
+    steps: int,
+    devices: int,
+    dropout_rate: float = 0.5,
+    recipe: Recipe = PLAIN,
+    batch: dict[str, np.ndarray] | None = None,
+    **options: Any,
+) -> tuple[TrainState, dict]:
     mesh = create_mesh(jax.devices()[:devices])
-    model = create_model("tiny", {"age": 8, "gender": 2}, dropout_rate=dropout_rate)
+    model = create_model("tiny", {"age": 8, "gender": 2}, dropout_rate=dropout_rate, **options)
     tx = optax.sgd(0.1, momentum=0.9)
     transform = make_train_transform(16, MEAN, STD)
-    step = make_train_step(model, tx, transform, heads=HEADS, seed=1, steps_per_epoch=1, mesh=mesh)
-    create = jax.jit(lambda: new_state(model, tx), out_shardings=replicated(mesh))
+    step = make_train_step(
+        model,
+        tx,
+        transform,
+        heads=HEADS,
+        seed=1,
+        steps_per_epoch=1,
+        mesh=mesh,
+        recipe=recipe,
+    )
+    create = jax.jit(lambda: new_state(model, tx, recipe), out_shardings=replicated(mesh))
     state = create()
     sums: dict[str, jax.Array] = {}
     for _ in range(steps):
-        state, sums = step(state, jax.device_put(make_batch(), batch_sharded(mesh)))
+        state, sums = step(state, jax.device_put(batch or make_batch(), batch_sharded(mesh)))
     return state, jax.device_get(sums)
 
 
 @pytest.mark.usefixtures("tiny_net")
-def test_one_device_and_eight_give_the_same_numbers() -> None:
-    one, eight = train(4, 1), train(4, 8)
+@pytest.mark.parametrize("recipe", [PLAIN, ALL], ids=["plain", "all"])
+def test_one_device_and_eight_give_the_same_numbers(recipe: Recipe) -> None:
+    one, eight = train(4, 1, recipe=recipe), train(4, 8, recipe=recipe)
     assert one[0].params["backbone"]["conv"]["kernel"].sharding.num_devices == 1
     assert eight[0].params["backbone"]["conv"]["kernel"].sharding.num_devices == 8
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), one, eight)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("recipe", [PLAIN, LOSS], ids=["plain", "loss"])
+def test_parts_have_the_gradient_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, devices: int, recipe: Recipe
+) -> None:
+    monkeypatch.setitem(MODELS, "tiny", PlainNet)
+    in_parts = dataclasses.replace(recipe, accumulate=4)
+    # Nearly all that is known is in one of the parts.
+    batch = make_batch(32)
+    batch["age"] = np.where((np.arange(32) % 4 == 1) | (np.arange(32) < 3), batch["age"], -1)
+    whole, parts = (train(3, devices, 0.0, r, batch) for r in (recipe, in_parts))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole, parts)
+
+
+@pytest.mark.parametrize("unroll", [1, 3])
+def test_loops_add_up(unroll: int) -> None:
+    """On accelerators the parts are a loop, on CPUs a sequence."""
+
+    def function(carry: jax.Array, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return 2 * carry + x, {"product": carry * x}
+
+    carry, total = jax.jit(_scan_sum, static_argnums=(0, 3))(
+        function, jnp.float32(1), jnp.arange(3.0), unroll
+    )
+    assert (float(carry), float(total["product"])) == (12, 0 * 1 + 1 * 2 + 2 * 5)
+
+
+@pytest.mark.usefixtures("tiny_net")
+def test_parts_move_batch_statistics_one_after_the_other() -> None:
+    batch, transform = make_batch(), make_eval_transform(16, MEAN, STD)
+    mesh, tx = create_mesh(jax.devices()[:1]), optax.sgd(0.0)
+    model = create_model("tiny", {"age": 8, "gender": 2})
+    step = make_train_step(
+        model,
+        tx,
+        lambda images, rngs: transform(images),
+        heads=HEADS,
+        seed=1,
+        steps_per_epoch=1,
+        mesh=mesh,
+        recipe=Recipe(accumulate=2),
+    )
+    state = new_state(model, tx)
+    variables = jax.device_get(state.variables)
+    found, _ = step(state, jax.device_put(batch, batch_sharded(mesh)))
+    for rows in (slice(0, None, 2), slice(1, None, 2)):
+        _, updates = model.apply(
+            variables, transform(batch["image"][rows]), train=True, mutable=["batch_stats"]
+        )
+        variables |= updates
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+        found.batch_stats,
+        variables["batch_stats"],
+    )
+
+
+def test_mixed_pictures_have_mixed_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "tiny", PlainNet)
+    monkeypatch.setattr(jax.random, "beta", lambda key, a, b: jnp.float32(a))
+    batch, transform = make_batch(), make_eval_transform(16, MEAN, STD)
+    mesh, tx = create_mesh(jax.devices()[:8]), optax.sgd(0.1)
+    model = create_model("tiny", {"age": 8, "gender": 2}, dropout_rate=0.0)
+    step = make_train_step(
+        model,
+        tx,
+        lambda images, rngs: transform(images),
+        heads={"gender": "softmax"},
+        seed=1,
+        steps_per_epoch=1,
+        mesh=mesh,
+        recipe=Recipe(mixup=0.3),
+    )
+    state = new_state(model, tx)
+    images = transform(batch["image"])
+    logits: Any = model.apply(state.variables, 0.3 * images + 0.7 * np.roll(images, 1, 0))
+    log_probs = np.asarray(jax.nn.log_softmax(logits["gender"]))
+    expected = 0.0
+    for i, gender in enumerate(batch["gender"]):
+        expected -= 0.3 * log_probs[i, gender] * (gender >= 0)
+        expected -= 0.7 * log_probs[i, batch["gender"][i - 1]] * (batch["gender"][i - 1] >= 0)
+    known = np.sum(batch["gender"] >= 0)
+    _, sums = step(state, jax.device_put(batch, batch_sharded(mesh)))
+    assert sums["gender_loss"] == pytest.approx(expected, rel=1e-5)
+    assert sums["loss"] == pytest.approx(expected / known, rel=1e-5)
+    assert sums["gender_count"] == pytest.approx(known)
+
+
+@pytest.mark.usefixtures("tiny_net")
+@pytest.mark.parametrize("frozen_stages", [0, 1])
+def test_averages_follow_what_is_trained(frozen_stages: int) -> None:
+    recipe = Recipe(ema=0.3)
+    start, *states = (
+        jax.device_get(train(n, 1, recipe=recipe, frozen_stages=frozen_stages)[0]) for n in range(5)
+    )
+    expected = start.variables
+    for step, state in enumerate(states):
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = jax.tree.map(
+            lambda old, new: decay * old + (1 - decay) * new,  # noqa: B023
+            expected,
+            state.variables,
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            state.averaged_variables,
+            expected,
+        )
+    kept = {"backbone"} & {name for name, tree in states[-1].average["params"].items() if tree}
+    assert bool(kept) == (frozen_stages == 0)
+    plain = jax.device_get(train(4, 1, frozen_stages=frozen_stages)[0])
+    assert plain.average is None
+    jax.tree.map(np.testing.assert_array_equal, plain.variables, states[-1].variables)
 
 
 @pytest.mark.usefixtures("tiny_net")
@@ -96,8 +260,12 @@ def test_evaluation_is_of_every_picture_by_itself() -> None:
 
 
 @pytest.mark.usefixtures("tiny_net")
-@pytest.mark.parametrize("devices", [1, 8])
-def test_known_features_stand_for_pictures(devices: int) -> None:
+@pytest.mark.parametrize(
+    ("devices", "recipe"),
+    [(1, PLAIN), (8, PLAIN), (8, dataclasses.replace(ALL, mixup=0.0))],
+    ids=["one", "eight", "all"],
+)
+def test_known_features_stand_for_pictures(devices: int, recipe: Recipe) -> None:
     mesh = create_mesh(jax.devices()[:devices])
     model = create_model("tiny", {"age": 8, "gender": 2}, frozen_stages=1, dropout_rate=0.5)
     tx, steps_per_epoch = optax.sgd(0.1), 2
@@ -111,11 +279,12 @@ def test_known_features_stand_for_pictures(devices: int) -> None:
         seed=1,
         steps_per_epoch=steps_per_epoch,
         mesh=mesh,
+        recipe=recipe,
     )
     eval_step = make_eval_step(model, transforms[1], heads=HEADS, mesh=mesh)
     pictures = jax.device_put(make_batch(), batch_sharded(mesh))
     columns = {name: column for name, column in pictures.items() if name != "image"}
-    through_all, through_heads = new_state(model, tx), new_state(model, tx)
+    through_all, through_heads = (new_state(model, tx, recipe) for _ in range(2))
     variables = jax.device_get(through_all.variables)
 
     def known(epoch: int | None) -> dict[str, jax.Array]:

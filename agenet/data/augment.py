@@ -42,11 +42,12 @@ class Augmentation:
     color_probability: float = 0.5  # of brightness and contrast together
     grey: float = 0.0  # probability of losing the colours
     low_resolution: float = 0.0  # probability of losing details, down to a quarter of the pixels
+    mixup: float = 0.0  # alpha of mixup, which is the training step's, see `agenet.steps.Recipe`
 
     def __post_init__(self) -> None:
         if self.crop not in ("random", "center"):
             raise UserError(f'augment.crop "{self.crop}" is not known: use "random" or "center"')
-        largest = {"rotate": 180.0, "scale": 0.99}
+        largest = {"rotate": 180.0, "scale": 0.99, "mixup": 100.0}
         for name in (field.name for field in fields(self) if field.name != "crop"):
             value, limit = getattr(self, name), largest.get(name, 1.0)
             if not 0 <= value <= limit:
