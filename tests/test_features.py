@@ -98,7 +98,7 @@ def test_features_and_pictures_train_the_same(
     naive = run("naive", feature_cache="off", **fields, **augment)
     assert not files(cache)
     assert "features: computed for every step, as feature_cache is off" in capsys.readouterr().err
-    cached = run("cached", **fields, **augment)
+    cached = run("cached", input__placement="stream", **fields, **augment)
     assert "features: computed once" in capsys.readouterr().err
     assert_same(naive, cached)
     assert [epochs_found(workdir) for workdir in (naive, cached)] == [0, 0]

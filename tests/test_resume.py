@@ -109,8 +109,9 @@ def test_all_that_a_step_can_do_goes_on(run: Run, tmp_path: Path) -> None:
     assert found[f"best{mean}"] == found[f"latest['average']{mean}"] != found[f"latest{mean}"]
 
 
+@pytest.mark.parametrize("placement", ["host", "stream"])
 def test_settings_without_influence_may_change(
-    run: Run, uninterrupted: dict[str, Any], tmp_path: Path
+    run: Run, uninterrupted: dict[str, Any], tmp_path: Path, placement: str
 ) -> None:
     stop(run, tmp_path, call=9)
     run(
@@ -119,7 +120,7 @@ def test_settings_without_influence_may_change(
         log_every="3 steps",
         dataset__data_dir="elsewhere",
         dataset__prepare=True,
-        input__placement="host",
+        input__placement=placement,
     )
     assert result(tmp_path) | {"rows": []} == uninterrupted | {"rows": []}
 

@@ -80,15 +80,19 @@ def counted(parts: Sequence[Part], taken: list[int]) -> Iterator[Part]:
         yield part
 
 
-@pytest.mark.parametrize(("nbytes", "ahead"), [(1 << 30, AHEAD), (1, 2)])
+@pytest.mark.parametrize(
+    ("nbytes", "cores", "ahead"),
+    [(1 << 30, 1, AHEAD), (1 << 30, 5, 10), (3 * 19200, 5, 3), (1, 5, 2)],
+)
 def test_few_batches_are_made_ahead(
-    records: Records, monkeypatch: pytest.MonkeyPatch, nbytes: int, ahead: int
+    records: Records, monkeypatch: pytest.MonkeyPatch, nbytes: int, cores: int, ahead: int
 ) -> None:
     monkeypatch.setattr(stream, "AHEAD_BYTES", nbytes)
+    monkeypatch.setattr(stream, "available_cores", lambda: cores)
     taken: list[int] = []
     batches = create(records).batches(counted(training(40), taken))
     for number, _ in enumerate(batches):
-        assert len(taken) <= number + ahead
+        assert len(taken) == min(max(number, 0) + ahead, 40)
     assert len(taken) == 40
 
 
@@ -98,6 +102,7 @@ def test_memory_is_used_again(records: Records, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         stream, "create_images", lambda *args: made.append(0) or create_images(*args)
     )
+    monkeypatch.setattr(stream, "available_cores", lambda: 2)
     streamed = create(records, devices=1)
     for _ in range(3):
         for _ in streamed.batches(training(30)):
