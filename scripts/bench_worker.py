@@ -45,8 +45,10 @@ class Worker:
             return {"error": self.error}
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
+        # The module of the work comes along, and may add its engines to those that are known.
         arguments = (theirs, self.engine, self.work)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        # No daemon, as these may have no processes of their own to load pictures.
+        self._process = context.Process(target=_serve, args=arguments)
         self._process.start()
         theirs.close()
         description: Figures = self.ask("start")
@@ -106,5 +108,6 @@ def _serve(connection: Connection, engine: str, work: Work) -> None:
 
 def _one_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    named = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    told = isinstance(error, UserError | ModuleNotFoundError)
+    named = text if told else f"{type(error).__name__}: {text}"
     return named.splitlines()[0][:200]
