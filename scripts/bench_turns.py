@@ -21,6 +21,8 @@ from scripts.bench_worker import Worker  # noqa: E402
 # By the names of the table: a process, and which of its stages has the turns.
 Contestants = Mapping[str, tuple[Worker, str]]
 
+_RESTING = 0.1  # seconds
+
 
 def use_environment() -> None:
     """Sets, for the processes to come, what all frameworks are to find alike."""
@@ -81,8 +83,10 @@ def take_turns(
                 figures[name] |= answer
                 continue
             times[name].append(answer)
-            idle = worker.idle[1] / max(worker.idle[0], 1e-9)
-            figures[name]["idle"] = max(figures[name].get("idle", 0.0), idle)
+            waited, busy = worker.idle
+            # Threads that come to rest after the turn before this one disturb nobody.
+            if waited > _RESTING:
+                figures[name]["idle"] = max(figures[name].get("idle", 0.0), busy / waited)
     for worker in dict.fromkeys(contestants[name][0] for name in able):
         worker.ask("release")
     done = {name: times[name] for name in able if "error" not in figures[name]}

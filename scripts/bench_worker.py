@@ -19,6 +19,8 @@ sys.path.insert(0, str(ROOT))
 from agenet.errors import UserError  # noqa: E402
 from scripts.bench_engines import ENGINES, Figures, Work, not_installed  # noqa: E402
 
+_MOMENT = 5.0  # seconds
+
 
 class Worker:
     """The process; whatever fails in it is an answer {"error": one line}.
@@ -74,11 +76,12 @@ class Worker:
         return {"error": self.error}
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, which has a moment to end what it has started."""
         if self._process:
+            self._connection.close()
+            self._process.join(_MOMENT)
             self._process.kill()
             self._process.join()
-            self._connection.close()
             self._process = None
 
 
