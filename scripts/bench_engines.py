@@ -169,14 +169,10 @@ class Agenet(Engine):
         self.model = create_model(work.model, {"imagenet": CLASSES}, dtype=work.dtype, **options)
         self.tx, self.mesh = optax.adam(1e-4), create_mesh([self.device])
 
-        # Filled here, as compiling the initialisation would take as long as the rest.
-        shapes = jax.eval_shape(lambda: create_variables(self.model, work.size, 0))
-        rng = np.random.default_rng(0)
-        variables = jax.tree.map_with_path(
-            lambda path, leaf: _fill(path[-1].key, leaf, rng), shapes
+        shapes = jax.eval_shape(
+            lambda: create_state(self.model, self.tx, create_variables(self.model, work.size, 0))
         )
-        state = create_state(self.model, self.tx, jax.tree.map(jax.numpy.asarray, variables))
-        self.state = jax.device_put(state, replicated(self.mesh))
+        self.state = filled_state(shapes, replicated(self.mesh))
 
     def describe(self) -> Figures:
         leaves = self.jax.tree.leaves(self.state.params)
@@ -203,7 +199,7 @@ class Agenet(Engine):
                 steps_per_epoch=1,
                 mesh=self.mesh,
             )
-            program, figures = self._compile(step, self.state, inputs)
+            program, figures = compile_counted(step, self.state, inputs)
 
             def train() -> None:
                 self.state, self.result = program(self.state, inputs)
@@ -215,7 +211,7 @@ class Agenet(Engine):
             return self.model.apply(variables, images, train=False)
 
         variables, images = self.state.variables, inputs["image"]
-        program, figures = self._compile(self.jax.jit(apply), variables, images)
+        program, figures = compile_counted(self.jax.jit(apply), variables, images)
 
         def infer() -> None:
             self.result = program(variables, images)
@@ -233,25 +229,43 @@ class Agenet(Engine):
     def peak(self) -> int:
         return (self.device.memory_stats() or {}).get("peak_bytes_in_use") or super().peak()
 
-    def _compile(self, function: Any, *arguments: Any) -> tuple[Any, Figures]:
-        """The program, and what XLA says of it."""
-        start = time.perf_counter()
-        program = function.lower(*arguments).compile()
-        seconds = time.perf_counter() - start
-        cost, memory = program.cost_analysis() or {}, program.memory_analysis()
-        figures = {
-            "compile_seconds": seconds,
-            "flops": cost.get("flops", 0.0),
-            "bytes": cost.get("bytes accessed", 0.0),
-        }
-        if memory:
-            figures["program_bytes"] = (
-                memory.argument_size_in_bytes
-                + memory.output_size_in_bytes
-                + memory.temp_size_in_bytes
-                - memory.alias_size_in_bytes
-            )
-        return program, figures
+
+def filled_state(shapes: Any, sharding: Any) -> Any:
+    """A state of the given shapes, before the first step of a training.
+
+    Filled here, as compiling the initialisation would take as long as the rest.
+    """
+    import jax
+
+    rng = np.random.default_rng(0)
+
+    def fill(path: Any, leaf: Any) -> np.ndarray:
+        # All that an optimiser remembers is nothing at the start.
+        name = path[-1].key if path[0].name in ("params", "batch_stats") else ""
+        return _fill(name, leaf, rng)
+
+    return jax.device_put(jax.tree.map_with_path(fill, shapes), sharding)
+
+
+def compile_counted(function: Any, *arguments: Any) -> tuple[Any, Figures]:
+    """The program that a compiled function is for these arguments, and what XLA says of it."""
+    start = time.perf_counter()
+    program = function.lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    cost, memory = program.cost_analysis() or {}, program.memory_analysis()
+    figures = {
+        "compile_seconds": seconds,
+        "flops": cost.get("flops", 0.0),
+        "bytes": cost.get("bytes accessed", 0.0),
+    }
+    if memory:
+        figures["program_bytes"] = (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            + memory.temp_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
+    return program, figures
 
 
 class Torch(Engine):
@@ -281,14 +295,7 @@ class Torch(Engine):
             self.device, memory_format=torch.channels_last
         )
         labels = torch.tensor(_labels(batch), dtype=torch.int64, device=self.device)
-        module = self.module.train(stage == "training")
-        if self.compiled:
-            # CUDA graphs, where launching kernels would take longer than running them.
-            graphs = self.device == "cuda" and stage != "training"
-            mode = "reduce-overhead" if graphs else None
-            module = torch.compile(module, mode=mode, dynamic=False)
-        half = self.work.dtype == "bfloat16"
-        cast = torch.autocast(self.device, torch.bfloat16, enabled=half)
+        module, cast = self.ready(self.module, stage == "training")
         if stage != "training":
 
             def infer() -> None:
@@ -309,6 +316,17 @@ class Torch(Engine):
 
         self.call = train
         return {}
+
+    def ready(self, module: Any, train: bool) -> tuple[Any, Any]:
+        """The module for training or for inference, and the context to run it in."""
+        torch = self.torch
+        module.train(train)
+        if self.compiled:
+            # CUDA graphs, where launching kernels would take longer than running them.
+            mode = "reduce-overhead" if self.device == "cuda" and not train else None
+            module = torch.compile(module, mode=mode, dynamic=False)
+        half = self.work.dtype == "bfloat16"
+        return module, torch.autocast(self.device, torch.bfloat16, enabled=half)
 
     def synchronise(self) -> None:
         if self.device == "cuda":
@@ -471,7 +489,7 @@ def _fill(name: str, leaf: Any, rng: np.random.Generator) -> np.ndarray:
     """Values that keep the variance from layer to layer."""
     if name == "kernel":
         return rng.standard_normal(leaf.shape, np.float32) * (2 / math.prod(leaf.shape[:-1])) ** 0.5
-    return np.full(leaf.shape, name in ("scale", "var"), np.float32)
+    return np.full(leaf.shape, name in ("scale", "var"), leaf.dtype)
 
 
 def _images(batch: int, size: int) -> np.ndarray:

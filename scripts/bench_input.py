@@ -125,14 +125,32 @@ def build(name: str, manual_dir: Path, data_dir: str) -> Figures:
     return {"seconds": time.perf_counter() - start}
 
 
+def decode_by_opencv(pictures: Sequence[bytes], size: int = 0) -> None:
+    """Decodes all pictures on all cores, and resizes them if a `size` is given."""
+    import cv2
+    import numpy as np
+
+    from agenet.data.resident import available_cores
+
+    def run(start: int) -> None:
+        for picture in pictures[start : start + 50]:
+            # And forgets it, so that the memory is used again.
+            image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+            if size:
+                cv2.resize(image, (size, size))
+
+    cv2.setNumThreads(1)
+    with ThreadPoolExecutor(available_cores()) as pool:
+        list(pool.map(run, range(0, len(pictures), 50)))
+
+
 def decode(name: str, data_dir: str, config_file: Path) -> Figures:
     """Seconds for all pictures, shuffled: OpenCV from bytes in memory, and ours from the files."""
-    import cv2
     import jax
     import numpy as np
 
     from agenet.data.records import open_records
-    from agenet.data.resident import available_cores, create_images, decode_pictures
+    from agenet.data.resident import create_images, decode_pictures
     from agenet.data.stream import Stream
     from agenet.sharding import create_mesh
 
@@ -143,21 +161,6 @@ def decode(name: str, data_dir: str, config_file: Path) -> Figures:
     seconds = {"open": time.perf_counter() - start}
     images = create_images(len(records.fold), size)
     streamed = Stream(records, size=size, mesh=create_mesh(jax.devices()[:1]))
-
-    def raw(picture: bytes) -> Any:
-        return cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
-
-    def resized(picture: bytes) -> Any:
-        return cv2.resize(raw(picture), (size, size))
-
-    def on_all_cores(function: Callable[[bytes], Any], part: Sequence[bytes]) -> None:
-        def run(start: int) -> None:
-            for picture in part[start : start + 50]:
-                function(picture)  # and forget, so that the memory is used again
-
-        cv2.setNumThreads(1)
-        with ThreadPoolExecutor(available_cores()) as pool:
-            list(pool.map(run, range(0, len(part), 50)))
 
     def run_stream(rows: np.ndarray) -> None:
         for batch in streamed.batches((part, None) for part in _whole_batches(rows, batch_size)):
@@ -170,8 +173,8 @@ def decode(name: str, data_dir: str, config_file: Path) -> Figures:
         rows, out = shuffled[first : first + BLOCK], images[first : first + BLOCK]
         part = [records.pictures[row] for row in rows]
         stages: dict[str, Callable[[], None]] = {
-            "raw": partial(on_all_cores, raw, part),
-            "resized": partial(on_all_cores, resized, part),
+            "raw": partial(decode_by_opencv, part),
+            "resized": partial(decode_by_opencv, part, size),
             "resident": partial(decode_pictures, records.pictures, rows, out),
             "again": partial(decode_pictures, records.pictures, rows, out),
             "stream": partial(run_stream, rows),

@@ -8,7 +8,6 @@ the rounds, because a machine's speed may change from one minute to the next.
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
 import os
 import statistics
@@ -16,9 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -38,13 +36,23 @@ from scripts.bench_faces import (  # noqa: E402
     media_faces,
     read_pictures,
 )
-from scripts.bench_models import _log, _names, _number, median_ratio  # noqa: E402
+from scripts.bench_tables import (  # noqa: E402
+    add_turn_options,
+    cell,
+    check_options,
+    print_header,
+    print_machine,
+    print_problems,
+    split_names,
+    versions,
+)
+from scripts.bench_turns import log, prepare, take_turns  # noqa: E402
+from scripts.bench_worker import Worker  # noqa: E402
 from scripts.predictors import (  # noqa: E402
     BATCHES,
     FRAMES,
     NETWORKS,
     PROGRAMS,
-    Contestant,
     Task,
     squares_of,
 )
@@ -117,12 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             detector=detector,
             files=Path(folder),
         )
-        with Contestant("exporter", task, args.limit) as exporter:
-            _log("starting")
+        with Worker("exporter", task, args.limit) as exporter:
+            log("starting")
             result: Figures = exporter.start()
             if exporter.error:
                 raise UserError(exporter.error)
-            result["machine"]["versions"] |= _versions()
+            result["machine"]["versions"] |= versions(PACKAGES)
             result["load"] = os.getloadavg()[0]
             pictures = (
                 read_pictures(args.pictures, COUNT) if args.pictures else draw_pictures(COUNT)
@@ -137,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "squares": squares_of(pictures, result["size"]),
                 **{stage: compose_frames(faces, count) for stage, count in FRAMES.items()},
             }
-            print_machine(result)
+            print_machine(result, result["model"])
             if "network" in args.questions:
                 result["network"] = ask_network(task, exporter, inputs, args)
         others = {"frames": ask_frames, "start": ask_start, "memory": ask_memory}
@@ -167,148 +175,113 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--pictures", type=Path, help="folder or tar of faces (default: drawn ones)")
     add("--media", type=Path, help="folder of pictures with faces for the frames (default: drawn)")
     add("--yunet", type=Path, help="YuNet's file (default: as the predictor finds it)")
-    add("--rounds", type=int, default=5, help="turns of each (default: 5)")
-    add("--seconds", type=float, default=2.0, help="of a turn (default: 2)")
     add("--frames", type=int, default=10_000, help="for the memory (default: 10,000)")
-    add("--limit", type=float, default=300.0, help="seconds after which a contestant is given up")
-    add("--json", type=Path, help="file for all figures")
+    add_turn_options(parser, rounds=5, seconds=2.0)
     args = parser.parse_args(arguments)
-    args.questions = _names(args.questions)
-    args.peers = ["agenet", *_names(args.peers)]
+    args.questions = split_names(args.questions)
+    args.peers = ["agenet", *split_names(args.peers)]
     for option, known in (("questions", QUESTIONS), ("peers", peers)):
         for name in getattr(args, option):
             if name not in known:
                 raise UserError(f"--{option}: {name!r} is not one of {', '.join(known)}")
-    for option, least in (("rounds", 1), ("frames", 2)):
-        if getattr(args, option) < least:
-            raise UserError(f"--{option}={getattr(args, option)} must be at least {least}")
+    check_options(args, rounds=1, frames=2)
     for option in ("pictures", "media", "yunet"):
         if (path := getattr(args, option)) and not path.exists():
             raise UserError(f"--{option}: there is no {path}")
-    if args.json and not args.json.resolve().parent.is_dir():
-        raise UserError(f"--json: there is no folder {args.json.resolve().parent}")
     return args
 
 
 def start_all(
-    kind: str, names: Sequence[str], task: Task, inputs: Figures, args: argparse.Namespace
-) -> list[Contestant]:
-    """A process for each; whatever is not there will answer with its error."""
-    contestants = []
+    stack: contextlib.ExitStack,
+    kind: str,
+    names: Sequence[str],
+    task: Task,
+    inputs: Figures,
+    limit: float,
+) -> dict[str, Worker]:
+    """A process for each, until the end of `stack`; what is not there answers with its error."""
+    workers = {}
     for name in names:
-        _log(f"{kind}: starting {name}")
-        contestant = Contestant(f"{kind}: {name}", task, args.limit)
-        contestant.start()
-        contestant.ask("take", inputs)
-        contestants.append(contestant)
-    return contestants
+        log(f"{kind}: starting {name}")
+        workers[name] = worker = stack.enter_context(Worker(f"{kind}: {name}", task, limit))
+        worker.start()
+        worker.ask("take", inputs)
+    return workers
 
 
-def take_turns(
-    stage: str, contestants: Sequence[Contestant], batch: int, args: argparse.Namespace
+def run_stage(
+    stage: str, workers: Mapping[str, Worker], batch: int, args: argparse.Namespace
 ) -> dict[str, Figures]:
     """Each one's figures or error, by name."""
-    names = [contestant.engine.split(": ", 1)[1] for contestant in contestants]
-    figures: dict[str, Figures] = {}
-    for name, contestant in zip(names, contestants, strict=True):
-        _log(f"{stage}: preparing {name}")
-        figures[name] = contestant.ask("prepare", stage, batch)
-    pairs = zip(names, contestants, strict=True)
-    able = [(name, contestant) for name, contestant in pairs if "error" not in figures[name]]
-    rounds: dict[str, list[list[float]]] = {name: [] for name, _ in able}
-    for number in range(args.rounds if able else 0):
-        _log(f"{stage}: round {number + 1} of {args.rounds}")
-        first = number % len(able)
-        for name, contestant in able[first:] + able[:first]:
-            times = contestant.ask("measure", stage, args.seconds)
-            if isinstance(times, dict):
-                figures[name] |= times
-                continue
-            rounds[name].append(times)
-            idle = contestant.idle[1] / max(contestant.idle[0], 1e-9)
-            figures[name]["idle"] = max(figures[name].get("idle", 0.0), idle)
-    for _, contestant in able:
-        contestant.ask("release")
-    done = {name: times for name, times in rounds.items() if "error" not in figures[name]}
-    for name, times in done.items():
-        figures[name] |= {
-            "rounds": times,
-            "median": statistics.median(map(statistics.median, times)),
-            "minimum": min(map(min, times)),
-        }
-        if name != "agenet" and "agenet" in done:
-            figures[name]["ratio"] = median_ratio(done["agenet"], times)
+    contestants = {name: (worker, stage) for name, worker in workers.items()}
+    figures = prepare(stage, contestants, batch)
+    take_turns(stage, contestants, figures, rounds=args.rounds, seconds=args.seconds)
     return figures
 
 
-def ask_network(
-    task: Task, exporter: Contestant, inputs: Figures, args: argparse.Namespace
-) -> Figures:
+def ask_network(task: Task, exporter: Worker, inputs: Figures, args: argparse.Namespace) -> Figures:
     """Latency and throughput of the network."""
     names = [name for name in NETWORKS if name in args.peers]
     notes = {}
     needed = {"export": "agenet's file", "export_from_torch": "torch's file"}
     for method, what in needed.items():
         if any(name.startswith(("onnx", "openvino")) for name in names):
-            _log(f"network: exporting {what}")
+            log(f"network: exporting {what}")
             notes[what] = exporter.ask(method).get("error", "")
     few = inputs["squares"][:8]
-    contestants = start_all("network", names, task, inputs, args)
-    try:
+    with contextlib.ExitStack() as stack:
+        workers = start_all(stack, "network", names, task, inputs, args.limit)
         result: Figures = {
-            stage: take_turns(stage, contestants, batch, args) for stage, batch in BATCHES.items()
+            stage: run_stage(stage, workers, batch, args) for stage, batch in BATCHES.items()
         }
         true = exporter.ask("answers", few)
         differences = {}
-        for name, contestant in zip(names, contestants, strict=True):
+        for name, worker in workers.items():
             if name != "agenet_predict":
-                found = contestant.ask("answers", few)
+                found = worker.ask("answers", few)
                 if "error" not in found:
                     differences[name] = exporter.ask("difference", found, true)
-    finally:
-        _close(contestants)
     print("\n### The network alone\n")
     batch = BATCHES["throughput"]
     header = ["ms, batch 1", "minimum", "ratio", f"images/s, batch {batch}", "ratio", "difference"]
-    _print_header(header)
+    print_header(header)
     for name in names:
         latency, throughput = (result[stage][name] for stage in BATCHES)
         speed = {"speed": batch / throughput.get("median", float("inf"))}
-        cells = [_number(latency, "median", 1e3), _number(latency, "minimum", 1e3)]
-        cells += [_number(latency, "ratio"), _number(speed, "speed"), _number(throughput, "ratio")]
+        cells = [cell(latency, "median", 1e3), cell(latency, "minimum", 1e3)]
+        cells += [cell(latency, "ratio"), cell(speed, "speed"), cell(throughput, "ratio")]
         cells.append(f"{differences[name]:.0e}" if name in differences else "-")
         print(f"| {name} | {' | '.join(cells)} |")
-    _print_problems(result, {what: error for what, error in notes.items() if error})
+    failed = {what: {"error": error} for what, error in notes.items() if error}
+    print_problems({"export": failed} | result)
     return result | {"differences": differences, "exports": notes}
 
 
 def ask_frames(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures:
     """Frames per second from pixels to ages."""
     names = [name for name in PROGRAMS if name in args.peers]
-    contestants = start_all("program", names, task, inputs, args)
     live: Figures = {}
-    try:
-        result: Figures = {stage: take_turns(stage, contestants, 1, args) for stage in FRAMES}
+    with contextlib.ExitStack() as stack:
+        workers = start_all(stack, "program", names, task, inputs, args.limit)
+        result: Figures = {stage: run_stage(stage, workers, 1, args) for stage in FRAMES}
         if "agenet_tracking" in names:
-            _log("frames: a camera")
-            tracking = contestants[names.index("agenet_tracking")]
-            live = tracking.ask("live", CAMERA, max(args.rounds * args.seconds, 0.2))
-    finally:
-        _close(contestants)
+            log("frames: a camera")
+            seconds = max(args.rounds * args.seconds, 0.2)
+            live = workers["agenet_tracking"].ask("live", CAMERA, seconds)
     print(f"\n### End to end, {WIDTH}x{HEIGHT}\n")
     header = []
     for stage in FRAMES:
         header += [f"frames/s, {stage}", "ratio", "found"]
-    _print_header(header)
+    print_header(header)
     for name in names:
         cells = []
         for stage in FRAMES:
             found = result[stage][name]
             speed = {"speed": 1 / found.get("median", float("inf"))}
-            cells += [_number(speed, "speed"), _number(found, "ratio")]
+            cells += [cell(speed, "speed"), cell(found, "ratio")]
             cells.append(" to ".join(map(str, found.get("faces", ["-"]))))
         print(f"| {name} | {' | '.join(cells)} |")
-    _print_problems(result, {})
+    print_problems(result)
     if "shown" in live:
         print(
             f"- agenet_tracking, a camera of {live['rate']:.0f} frames/s: {live['shown']:.1f} "
@@ -327,7 +300,7 @@ def ask_start(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures:
     np.save(picture, inputs["pictures"][0])
     np.save(frame, inputs["one face"][0])
     for number in range(args.rounds + 1):
-        _log(f"start: {f'round {number} of {args.rounds}' if number else 'with empty caches'}")
+        log(f"start: {f'round {number} of {args.rounds}' if number else 'with empty caches'}")
         for name in names:
             found = result[name]
             if "error" in found:
@@ -363,14 +336,14 @@ def ask_start(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures:
             else:
                 found["cold"].append(answered - began)
     print("\n### From start to first answer, in seconds\n")
-    _print_header(["empty cache", "warm", "fastest", "of which imports", "processor time"])
+    print_header(["empty cache", "warm", "fastest", "of which imports", "processor time"])
     for name in names:
         found = result[name]
         cells = [_median(found["cold"]), _median(found["seconds"])]
         cells += [f"{min(found['seconds']):.2f}" if found["seconds"] else "-"]
         cells += [_median(found["imports"]), _median(found["busy"])]
         print(f"| {name} | {' | '.join(cells)} |")
-    _print_problems({"start": result}, {})
+    print_problems({"start": result})
     return result
 
 
@@ -378,24 +351,22 @@ def ask_memory(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures
     """Memory after some frames with one face, and after many."""
     names = [name for name in ("agenet", "agenet_tracking") if name in args.peers]
     settled = min(SETTLED, args.frames // 2)
-    contestants = start_all("program", names, task, inputs, args)
     result: Figures = {}
-    try:
-        for name, contestant in zip(names, contestants, strict=True):
-            result[name] = found = contestant.ask("prepare", "one face", 1)
+    with contextlib.ExitStack() as stack:
+        workers = start_all(stack, "program", names, task, inputs, args.limit)
+        for name, worker in workers.items():
+            result[name] = found = worker.ask("prepare", "one face", 1)
             counts = [*range(settled, args.frames, settled), args.frames]
             found["frames"], found["bytes"] = [0, *counts], []
             for count in tqdm(np.diff([0, 0, *counts]).tolist(), desc=name, disable=None):
-                answer = contestant.ask("advance", count)
+                answer = worker.ask("advance", count)
                 if isinstance(answer, dict):
                     found |= answer
                     break
                 found["bytes"].append(answer)
-            contestant.ask("release")
-    finally:
-        _close(contestants)
+            worker.ask("release")
     print(f"\n### Memory over {args.frames:,} frames with one face\n")
-    _print_header([f"MB after {settled:,}", f"after {args.frames:,}", "growth per 1,000 frames"])
+    print_header([f"MB after {settled:,}", f"after {args.frames:,}", "growth per 1,000 frames"])
     for name, found in result.items():
         cells = ["-"] * 3
         if "error" not in found:
@@ -403,34 +374,8 @@ def ask_memory(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures
             found["growth"] = (last - first) / max(args.frames - settled, 1) * 1000
             cells = [f"{value / 1e6:,.1f}" for value in (first, last, found["growth"])]
         print(f"| {name} | {' | '.join(cells)} |")
-    _print_problems({"memory": result}, {})
+    print_problems({"memory": result})
     return result
-
-
-def print_machine(result: Figures) -> None:
-    machine = result["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    print(f"{result['model']}; {machine['devices']}; {machine['processor']}; {versions}")
-    print(f"Other programs' load {result['load']:.1f}")
-
-
-def _print_header(names: Sequence[str]) -> None:
-    print(f"| | {' | '.join(names)} |")
-    print("|---|" + "---:|" * len(names))
-
-
-def _print_problems(stages: dict[str, dict[str, Figures]], others: dict[str, str]) -> None:
-    print()
-    told = [f"- {what}: failed: {error}" for what, error in others.items()]
-    for stage, figures in stages.items():
-        for name, found in figures.items():
-            if "error" in found:
-                error = found["error"].removeprefix("ModuleNotFoundError: ")
-                told.append(f"- {name}, {stage}: failed: {error}")
-            if found.get("idle", 0.0) > 0.05:
-                told.append(f"- {name}, {stage}: busy for {found['idle']:.0%} of others' turns")
-    for line in dict.fromkeys(told):
-        print(line)
 
 
 def _median(values: Sequence[float]) -> str:
@@ -441,19 +386,6 @@ def _busy_children() -> float:
     """Processor time of the processes that were waited for, in seconds."""
     times = os.times()
     return times.children_user + times.children_system
-
-
-def _close(contestants: Sequence[Contestant]) -> None:
-    for contestant in contestants:
-        contestant.close()
-
-
-def _versions() -> dict[str, Any]:
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
 
 
 if __name__ == "__main__":

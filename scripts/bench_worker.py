@@ -19,6 +19,8 @@ sys.path.insert(0, str(ROOT))
 from agenet.errors import UserError  # noqa: E402
 from scripts.bench_engines import ENGINES, Figures, Work, not_installed  # noqa: E402
 
+_MOMENT = 5.0  # seconds
+
 
 class Worker:
     """The process; whatever fails in it is an answer {"error": one line}.
@@ -45,8 +47,10 @@ class Worker:
             return {"error": self.error}
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
+        # The module of the work comes along, and may add its engines to those that are known.
         arguments = (theirs, self.engine, self.work)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        # No daemon, as these may have no processes of their own to load pictures.
+        self._process = context.Process(target=_serve, args=arguments)
         self._process.start()
         theirs.close()
         description: Figures = self.ask("start")
@@ -72,11 +76,12 @@ class Worker:
         return {"error": self.error}
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, which has a moment to end what it has started."""
         if self._process:
+            self._connection.close()
+            self._process.join(_MOMENT)
             self._process.kill()
             self._process.join()
-            self._connection.close()
             self._process = None
 
 
@@ -106,5 +111,6 @@ def _serve(connection: Connection, engine: str, work: Work) -> None:
 
 def _one_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    named = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    told = isinstance(error, UserError | ModuleNotFoundError)
+    named = text if told else f"{type(error).__name__}: {text}"
     return named.splitlines()[0][:200]

@@ -5,7 +5,6 @@ Each is an `Engine` in a process of its own, which gets its pictures before it p
 
 import contextlib
 import itertools
-import multiprocessing
 import os
 import sys
 import time
@@ -26,7 +25,6 @@ from agenet.errors import UserError  # noqa: E402
 from agenet.faces.face import Detection, Detector, FacePredictor  # noqa: E402
 from agenet.faces.video import Frame, Source  # noqa: E402
 from scripts.bench_engines import ENGINES, Engine, Figures, Work  # noqa: E402
-from scripts.bench_worker import Worker, _serve  # noqa: E402
 from scripts.torch_lite import create_torch  # noqa: E402
 
 Answer = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -44,22 +42,6 @@ class Task(Work):
     weights: Path = Path()
     detector: str = "auto"
     files: Path = Path()
-
-
-class Contestant(Worker):
-    """The process of an engine of this module."""
-
-    def start(self) -> Figures:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        # This module comes along with the task, and adds its engines to those that are known.
-        arguments = (theirs, self.engine, self.work)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        self._process.start()
-        theirs.close()
-        description: Figures = self.ask("start")
-        self.error = description.get("error", "").removeprefix("ModuleNotFoundError: ")
-        return description
 
 
 class Exporter:

@@ -8,6 +8,8 @@ import pytest
 
 from scripts import bench_models
 from scripts.bench_engines import Engine, Work
+from scripts.bench_tables import print_roofline
+from scripts.bench_turns import median_ratio, roofline
 from scripts.bench_worker import Worker
 from tests.conftest import run_program
 
@@ -59,8 +61,8 @@ def test_ratio_is_the_median_of_rounds() -> None:
     # The machine is ten times slower in the second round, and one call is disturbed.
     ours = [[1.0, 1.0, 9.0], [10.0, 10.0], [1.0]]
     theirs = [[2.0, 2.0], [20.0, 20.0, 20.0], [3.0]]
-    assert bench_models.median_ratio(ours, theirs) == 2.0
-    assert bench_models.median_ratio(theirs, ours) == 0.5
+    assert median_ratio(ours, theirs) == 2.0
+    assert median_ratio(theirs, ours) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_ratio_is_the_median_of_rounds() -> None:
 def test_roofline(flops: float, moved: float, bound: str, fraction: float) -> None:
     # Two limits of a machine that halves its speed: 100 and 50 operations, as many bytes.
     rates = [{"copy": 100.0, "product": 100.0}, {"copy": 50.0, "product": 50.0}]
-    found = bench_models.roofline(flops, moved, [[2.0], [4.0, 4.0]], rates)
+    found = roofline(flops, moved, [[2.0], [4.0, 4.0]], rates)
     assert found["bound"] == bound and found["fraction"] == pytest.approx(fraction)
     assert (found["bandwidth"], found["peak_flops"]) == (75.0, 75.0)
 
@@ -149,7 +151,7 @@ def test_a_crash_is_a_line_of_the_table(crashing: str, capsys: pytest.CaptureFix
     }
     figures = {"model": "tiny", "size": 32, "parameters": 1, "stages": stages}
     bench_models.print_model(figures)
-    bench_models.print_roofline(figures)
+    print_roofline({stage: found["engines"]["agenet"] for stage, found in stages.items()})
     output = capsys.readouterr().out
     assert f"- {crashing}, inference: failed: its process ended with code -11" in output
     assert ("| training | 1e-09 |" in output) == (crashing == "openvino")

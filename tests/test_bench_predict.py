@@ -18,7 +18,9 @@ from agenet.weights.load import Weights, save_weights
 from agenet.weights.spec import InputSpec, WeightsSpec
 from scripts import bench_predict, predictors
 from scripts.bench_faces import compose_frames, draw_pictures, media_faces, read_pictures
-from scripts.predictors import Contestant, Loop, Task
+from scripts.bench_tables import print_problems
+from scripts.bench_worker import Worker
+from scripts.predictors import Loop, Task
 from scripts.torch_lite import create_torch
 from tests.conftest import run_program
 from tests.random_variables import random_variables
@@ -138,7 +140,7 @@ def test_a_camera_does_not_wait() -> None:
         assert [frame.number for frame in read if frame] == [0, 1, 2]
 
 
-class StubContestant(Contestant):
+class StubWorker(Worker):
     """Answers without a process; the machine slows down from call to call."""
 
     times = iter(range(1, 100))
@@ -146,7 +148,7 @@ class StubContestant(Contestant):
     def ask(self, method: str, *arguments: object) -> object:
         self.idle = (1.0, 0.5)
         if self.engine.endswith("broken"):
-            return {"error": "ModuleNotFoundError: No module named 'broken'"}
+            return {"error": "No module named 'broken'"}
         if method == "measure":
             return [float(next(self.times))]
         return {}
@@ -154,14 +156,14 @@ class StubContestant(Contestant):
 
 def test_turns_and_what_is_absent(capsys: pytest.CaptureFixture[str]) -> None:
     args = bench_predict.parse(["--rounds=3"])
-    contestants = [
-        StubContestant(f"network: {name}", Task(), 1.0) for name in ("agenet", "broken", "torch")
-    ]
-    found = bench_predict.take_turns("latency", contestants, 1, args)
+    workers = {
+        name: StubWorker(f"network: {name}", Task(), 1.0) for name in ("agenet", "broken", "torch")
+    }
+    found = bench_predict.run_stage("latency", workers, 1, args)
     # The first has turns 1, 4 and 5; the other 2, 3 and 6.
     assert found["agenet"]["rounds"] == [[1.0], [4.0], [5.0]]
     assert found["torch"]["ratio"] == 1.2 and found["torch"]["median"] == 3.0
-    bench_predict._print_problems({"latency": found}, {})
+    print_problems({"latency": found})
     output = capsys.readouterr().out
     assert "- broken, latency: failed: No module named 'broken'\n" in output
     assert "- torch, latency: busy for 50% of others' turns" in output

@@ -1,0 +1,402 @@
+"""What bench_train.py times: steps, loops and loaders of this package and of PyTorch.
+
+Each is an `Engine` in a process of its own, with several stages that are ready at once: "step"
+trains on one batch that stays on the device, "loop" is a whole training, and "load" the same
+without the computation. Of agenet, "loop" and "load" are followed by where the pictures are, one
+of `config.input.placement`: "loop device".
+"""
+
+import dataclasses
+import itertools
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from ml_collections import ConfigDict
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from agenet.data.records import Records, open_records  # noqa: E402
+from agenet.data.square import to_square  # noqa: E402
+from agenet.labels import TASK_CLASSES, UNKNOWN  # noqa: E402
+from scripts.bench_engines import (  # noqa: E402
+    ENGINES,
+    Engine,
+    Figures,
+    Torch,
+    Work,
+    compile_counted,
+    filled_state,
+)
+from scripts.bench_input import BLOCK, decode_by_opencv  # noqa: E402
+
+# Steps that a run's rows are about, see `log_every`. On a CPU each takes so long that few must do.
+STEPS, STEPS_ON_CPU = 20, 2
+# Batches that each of PyTorch's worker processes has ready.
+_AHEAD = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(Work):
+    """What all do: train as `config` says, whose batch is set later, on an opened data set."""
+
+    config: ConfigDict = dataclasses.field(default_factory=ConfigDict)
+
+
+class StagedEngine(Engine):
+    """Several stages at once."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, Callable[[], Any]] = {}
+
+    def prepare(self, stage: str, batch: int) -> Figures:
+        figures = super().prepare(stage, batch)
+        self.calls[stage] = self.call
+        return figures
+
+    def measure(self, stage: str, seconds: float) -> list[float]:
+        self.call = self.calls[stage]
+        return super().measure(stage, seconds)
+
+    def release(self) -> None:
+        super().release()
+        self.calls.clear()
+
+
+class AgenetTraining(StagedEngine):
+    """This package's step, and the loop of agenet.main around it."""
+
+    def __init__(self, work: Training) -> None:
+        import jax
+
+        from agenet.sharding import create_mesh
+
+        jax.config.update("jax_enable_compilation_cache", False)
+        super().__init__()
+        self.jax, self.work, self.device = jax, work, jax.devices()[0]
+        self.pipelined = self.device.platform != "cpu"
+        self.mesh = create_mesh([self.device])
+        self.experiment: Any = None
+        self.loops: dict[str, Loop] = {}
+        self.result: Any = None
+
+    def build(self, stage: str, batch: int) -> Figures:
+        from agenet.batches import create_batches
+        from agenet.experiment import create_experiment
+        from agenet.sharding import replicated
+
+        if self.experiment is None or self.experiment.config.batch_size != batch:
+            config = self.work.config.copy_and_resolve_references()
+            config.batch_size = batch
+            self.experiment = create_experiment(config, self.mesh)
+        experiment = self.experiment
+        state = filled_state(experiment.abstract_state(), replicated(self.mesh))
+        kind, _, placement = stage.partition(" ")
+        if kind == "step":
+            return self._build_step(state, batch)
+        config = experiment.config.copy_and_resolve_references()
+        config.input.placement = placement
+        steps = STEPS if kind == "load" or self.pipelined else STEPS_ON_CPU
+        config.log_every = f"{steps} steps"
+        step = experiment.train_step if kind == "loop" else make_idle_step(experiment)
+        experiment = dataclasses.replace(experiment, config=config)
+        vars(experiment)["train_step"] = step  # Compiled already, where the property keeps it.
+        batches = create_batches(experiment, state.variables, step=0, show_progress=False)
+        loop = Loop(experiment, batches, state, steps)
+        self.loops[stage] = loop
+        self.call = lambda: loop.run(0.0)
+        return {}
+
+    def _build_step(self, state: Any, batch: int) -> Figures:
+        from agenet.data.order import training_batch
+        from agenet.data.resident import label_columns, load_faces
+        from agenet.sharding import batch_sharded
+
+        experiment = self.experiment
+        records, size = experiment.records, experiment.config.input.size
+        rows = training_batch(experiment.splits.train, batch, seed=0, step=0)
+        columns = label_columns(records, rows) | {"image": load_faces(records, rows, size)}
+        inputs = self.jax.device_put(columns, batch_sharded(self.mesh))
+        _, figures = compile_counted(experiment.train_step, state, inputs)
+
+        def train() -> None:
+            nonlocal state
+            state, self.result = experiment.train_step(state, inputs)
+
+        self.call = train
+        parameters = sum(leaf.size for leaf in self.jax.tree.leaves(state.params))
+        return figures | {"parameters": parameters}
+
+    def measure(self, stage: str, seconds: float) -> list[float]:
+        if stage in self.loops:
+            return self.loops[stage].run(seconds)
+        return super().measure(stage, seconds)
+
+    def synchronise(self) -> None:
+        self.jax.block_until_ready(self.result)
+
+    def release(self) -> None:
+        super().release()
+        self.loops.clear()
+        self.result = None
+
+    def peak(self) -> int:
+        return (self.device.memory_stats() or {}).get("peak_bytes_in_use") or super().peak()
+
+
+def make_idle_step(experiment: Any) -> Any:
+    """Returns a training step that computes nothing, but takes and gives what one does.
+
+    What remains of a loop with it is the host's work: the batch, its way to the device, starting a
+    program with all the arrays of a state, and every row of the run.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from agenet.sharding import batch_sharded, replicated
+
+    def idle_step(state: Any, batch: dict[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
+        _, sums = jax.eval_shape(experiment.train_step, state, batch)
+        # With a barrier, or JAX would pass the arrays by the program. All of the batch is awaited.
+        state, batch = jax.lax.optimization_barrier((state, batch))
+        nothing = 0 * sum(column.ravel()[0].astype(jnp.float32) for column in batch.values())
+        zeros = {name: jnp.asarray(nothing, each.dtype) for name, each in sums.items()}
+        return state.replace(step=state.step + 1), zeros
+
+    mesh = experiment.mesh
+    return jax.jit(
+        idle_step,
+        in_shardings=(replicated(mesh), batch_sharded(mesh)),
+        out_shardings=replicated(mesh),
+        donate_argnums=0,
+    )
+
+
+class Loop:
+    """A training by agenet's `Trainer`, which stops after a while and goes on when asked to.
+
+    It is its own writer, which asks to stop, and its own checkpoints, where its state is kept.
+    """
+
+    latest_step = None
+
+    def __init__(self, experiment: Any, batches: Any, state: Any, steps: int) -> None:
+        """`steps` are those between two rows."""
+        self._experiment, self._batches, self._steps = experiment, batches, steps
+        self.state = state
+
+    def run(self, seconds: float) -> list[float]:
+        """Seconds of a step, the mean of each row, in a turn of about so many.
+
+        A row before them is not counted, for it begins with nothing prepared.
+        """
+        from agenet.train import Progress, Trainer
+
+        self._times: list[float] = []
+        self._seconds = seconds
+        trainer = Trainer(
+            self._experiment,
+            self._batches,
+            self,  # type: ignore[arg-type]
+            self,
+            run={},
+            progress=Progress(),
+            show_progress=False,
+        )
+        trainer.run(self.state)
+        return self._times[1:]
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        batch = self._experiment.config.batch_size
+        self._times.append(batch / scalars["pictures_per_second"])
+        counted = self._times[1:]
+        if counted and sum(counted) * self._steps >= self._seconds:
+            signal.raise_signal(signal.SIGTERM)
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def save_latest(self, state: Any, run: Mapping[str, Any]) -> None:
+        self.state = state
+
+
+class TorchTraining(StagedEngine, Torch):
+    """PyTorch, channels last, bfloat16 by autocast, with the loss and the optimiser of agenet."""
+
+    def __init__(self, work: Training) -> None:
+        import torch
+
+        StagedEngine.__init__(self)
+        Torch.__init__(self, work)
+        self.config = work.config
+        self.counts = [len(TASK_CLASSES[task]) for task in ("age", "gender")]
+        # One layer of outputs for both tasks.
+        layers = self.module.named_modules()
+        *_, name = (name for name, layer in layers if isinstance(layer, torch.nn.Linear))
+        head = torch.nn.Linear(self.module.get_submodule(name).in_features, sum(self.counts))
+        self.module.set_submodule(name, head.to(self.device))
+        dataset = self.config.dataset
+        self.faces = Faces(
+            open_records(dataset.name, dataset.data_dir), self.config.input.size, work.size
+        )
+        self.workers = work.cores
+        self.loaders: dict[str, Iterator[Any]] = {}
+
+    def build(self, stage: str, batch: int) -> Figures:
+        loader = self.batches(batch)
+        if stage != "step":
+            self.loaders[stage] = loader
+        if stage == "load":
+            self.call = lambda: next(loader)
+            return {}
+        if stage == "step":
+            loader = itertools.repeat(next(loader))
+        self.call = lambda: self.train(*next(loader))
+        return {"parameters": sum(p.numel() for p in self.module.parameters())}
+
+    @cached_property
+    def train(self) -> Callable[..., None]:
+        """A training step on images uint8 [B, S, S, 3] and int64 [B] of each task."""
+        torch, settings = self.torch, self.config.input
+        mean, std = (
+            torch.tensor(values, device=self.device).reshape(1, 3, 1, 1)
+            for values in (settings.mean, settings.std)
+        )
+        network = self.module
+
+        class Normalised(torch.nn.Module):  # type: ignore[name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.network = network
+
+            def forward(self, images: Any) -> Any:
+                return self.network((images.permute(0, 3, 1, 2).float() - mean) / std)
+
+        module, cast = self.ready(Normalised(), train=True)
+        rate = self.config.schedule.learning_rate
+        optimizer = torch.optim.Adam(module.parameters(), rate, fused=True)
+
+        def train(images: Any, *labels: Any) -> None:
+            optimizer.zero_grad()
+            with cast:
+                logits = module(images).float().split(self.counts, 1)
+            loss: Any = 0.0
+            for each, label in zip(logits, labels, strict=True):
+                loss += torch.nn.functional.cross_entropy(each, label, ignore_index=UNKNOWN)
+            loss.backward()
+            optimizer.step()
+
+        return train
+
+    def batches(self, batch: int) -> Iterator[Any]:
+        """Endlessly, of shuffled pictures, on the device."""
+        loader = self.torch.utils.data.DataLoader(
+            self.faces,
+            sampler=Shuffled(len(self.faces), batch),
+            batch_size=None,  # The lists are of batches: one call, one array, one copy for each.
+            num_workers=self.workers,
+            prefetch_factor=_AHEAD,
+            pin_memory=self.device == "cuda",
+            multiprocessing_context="fork",  # The encoded pictures are there already.
+        )
+        for columns in loader:
+            yield [column.to(self.device, non_blocking=True) for column in columns]
+
+    def measure(self, stage: str, seconds: float) -> list[float]:
+        if stage in self.loaders:
+            # What the workers have prepared in others' turns.
+            for _ in range(self.workers * _AHEAD):
+                next(self.loaders[stage])
+        if stage != "load":
+            return super().measure(stage, seconds)
+        # The workers' batches come in bursts.
+        start, count = time.perf_counter(), 0
+        while count == 0 or time.perf_counter() - start < seconds:
+            self.calls[stage]()
+            count += 1
+        self.synchronise()
+        return [(time.perf_counter() - start) / count]
+
+    def release(self) -> None:
+        super().release()
+        self.loaders.clear()
+
+
+class TorchCompiledTraining(TorchTraining):
+    """The same through torch.compile, loss and optimiser apart."""
+
+    compiled = True
+
+
+class Faces:
+    """A data set for PyTorch's loader, which decodes, crops and mirrors in its workers."""
+
+    def __init__(self, records: Records, stored: int, size: int) -> None:
+        self._records, self._stored, self._size = records, stored, size
+
+    def __len__(self) -> int:
+        return len(self._records.pictures)
+
+    def __getitem__(self, rows: list[int]) -> tuple[np.ndarray, ...]:
+        """Images uint8 [B, S, S, 3] and int64 [B] of each task."""
+        cv2.setNumThreads(1)
+        size, room = self._size, self._stored - self._size
+        images = np.empty((len(rows), size, size, 3), np.uint8)
+        for image, row in zip(images, rows, strict=True):
+            picture = np.frombuffer(self._records.pictures[row], np.uint8)
+            decoded: Any = cv2.imdecode(picture, cv2.IMREAD_COLOR_RGB)
+            whole = to_square(decoded, self._stored)
+            top, left = random.randint(0, room), random.randint(0, room)
+            crop = whole[top : top + size, left : left + size]
+            image[:] = crop[:, ::-1] if random.random() < 0.5 else crop
+        labels = (self._records.labels[task][rows] for task in ("age", "gender"))
+        return images, *(label.astype(np.int64) for label in labels)
+
+
+class Shuffled:
+    """Endless lists of `batch` rows, of which every epoch takes another order."""
+
+    def __init__(self, count: int, batch: int) -> None:
+        self._count, self._batch = count, batch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng(0)
+        while True:
+            order = rng.permutation(self._count)
+            for start in range(0, self._count - self._batch + 1, self._batch):
+                yield order[start : start + self._batch].tolist()
+
+
+class OpenCv(StagedEngine):
+    """Decodes on all cores, resizes and forgets: what no loader can be faster than."""
+
+    def __init__(self, work: Training) -> None:
+        super().__init__()
+        dataset = work.config.dataset
+        self._pictures = open_records(dataset.name, dataset.data_dir).pictures[:BLOCK]
+        self._size = work.config.input.size
+
+    def build(self, stage: str, batch: int) -> Figures:
+        self._batches = len(self._pictures) / batch
+        self.call = lambda: decode_by_opencv(self._pictures, self._size)
+        return {}
+
+    def measure(self, stage: str, seconds: float) -> list[float]:
+        return [each / self._batches for each in super().measure(stage, seconds)]
+
+
+ENGINES |= {
+    "training: agenet": AgenetTraining,
+    "training: torch": TorchTraining,
+    "training: torch_compiled": TorchCompiledTraining,
+    "training: opencv": OpenCv,
+}
