@@ -198,6 +198,7 @@ class Loop:
 
         A row before them is not counted, for it begins with nothing prepared.
         """
+        from agenet.profile import Profile
         from agenet.train import Progress, Trainer
 
         self._times: list[float] = []
@@ -210,6 +211,7 @@ class Loop:
             run={},
             progress=Progress(),
             show_progress=False,
+            profile=Profile(Path(), None),
         )
         trainer.run(self.state)
         return self._times[1:]

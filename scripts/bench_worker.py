@@ -1,4 +1,4 @@
-"""A framework of bench_models.py in a process of its own, asked for one turn at a time.
+"""A framework of a benchmark in a process of its own, asked for one turn at a time.
 
 Between its turns it is idle, and says how much of a core it used nevertheless: the threads of some
 libraries wait by spinning, which would slow down whoever's turn it is.
@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from agenet.errors import UserError  # noqa: E402
-from scripts.bench_engines import ENGINES, Figures, Work, not_installed  # noqa: E402
+from scripts.bench_engines import ENGINES, Figures, not_installed  # noqa: E402
 
 _MOMENT = 5.0  # seconds
 
@@ -25,11 +26,20 @@ _MOMENT = 5.0  # seconds
 class Worker:
     """The process; whatever fails in it is an answer {"error": one line}.
 
-    `limit` are the seconds after which it is ended for not answering.
+    `limit` are the seconds after which it is ended for not answering; `kinds` the engines by name,
+    classes that are made of a work, and `missing` what one lacks for a network.
     """
 
-    def __init__(self, engine: str, work: Work, limit: float) -> None:
+    def __init__(
+        self,
+        engine: str,
+        work: Any,
+        limit: float,
+        kinds: Mapping[str, Callable[[Any], Any]] = ENGINES,
+        missing: Callable[[str, str], str] = not_installed,
+    ) -> None:
         self.engine, self.work, self.limit, self.error = engine, work, limit, ""
+        self._kind, self._missing = kinds[engine], missing
         self.idle = (0.0, 0.0)  # seconds before the last question, and how many of them busy
         self._process: Any = None
 
@@ -41,14 +51,13 @@ class Worker:
 
     def start(self) -> Figures:
         """Creates the engine: its description, or an error that stays for all that follows."""
-        if missing := not_installed(self.engine, self.work.model):
+        if missing := self._missing(self.engine, self.work.model):
             self.error = f"{missing} is not installed"
         if self.error:
             return {"error": self.error}
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        # The module of the work comes along, and may add its engines to those that are known.
-        arguments = (theirs, self.engine, self.work)
+        arguments = (theirs, self._kind, self.work)
         # No daemon, as these may have no processes of their own to load pictures.
         self._process = context.Process(target=_serve, args=arguments)
         self._process.start()
@@ -85,14 +94,14 @@ class Worker:
             self._process = None
 
 
-def _serve(connection: Connection, engine: str, work: Work) -> None:
+def _serve(connection: Connection, kind: Callable[[Any], Any], work: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     os.dup2(2, 1)  # what libraries print is no part of the table
     instance: Any = None
 
     def start() -> Figures:
         nonlocal instance
-        instance = ENGINES[engine](work)
+        instance = kind(work)
         return dict(instance.describe())
 
     while True:

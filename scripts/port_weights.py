@@ -1,6 +1,7 @@
-"""Brings pre-trained weights into this package's own format.
+"""Brings pre-trained weights into this package's own format, or networks of ours elsewhere.
 
 python scripts/port_weights.py SOURCE OUTPUT.safetensors [--model=NETWORK] [--flavour=FLAVOUR]
+python scripts/port_weights.py RUN_OR_SOURCE OUTPUT --to=torchvision [--check]  # or keras
 python scripts/port_weights.py RUN OUTPUT.safetensors [--licence=TEXT] [--half] [--balance=0.5]
 python scripts/port_weights.py --list
 """
@@ -22,6 +23,7 @@ from agenet.writers import check_output  # noqa: E402
 if TYPE_CHECKING:
     from agenet.weights.load import Weights
 
+TO = ("torchvision", "keras")
 TOLERANCE = 1e-4
 TINY = 1e-6  # so that zeros can be compared
 
@@ -35,19 +37,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(
         prog="python scripts/port_weights.py",
         description="Brings pre-trained weights into safetensors with this package's names, their "
-        "input specification and provenance inside.",
+        "input specification and provenance inside, or takes those of a run or file elsewhere.",
     )
     parser.add_argument(
         "source", nargs="?", help="a file, a name that --list shows, or the --workdir of a run"
     )
     parser.add_argument("output", nargs="?", type=Path, metavar="OUTPUT.safetensors")
+    parser.add_argument(
+        "--to",
+        choices=TO,
+        help="instead of our own format, a file that opens there: .safetensors or .pth for "
+        "torchvision's network, .weights.h5 or .keras for Keras's",
+    )
     parser.add_argument("--model", default="", help="the network, for a file not in the table")
     parser.add_argument("--flavour", default="", help="its variant, where the file leaves it open")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it is there")
     parser.add_argument(
         "--check",
         action="store_true",
-        help="run the source's own network beside ours, and write only if they agree",
+        help="run the other framework's network beside ours, and write only if they agree",
     )
     parser.add_argument("--half", action="store_true", help="store them in 16 bits")
     parser.add_argument(
@@ -67,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.source is None or args.output is None:
         parser.error("SOURCE and OUTPUT.safetensors are needed")
     check_output(args.output, args.overwrite)
-    if Path(args.source).is_dir():
+    if args.to:
+        port_to(args)
+    elif Path(args.source).is_dir():
         port_run(args)
     else:
         port(args.source, args.output, args.model, args.flavour, args.check, args.half)
@@ -87,20 +97,53 @@ def print_table() -> None:
         print(line.rstrip())
 
 
+def port_to(args: Any) -> None:
+    """Weights of a run or a file, as a file of another framework's network."""
+    from scripts.port_out import export, write
+
+    if args.half:
+        raise UserError("--half is for this package's own format, not --to")
+    is_run = Path(args.source).is_dir()
+    weights = read_run(args) if is_run else find_weights(args.source, args.model, args.flavour)[1]
+    exported = export(weights, args.to)
+    how = write(exported, args.output, args.check)
+    columns = ", ".join(
+        f"{task} {first} to {end - 1}" for task, (first, end) in exported.columns.items()
+    )
+    print_what_is_written(args.output, weights)
+    print(f"  outputs  {columns}")
+    if args.to == "keras":
+        efficient = exported.name.startswith("EfficientNet")
+        print(
+            f"  takes    {'RGB, 0 to 255, as it is' if efficient else 'BGR, normalised as above'}"
+        )
+    print(f"  load     {how}")
+
+
 def port_run(args: Any) -> None:
     """The best state of a run, as one file that `agenet.predict.Predictor` takes."""
-    from agenet.serving import weights_of_run
-    from agenet.weights.load import Weights, save_weights
+    from agenet.weights.load import save_weights
 
-    if args.check or args.model or args.flavour:
-        raise UserError("--check, --model and --flavour are for files of other sources, not runs")
+    if args.check:
+        raise UserError("--check is for files of other sources, or with --to, not for runs")
+    weights = read_run(args)
+    save_weights(args.output, weights, half=args.half)
+    print_what_is_written(args.output, weights)
+
+
+def read_run(args: Any) -> "Weights":
+    """The best state of a run, with the options for it applied."""
+    from agenet.serving import weights_of_run
+    from agenet.weights.load import Weights
+
+    if args.model or args.flavour:
+        raise UserError("--model and --flavour are for files of other sources, not runs")
     weights = weights_of_run(Path(args.source))
     if args.balance:
         balance_ages(weights, Path(args.source), args.balance)
     if args.licence:
         weights = Weights(weights.tensors, replace(weights.spec, licence=args.licence))
-    save_weights(args.output, weights, half=args.half)
-    print_what_is_written(args.output, weights)
+    return weights
 
 
 def balance_ages(weights: "Weights", workdir: Path, part: float) -> None:
@@ -127,13 +170,22 @@ def balance_ages(weights: "Weights", workdir: Path, part: float) -> None:
 
 
 def port(source: str, output: Path, model: str, flavour: str, check: bool, half: bool) -> None:
-    import jax
+    from agenet.weights.load import save_weights
+    from scripts.port_out import fill_network
 
-    from agenet.models import create_model
-    from agenet.state import create_variables
+    path, weights = find_weights(source, model, flavour)
+    network, variables = fill_network(weights)
+    if check:
+        compare(path, weights, network, variables)
+    save_weights(output, weights, half=half)
+    print_what_is_written(output, weights)
+
+
+def find_weights(source: str, model: str, flavour: str) -> tuple[Path, "Weights"]:
+    """The file that `source` names, and what it holds."""
     from agenet.weights.cache import find_file
     from agenet.weights.known import KNOWN
-    from agenet.weights.load import load_into, read_weights, save_weights
+    from agenet.weights.load import read_weights
 
     names = {entry.name: entry for entry in KNOWN}
     known = None if Path(source).exists() else names.get(source)
@@ -141,16 +193,7 @@ def port(source: str, output: Path, model: str, flavour: str, check: bool, half:
         near = ", ".join(difflib.get_close_matches(source, names, n=3)) or "see --list"
         raise UserError(f"{source}: neither a file nor the name of known weights ({near})")
     path = find_file(known) if known else Path(source)
-    weights = read_weights(path, model, flavour, known)
-    spec = weights.spec
-    network = create_model(spec.model, spec.classes, flavour=spec.flavour)
-    size = network.backbone.input_size
-    template = jax.eval_shape(lambda: create_variables(network, size, 0))
-    variables = load_into(template, weights, new=())
-    if check:
-        compare(path, weights, network, variables)
-    save_weights(output, weights, half=half)
-    print_what_is_written(output, weights)
+    return path, read_weights(path, model, flavour, known)
 
 
 def print_what_is_written(output: Path, weights: "Weights") -> None:

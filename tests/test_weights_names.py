@@ -120,11 +120,14 @@ def test_keras_input_normalisation() -> None:
             "normalization_3/count": np.zeros((), np.int64),
         }
 
-    imagenet = layer((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    deviations = (0.229, 0.224, 0.225)
+    imagenet = layer((0.485, 0.456, 0.406), deviations)
     assert keras.to_agenet(imagenet, "efficientnet_b0") == {}
-    mean, std = keras.input_normalisation(imagenet) or ((), ())
-    assert np.allclose(mean, (123.675, 116.28, 103.53))
-    assert np.allclose(std, (58.395, 57.12, 57.375))
+    # As in the published files, and as in a network without their second division.
+    for each in (imagenet, layer((0.485, 0.456, 0.406), tuple(d**2 for d in deviations))):
+        mean, std = keras.input_normalisation(each) or ((), ())
+        assert np.allclose(mean, (123.675, 116.28, 103.53))
+        assert np.allclose(std, (58.395, 57.12, 57.375))
     assert keras.input_normalisation(layer((0, 0, 0), (1, 1, 1))) == ((0,) * 3, (255,) * 3)
     assert keras.input_normalisation({}) is None
     for wrong in (layer((0.5,) * 3, (0.5,) * 3), {"normalization/mean": np.zeros(3)}):
@@ -229,6 +232,32 @@ def assert_complete(
     assert {name: value.shape for name, value in mapped.items()} == {
         name: value.shape for name, value in ours.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("source", "model", "flavour"),
+    [
+        ("torchvision", "resnet18", "torchvision"),
+        ("torchvision", "resnet50", "torchvision"),
+        ("torchvision", "efficientnet_b1", "torchvision"),
+        ("keras", "resnet50", "keras"),
+        ("keras", "efficientnet_b1", "tensorflow"),
+    ],
+)
+def test_there_and_back(source: str, model: str, flavour: str) -> None:
+    """Every element comes back to its place."""
+    network = create_model(model, {"classes": 10}, flavour=flavour)
+    shapes = flatten_dict(jax.eval_shape(lambda: create_variables(network, 64, 0)), sep="/")
+    rng = np.random.default_rng(0)
+    ours = {name: rng.random(leaf.shape, np.float32) for name, leaf in shapes.items()}
+    theirs = MAPS[source].from_agenet(ours, model)
+    assert detect(theirs) == source and len(theirs) == len(ours)
+    back = MAPS[source].to_agenet(theirs, model)
+    assert back.keys() == ours.keys()
+    assert all(np.array_equal(back[name], value) for name, value in ours.items())
+    for stranger in ("params/backbone/conv9/kernel", "params/heads/age/gaps"):
+        with pytest.raises(UserError, match=f"no place for {stranger}"):
+            MAPS[source].from_agenet(ours | {stranger: np.zeros(3)}, model)
 
 
 @pytest.mark.slow

@@ -46,6 +46,42 @@ def from_torch(
     return result
 
 
+def to_torch(
+    tensors: Mapping[str, np.ndarray], modules: Mapping[str, str], source: str
+) -> dict[str, np.ndarray]:
+    """What `from_torch` would turn into these tensors; `modules` are those of our paths.
+
+    Raises:
+        UserError: a tensor has no place with them.
+    """
+    result, strangers = {}, []
+    leaves = {place: leaf for leaf, place in (*_NORM.items(), *_AFFINE.items())}
+    for name, tensor in tensors.items():
+        path, place = place_of(name)
+        leaf = leaves.get(place)
+        if path not in modules or leaf is None:
+            strangers.append(name)
+            continue
+        moved = tensor.transpose(3, 2, 0, 1) if tensor.ndim == 4 else tensor.T
+        result[f"{modules[path]}.{leaf}"] = np.ascontiguousarray(moved)
+    no_place(strangers, source)
+    return result
+
+
+def place_of(name: str) -> tuple[str, str]:
+    """Our path in a name, and the place that the maps of leaves have: "params/{}/kernel"."""
+    collection, _, rest = name.partition("/")
+    path, _, leaf = rest.rpartition("/")
+    return path, f"{collection}/{{}}/{leaf}"
+
+
+def no_place(strangers: Iterable[str], source: str) -> None:
+    """Raises UserError if there are `strangers`, tensors of ours that `source` has no place for."""
+    names = sorted(strangers)
+    if names:
+        raise UserError(f"{source} has no place for {bounded(names)}")
+
+
 def _spatial_first(tensor: np.ndarray) -> np.ndarray:
     return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
 

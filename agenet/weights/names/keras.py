@@ -1,12 +1,13 @@
 """Names of Keras applications: ResNet50, ResNet101, ResNet152 and EfficientNetB0 to B7."""
 
 import re
-from collections.abc import Collection, Mapping
+import string
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
 from agenet.errors import UserError
-from agenet.weights.names.common import head, refuse
+from agenet.weights.names.common import head, no_place, place_of, refuse
 from agenet.weights.spec import RGB
 
 _NORM = {
@@ -82,6 +83,51 @@ def to_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.nda
     return result
 
 
+def from_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
+    """Tensors by Keras's names, of a network with one head; the inverse of `to_agenet`.
+
+    Raises:
+        UserError: a tensor has no place with them.
+    """
+    layers = {path: name for name in _layers(model) if (path := _path(name, {}))}
+    heads = {name.split("/")[2] for name in tensors if name.startswith("params/heads/")}
+    layers |= {f"heads/{task}": "predictions" for task in sorted(heads)[:1]}
+    result, strangers = {}, []
+    for name, tensor in tensors.items():
+        path, place = place_of(name)
+        layer = layers.get(path, "")
+        variables = _NORM if layer.endswith("bn") else _AFFINE
+        variable = next((v for v, known in variables.items() if known == place), None)
+        if not layer or variable is None:
+            strangers.append(name)
+            continue
+        if layer.endswith("dwconv"):
+            tensor = tensor.transpose(0, 1, 3, 2)
+        elif layer == "conv1_conv" and variable == "kernel":
+            tensor = tensor[:, :, ::-1]
+        result[f"{layer}/{variable}"] = np.ascontiguousarray(tensor)
+    no_place(strangers, "Keras applications")
+    return result
+
+
+def _layers(model: str) -> Iterator[str]:
+    """All names that layers of such a network may have, and more."""
+    if model.startswith("resnet"):
+        yield from ("conv1_conv", "conv1_bn")
+        numbers = [f"{number}_{kind}" for number in range(4) for kind in ("conv", "bn")]
+        yield from (
+            f"conv{stage}_block{i}_{n}"
+            for stage in range(2, 6)
+            for i in range(1, 51)
+            for n in numbers
+        )
+    else:
+        yield from (name for name in _OUTER if not name.startswith("conv1"))
+        names = sorted({*_PLAIN, *_EXPANDED})
+        for stage in range(1, 8):
+            yield from (f"block{stage}{i}_{n}" for i in string.ascii_lowercase for n in names)
+
+
 def _path(layer: str, tensors: Mapping[str, np.ndarray]) -> str | None:
     if layer in ("predictions", "probs"):
         bias = tensors.get(f"{layer}/bias")
@@ -119,10 +165,16 @@ def input_normalisation(
     }
     if not layer:
         return None
-    for mean, std in ((_MEAN, _STD), ((0.0,) * 3, (1.0,) * 3)):
+    # Without those weights the root is taken once, as the layer's name says.
+    once = tuple(value**2 for value in _STD)
+    for mean, variance, std in (
+        (_MEAN, _STD, _STD),
+        (_MEAN, once, _STD),
+        ((0.0,) * 3, (1.0,) * 3, (1.0,) * 3),
+    ):
         if all(
             name in layer and layer[name].size == 3 and np.allclose(layer[name], value, atol=1e-6)
-            for name, value in (("mean", mean), ("variance", std))
+            for name, value in (("mean", mean), ("variance", variance))
         ):
             return _times_255(*mean), _times_255(*std)
     raise UserError("its layer normalization holds neither ImageNet's mean and deviation nor 0, 1")

@@ -1,11 +1,11 @@
 """torchvision's names (ResNet, EfficientNet); timm's ResNets have the same."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
-from agenet.weights.names.common import from_torch, head
+from agenet.weights.names.common import from_torch, head, to_torch
 
 # Inside `block`: the layers of an inverted residual block without and with expansion.
 _PLAIN = {
@@ -40,15 +40,49 @@ def matches(names: Collection[str]) -> bool:
 
 def to_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
     """Tensors by our names, see `common.from_torch`."""
-    top = "fc" if model.startswith("resnet") else "classifier.1"
+    top = _top(model)
 
     def rename(module: str) -> str | None:
         if module == top:
             return head(tensors[f"{top}.bias"].size) if f"{top}.bias" in tensors else None
-        path = _resnet(module) if model.startswith("resnet") else _efficientnet(module)
-        return f"backbone/{path}" if path else None
+        return _backbone(module, model)
 
     return from_torch(tensors, rename, "torchvision")
+
+
+def from_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
+    """Tensors by torchvision's names, of a network with one head; the inverse of `to_agenet`.
+
+    Raises:
+        UserError: a tensor has no place with them.
+    """
+    modules = {path: name for name in _modules(model) if (path := _backbone(name, model))}
+    heads = {name.split("/")[2] for name in tensors if name.startswith("params/heads/")}
+    modules |= {f"heads/{task}": _top(model) for task in sorted(heads)[:1]}
+    return to_torch(tensors, modules, "torchvision")
+
+
+def _top(model: str) -> str:
+    return "fc" if model.startswith("resnet") else "classifier.1"
+
+
+def _backbone(module: str, model: str) -> str | None:
+    path = _resnet(module) if model.startswith("resnet") else _efficientnet(module)
+    return f"backbone/{path}" if path else None
+
+
+def _modules(model: str) -> Iterator[str]:
+    """All names that modules of such a network may have, and more."""
+    if model.startswith("resnet"):
+        layers = [f"{kind}{i}" for kind in ("conv", "bn") for i in (1, 2, 3)]
+        layers += ["downsample.0", "downsample.1"]
+        yield from ("conv1", "bn1")
+        yield from (f"layer{s}.{i}.{n}" for s in range(1, 5) for i in range(50) for n in layers)
+    else:
+        layers = sorted({*_PLAIN, *_EXPANDED})
+        yield from _OUTER
+        for stage in range(1, 8):
+            yield from (f"features.{stage}.{i}.block.{n}" for i in range(50) for n in layers)
 
 
 def _resnet(module: str) -> str | None:

@@ -1,0 +1,162 @@
+"""The pictures of a comparison of frameworks; a framework has one colour and mark in all."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from agenet.figures import FAINT, INK, quiet
+from agenet.report.overlays import COLORS, MARKS
+from scripts.compare_findings import NAMES, NETWORKS, TASKS, Part, Trainings, rate
+
+_LOOKS = {n: (c, m) for n, c, m in zip(NAMES, COLORS, MARKS, strict=False)}
+_LINES: dict[str, Any] = {"exact": "-", "rounding": ":"}
+_LEFT, _RIGHT, _GAP, _HEAD, _BELOW = 0.8, 0.2, 0.8, 0.75, 0.6
+
+
+def agreement(parts: Sequence[Part]) -> Figure:
+    """Differences from float64 and by rounding, from the gradient on; a panel for each part."""
+    figure, axes = _panels(len(parts), 4.6, 3.2)
+    for axis, part in zip(axes, parts, strict=True):
+        optimizer = {"sgd": "SGD", "adam": "Adam"}[part["optimizer"]]
+        _title(axis, f"{NETWORKS[part['model']]}, {optimizer}")
+        steps = list(part["rows"][0]["steps"])
+        labels = ["logits", "gradients", *(f"{n} step{'s' * (n != '1')}" for n in steps)]
+        for row in part["rows"]:
+            if row["kind"] not in _LINES or row["dtype"] != "float32":
+                continue
+            values = [row["logits"], row["gradients"]["norm"]]
+            values += [found["norm"] for found in row["steps"].values()]
+            color, mark = _LOOKS[row["a"]]
+            style: dict[str, Any] = {"color": color, "marker": mark, "markersize": 5}
+            (line,) = axis.plot(range(len(values)), np.maximum(values, 1e-9), **style)
+            line.set_linestyle(_LINES[row["kind"]])
+        axis.set_yscale("log")
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.set_xticks(range(len(labels)), labels, fontsize=9.5)
+        quiet(axis)
+    axes[0].set_ylabel("relative difference", color=INK, fontsize=10.5)
+    extra = [
+        Line2D([], [], color=FAINT, linestyle="-", label="from float64"),
+        Line2D([], [], color=FAINT, linestyle=":", label="by rounding alone"),
+    ]
+    _legend(figure, {row["a"] for part in parts for row in part["rows"]}, extra)
+    return figure
+
+
+def results(group: Trainings) -> Figure:
+    """Accuracy in the last epoch's test, each seed a line over the frameworks."""
+    figure, axes = _panels(len(TASKS), 4.4, 3.0)
+    names = list(group)
+    for axis, task in zip(axes, TASKS, strict=True):
+        _title(axis, f"{task.capitalize()}: accuracy on the test")
+        for seed in sorted({seed for of_seed in group.values() for seed in of_seed}):
+            points = [
+                (at, group[name][seed]["epochs"][-1][f"{task}_accuracy"])
+                for at, name in enumerate(names)
+                if seed in group[name]
+            ]
+            axis.plot(*zip(*points, strict=True), color=FAINT, linewidth=1, zorder=1)
+            for at, value in points:
+                color, mark = _LOOKS[names[at]]
+                axis.plot(at, value, mark, color=color, markersize=7, zorder=3)
+        for at, name in enumerate(names):
+            values = [p["epochs"][-1][f"{task}_accuracy"] for p in group[name].values()]
+            mean = [float(np.mean(values))] * 2
+            axis.plot([at - 0.22, at + 0.22], mean, color=_LOOKS[name][0], linewidth=3, zorder=2)
+        axis.set_xticks(range(len(names)), [NAMES[name] for name in names], fontsize=11)
+        axis.set_xlim(-0.5, len(names) - 0.5)
+        low, high = axis.get_ylim()
+        spare = max(0.0, 0.1 - (high - low)) / 2  # Little differences are to look little.
+        axis.set_ylim(low - spare, high + spare)
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{round(100 * y, 6):g} %"))
+        quiet(axis)
+    return figure
+
+
+def cost(parts: Sequence[Part]) -> Figure:
+    """Pictures per second of every variant; a row of panels for each network."""
+    heights = [0.32 * len(part["variants"]) for part in parts]
+    width, left, between = 11.0, 2.3, 0.85
+    total = sum(heights) + between * len(parts) + 0.35
+    figure = Figure(figsize=(width, total), facecolor="white")
+    panel = (width - left - 0.9 - 0.6) / 2
+    top = 0.45
+    for part, height in zip(parts, heights, strict=True):
+        for column, stage in enumerate(("training", "inference")):
+            x = left + column * (panel + 0.75)
+            bounds = (x / width, 1 - (top + height) / total, panel / width, height / total)
+            axis = figure.add_axes(bounds)
+            _bars(axis, part, stage, labels=column == 0)
+        top += height + between
+    return figure
+
+
+def _bars(axis: Axes, part: Part, stage: str, labels: bool) -> None:
+    _title(axis, f"{NETWORKS[part['model']]}, {part['size']} px: {stage}")
+    names = []
+    for at, figures in enumerate(part["variants"].values()):
+        names.append(f"{NAMES[figures['framework']]}, {figures['variant']}")
+        speed = rate(figures, stage)
+        if speed is None:
+            axis.text(0, at, " failed", va="center", color=FAINT, fontsize=9.5)
+            continue
+        color, _ = _LOOKS[figures["framework"]]
+        axis.barh(
+            at, speed, 0.72, color=color, alpha=0.9 if figures["variant"] == "default" else 0.6
+        )
+        turns = figures[stage]
+        if len(turns) > 1:
+            axis.plot([min(turns), max(turns)], [at, at], color=INK, linewidth=1.2)
+        at_end = (max(speed, *turns), at)
+        style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": INK}
+        axis.annotate(f"{speed:,.3g}", at_end, (5, 0), fontsize=10, **style)
+    axis.set_yticks(range(len(names)), names if labels else [""] * len(names), fontsize=10)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.margins(x=0.14)
+    axis.set_xlim(left=0)
+    quiet(axis)
+    axis.grid(visible=False, axis="y")
+    axis.grid(axis="x", color="#E4E4E4", linewidth=0.8)
+    axis.tick_params(axis="y", length=0)
+
+
+def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Panels of sizes in inches, at most two beside each other."""
+    columns = min(count, 2)
+    rows = -(-count // columns)
+    total = _LEFT + columns * width + (columns - 1) * _GAP + _RIGHT
+    tall = _HEAD + rows * height + (rows - 1) * (_BELOW + 0.35) + _BELOW
+    figure = Figure(figsize=(total, tall), facecolor="white")
+    axes = []
+    for number in range(count):
+        row, column = divmod(number, columns)
+        x = _LEFT + column * (width + _GAP)
+        y = tall - _HEAD - (row + 1) * height - row * (_BELOW + 0.35)
+        axes.append(figure.add_axes((x / total, y / tall, width / total, height / tall)))
+    return figure, axes
+
+
+def _title(axis: Axes, text: str) -> None:
+    axis.set_title(text, loc="left", fontsize=12, color=INK, weight="bold")
+
+
+def _legend(figure: Figure, shown: set[str], extra: Sequence[Line2D]) -> None:
+    handles = [
+        Line2D([], [], color=color, marker=mark, label=NAMES[name], linewidth=2)
+        for name, (color, mark) in _LOOKS.items()
+        if name in shown
+    ]
+    figure.legend(
+        handles=[*handles, *extra],
+        loc="upper left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=len(handles) + len(extra),
+        frameon=False,
+        fontsize=10.5,
+        labelcolor=INK,
+    )

@@ -1,0 +1,403 @@
+"""What a comparison of frameworks has found, worked out from its results file and nothing else."""
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from agenet.figures import percent
+from agenet.report.published import REFERENCE
+from agenet.report.run import duration
+
+Part = Mapping[str, Any]
+Content = Mapping[str, Any]
+# By framework and seed.
+Trainings = dict[str, dict[int, Part]]
+
+NAMES = {"jax": "JAX", "torch": "PyTorch", "keras": "Keras"}
+NETWORKS = {
+    "levi_hassner": "Levi-Hassner",
+    "resnet50": "ResNet-50",
+    **{f"efficientnet_b{i}": f"EfficientNet-B{i}" for i in range(8)},
+    "efficientnet_lite0": "EfficientNet-Lite0",
+}
+REGIMES = {"plain": "nothing random", "regular": "dropout and augmentation of each framework"}
+TASKS = ("age", "gender")
+# Differences up to this many times what rounding has been seen to do count for rounding.
+ROUNDING = 10.0
+LEVEL = 0.05
+MOST_ARRANGEMENTS = 50_000
+# Faces that the report drew from IMDb-Wiki.
+_PRETRAINING_FACES = 60_000
+_EPOCHS = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """In plain words, and what says so."""
+
+    text: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Excess:
+    """A difference between two frameworks, and what rounding alone has been seen to do."""
+
+    model: str
+    optimizer: str
+    dtype: str
+    a: str
+    b: str
+    what: str
+    difference: float
+    rounding: float
+
+    @property
+    def ratio(self) -> float:
+        return self.difference / max(self.rounding, 1e-12)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One figure of trainings that differ in framework and seed.
+
+    Attributes:
+        values: framework to the figure with each seed, in one order.
+        between: largest difference between the frameworks' means.
+        seed_deviation: standard deviation over seeds, of one framework.
+        framework_deviation: standard deviation over frameworks, from one seed's start and order.
+        p: of a permutation test, see `permutation_p`; the smallest possible one is `least_p`.
+        pairs: (a, b, mean difference, low, high) of b over a, with 95 % intervals of Student's t
+            over seeds.
+    """
+
+    values: dict[str, list[float]]
+    between: float
+    seed_deviation: float
+    framework_deviation: float
+    p: float
+    least_p: float
+    pairs: list[tuple[str, str, float, float, float]]
+
+
+def findings(content: Content) -> list[Finding]:
+    """Three: whether it is the same network, the same result, and what it costs."""
+    return [_agreement(content), _results(content), _cost(content)]
+
+
+def difference_rows(content: Content) -> Iterator[tuple[Part, Mapping[str, Any]]]:
+    for key, part in content["parts"].items():
+        if key.startswith("differences/"):
+            yield from ((part, row) for row in part.get("rows", []))
+
+
+def figures_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """What is compared with rounding; lengths, since a single unit may sit on a ReLU's kink."""
+    named = {"logits": row["logits"], "gradients": row["gradients"]["norm"]}
+    for step, found in row["steps"].items():
+        named[f"parameters after {step} step{'s' * (step != '1')}"] = found["norm"]
+    return named
+
+
+def excesses(content: Content) -> list[Excess]:
+    """Every difference between two frameworks beside what rounding explains.
+
+    That is the largest of: each of the two from the same in float64 where that is there, and each
+    from itself when the last bits of its pictures change.
+    """
+    rounding: dict[tuple[str, ...], float] = {}
+    rows = list(difference_rows(content))
+    for part, row in rows:
+        if row["kind"] != "rounding":
+            continue
+        for what, value in figures_of(row).items():
+            key = (part["model"], part["optimizer"], row["dtype"], row["a"], what)
+            rounding[key] = max(value, rounding.get(key, 0.0))
+    result = []
+    for part, row in rows:
+        if row["kind"] != "pair":
+            continue
+        for what, value in figures_of(row).items():
+            where = (part["model"], part["optimizer"], row["dtype"])
+            known = [rounding.get((*where, row[side], what), 0.0) for side in ("a", "b")]
+            # What one operation's rounding does to a number, whatever the pictures.
+            floor = max(*known, {"float32": 2e-6, "bfloat16": 2e-2}[row["dtype"]])
+            result.append(Excess(*where, row["a"], row["b"], what, value, floor))
+    return result
+
+
+def _agreement(content: Content) -> Finding:
+    found = [e for e in excesses(content) if e.dtype == "float32"]
+    if not found:
+        return Finding(
+            "Whether the frameworks compute the same is not known: fewer than two have run.",
+            "No part of the agreement is in the results.",
+        )
+    names = " and ".join(sorted({NETWORKS[e.model] for e in found}))
+    count = len({n for e in found for n in (e.a, e.b)})
+    by_what: dict[str, Excess] = {}
+    for each in found:
+        if each.what not in by_what or each.difference > by_what[each.what].difference:
+            by_what[each.what] = each
+    measured = "; ".join(
+        f"{what} {worst.difference:.0e} (rounding alone {worst.rounding:.0e})"
+        for what, worst in by_what.items()
+    )
+    evidence = (
+        f"Largest relative differences between two frameworks in float32: {measured}. Rounding "
+        "alone: the same framework with its pictures changed in their last bit."
+    )
+    beyond = sorted((e for e in found if e.ratio > ROUNDING), key=lambda e: -e.ratio)
+    if not beyond:
+        return Finding(
+            f"The {count} frameworks compute the same {names}, in inference and in training: "
+            "they differ by no more than rounding does.",
+            evidence,
+        )
+    worst = beyond[0]
+    same = all(e.what not in ("logits", "gradients") for e in beyond)
+    optimizers = {e.optimizer for e in beyond}
+    where = f" with {_optimizer(next(iter(optimizers)))}" if len(optimizers) == 1 else ""
+    start = (
+        f"Answers and gradients of {names} are the same to rounding in all {count} frameworks, "
+        f"but steps{where} are not"
+        if same
+        else f"The {count} frameworks do not compute quite the same {names}"
+    )
+    return Finding(
+        f"{start}: {NAMES[worst.a]} and {NAMES[worst.b]} differ by {worst.difference:.0e} in "
+        f"{worst.what} of {NETWORKS[worst.model]}, {worst.ratio:,.0f} times what "
+        "rounding explains.",
+        f"{evidence} {len(beyond)} of {len(found)} comparisons are beyond {ROUNDING:.0f} times "
+        "rounding.",
+    )
+
+
+def _optimizer(name: str) -> str:
+    return {"adam": "Adam", "sgd": "SGD"}[name]
+
+
+def trainings(content: Content) -> dict[tuple[str, int, str], Trainings]:
+    """Finished trainings by network, size and regime."""
+    groups: dict[tuple[str, int, str], Trainings] = {}
+    for key, part in content["parts"].items():
+        if key.startswith("results/") and "error" not in part:
+            group = groups.setdefault((part["model"], part["size"], part["regime"]), {})
+            group.setdefault(part["framework"], {})[part["seed"]] = part
+    return groups
+
+
+def spread(group: Trainings, figure: str) -> Spread | None:
+    """Of the last epoch's figure; None without two frameworks and two seeds that both have."""
+    seeds = sorted(set.intersection(*(set(of_seed) for of_seed in group.values())))
+    if len(group) < 2 or len(seeds) < 2:
+        return None
+    values = {
+        name: [float(of_seed[seed]["epochs"][-1][figure]) for seed in seeds]
+        for name, of_seed in group.items()
+    }
+    table = np.array(list(values.values()))
+    means = table.mean(1)
+    p, least = permutation_p(table)
+    pairs = [
+        (a, b, *_t_interval(np.array(values[b]) - np.array(values[a])))
+        for a, b in itertools.combinations(values, 2)
+    ]
+    return Spread(
+        values=values,
+        between=float(np.ptp(means)),
+        seed_deviation=float(np.sqrt(table.var(1, ddof=1).mean())),
+        framework_deviation=float(np.sqrt(table.var(0, ddof=1).mean())),
+        p=p,
+        least_p=least,
+        pairs=pairs,
+    )
+
+
+def permutation_p(table: np.ndarray) -> tuple[float, float]:
+    """How often chance would set the frameworks' means as far apart, and the least there can be.
+
+    If the framework made no difference, the values [frameworks, seeds] of one seed could as well
+    have come in another order. All orders within all seeds are tried, or 50,000 drawn ones; the
+    statistic is the variance of the frameworks' means. (E. Edgington, P. Onghena, Randomization
+    Tests, 2007, randomised blocks.)
+    """
+    frameworks, seeds = table.shape
+    orders = np.array(list(itertools.permutations(range(frameworks))))
+    total = len(orders) ** seeds
+    if total <= MOST_ARRANGEMENTS:
+        chosen = np.array(list(itertools.product(range(len(orders)), repeat=seeds)))
+    else:
+        chosen = np.random.default_rng(0).integers(len(orders), size=(MOST_ARRANGEMENTS, seeds))
+        chosen[0] = 0  # What was seen is one of them.
+    arranged = table[orders[chosen], np.arange(seeds)[None, :, None]]  # [arrangements, seeds, F]
+    statistic = arranged.mean(1).var(1)
+    seen = table.mean(1).var()
+    p = float((statistic >= seen - 1e-12).mean())
+    return p, math.factorial(frameworks) / total
+
+
+def _t_interval(differences: np.ndarray) -> tuple[float, float, float]:
+    from scipy.stats import t
+
+    count, mean = len(differences), float(differences.mean())
+    half = float(t.ppf(0.975, count - 1)) * float(differences.std(ddof=1)) / math.sqrt(count)
+    return mean, mean - half, mean + half
+
+
+def _results(content: Content) -> Finding:
+    tested = [
+        (model, regime, task, found)
+        for (model, _, regime), group in trainings(content).items()
+        for task in TASKS
+        if (found := spread(group, f"{task}_accuracy"))
+    ]
+    if not tested:
+        return Finding(
+            "Whether the framework changes the accuracy is not known: it takes two frameworks "
+            "with two seeds each.",
+            "Too few trainings are in the results.",
+        )
+    model, regime, task, found = min(tested, key=lambda row: row[3].p)
+    p = min(1.0, found.p * len(tested))
+    widest = max(tested, key=lambda row: row[3].between)
+    seeds = len(next(iter(found.values.values())))
+    evidence = (
+        f"{len(tested)} comparisons over {seeds} seeds. Largest distance between frameworks' mean "
+        f"accuracies: {percent(widest[3].between)} points ({widest[2]}, {NETWORKS[widest[0]]}, "
+        f"{REGIMES[widest[1]]}); there one framework varies by {percent(widest[3].seed_deviation)} "
+        "points (standard deviation) from seed to seed, and from one seed frameworks vary by "
+        f"{percent(widest[3].framework_deviation)}. Smallest p of a permutation test within "
+        f"seeds, times the number of comparisons: {p:.2g}."
+    )
+    if p < LEVEL:
+        means = {name: statistics.fmean(values) for name, values in found.values.items()}
+        best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+        return Finding(
+            f"The framework changes the accuracy by more than the seed does: {NAMES[best]} is "
+            f"{percent(means[best] - means[worst])} points of {task} above {NAMES[worst]} "
+            f"({NETWORKS[model]}, {REGIMES[regime]}).",
+            evidence,
+        )
+    if all(row[3].least_p * len(tested) >= LEVEL for row in tested):
+        return Finding(
+            "The frameworks' accuracies differ no more than seeds do, as far as so few seeds can "
+            f"tell: by {percent(widest[3].between)} points at most, where one framework varies by "
+            f"{percent(widest[3].seed_deviation)} from seed to seed.",
+            evidence + " With so few seeds no difference could have passed this test.",
+        )
+    return Finding(
+        f"The framework does not change the accuracy: means differ by "
+        f"{percent(widest[3].between)} points at most, where one framework varies by "
+        f"{percent(widest[3].seed_deviation)} from seed to seed.",
+        evidence,
+    )
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The variant of a framework that is fastest at a stage, and its default."""
+
+    framework: str
+    variant: str
+    rate: float
+    default: float
+
+
+def costs(content: Content) -> Iterator[Part]:
+    for key, part in content["parts"].items():
+        if key.startswith("cost/") and "error" not in part:
+            yield part
+
+
+def rate(figures: Mapping[str, Any], stage: str) -> float | None:
+    """Pictures per second, the median over turns."""
+    turns = figures.get(stage)
+    return statistics.median(turns) if turns and "error" not in figures else None
+
+
+def fastest(part: Part, stage: str) -> list[Speed]:
+    """Of each framework, the fastest first."""
+    best: dict[str, tuple[float, str]] = {}
+    defaults: dict[str, float] = {}
+    for figures in part["variants"].values():
+        speed = rate(figures, stage)
+        if speed is None:
+            continue
+        name = figures["framework"]
+        best[name] = max(best.get(name, (0.0, "")), (speed, figures["variant"]))
+        if figures["variant"] == "default":
+            defaults[name] = speed
+    speeds = [Speed(n, label, s, defaults.get(n, s)) for n, (s, label) in best.items()]
+    return sorted(speeds, key=lambda speed: -speed.rate)
+
+
+def five_epochs(model: str, faces: int, training: float, inference: float) -> float | None:
+    """Seconds that the report's experiment with a network would take at these speeds.
+
+    Levi-Hassner: five epochs of training. ResNet-50: five epochs with the backbone frozen, of
+    which the forward pass is all that counts. EfficientNet: five epochs of training on 60,000
+    faces of IMDb-Wiki, then five of new heads on a frozen backbone.
+    """
+    if model == "levi_hassner":
+        return _EPOCHS * faces / training
+    if model == "resnet50":
+        return _EPOCHS * faces / inference
+    if model == "efficientnet_b0":
+        return _EPOCHS * (_PRETRAINING_FACES / training + faces / inference)
+    return None
+
+
+def report_seconds(model: str) -> float:
+    """What the report says that its experiment took, for ages."""
+    row = ("levi_hassner", "resnet50", "efficientnet_b0").index(model)
+    return REFERENCE[row][1][2]
+
+
+def _cost(content: Content) -> Finding:
+    sentences, evidence = [], []
+    for part in costs(content):
+        speeds = fastest(part, "training")
+        if len(speeds) < 2:
+            continue
+        name, (first, *_, last) = NETWORKS[part["model"]], speeds
+        sentences.append((first.rate / last.rate, name, first, last))
+        shown = ", ".join(
+            f"{NAMES[s.framework]} {s.rate:,.3g} ({s.variant}; {s.default:,.3g} by default)"
+            for s in speeds
+        )
+        text = f"{name}, {part['size']} px, pictures per second in training: {shown}"
+        inference = {s.framework: s.rate for s in fastest(part, "inference")}
+        faces = content["data"]["all_train_faces"]
+        if first.framework in inference:
+            seconds = five_epochs(part["model"], faces, first.rate, inference[first.framework])
+            if seconds is not None:
+                text += (
+                    f"; the report's five epochs would take {NAMES[first.framework]} here "
+                    f"{duration(seconds)}, and took it {duration(report_seconds(part['model']))} "
+                    "on its machine"
+                )
+        evidence.append(text + f"; load {part['load']} on {content['machine']['cores']} cores.")
+    if not sentences:
+        return Finding(
+            "What the frameworks cost is not known: fewer than two have been timed.",
+            "No part of the cost is in the results.",
+        )
+    sentences.sort(key=lambda row: -row[0])
+    winners = {first.framework for _, _, first, _ in sentences}
+    if len(winners) == 1:
+        start = f"{NAMES[next(iter(winners))]} trains fastest on this machine"
+    else:
+        start = "Which framework trains fastest on this machine depends on the network"
+    parts = [
+        f"{network}: {NAMES[a.framework]}, {r:.1f} times as fast as {NAMES[b.framework]}"
+        for r, network, a, b in sentences
+    ]
+    busy = any(part["load"] > 1.5 * content["machine"]["cores"] for part in costs(content))
+    warning = " The machine was busy with other work, so that these ratios are rough." * busy
+    return Finding(f"{start} ({'; '.join(parts)}).{warning}", " ".join(evidence))

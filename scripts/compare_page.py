@@ -1,0 +1,429 @@
+"""The pages of a comparison of frameworks, in the look of `python -m agenet.report`."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from agenet.figures import percent
+from agenet.report.overlays import to_png, to_svg
+from agenet.report.page import (
+    Cell,
+    Details,
+    Heading,
+    Listing,
+    Node,
+    Picture,
+    Table,
+    Text,
+    pictures,
+    to_html,
+    to_markdown,
+)
+from agenet.report.published import SOURCES
+from agenet.report.run import duration
+from agenet.report.tables import NONE, reference
+from agenet.writers import write_file
+from scripts import compare_figures as figures
+from scripts.compare_engines import LEFT, flavour_of
+from scripts.compare_findings import (
+    NAMES,
+    NETWORKS,
+    REGIMES,
+    TASKS,
+    Content,
+    Part,
+    Trainings,
+    costs,
+    fastest,
+    findings,
+    five_epochs,
+    rate,
+    report_seconds,
+    spread,
+    trainings,
+)
+from scripts.compare_frameworks import read_results
+
+PAGE, TEXT, PICTURES = "frameworks.html", "frameworks.md", "frameworks_pictures"
+TITLE = "One network, three frameworks"
+_KINDS = {
+    "exact": "From PyTorch in float64",
+    "pair": "One framework from another",
+    "rounding": "Rounding alone: the same framework, its pictures changed in their last bit",
+}
+
+
+def write_pages(folder: Path) -> list[Path]:
+    """One HTML page that needs nothing else, and the same in Markdown.
+
+    Raises:
+        UserError: results.json is damaged.
+    """
+    nodes = compose(read_results(folder))
+    drawn = {picture.name: picture.content for picture in pictures(nodes)}
+    (folder / PICTURES).mkdir(exist_ok=True)
+    for name, content in drawn.items():
+        write_file(folder / PICTURES / name, content)
+    write_file(folder / TEXT, to_markdown(nodes, PICTURES).encode())
+    write_file(folder / PAGE, to_html(TITLE, nodes).encode())
+    return [folder / PAGE, folder / TEXT]
+
+
+def compose(content: Content) -> list[Node]:
+    """The document, from the results alone."""
+    nodes: list[Node] = [Heading(1, TITLE)]
+    for number, finding in enumerate(findings(content), 1):
+        nodes += [Heading(3, f"{number}. {finding.text}"), Text(finding.evidence, "note")]
+    nodes += [
+        Heading(2, "What was compared", "compared"),
+        *_compared(content),
+        *_agreement(content),
+        *_results(content),
+        *_cost(content),
+        Heading(2, "The reference report", "report"),
+        reference(),
+        Text(
+            "As the report prints them: its own machine, five epochs, an undocumented split, and "
+            "PyTorch for the first two networks, Keras for the third.",
+            "note",
+        ),
+        *_settings(content),
+        Heading(3, "Sources"),
+        Listing(SOURCES),
+    ]
+    return nodes
+
+
+def _compared(content: Content) -> list[Node]:
+    machine, data = content["machine"], content.get("data", {})
+    rows = []
+    for name, about in content.get("frameworks", {}).items():
+        parts = [p for p in content["parts"].values() if p.get("framework") == name]
+        parts += [
+            v for p in costs(content) for v in p["variants"].values() if v["framework"] == name
+        ]
+        versions: dict[str, str] = {}
+        for part in parts:
+            versions |= part.get("versions", {})
+        failed = sum("error" in part for part in parts)
+        state = f"{about['missing']} is not installed" if about["missing"] else "ran"
+        state = f"{failed} of {len(parts)} parts failed, see below" if failed else state
+        devices = sorted({part["device"] for part in parts if "device" in part})
+        shown = ", ".join(f"{n} {v}" for n, v in versions.items())
+        rows.append([Cell(NAMES[name]), Cell(shown or "–"), Cell(", ".join(devices)), Cell(state)])
+    nodes: list[Node] = [
+        Table(["Framework", "Versions", "Device", "State"], rows, frozenset(range(4))),
+        Text(
+            f"Machine: {machine['processor']}, {machine['memory_bytes'] / 2**30:.0f} GiB, "
+            f"{machine['system']}, Python {machine['python']}, agenet {machine['agenet']}."
+        ),
+    ]
+    if data:
+        initial = "; ".join(f"{NETWORKS[m]}: {text}" for m, text in data["initial"].items())
+        nodes += [
+            Text(
+                f"Data: {data['name']} (fingerprint {data['fingerprint']}), tested on fold "
+                f"{data['test_fold']}, split {data['split']}: {data['train_faces']:,} of "
+                f"{data['all_train_faces']:,} training faces and {data['test_faces']:,} of "
+                f"{data['all_test_faces']:,} test faces of {data['test_persons']:,} persons, drawn "
+                f"with seed {data['split_seed']}. {data['notice']}".strip()
+            ),
+            Text(f"Weights at the start, the same in all frameworks. {initial}."),
+        ]
+    networks = sorted({p["model"] for p in content["parts"].values() if "model" in p})
+    computed = ", ".join(f"{NETWORKS[m]} as {flavour_of(m)}" for m in networks)
+    nodes.append(
+        Text(
+            f"Networks of one name differ between libraries in padding, strides and constants of "
+            f"batch normalisation; here all compute alike ({computed}). What is left: "
+            f"{'; '.join(LEFT)}.",
+            "note",
+        )
+    )
+    return nodes
+
+
+def _agreement(content: Content) -> list[Node]:
+    parts = [
+        p for k, p in content["parts"].items() if k.startswith("differences/") and p.get("rows")
+    ]
+    if not parts:
+        return []
+    nodes: list[Node] = [
+        Heading(2, "Do they compute the same?", "agreement"),
+        Text(
+            "From the same weights, on the same pictures in the same order, without dropout, "
+            "dropped branches and augmentation: logits before training, loss and gradients of the "
+            "first batch, parameters after some steps. Training amplifies rounding, so beside "
+            "every difference stands what the last bit of the pictures alone brings about."
+        ),
+        _picture(
+            "agreement",
+            figures.agreement(parts),
+            "Relative differences from float64 and by rounding alone, over steps of training",
+            "Full lines: a framework from PyTorch in float64. Dotted: the same framework from "
+            "itself when its pictures change in their last bit. Where the full lines lie near the "
+            "dotted ones, what differs is rounding.",
+        ),
+    ]
+    header = ["Compared", "Logits", "Loss", "Gradients", "largest leaf"]
+    steps = list(parts[0]["rows"][0]["steps"])
+    header += [f"Parameters, {step} step{'s' * (step != '1')}" for step in steps]
+    header += [f"of the way, {steps[-1]} steps", f"Statistics, {steps[0]} step"]
+    for part in parts:
+        optimizer = {"sgd": "SGD with momentum", "adam": "Adam"}[part["optimizer"]]
+        title = f"{NETWORKS[part['model']]}, {part['size']} px, {optimizer}"
+        rows: list[Sequence[Cell] | str] = []
+        for kind, band in _KINDS.items():
+            of_kind = [row for row in part["rows"] if row["kind"] == kind]
+            rows += [band] * bool(of_kind)
+            rows += [_difference_row(row, kind) for row in of_kind]
+        nodes += [Heading(3, title), Table(header, rows)]
+    nodes.append(
+        Text(
+            "Logits and statistics: the largest difference over the largest value. Gradients and "
+            "parameters: the length of the difference over the length of the whole; beside it the "
+            "largest difference of one leaf, which a single unit at the kink of a ReLU decides. Of "
+            "the way: over the distance that training has moved the parameters.",
+            "note",
+        )
+    )
+    return nodes
+
+
+def _difference_row(row: dict[str, Any], kind: str) -> list[Cell]:
+    name = NAMES[row["a"]] + (f" and {NAMES[row['b']]}" if kind == "pair" else "")
+    steps = list(row["steps"].values())
+    values = [row["logits"], row["loss"], row["gradients"]["norm"], row["gradients"]["largest"]]
+    values += [step["norm"] for step in steps]
+    values += [steps[-1]["way"], steps[0].get("statistics")]
+    cells = [NONE if v is None else Cell("0" if v == 0 else f"{v:.0e}") for v in values]
+    more = "" if row["dtype"] == "float32" else row["dtype"]
+    return [Cell(name, more), *cells]
+
+
+def _results(content: Content) -> list[Node]:
+    groups = trainings(content)
+    if not groups:
+        return []
+    settings = content["settings"]
+    nodes: list[Node] = [
+        Heading(2, "Do they reach the same results?", "results"),
+        Text(
+            f"{settings['epochs']} epochs with Adam at 1e-4 and batches of "
+            f"{settings['results_batch']}, from the same weights and in the same order for "
+            "the same seed: once with nothing else that is random, once with dropout, dropped "
+            "branches, random crops and mirror images as each framework has them (Keras's "
+            "RandomCrop cuts a whole batch at one place)."
+        ),
+    ]
+    for (model, size, regime), group in groups.items():
+        name = f"{NETWORKS[model]}, {size} px, {REGIMES[regime]}"
+        anchor = f"results-{model}-{regime}".replace("_", "-")
+        nodes += [
+            Heading(3, name),
+            _picture(
+                anchor,
+                figures.results(group),
+                f"Accuracy on the test by framework and seed: {name}",
+                "A dot: one training; a line joins those of one seed. The bar: the mean.",
+            ),
+            _results_table(group),
+            *_test(group),
+        ]
+    nodes.append(
+        Text(
+            "±: standard deviation over seeds (sample, n - 1). Below an accuracy: the 95 % "
+            "interval of the first seed's training by a bootstrap over persons, that is what other "
+            "persons in the test might have changed. p: all orders of the frameworks within the "
+            "seeds, the statistic being the variance of the frameworks' means; it is not yet "
+            "multiplied by the number of comparisons, as it is at the top.",
+            "note",
+        )
+    )
+    return nodes
+
+
+def _results_table(group: Trainings) -> Table:
+    header = ["Framework", "Seeds", "Age %", "Age loss", "Gender %", "Gender loss"]
+    header += ["Training loss", "A training took"]
+    rows = []
+    for name, of_seed in group.items():
+        first = of_seed[min(of_seed)]
+        last = [part["epochs"][-1] for part in of_seed.values()]
+        cells = [Cell(NAMES[name]), Cell(str(len(of_seed)))]
+        for task in TASKS:
+            values = [100 * figures_[f"{task}_accuracy"] for figures_ in last]
+            ends = first["intervals"][task]
+            more = f"{percent(ends[0])}–{percent(ends[1])}" if ends else ""
+            cells += [Cell(_mean(values, 1), more, strong=True)]
+            cells += [Cell(_mean([figures_[f"{task}_loss"] for figures_ in last], 3))]
+        cells.append(Cell(_mean([figures_["training_loss"] for figures_ in last], 3)))
+        cells.append(Cell(duration(statistics.median(p["took"] for p in of_seed.values()))))
+        rows.append(cells)
+    return Table(header, rows)
+
+
+def _mean(values: Sequence[float], digits: int) -> str:
+    text = f"{statistics.fmean(values):.{digits}f}"
+    return text + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def _test(group: Trainings) -> list[Node]:
+    rows, pairs = [], []
+    for task in TASKS:
+        found = spread(group, f"{task}_accuracy")
+        if found is None:
+            continue
+        rows.append(
+            [
+                Cell(task.capitalize()),
+                Cell(percent(found.between)),
+                Cell(percent(found.seed_deviation)),
+                Cell(percent(found.framework_deviation)),
+                Cell(f"{found.p:.2g}"),
+                Cell(f"{found.least_p:.2g}"),
+            ]
+        )
+        for a, b, mean, low, high in found.pairs:
+            ends = f"{100 * low:+.1f} to {100 * high:+.1f}".replace("-", "−")
+            text = f"{100 * mean:+.1f}".replace("-", "−")
+            pairs.append([Cell(f"{NAMES[b]} over {NAMES[a]}"), Cell(task), Cell(text), Cell(ends)])
+    if not rows:
+        return [Text("One framework, or one seed: nothing to test.", "note")]
+    header = ["Accuracy, points", "Between frameworks' means", "Between seeds (deviation)"]
+    header += ["Between frameworks, one seed (deviation)", "p", "least p possible"]
+    pairs_header = ["Pair", "Task", "Difference, points", "95 % interval (t, over seeds)"]
+    return [
+        Table(header, rows),
+        Details("Pair by pair", [Table(pairs_header, pairs, frozenset({0, 1}))]),
+    ]
+
+
+def _cost(content: Content) -> list[Node]:
+    parts = list(costs(content))
+    if not parts:
+        return []
+    faces = content["data"]["all_train_faces"]
+    cores = content["machine"]["cores"]
+    nodes: list[Node] = [
+        Heading(2, "What do they cost?", "cost"),
+        Text(
+            "Float32 where nothing else is said, a batch that is where the computation is, each "
+            "framework in a process of its own; they take turns, and a speed is the median of the "
+            "turns. Settings: as a framework is by default, and what its users try to make it "
+            "faster."
+        ),
+    ]
+    for part in parts:
+        load = part["load"]
+        if load > 1.5 * cores:
+            nodes.append(
+                Text(
+                    f"{NETWORKS[part['model']]}: while this was measured, other programs kept "
+                    f"{load:.0f} cores' work waiting for the {cores} of this machine. Threads that "
+                    "wait for each other suffer most: read these as rough ratios, no more.",
+                    "warning",
+                )
+            )
+    nodes.append(
+        _picture(
+            "cost",
+            figures.cost(parts),
+            "Pictures per second in training and inference by framework and settings",
+            "Longer is faster; each panel has its own scale.",
+        )
+    )
+    header = ["Framework and settings", "First step", "Training, pictures/s"]
+    header += ["Inference, pictures/s", "Peak memory", "Report's five epochs, projected"]
+    for part in parts:
+        rows = [_cost_row(part, v, faces) for v in part["variants"].values()]
+        title = f"{NETWORKS[part['model']]}, {part['size']} px, batch {part['batch_size']}"
+        nodes += [Heading(3, title), Table(header, rows)]
+        best = ", ".join(
+            f"{NAMES[s.framework]} {s.rate:,.3g} with {s.variant}"
+            for s in fastest(part, "training")
+        )
+        try:
+            seconds = report_seconds(part["model"])
+            published = f" The report's own: {duration(seconds)}, on its machine [3]."
+        except ValueError:
+            published = ""
+        nodes.append(Text(f"Each at its best in training: {best}.{published}", "note"))
+    nodes.append(
+        Text(
+            f"First step: from the start of the process to the end of one step of training. "
+            f"Projected, for the {faces:,} training faces of this fold: {five_epochs.__doc__} "
+            "Peak memory: of the process after training, on a GPU the framework's share of the "
+            "device's.".replace("\n", " "),
+            "note",
+        )
+    )
+    return nodes
+
+
+def _cost_row(part: Part, variant: dict[str, Any], faces: int) -> list[Cell]:
+    name = Cell(f"{NAMES[variant['framework']]}, {variant['variant']}", variant["text"])
+    if "error" in variant:
+        return [name, Cell("failed", variant["error"]), NONE, NONE, NONE, NONE]
+    training, inference = rate(variant, "training"), rate(variant, "inference")
+    projected = None
+    if training and inference:
+        projected = five_epochs(part["model"], faces, training, inference)
+    return [
+        name,
+        Cell(duration(variant["first_step_seconds"])),
+        Cell(f"{training:,.3g}", _range(variant["training"]), strong=True) if training else NONE,
+        Cell(f"{inference:,.3g}", _range(variant["inference"]), strong=True) if inference else NONE,
+        Cell(f"{variant['training_peak_bytes'] / 2**30:.2f} GiB"),
+        Cell(duration(projected)) if projected else NONE,
+    ]
+
+
+def _range(turns: Sequence[float]) -> str:
+    return f"{min(turns):,.3g}–{max(turns):,.3g}" if len(turns) > 1 else ""
+
+
+def _settings(content: Content) -> list[Node]:
+    failed = [(k, p["error"]) for k, p in content["parts"].items() if "error" in p]
+    nodes: list[Node] = []
+    if failed:
+        rows = [[Cell(key), Cell(error)] for key, error in failed]
+        nodes += [
+            Heading(2, "What failed", "failed"),
+            Table(["Part", "Error"], rows, frozenset({0, 1})),
+        ]
+    rows = [[Cell(k), Cell(_short(v))] for k, v in content["settings"].items()]
+    settings = Table(["Setting", "Value"], rows, frozenset({0, 1}))
+    header = ["Part", "Finished", "Took", "Load", "Batch", "Environment"]
+    rows = [
+        [
+            Cell(key),
+            Cell(part["finished"]),
+            Cell(duration(part["took"])),
+            Cell(str(part["load"])),
+            Cell(str(part.get("batch_size", ""))),
+            Cell(", ".join(f"{n}={v}" for n, v in part["environment"].items())),
+        ]
+        for key, part in content["parts"].items()
+    ]
+    return [
+        *nodes,
+        Heading(2, "Settings of every number", "settings"),
+        Details("Settings of the whole", [settings]),
+        Details(f"All parts ({len(rows)})", [Table(header, rows, frozenset({0, 1, 5}))]),
+    ]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {inner}" for name, inner in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _picture(name: str, figure: Figure, alt: str, caption: str = "") -> Picture:
+    wide = figure.get_figwidth() > 8
+    return Picture(f"{name}.png", to_png(figure), alt, caption, to_svg(figure, name), wide)

@@ -1,0 +1,127 @@
+"""The reference report's Levi-Hassner CNN in PyTorch: five epochs, batch 50, Adam at 1e-4.
+
+python scripts/references/levi_hassner_pytorch.py --task=age
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts.frameworks import import_torchvision
+from scripts.references.faces import CLASSES, MEAN, STD, Faces, parser, read_faces
+
+import_torchvision()  # Works beside a build of PyTorch that is not torchvision's own, too.
+from torchvision.transforms import v2  # noqa: E402
+
+
+class LeviHassner(nn.Module):
+    """G. Levi, T. Hassner, "Age and Gender Classification using CNNs", CVPRW 2015."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *(nn.Conv2d(3, 96, 7, stride=4, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
+            *(nn.LocalResponseNorm(5), nn.Conv2d(96, 256, 5, padding=2), nn.ReLU()),
+            *(nn.MaxPool2d(3, 2, 1), nn.LocalResponseNorm(5)),
+            *(nn.Conv2d(256, 384, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
+        )
+        self.classifier = nn.Sequential(
+            *(nn.Flatten(), nn.LazyLinear(512), nn.ReLU(), nn.Dropout(0.5)),
+            *(nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, classes)),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(x))
+
+
+class Pictures(Dataset):
+    """Tensors [3, S, S] and labels."""
+
+    def __init__(self, faces: Faces, task: str, transform: Any) -> None:
+        self.images, self.labels, self.transform = faces.images, faces.labels[task], transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        image = torch.from_numpy(self.images[row]).permute(2, 0, 1)
+        return self.transform(image), int(self.labels[row])
+
+
+def transforms(size: int, train: bool) -> Any:
+    """Random crops and mirror images, or the middle."""
+    cut: list[Any] = [v2.RandomCrop(size), v2.RandomHorizontalFlip()]
+    return v2.Compose(
+        [
+            *(cut if train else [v2.CenterCrop(size)]),
+            v2.ToDtype(torch.float32),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+
+
+def train(model: nn.Module, loaders: tuple[DataLoader, DataLoader], epochs: int) -> None:
+    """Trains what requires a gradient, and tests after each epoch."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=1e-4)
+    loss_fn = nn.CrossEntropyLoss()
+    for epoch in range(1, epochs + 1):
+        start, total = time.perf_counter(), 0.0
+        model.train()
+        for images, labels in loaders[0]:
+            optimizer.zero_grad()
+            loss = loss_fn(model(images.to(device)), labels.to(device))
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+        accuracy, test_loss = test(model, loaders[1], device)
+        print(
+            f"epoch {epoch}: training loss {total / max(len(loaders[0]), 1):.4f}, "
+            f"test loss {test_loss:.4f}, test accuracy {accuracy:.2%}, "
+            f"{time.perf_counter() - start:.1f} s",
+            flush=True,
+        )
+
+
+@torch.no_grad()
+def test(model: nn.Module, loader: DataLoader, device: str) -> tuple[float, float]:
+    """Accuracy and mean loss."""
+    model.eval()
+    right, loss, count = 0, 0.0, 0
+    for images, labels in loader:
+        logits, labels = model(images.to(device)), labels.to(device)
+        loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+        right += int((logits.argmax(1) == labels).sum())
+        count += len(labels)
+    return right / count, loss / count
+
+
+def main() -> None:
+    options = parser(__doc__.splitlines()[0], size=227, batch_size=50)
+    options.add_argument("--task", choices=tuple(CLASSES), default="age")
+    args = options.parse_args()
+    torch.manual_seed(args.seed)
+    train_loader, test_loader = (
+        DataLoader(
+            Pictures(faces, args.task, transforms(args.size, train=number == 0)),
+            args.batch_size,
+            shuffle=number == 0,
+        )
+        for number, faces in enumerate(read_faces(args, (args.task,)))
+    )
+    model = LeviHassner(CLASSES[args.task])
+    model(torch.zeros(1, 3, args.size, args.size))  # sets the LazyLinear's input
+    train(model, (train_loader, test_loader), args.epochs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The reference report's ResNet-50: torchvision's from ImageNet, frozen, a new last layer.
+
+python scripts/references/resnet50_torchvision.py --task=age
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts.frameworks import import_torchvision
+from scripts.references.faces import CLASSES, parser, read_faces
+from scripts.references.levi_hassner_pytorch import Pictures, train, transforms
+
+models = import_torchvision().models
+
+
+class Frozen(nn.Module):
+    """A backbone that stays in inference mode, and the layer that is trained."""
+
+    def __init__(self, backbone: Any, classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(backbone.fc.in_features, classes)
+        backbone.fc = nn.Identity()
+        self.backbone = backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Frozen":
+        super().train(mode)
+        self.backbone.eval()  # Batch normalisation by the statistics of ImageNet.
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            features = self.backbone(x)
+        return self.head(features)
+
+
+def main() -> None:
+    options = parser(__doc__.splitlines()[0], size=224, batch_size=50)
+    options.add_argument("--task", choices=tuple(CLASSES), default="age")
+    options.add_argument(
+        "--weights",
+        default="imagenet",
+        help="imagenet (fetched by torchvision), none, or a file of its state dictionary",
+    )
+    args = options.parse_args()
+    torch.manual_seed(args.seed)
+    weights = models.ResNet50_Weights.IMAGENET1K_V2 if args.weights == "imagenet" else None
+    backbone = models.resnet50(weights=weights)
+    if args.weights not in ("imagenet", "none"):
+        backbone.load_state_dict(torch.load(args.weights, weights_only=True))
+    train_loader, test_loader = (
+        DataLoader(
+            Pictures(faces, args.task, transforms(args.size, train=number == 0)),
+            args.batch_size,
+            shuffle=number == 0,
+        )
+        for number, faces in enumerate(read_faces(args, (args.task,)))
+    )
+    train(Frozen(backbone, CLASSES[args.task]), (train_loader, test_loader), args.epochs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Weights of ours in files of other frameworks."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax.traverse_util import flatten_dict
+
+from agenet.errors import UserError
+from agenet.models import create_model
+from agenet.state import create_variables
+from agenet.weights.load import Weights, read_weights, save_weights
+from agenet.weights.spec import InputSpec, WeightsSpec
+from scripts import frameworks, port_out, port_weights
+from tests.random_variables import random_variables
+
+CLASSES = {"age": 8, "gender": 2}
+SIZE = 32
+
+
+def weights_of(model: str, flavour: str, **changes: Any) -> Weights:
+    """As a run leaves them, random."""
+    network = create_model(model, CLASSES, flavour=flavour)
+    shapes = jax.eval_shape(lambda: create_variables(network, SIZE, 0))
+    tensors = flatten_dict(random_variables(shapes), sep="/")
+    spec = WeightsSpec(
+        model=model,
+        flavour=flavour,
+        classes=CLASSES,
+        input=InputSpec(SIZE, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "bilinear", 1.0),
+        source="agenet",
+        origin="a test",
+        sha256=None,
+        licence="none",
+        heads={"age": "groups", "gender": "softmax"},
+    )
+    return Weights(tensors, replace(spec, **changes))
+
+
+def test_torchvision_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = weights_of("resnet18", "torchvision")
+    source, output = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
+    save_weights(source, weights)
+    port_weights.main([str(source), str(output), "--to=torchvision"])
+    printed = capsys.readouterr().out
+    assert "age 0 to 7, gender 8 to 9" in printed
+    assert f"resnet18(num_classes=10); model.load_state_dict({'safetensors'}" in printed
+    theirs = safetensors.numpy.load_file(output)
+    assert theirs["fc.weight"].shape == (10, 512)
+    head = weights.tensors["params/heads/gender/kernel"]
+    assert np.array_equal(theirs["fc.weight"][8:], head.T)
+    # Opened again it is the same, bit for bit, with the heads apart.
+    again = read_weights(output, model="resnet18").tensors
+    again = port_out.split_head(again, {"age": (0, 8), "gender": (8, 10)})
+    assert again.keys() == weights.tensors.keys()
+    assert all(np.array_equal(again[n], value) for n, value in weights.tensors.items())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_torchvision_agrees(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if reason := frameworks.why_not("torchvision"):
+        pytest.skip(reason)
+    exported = port_out.export(weights_of("resnet18", "torchvision"), "torchvision")
+    port_out.write(exported, tmp_path / f"x{suffix}", check=True)
+    assert "torchvision's logits" in capsys.readouterr().out
+    # A tensor that is not ours is noticed, and nothing is left.
+    name = "layer2.0.bn1.running_var"
+    exported.tensors[name] = 2 * exported.tensors[name]
+    with pytest.raises(UserError, match="logits differ"):
+        port_out.write(exported, tmp_path / f"y{suffix}", check=True)
+    assert [path.name for path in tmp_path.iterdir()] == [f"x{suffix}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "flavour", "suffix"),
+    [
+        ("efficientnet_b0", "tensorflow", ".weights.h5"),
+        ("efficientnet_b0", "tensorflow", ".keras"),
+        ("resnet50", "keras", ".weights.h5"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:keras")
+def test_keras_agrees(
+    model: str, flavour: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if reason := frameworks.why_not("keras"):
+        pytest.skip(reason)
+    weights = weights_of(model, flavour)
+    exported = port_out.export(weights, "keras")
+    output = tmp_path / f"x{suffix}"
+    how = port_out.write(exported, output, check=True)
+    assert "keras's logits" in capsys.readouterr().out and str(output) in how
+    if suffix == ".weights.h5":
+        again = read_weights(output, model=model, flavour=flavour)
+        tensors = port_out.split_head(again.tensors, exported.columns)
+        assert tensors.keys() == weights.tensors.keys()
+        assert all(np.array_equal(tensors[n], value) for n, value in weights.tensors.items())
+        if model != "resnet50":  # Keras's has nothing that tells its input.
+            assert np.allclose(again.spec.input.std, weights.spec.input.std)
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    resnet = weights_of("resnet18", "torchvision")
+    output = tmp_path / "x.safetensors"
+    for weights, target, message in (
+        (weights_of("efficientnet_lite0", "tensorflow"), "torchvision", "no efficientnet_lite0"),
+        (weights_of("efficientnet_b0", "tensorflow"), "torchvision", "try --to keras"),
+        (weights_of("efficientnet_b0", "timm"), "keras", "flavour 'timm'.*'tensorflow'"),
+        (replace(resnet, spec=replace(resnet.spec, classes={})), "torchvision", "left over|heads"),
+    ):
+        with pytest.raises(UserError, match=message):
+            port_out.export(weights, target)
+    exported = port_out.export(resnet, "torchvision")
+    with pytest.raises(UserError, match=r"writes \.safetensors or \.pth"):
+        port_out.write(exported, tmp_path / "x.h5", check=False)
+    source = tmp_path / "ours.safetensors"
+    save_weights(source, resnet)
+    for option, message in (("--half", "own format"), ("--to=keras", "no resnet18 there")):
+        with pytest.raises(UserError, match=message):
+            port_weights.main([str(source), str(output), "--to=torchvision", option])
+    assert not output.exists()
+
+
+def test_heads_that_no_classifier_stands_for() -> None:
+    weights = weights_of("resnet18", "torchvision")
+    ordinal = replace(weights.spec, heads={"age": "ordinal", "gender": "softmax"})
+    with pytest.raises(UserError, match="head of age is ordinal"):
+        port_out.one_head(Weights(weights.tensors, ordinal))
+    extra = {"params/heads/bn/scale": np.ones(512, np.float32)}
+    with pytest.raises(UserError, match="extra layers"):
+        port_out.one_head(Weights(weights.tensors | extra, weights.spec))
