@@ -23,6 +23,7 @@ import jax
 from jax._src.distributed import global_state
 
 from agenet.errors import UserError
+from agenet.sharding import create_mesh, make_largest
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,9 @@ def joined(processes: str) -> Iterator[None]:
     watch = _Watch(lost)
     try:
         _check_count()
+        # Processors connect when they first compute together, and wait 30 s for each other then.
+        # Now they are all here; later one may compile, or import TensorFlow, for longer.
+        make_largest(create_mesh())(0).block_until_ready()
         yield
         gather(None)  # The first is last to finish: it writes the report.
     except BaseException as error:
@@ -156,6 +160,7 @@ def parse(processes: str) -> dict[str, Any]:
 
 def _join(processes: str, lost: int) -> None:
     given, seconds = parse(processes), _seconds(START_TIMEOUT)
+    logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
     # It takes SIGTERM, which is ours to hear.
     jax.config.update("jax_enable_preemption_service", False)
     _on_abort(
