@@ -3,7 +3,14 @@ import numpy as np
 import pytest
 
 from agenet.errors import UserError
-from agenet.sharding import batch_sharded, check_batch_size, create_mesh, replicated
+from agenet.sharding import (
+    batch_sharded,
+    check_batch_size,
+    create_mesh,
+    local_part,
+    place,
+    replicated,
+)
 
 
 def test_mesh_has_one_axis_over_all_devices() -> None:
@@ -17,6 +24,14 @@ def test_placing() -> None:
     assert [shard.data.tolist() for shard in shards] == array.reshape(8, 2, 2).tolist()
     copies = jax.device_put(array, replicated(mesh)).addressable_shards
     assert len(copies) == 8 and all(copy.data.shape == (16, 2) for copy in copies)
+
+
+def test_a_process_alone_gives_all_rows() -> None:
+    mesh, rows = create_mesh(), np.arange(16)
+    assert local_part(mesh, 16) == slice(0, 16)
+    placed = place({"row": rows[local_part(mesh, 16)]}, batch_sharded(mesh))["row"]
+    assert placed.sharding == batch_sharded(mesh)
+    np.testing.assert_array_equal(placed, rows)
 
 
 @pytest.mark.parametrize("batch_size", [8, 48])
