@@ -343,10 +343,13 @@ class Faces:
     """A data set for PyTorch's loader, which decodes, crops and mirrors in its workers."""
 
     def __init__(self, records: Records, stored: int, size: int) -> None:
-        self._records, self._stored, self._size = records, stored, size
+        # All in memory, which is what suits it best.
+        self._pictures = [records.pictures[row] for row in range(len(records.fold))]
+        self._labels = [records.labels[task].astype(np.int64) for task in ("age", "gender")]
+        self._stored, self._size = stored, size
 
     def __len__(self) -> int:
-        return len(self._records.pictures)
+        return len(self._pictures)
 
     def __getitem__(self, rows: list[int]) -> tuple[np.ndarray, ...]:
         """Images uint8 [B, S, S, 3] and int64 [B] of each task."""
@@ -354,14 +357,13 @@ class Faces:
         size, room = self._size, self._stored - self._size
         images = np.empty((len(rows), size, size, 3), np.uint8)
         for image, row in zip(images, rows, strict=True):
-            picture = np.frombuffer(self._records.pictures[row], np.uint8)
+            picture = np.frombuffer(self._pictures[row], np.uint8)
             decoded: Any = cv2.imdecode(picture, cv2.IMREAD_COLOR_RGB)
             whole = to_square(decoded, self._stored)
             top, left = random.randint(0, room), random.randint(0, room)
             crop = whole[top : top + size, left : left + size]
             image[:] = crop[:, ::-1] if random.random() < 0.5 else crop
-        labels = (self._records.labels[task][rows] for task in ("age", "gender"))
-        return images, *(label.astype(np.int64) for label in labels)
+        return images, *(labels[rows] for labels in self._labels)
 
 
 class Shuffled:
@@ -384,7 +386,8 @@ class OpenCv(StagedEngine):
     def __init__(self, work: Training) -> None:
         super().__init__()
         dataset = work.config.dataset
-        self._pictures = open_records(dataset.name, dataset.data_dir).pictures[:BLOCK]
+        pictures = open_records(dataset.name, dataset.data_dir).pictures
+        self._pictures = [pictures[row] for row in range(min(BLOCK, len(pictures)))]
         self._size = work.config.input.size
 
     def build(self, stage: str, batch: int) -> Figures:
