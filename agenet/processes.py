@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import jax
@@ -244,34 +244,39 @@ class _Watch:
         """Ends all processes, those that hear of it with the error's line; this one soon."""
         name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         text = (str(error) or type(error).__name__).splitlines()[0]
-        self._post(self._index, f"process {self._index} of {self._count}: {name}{text}")
+        with suppress(jax.errors.JaxRuntimeError):  # The first may have failed before.
+            self._post(self._index, f"process {self._index} of {self._count}: {name}{text}")
+        time.sleep(_BEAT * (4 if self._index == 0 else 0))  # For the others to hear of it.
 
     def _post(self, index: int, line: str) -> None:
         _client().key_value_set(f"agenet/failed/{index}", line, allow_overwrite=True)
 
     def _run(self) -> None:
-        client = _client()
         heard = dict.fromkeys(range(self._count), ("", time.monotonic()))
         for beat in itertools.count():
-            client.key_value_set(f"agenet/alive/{self._index}", str(beat), allow_overwrite=True)
-            failed = client.key_value_dir_get("agenet/failed")
-            failures = {_index(key): line for key, line in failed}
-            if failures:
-                self._leave(failures)
-            if self._index == 0:
-                now = time.monotonic()
-                for key, value in client.key_value_dir_get("agenet/alive"):
-                    if heard[_index(key)][0] != value:
-                        heard[_index(key)] = value, now
-                for index, (_, last) in heard.items():
-                    if now - last > self._lost:
-                        self._post(
-                            index,
-                            f"process {index} of {self._count} has not been heard of for "
-                            f"{self._lost} s: it was killed, or its machine is gone",
-                        )
+            with suppress(jax.errors.JaxRuntimeError):  # JAX ends us if it lasts.
+                self._beat(str(beat), heard)
             if self._stopped.wait(_BEAT):
                 return
+
+    def _beat(self, beat: str, heard: dict[int, tuple[str, float]]) -> None:
+        client, now = _client(), time.monotonic()
+        client.key_value_set(f"agenet/alive/{self._index}", beat, allow_overwrite=True)
+        failed = client.key_value_dir_get("agenet/failed")
+        if failed:
+            self._leave({_index(key): line for key, line in failed})
+        if self._index > 0:
+            return
+        for key, value in client.key_value_dir_get("agenet/alive"):
+            if heard[_index(key)][0] != value:
+                heard[_index(key)] = value, now
+        for index, (_, last) in heard.items():
+            if now - last > self._lost:
+                self._post(
+                    index,
+                    f"process {index} of {self._count} has not been heard of for {self._lost} s: "
+                    "it was killed, or its machine is gone",
+                )
 
     def _leave(self, failures: dict[int, str]) -> NoReturn:
         own = self._index in failures  # Which the program tells itself, in a moment.

@@ -145,6 +145,14 @@ def test_mistakes_of_one_end_all(records: Records, tmp_path: Path) -> None:
             assert "process 1 of 2: 1 of 100" in ended[0][1]
 
 
+@pytest.mark.slow
+def test_the_coordinator_is_killed(records: Records, tmp_path: Path) -> None:
+    ended = run_pair((tmp_path, records, {}, {"kill_with": 1}), (tmp_path, records, {}, {}))
+    assert [code for code, _ in ended] == [-signal.SIGKILL, 1], ended
+    last = ended[1][1].splitlines()[-1]
+    assert last.startswith("error: process 1 of 2 has lost process 0, the coordinator at 127.0.0.1")
+
+
 @pytest.mark.parametrize(("index", "told"), [(1, "has not answered for 1 s"), (0, "have come to")])
 def test_those_who_do_not_come(records: Records, tmp_path: Path, index: int, told: str) -> None:
     address = f"127.0.0.1:{free_port()}"
