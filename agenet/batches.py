@@ -3,7 +3,7 @@
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,7 +36,7 @@ class Batches(Protocol):
 
     epochs_found: int
 
-    def training(self, step: int) -> Iterator[Batch]:
+    def training(self, step: int) -> Generator[Batch, None, None]:
         """Those of the training from a step on, without end."""
 
     def evaluation(self, rows: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
@@ -52,7 +52,7 @@ class PictureBatches:
         self._experiment = experiment
         self._pictures = pictures
 
-    def training(self, step: int) -> Iterator[Batch]:
+    def training(self, step: int) -> Generator[Batch, None, None]:
         yield from self._pictures.batches((r, None) for r in training_rows(self._experiment, step))
 
     def evaluation(self, rows: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
@@ -75,7 +75,7 @@ class FeatureBatches:
         self._evaluation = evaluation
         self._pooling = int(experiment.config.model.extra_layers)
 
-    def training(self, step: int) -> Iterator[Batch]:
+    def training(self, step: int) -> Generator[Batch, None, None]:
         view = self._epochs[step // self._experiment.steps_per_epoch]
         for number, rows in enumerate(training_rows(self._experiment, step), step):
             previous, view = view, self._epochs[number // self._experiment.steps_per_epoch]

@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections import defaultdict, deque
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NoReturn
@@ -141,11 +141,11 @@ class Trainer:
         checkpoint_every = experiment.to_steps(experiment.config.checkpoint_every)
         log_every = experiment.to_steps(experiment.config.log_every)
         step = int(state.step)
-        batches = self._batches.training(step)
         self._lap()
         with (
             StopRequest(experiment.mesh) as stop,
             self._profile as profile,
+            closing(self._batches.training(step)) as batches,  # Some read ahead.
             tqdm(
                 desc="training",
                 total=total,
