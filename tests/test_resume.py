@@ -169,7 +169,7 @@ def test_finished_run_says_so(
     run(tmp_path)
     age = {"accuracy": 0.5, "one_off": 0.75, "balanced_accuracy": 0.25, "loss": 1.5, "count": 36}
     report = {
-        "training": {"steps": 20, "total_steps": 20},
+        "training": {"steps": 20, "total_steps": 20, "complete": True},
         "dataset": {"notice": "Noise."},
         "evaluation": {"tasks": {"age": age}},
     }
