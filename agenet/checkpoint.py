@@ -127,7 +127,14 @@ def _fields(state: TrainState) -> dict[str, Any]:
 
 def check_same_run(saved: Mapping[str, Any], identity: Mapping[str, Any], workdir: Path) -> None:
     """Raises `UserError` naming every difference if a checkpoint is not of the run `identity`."""
-    differences = find_differences({name: saved[name] for name in identity}, identity)
+    changed = "dataset.fingerprint: "
+    differences = [
+        # Two hashes would tell nobody what happened.
+        f"{changed}pictures, persons or labels are not those of then"
+        if difference.startswith(changed)
+        else difference
+        for difference in find_differences({name: saved[name] for name in identity}, identity)
+    ]
     if differences:
         raise UserError(
             f"the checkpoint in {workdir} is of another run ({'; '.join(differences)}): "

@@ -194,7 +194,9 @@ def read_report(workdir: Path) -> dict[str, Any] | None:
     """The report of the whole run, if it is written and not damaged."""
     try:
         summary = json.loads((workdir / "report.json").read_text())
-        return summary if summary["training"]["complete"] else None
+        training = summary["training"]
+        complete = training.get("complete", training["steps"] == training["total_steps"])
+        return summary if complete else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 

@@ -49,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{trace.steps} steps, {1000 * trace.seconds / trace.steps:,.1f} ms each.\n")
     print(cost_table("Kind", trace, args.rows) + "\n")
     print(cost_table("Operation", trace, args.rows))
-    print("\nShares are of the time of all operations, some of which may run beside each other.")
+    print(
+        "\nShares are of the time of all operations, some of which may run beside each other. What "
+        "the compiler has fused goes by the name of its last part."
+    )
 
 
 def find_trace(run: Path) -> Path:

@@ -201,7 +201,7 @@ def relabelled(records: Records) -> Records:
         ),
         ({"model__dropout_rate": 0.1}, ["config.model.dropout_rate: 0.5 there, 0.1 now"]),
         ({"tasks": "age"}, ["config.tasks", "classes.gender: ['female', 'male'] there, absent"]),
-        ({}, ["dataset.fingerprint"]),
+        ({}, ["dataset.fingerprint: pictures, persons or labels are not those of then"]),
     ],
 )
 def test_another_run_is_refused(

@@ -114,6 +114,20 @@ def test_another_config_is_left_to_agenet_main(tmp_path: Path) -> None:
     assert trainer.ran == ["fold_1"]
 
 
+def test_a_run_that_stopped_early_is_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(run: Run) -> None:
+        leave_report(run, steps=60)
+        report = json.loads((run.workdir / "report.json").read_text())
+        report["training"]["complete"] = True
+        (run.workdir / "report.json").write_text(json.dumps(report))
+
+    run_folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
+    assert read(tmp_path)["complete"]
+    assert capsys.readouterr().out.count(f" (60 of {STEPS} steps) |") == 2 * 5
+
+
 def test_half_a_run_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def train(run: Run) -> None:
         leave_report(run, steps=STEPS if run.workdir.name == "fold_0" else 60)
