@@ -30,11 +30,14 @@ from scripts.bench_engines import Engine, Figures
 Tensors = dict[str, np.ndarray]
 
 FLAVOURS = {"levi_hassner": "report", "resnet50": "torchvision", "efficientnet": "tensorflow"}
-LEFT = (
-    "PyTorch divides the variances that it keeps for inference by n - 1, TensorFlow's networks, "
-    "here those of JAX and Keras, by n",
+KERAS_ADAM = (
     "Keras adds Adam's epsilon to the root of the second moment before that is corrected for its "
-    "start, PyTorch and Optax after",
+    "start, PyTorch and Optax after"
+)
+LEFT = (
+    "PyTorch divides the variances that it keeps for inference by n - 1, Keras by n, and JAX here "
+    "as the library that the network follows",
+    KERAS_ADAM,
 )
 AGE = len(TASK_CLASSES["age"])
 OUTPUTS = AGE + len(TASK_CLASSES["gender"])
@@ -547,6 +550,9 @@ class Torch(Framework):
             return self.run(batch[0])
 
     def augment(self, images: np.ndarray, rows: np.ndarray, epoch: int) -> np.ndarray:
+        from scripts.frameworks import import_torchvision
+
+        import_torchvision()
         from torchvision.transforms import v2
 
         torch = self.torch
@@ -708,6 +714,15 @@ class Keras(Framework):
 
     def seed(self, seed: int) -> None:
         self.keras.utils.set_random_seed(seed)
+        layers = self.keras.layers
+        size = self.work.size
+        self._augment: Callable[..., Any] = self.keras.Sequential(
+            [layers.RandomCrop(size, size), layers.RandomFlip("horizontal")]
+        )
+        # Layers that are there keep generators of their own.
+        states = [v for v in self.module.variables if "seed" in v.path]
+        for number, state in enumerate(states):
+            state.assign(np.array([seed, number << 16], np.uint32))
 
     def assign(self, tensors: Tensors) -> None:
         from scripts.port_out import assign_keras
@@ -753,12 +768,6 @@ class Keras(Framework):
         return self.module.predict_on_batch(batch[0])
 
     def augment(self, images: np.ndarray, rows: np.ndarray, epoch: int) -> np.ndarray:
-        if not hasattr(self, "_augment"):
-            layers = self.keras.layers
-            size = self.work.size
-            self._augment: Callable[..., Any] = self.keras.Sequential(
-                [layers.RandomCrop(size, size), layers.RandomFlip("horizontal")]
-            )
         return np.asarray(self._augment(np.ascontiguousarray(images), training=True))
 
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from agenet.figures import FAINT, INK, quiet
 from agenet.report.overlays import COLORS, MARKS
-from scripts.compare_findings import NAMES, NETWORKS, TASKS, Part, Trainings, rate
+from scripts.compare_findings import NAMES, NETWORKS, TASKS, Part, Trainings, rate, speed
 
 _LOOKS = {n: (c, m) for n, c, m in zip(NAMES, COLORS, MARKS, strict=False)}
 _LINES: dict[str, Any] = {"exact": "-", "rounding": ":"}
@@ -101,20 +101,20 @@ def _bars(axis: Axes, part: Part, stage: str, labels: bool) -> None:
     names = []
     for at, figures in enumerate(part["variants"].values()):
         names.append(f"{NAMES[figures['framework']]}, {figures['variant']}")
-        speed = rate(figures, stage)
-        if speed is None:
+        value = rate(figures, stage)
+        if value is None:
             axis.text(0, at, " failed", va="center", color=FAINT, fontsize=9.5)
             continue
         color, _ = _LOOKS[figures["framework"]]
         axis.barh(
-            at, speed, 0.72, color=color, alpha=0.9 if figures["variant"] == "default" else 0.6
+            at, value, 0.72, color=color, alpha=0.9 if figures["variant"] == "default" else 0.6
         )
         turns = figures[stage]
         if len(turns) > 1:
             axis.plot([min(turns), max(turns)], [at, at], color=INK, linewidth=1.2)
-        at_end = (max(speed, *turns), at)
+        at_end = (max(value, *turns), at)
         style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": INK}
-        axis.annotate(f"{speed:,.3g}", at_end, (5, 0), fontsize=10, **style)
+        axis.annotate(speed(value), at_end, (5, 0), fontsize=10, **style)
     axis.set_yticks(range(len(names)), names if labels else [""] * len(names), fontsize=10)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.margins(x=0.14)
