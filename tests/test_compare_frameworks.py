@@ -15,10 +15,13 @@ from flax.traverse_util import flatten_dict
 from agenet.errors import UserError
 from agenet.models import create_model
 from agenet.state import create_variables
-from scripts import compare_engines, compare_frameworks, compare_page
-from scripts.compare_difference import compare
-from scripts.compare_engines import ENGINES, OUTPUTS, Work, flavour_of, not_installed, write_faces
-from scripts.compare_findings import excesses, findings, five_epochs, permutation_p
+from scripts import compare_frameworks
+from scripts.compare import engine, page, parts
+from scripts.compare.difference import compare
+from scripts.compare.engine import OUTPUTS, Work, flavour_of, write_faces
+from scripts.compare.engines import ENGINES, not_installed
+from scripts.compare.findings import excesses, findings, five_epochs, permutation_p
+from scripts.compare.results import Results, read_results
 from tests.random_variables import random_variables
 
 SIZE = 35
@@ -45,8 +48,8 @@ def test_difference() -> None:
     a["1:params/k"][1] += 0.1
     a["1:batch_stats/m"] = np.array([np.nan])
     start = {"params/k": np.array([0.5, 0.0])}
-    parts = [{"loss": loss, "losses": [loss], "steps": [1]} for loss in (2.2, 2.0)]
-    found = compare(a, b, start, *parts)
+    about = [{"loss": loss, "losses": [loss], "steps": [1]} for loss in (2.2, 2.0)]
+    found = compare(a, b, start, *about)
     assert found["logits"] == pytest.approx(0.1) and found["loss"] == pytest.approx(0.1)
     assert found["gradients"] == pytest.approx({"largest": 0.125, "norm": 0.1})
     step = found["steps"]["1"]
@@ -67,7 +70,7 @@ def content(late: float = 1e-5, better: float = 0.0, seeds: int = 7) -> dict[str
     network = {"model": "levi_hassner", "size": 227}
     rows = [row("rounding", name, name, 1e-6, 1e-5) for name in ("jax", "torch")]
     rows += [row("exact", "jax", "torch", 1e-6, 1e-5), row("pair", "jax", "torch", 1e-6, late)]
-    parts: dict[str, Any] = {
+    found: dict[str, Any] = {
         "differences/levi_hassner/227/sgd": {**network, "optimizer": "sgd", "rows": rows},
         "agreement/levi_hassner/227/adam/torch/float32": {"framework": "torch", "error": "<no>"},
     }
@@ -76,7 +79,7 @@ def content(late: float = 1e-5, better: float = 0.0, seeds: int = 7) -> dict[str
             noise = 0.01 * ((7 * seed + len(name)) % 5)
             last = {f"{task}_accuracy": 0.5 + gain + noise for task in ("age", "gender")}
             last |= {"age_loss": 1.5, "gender_loss": 0.6, "training_loss": 2.0}
-            parts[f"results/levi_hassner/227/plain/{name}/{seed}"] = {
+            found[f"results/levi_hassner/227/plain/{name}/{seed}"] = {
                 **network,
                 "framework": name,
                 "regime": "plain",
@@ -93,7 +96,7 @@ def content(late: float = 1e-5, better: float = 0.0, seeds: int = 7) -> dict[str
         }
     broken = {"framework": "torch", "variant": "compiled", "text": "", "error": "no compiler"}
     variants["torch, compiled"] = broken
-    parts["cost/levi_hassner/227"] = {**network, "batch_size": 8, "variants": variants}
+    found["cost/levi_hassner/227"] = {**network, "batch_size": 8, "variants": variants}
     machine = {"processor": "a processor", "cores": 2, "memory_bytes": 2**34, "system": "Linux"}
     return {
         "settings": {"epochs": 1, "results_batch": 32, "results": {"levi_hassner": 227}},
@@ -105,7 +108,7 @@ def content(late: float = 1e-5, better: float = 0.0, seeds: int = 7) -> dict[str
             "initial": {"levi_hassner": "random"},
         },
         "frameworks": {"jax": {"missing": ""}, "torch": {"missing": ""}, "keras": {"missing": "k"}},
-        "parts": {key: common | part for key, part in parts.items()},
+        "parts": {key: common | part for key, part in found.items()},
     }
 
 
@@ -140,13 +143,13 @@ def test_projection_is_of_the_reports_size_only() -> None:
 def test_pages(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(content()))
     compare_frameworks.main([f"--out={tmp_path}", "--page"])
-    page, text = ((tmp_path / name).read_text() for name in (compare_page.PAGE, compare_page.TEXT))
-    for part in (page, text):
+    html, text = ((tmp_path / name).read_text() for name in (page.PAGE, page.TEXT))
+    for part in (html, text):
         assert "k is not installed" in part  # A missing framework is a line, not an error.
         assert "no compiler" in part and "&lt;no&gt;" in part
         assert "6,914 s" in part and "not documented" in part
-    assert "<script" not in page and "://" not in page.replace("http://www.w3.org", "")
-    pictures = {path.name for path in (tmp_path / compare_page.PICTURES).iterdir()}
+    assert "<script" not in html and "://" not in html.replace("http://www.w3.org", "")
+    pictures = {path.name for path in (tmp_path / page.PICTURES).iterdir()}
     assert pictures == {"agreement.png", "cost.png", "results-levi-hassner-plain.png"}
 
 
@@ -167,10 +170,10 @@ def test_mistakes(tmp_path: Path) -> None:
         compare_frameworks.main([out, "--page"])
     settings = {"epochs": 2, "seeds": 3}
     (tmp_path / "results.json").unlink()
-    compare_frameworks.Results(tmp_path, settings).save()
-    compare_frameworks.Results(tmp_path, settings | {"seeds": 5})  # More may be added.
+    Results(tmp_path, settings).save()
+    Results(tmp_path, settings | {"seeds": 5})  # More may be added.
     with pytest.raises(UserError, match="--epochs=2, not 3"):
-        compare_frameworks.Results(tmp_path, settings | {"epochs": 3})
+        Results(tmp_path, settings | {"epochs": 3})
 
 
 class Stub:
@@ -201,7 +204,7 @@ class Stub:
 def test_one_that_fails_does_not_end_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare_frameworks, "Worker", Stub)
+    monkeypatch.setattr(parts, "Worker", Stub)
     (tmp_path / "data").mkdir()
     start = {"params/k": np.zeros(2)}
     safetensors.numpy.save_file(start, tmp_path / "data" / "levi_hassner-35-seed0.safetensors")
@@ -209,14 +212,14 @@ def test_one_that_fails_does_not_end_the_others(
     there = ["jax", "torch", "keras"]
 
     def run() -> dict[str, Any]:
-        results = compare_frameworks.Results(tmp_path, {})
-        compare_frameworks.agree(results, args, there, "levi_hassner", SIZE, "sgd")
-        return compare_frameworks.read_results(tmp_path)["parts"]
+        results = Results(tmp_path, {})
+        parts.agree(results, args, there, "levi_hassner", SIZE, "sgd")
+        return read_results(tmp_path)["parts"]
 
-    parts = run()
-    failed = {key for key, part in parts.items() if "error" in part}
+    done = run()
+    failed = {key for key, part in done.items() if "error" in part}
     assert failed and all("/torch/" in key for key in failed)
-    rows = parts["differences/levi_hassner/35/sgd"]["rows"]
+    rows = done["differences/levi_hassner/35/sgd"]["rows"]
     assert {(r["kind"], r["a"], r["b"]) for r in rows} == {
         ("rounding", "jax", "jax"),
         ("rounding", "keras", "keras"),
@@ -252,9 +255,9 @@ def outcome(folder: Path, name: str, model: str, initial: Path, **options: Any) 
     """What a framework writes after two steps, and its figures."""
     if missing := not_installed(name, model):
         pytest.skip(f"{missing} is not installed")
-    engine = ENGINES[name](Work(model, SIZE, folder=folder, optimizer="sgd", **options))
+    framework = ENGINES[name](Work(model, SIZE, folder=folder, optimizer="sgd", **options))
     out = folder / f"{name}.safetensors"
-    figures = engine.agree(initial, out, 4, [1, 2], False) | {"steps": [1, 2]}
+    figures = framework.agree(initial, out, 4, [1, 2], False) | {"steps": [1, 2]}
     return safetensors.numpy.load_file(out), figures
 
 
@@ -279,8 +282,8 @@ def test_training_and_timing(name: str, tmp_path: Path) -> None:
     initial = prepare(tmp_path, "levi_hassner")
     if missing := not_installed(name, ""):
         pytest.skip(f"{missing} is not installed")
-    engine = ENGINES[name](Work("levi_hassner", SIZE, folder=tmp_path, regular=True))
-    runs = [engine.train_all(initial, tmp_path / "out.npy", 4, 1, 0) for _ in range(2)]
+    framework = ENGINES[name](Work("levi_hassner", SIZE, folder=tmp_path, regular=True))
+    runs = [framework.train_all(initial, tmp_path / "out.npy", 4, 1, 0) for _ in range(2)]
     assert np.load(tmp_path / "out.npy").shape == (10, OUTPUTS)
     (epoch,) = runs[0]
     assert set(epoch) == {"training_loss", "age_accuracy", "age_loss"} | {
@@ -289,15 +292,15 @@ def test_training_and_timing(name: str, tmp_path: Path) -> None:
     }
     assert np.isfinite(list(epoch.values())).all()
     assert runs[1][0] == pytest.approx(epoch, rel=1e-4)
-    engine.prepare("training", 2)
-    assert engine.measure("training", 0.0)[0] > 0
+    framework.prepare("training", 2)
+    assert framework.measure("training", 0.0)[0] > 0
 
 
 def test_figures_of_the_test() -> None:
     logits = np.zeros((3, OUTPUTS), np.float32)
     logits[0, 2] = logits[1, 0] = logits[2, 9] = 100
     labels = np.array([[2, -1], [1, 1], [-1, 1]], np.int32)
-    figures = compare_engines.test_figures(logits, labels)
+    figures = engine.test_figures(logits, labels)
     assert figures["age_accuracy"] == 0.5 and figures["gender_accuracy"] == 0.5
     assert figures["age_loss"] == pytest.approx(50)
     assert figures["gender_loss"] == pytest.approx(np.log(2) / 2)

@@ -26,9 +26,9 @@ from agenet.report.published import SOURCES
 from agenet.report.run import duration
 from agenet.report.tables import NONE, reference
 from agenet.writers import write_file
-from scripts import compare_figures as figures
-from scripts.compare_engines import LEFT, flavour_of
-from scripts.compare_findings import (
+from scripts.compare import figures
+from scripts.compare.engine import LEFT, flavour_of
+from scripts.compare.findings import (
     NAMES,
     NETWORKS,
     PROJECTION,
@@ -48,7 +48,7 @@ from scripts.compare_findings import (
     spread,
     trainings,
 )
-from scripts.compare_frameworks import read_results
+from scripts.compare.results import read_results
 
 PAGE, TEXT, PICTURES = "frameworks.html", "frameworks.md", "frameworks_pictures"
 TITLE = "One network, three frameworks"

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from agenet.figures import FAINT, INK, quiet
 from agenet.report.overlays import COLORS, MARKS
-from scripts.compare_findings import NAMES, NETWORKS, TASKS, Part, Trainings, rate, speed
+from scripts.compare.findings import NAMES, NETWORKS, TASKS, Part, Trainings, rate, speed
 
 _LOOKS = {n: (c, m) for n, c, m in zip(NAMES, COLORS, MARKS, strict=False)}
 _LINES: dict[str, Any] = {"exact": "-", "rounding": ":"}

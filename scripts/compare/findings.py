@@ -12,7 +12,7 @@ import numpy as np
 from agenet.figures import percent
 from agenet.report.published import REFERENCE
 from agenet.report.run import duration
-from scripts.compare_engines import KERAS_ADAM
+from scripts.compare.engine import KERAS_ADAM
 
 Part = Mapping[str, Any]
 Content = Mapping[str, Any]
