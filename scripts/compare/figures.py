@@ -15,7 +15,7 @@ from scripts.compare.findings import NAMES, NETWORKS, TASKS, Part, Trainings, ra
 
 _LOOKS = {n: (c, m) for n, c, m in zip(NAMES, COLORS, MARKS, strict=False)}
 _LINES: dict[str, Any] = {"exact": "-", "rounding": ":"}
-_LEFT, _RIGHT, _GAP, _HEAD, _BELOW = 0.8, 0.2, 0.8, 0.75, 0.6
+_LEFT, _RIGHT, _GAP, _BELOW = 0.8, 0.2, 0.8, 0.6
 
 
 def agreement(parts: Sequence[Part]) -> Figure:
@@ -50,7 +50,7 @@ def agreement(parts: Sequence[Part]) -> Figure:
 
 def results(group: Trainings) -> Figure:
     """Accuracy in the last epoch's test, each seed a line over the frameworks."""
-    figure, axes = _panels(len(TASKS), 4.4, 3.0)
+    figure, axes = _panels(len(TASKS), 4.4, 3.0, head=0.4)
     names = list(group)
     for axis, task in zip(axes, TASKS, strict=True):
         _title(axis, f"{task.capitalize()}: accuracy on the test")
@@ -125,18 +125,20 @@ def _bars(axis: Axes, part: Part, stage: str, labels: bool) -> None:
     axis.tick_params(axis="y", length=0)
 
 
-def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Panels of sizes in inches, at most two beside each other."""
+def _panels(
+    count: int, width: float, height: float, head: float = 0.75
+) -> tuple[Figure, list[Axes]]:
+    """Panels of sizes in inches, at most two beside each other, `head` inches below the top."""
     columns = min(count, 2)
     rows = -(-count // columns)
     total = _LEFT + columns * width + (columns - 1) * _GAP + _RIGHT
-    tall = _HEAD + rows * height + (rows - 1) * (_BELOW + 0.35) + _BELOW
+    tall = head + rows * height + (rows - 1) * (_BELOW + 0.35) + _BELOW
     figure = Figure(figsize=(total, tall), facecolor="white")
     axes = []
     for number in range(count):
         row, column = divmod(number, columns)
         x = _LEFT + column * (width + _GAP)
-        y = tall - _HEAD - (row + 1) * height - row * (_BELOW + 0.35)
+        y = tall - head - (row + 1) * height - row * (_BELOW + 0.35)
         axes.append(figure.add_axes((x / total, y / tall, width / total, height / tall)))
     return figure, axes
 
