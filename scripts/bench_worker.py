@@ -27,7 +27,7 @@ class Worker:
     """The process; whatever fails in it is an answer {"error": one line}.
 
     `limit` are the seconds after which it is ended for not answering; `kinds` the engines by name,
-    classes that are made of a work, and `missing` what one lacks for a network.
+    classes that are made of a work, and `missing` tells what one lacks for a network.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class Worker:
         work: Any,
         limit: float,
         kinds: Mapping[str, Callable[[Any], Any]] = ENGINES,
-        missing: Callable[[str, str], str] = not_installed,
+        missing: Callable[[str, str], str] | None = None,
     ) -> None:
         self.engine, self.work, self.limit, self.error = engine, work, limit, ""
-        self._kind, self._missing = kinds[engine], missing
+        self._kind, self._missing = kinds[engine], missing or not_installed
         self.idle = (0.0, 0.0)  # seconds before the last question, and how many of them busy
         self._process: Any = None
 

@@ -26,11 +26,12 @@ from agenet.report.published import SOURCES
 from agenet.report.run import duration
 from agenet.report.tables import NONE, reference
 from agenet.writers import write_file
-from scripts import compare_figures as figures
-from scripts.compare_engines import LEFT, flavour_of
-from scripts.compare_findings import (
+from scripts.compare import figures
+from scripts.compare.engine import LEFT, flavour_of
+from scripts.compare.findings import (
     NAMES,
     NETWORKS,
+    PROJECTION,
     REGIMES,
     TASKS,
     Content,
@@ -40,12 +41,14 @@ from scripts.compare_findings import (
     fastest,
     findings,
     five_epochs,
+    is_busy,
+    published,
     rate,
-    report_seconds,
+    speed,
     spread,
     trainings,
 )
-from scripts.compare_frameworks import read_results
+from scripts.compare.results import read_results
 
 PAGE, TEXT, PICTURES = "frameworks.html", "frameworks.md", "frameworks_pictures"
 TITLE = "One network, three frameworks"
@@ -231,7 +234,7 @@ def _results(content: Content) -> list[Node]:
                 f"Accuracy on the test by framework and seed: {name}",
                 "A dot: one training; a line joins those of one seed. The bar: the mean.",
             ),
-            _results_table(group),
+            _results_table(group, model),
             *_test(group),
         ]
     nodes.append(
@@ -247,10 +250,10 @@ def _results(content: Content) -> list[Node]:
     return nodes
 
 
-def _results_table(group: Trainings) -> Table:
+def _results_table(group: Trainings, model: str) -> Table:
     header = ["Framework", "Seeds", "Age %", "Age loss", "Gender %", "Gender loss"]
     header += ["Training loss", "A training took"]
-    rows = []
+    rows: list[Sequence[Cell] | str] = []
     for name, of_seed in group.items():
         first = of_seed[min(of_seed)]
         last = [part["epochs"][-1] for part in of_seed.values()]
@@ -264,6 +267,12 @@ def _results_table(group: Trainings) -> Table:
         cells.append(Cell(_mean([figures_["training_loss"] for figures_ in last], 3)))
         cells.append(Cell(duration(statistics.median(p["took"] for p in of_seed.values()))))
         rows.append(cells)
+    if report := published(model):
+        # Its split and its recipe are others: beside them, not among them.
+        rows.append("The reference report [3]")
+        figures_ = [Cell(text) for accuracy, loss, _ in report for text in (accuracy, loss)]
+        took = duration(sum(seconds for _, _, seconds in report))
+        rows.append([Cell("As it prints them"), Cell("1"), *figures_, NONE, Cell(took)])
     return Table(header, rows)
 
 
@@ -320,7 +329,7 @@ def _cost(content: Content) -> list[Node]:
     ]
     for part in parts:
         load = part["load"]
-        if load > 1.5 * cores:
+        if is_busy(part, content):
             nodes.append(
                 Text(
                     f"{NETWORKS[part['model']]}: while this was measured, other programs kept "
@@ -344,21 +353,19 @@ def _cost(content: Content) -> list[Node]:
         title = f"{NETWORKS[part['model']]}, {part['size']} px, batch {part['batch_size']}"
         nodes += [Heading(3, title), Table(header, rows)]
         best = ", ".join(
-            f"{NAMES[s.framework]} {s.rate:,.3g} with {s.variant}"
-            for s in fastest(part, "training")
+            f"{NAMES[s.framework]} {speed(s.rate)} ({s.variant})" for s in fastest(part, "training")
         )
-        try:
-            seconds = report_seconds(part["model"])
-            published = f" The report's own: {duration(seconds)}, on its machine [3]."
-        except ValueError:
-            published = ""
-        nodes.append(Text(f"Each at its best in training: {best}.{published}", "note"))
+        report = published(part["model"])
+        own = (
+            f" The report's, for ages: {duration(report[0][2])}, on its machine." if report else ""
+        )
+        nodes.append(Text(f"Each at its best in training: {best}.{own}", "note"))
     nodes.append(
         Text(
             f"First step: from the start of the process to the end of one step of training. "
-            f"Projected, for the {faces:,} training faces of this fold: {five_epochs.__doc__} "
+            f"Projected, for the {faces:,} training faces of this fold: {PROJECTION} "
             "Peak memory: of the process after training, on a GPU the framework's share of the "
-            "device's.".replace("\n", " "),
+            "device's.",
             "note",
         )
     )
@@ -372,19 +379,19 @@ def _cost_row(part: Part, variant: dict[str, Any], faces: int) -> list[Cell]:
     training, inference = rate(variant, "training"), rate(variant, "inference")
     projected = None
     if training and inference:
-        projected = five_epochs(part["model"], faces, training, inference)
+        projected = five_epochs(part, faces, training, inference)
     return [
         name,
         Cell(duration(variant["first_step_seconds"])),
-        Cell(f"{training:,.3g}", _range(variant["training"]), strong=True) if training else NONE,
-        Cell(f"{inference:,.3g}", _range(variant["inference"]), strong=True) if inference else NONE,
+        Cell(speed(training), _range(variant["training"]), strong=True) if training else NONE,
+        Cell(speed(inference), _range(variant["inference"]), strong=True) if inference else NONE,
         Cell(f"{variant['training_peak_bytes'] / 2**30:.2f} GiB"),
         Cell(duration(projected)) if projected else NONE,
     ]
 
 
 def _range(turns: Sequence[float]) -> str:
-    return f"{min(turns):,.3g}–{max(turns):,.3g}" if len(turns) > 1 else ""
+    return f"{speed(min(turns))}–{speed(max(turns))}" if len(turns) > 1 else ""
 
 
 def _settings(content: Content) -> list[Node]:

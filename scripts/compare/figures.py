@@ -11,11 +11,11 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from agenet.figures import FAINT, INK, quiet
 from agenet.report.overlays import COLORS, MARKS
-from scripts.compare_findings import NAMES, NETWORKS, TASKS, Part, Trainings, rate
+from scripts.compare.findings import NAMES, NETWORKS, TASKS, Part, Trainings, rate, speed
 
 _LOOKS = {n: (c, m) for n, c, m in zip(NAMES, COLORS, MARKS, strict=False)}
 _LINES: dict[str, Any] = {"exact": "-", "rounding": ":"}
-_LEFT, _RIGHT, _GAP, _HEAD, _BELOW = 0.8, 0.2, 0.8, 0.75, 0.6
+_LEFT, _RIGHT, _GAP, _BELOW = 0.8, 0.2, 0.8, 0.6
 
 
 def agreement(parts: Sequence[Part]) -> Figure:
@@ -50,7 +50,7 @@ def agreement(parts: Sequence[Part]) -> Figure:
 
 def results(group: Trainings) -> Figure:
     """Accuracy in the last epoch's test, each seed a line over the frameworks."""
-    figure, axes = _panels(len(TASKS), 4.4, 3.0)
+    figure, axes = _panels(len(TASKS), 4.4, 3.0, head=0.4)
     names = list(group)
     for axis, task in zip(axes, TASKS, strict=True):
         _title(axis, f"{task.capitalize()}: accuracy on the test")
@@ -101,20 +101,20 @@ def _bars(axis: Axes, part: Part, stage: str, labels: bool) -> None:
     names = []
     for at, figures in enumerate(part["variants"].values()):
         names.append(f"{NAMES[figures['framework']]}, {figures['variant']}")
-        speed = rate(figures, stage)
-        if speed is None:
+        value = rate(figures, stage)
+        if value is None:
             axis.text(0, at, " failed", va="center", color=FAINT, fontsize=9.5)
             continue
         color, _ = _LOOKS[figures["framework"]]
         axis.barh(
-            at, speed, 0.72, color=color, alpha=0.9 if figures["variant"] == "default" else 0.6
+            at, value, 0.72, color=color, alpha=0.9 if figures["variant"] == "default" else 0.6
         )
         turns = figures[stage]
         if len(turns) > 1:
             axis.plot([min(turns), max(turns)], [at, at], color=INK, linewidth=1.2)
-        at_end = (max(speed, *turns), at)
+        at_end = (max(value, *turns), at)
         style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": INK}
-        axis.annotate(f"{speed:,.3g}", at_end, (5, 0), fontsize=10, **style)
+        axis.annotate(speed(value), at_end, (5, 0), fontsize=10, **style)
     axis.set_yticks(range(len(names)), names if labels else [""] * len(names), fontsize=10)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.margins(x=0.14)
@@ -125,18 +125,20 @@ def _bars(axis: Axes, part: Part, stage: str, labels: bool) -> None:
     axis.tick_params(axis="y", length=0)
 
 
-def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Panels of sizes in inches, at most two beside each other."""
+def _panels(
+    count: int, width: float, height: float, head: float = 0.75
+) -> tuple[Figure, list[Axes]]:
+    """Panels of sizes in inches, at most two beside each other, `head` inches below the top."""
     columns = min(count, 2)
     rows = -(-count // columns)
     total = _LEFT + columns * width + (columns - 1) * _GAP + _RIGHT
-    tall = _HEAD + rows * height + (rows - 1) * (_BELOW + 0.35) + _BELOW
+    tall = head + rows * height + (rows - 1) * (_BELOW + 0.35) + _BELOW
     figure = Figure(figsize=(total, tall), facecolor="white")
     axes = []
     for number in range(count):
         row, column = divmod(number, columns)
         x = _LEFT + column * (width + _GAP)
-        y = tall - _HEAD - (row + 1) * height - row * (_BELOW + 0.35)
+        y = tall - head - (row + 1) * height - row * (_BELOW + 0.35)
         axes.append(figure.add_axes((x / total, y / tall, width / total, height / tall)))
     return figure, axes
 

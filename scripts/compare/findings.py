@@ -12,6 +12,7 @@ import numpy as np
 from agenet.figures import percent
 from agenet.report.published import REFERENCE
 from agenet.report.run import duration
+from scripts.compare.engine import KERAS_ADAM
 
 Part = Mapping[str, Any]
 Content = Mapping[str, Any]
@@ -29,11 +30,20 @@ REGIMES = {"plain": "nothing random", "regular": "dropout and augmentation of ea
 TASKS = ("age", "gender")
 # Differences up to this many times what rounding has been seen to do count for rounding.
 ROUNDING = 10.0
+# What the rounding of a few operations does to a number, whatever the pictures.
+LEAST = {"float32": 2e-6, "bfloat16": 2e-2}
 LEVEL = 0.05
 MOST_ARRANGEMENTS = 50_000
 # Faces that the report drew from IMDb-Wiki.
 _PRETRAINING_FACES = 60_000
 _EPOCHS = 5
+# The networks of the report, in the order of its tables.
+_SIZES = {"levi_hassner": 227, "resnet50": 224, "efficientnet_b0": 224}
+PROJECTION = (
+    "Levi-Hassner: five epochs of training. ResNet-50: five epochs with the backbone frozen, of "
+    "which the forward pass is what counts. EfficientNet-B0: five epochs of training on 60,000 "
+    "faces of IMDb-Wiki, then five of new heads on a frozen backbone."
+)
 
 
 @dataclass(frozen=True)
@@ -107,8 +117,8 @@ def figures_of(row: Mapping[str, Any]) -> dict[str, float]:
 def excesses(content: Content) -> list[Excess]:
     """Every difference between two frameworks beside what rounding explains.
 
-    That is the largest of: each of the two from the same in float64 where that is there, and each
-    from itself when the last bits of its pictures change.
+    That is the larger of what each of the two does when the last bits of its pictures change, and
+    of `LEAST`.
     """
     rounding: dict[tuple[str, ...], float] = {}
     rows = list(difference_rows(content))
@@ -125,10 +135,15 @@ def excesses(content: Content) -> list[Excess]:
         for what, value in figures_of(row).items():
             where = (part["model"], part["optimizer"], row["dtype"])
             known = [rounding.get((*where, row[side], what), 0.0) for side in ("a", "b")]
-            # What one operation's rounding does to a number, whatever the pictures.
-            floor = max(*known, {"float32": 2e-6, "bfloat16": 2e-2}[row["dtype"]])
+            floor = max(*known, LEAST[row["dtype"]])
             result.append(Excess(*where, row["a"], row["b"], what, value, floor))
     return result
+
+
+def speed(pictures_per_second: float) -> str:
+    """With three digits that mean something."""
+    value = pictures_per_second
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _agreement(content: Content) -> Finding:
@@ -150,7 +165,8 @@ def _agreement(content: Content) -> Finding:
     )
     evidence = (
         f"Largest relative differences between two frameworks in float32: {measured}. Rounding "
-        "alone: the same framework with its pictures changed in their last bit."
+        "alone: the same framework with its pictures changed in their last bit, but at least "
+        f"{LEAST['float32']:.0e}."
     )
     beyond = sorted((e for e in found if e.ratio > ROUNDING), key=lambda e: -e.ratio)
     if not beyond:
@@ -169,12 +185,14 @@ def _agreement(content: Content) -> Finding:
         if same
         else f"The {count} frameworks do not compute quite the same {names}"
     )
+    keras_adam = all(e.optimizer == "adam" and "keras" in (e.a, e.b) for e in beyond)
+    cause = f" A difference by design: {KERAS_ADAM}." * (same and keras_adam)
     return Finding(
         f"{start}: {NAMES[worst.a]} and {NAMES[worst.b]} differ by {worst.difference:.0e} in "
         f"{worst.what} of {NETWORKS[worst.model]}, {worst.ratio:,.0f} times what "
         "rounding explains.",
         f"{evidence} {len(beyond)} of {len(found)} comparisons are beyond {ROUNDING:.0f} times "
-        "rounding.",
+        f"rounding.{cause}",
     )
 
 
@@ -337,26 +355,30 @@ def fastest(part: Part, stage: str) -> list[Speed]:
     return sorted(speeds, key=lambda speed: -speed.rate)
 
 
-def five_epochs(model: str, faces: int, training: float, inference: float) -> float | None:
-    """Seconds that the report's experiment with a network would take at these speeds.
+def five_epochs(part: Part, faces: int, training: float, inference: float) -> float | None:
+    """Seconds that the report's experiment would take at these speeds, see `PROJECTION`.
 
-    Levi-Hassner: five epochs of training. ResNet-50: five epochs with the backbone frozen, of
-    which the forward pass is all that counts. EfficientNet: five epochs of training on 60,000
-    faces of IMDb-Wiki, then five of new heads on a frozen backbone.
+    None for what the report has not trained, or not at this size.
     """
+    model, size = part["model"], part["size"]
+    if size != _SIZES.get(model):
+        return None
     if model == "levi_hassner":
         return _EPOCHS * faces / training
     if model == "resnet50":
         return _EPOCHS * faces / inference
-    if model == "efficientnet_b0":
-        return _EPOCHS * (_PRETRAINING_FACES / training + faces / inference)
-    return None
+    return _EPOCHS * (_PRETRAINING_FACES / training + faces / inference)
 
 
-def report_seconds(model: str) -> float:
-    """What the report says that its experiment took, for ages."""
-    row = ("levi_hassner", "resnet50", "efficientnet_b0").index(model)
-    return REFERENCE[row][1][2]
+def published(model: str) -> tuple[tuple[str, str, float], ...] | None:
+    """Accuracy in per cent, loss and seconds of age and gender in the report, if it has them."""
+    models = list(_SIZES)
+    return REFERENCE[models.index(model)][1:] if model in models else None
+
+
+def is_busy(part: Part, content: Content) -> bool:
+    """Whether other programs wanted as much of the machine as this one."""
+    return bool(part["load"] > 2 * content["machine"]["cores"])
 
 
 def _cost(content: Content) -> Finding:
@@ -368,19 +390,20 @@ def _cost(content: Content) -> Finding:
         name, (first, *_, last) = NETWORKS[part["model"]], speeds
         sentences.append((first.rate / last.rate, name, first, last))
         shown = ", ".join(
-            f"{NAMES[s.framework]} {s.rate:,.3g} ({s.variant}; {s.default:,.3g} by default)"
+            f"{NAMES[s.framework]} {speed(s.rate)} ({s.variant}"
+            + (")" if s.variant == "default" else f"; {speed(s.default)} by default)")
             for s in speeds
         )
         text = f"{name}, {part['size']} px, pictures per second in training: {shown}"
         inference = {s.framework: s.rate for s in fastest(part, "inference")}
         faces = content["data"]["all_train_faces"]
         if first.framework in inference:
-            seconds = five_epochs(part["model"], faces, first.rate, inference[first.framework])
-            if seconds is not None:
+            seconds = five_epochs(part, faces, first.rate, inference[first.framework])
+            report = published(part["model"])
+            if seconds is not None and report is not None:
                 text += (
                     f"; the report's five epochs would take {NAMES[first.framework]} here "
-                    f"{duration(seconds)}, and took it {duration(report_seconds(part['model']))} "
-                    "on its machine"
+                    f"{duration(seconds)}, and took the report {duration(report[0][2])} for ages"
                 )
         evidence.append(text + f"; load {part['load']} on {content['machine']['cores']} cores.")
     if not sentences:
@@ -398,6 +421,6 @@ def _cost(content: Content) -> Finding:
         f"{network}: {NAMES[a.framework]}, {r:.1f} times as fast as {NAMES[b.framework]}"
         for r, network, a, b in sentences
     ]
-    busy = any(part["load"] > 1.5 * content["machine"]["cores"] for part in costs(content))
+    busy = any(is_busy(part, content) for part in costs(content))
     warning = " The machine was busy with other work, so that these ratios are rough." * busy
     return Finding(f"{start} ({'; '.join(parts)}).{warning}", " ".join(evidence))

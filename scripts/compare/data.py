@@ -1,0 +1,144 @@
+"""Faces and initial weights of a comparison, as files that all frameworks read."""
+
+import shutil
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agenet.errors import UserError
+from scripts.compare.engine import OUTPUTS, flavour_of, write_faces
+from scripts.compare.results import Results, log
+
+
+def prepare_data(results: Results, args: Namespace) -> None:
+    """Faces and initial weights of each network and size, as files that all frameworks read."""
+    wanted = {
+        (model, size)
+        for part in ("agreement", "results")
+        for model, size in getattr(args, part).items()
+    }
+    cost = {(m, s) for m, s in args.cost.items() if "cost" in args.parts}
+    missing = [pair for pair in sorted(wanted | cost) if not folder_of(results, *pair).is_dir()]
+    seeds = [
+        (m, s, seed)
+        for m, s in sorted(wanted)
+        for seed in range(args.seeds)
+        if not initial_of(results, m, s, seed).exists()
+    ]
+    if not missing and not seeds and "data" in results.content:
+        return
+    from agenet.data.records import open_records
+    from agenet.data.resident import load_faces
+    from agenet.data.splits import make_splits
+
+    log("reading the data set")
+    records = open_records(args.dataset, args.data_dir)
+    splits = make_splits(
+        records,
+        tasks=("age", "gender"),
+        protocol="subject",
+        test_fold=args.test_fold,
+        validation_fraction=0.1,
+        seed=0,
+    )
+    rng = np.random.default_rng(0)
+    train, test = (
+        np.sort(rng.permutation(rows)[: count or len(rows)])
+        for rows, count in ((splits.train, args.train_faces), (splits.test, args.test_faces))
+    )
+    data: dict[str, Any] = {
+        "name": records.name,
+        "fingerprint": records.fingerprint(),
+        "notice": records.notice,
+        "test_fold": args.test_fold,
+        "split": "over persons",
+        "split_seed": 0,
+        "all_train_faces": len(splits.train),
+        "all_test_faces": len(splits.test),
+        "train_faces": len(train),
+        "test_faces": len(test),
+        "test_persons": len(np.unique(records.subject_id[test])),
+    }
+    data["initial"] = {model: _find(model, args.init)[1] for model, _ in sorted(wanted)}
+    results.content["data"] = data
+    labels = np.stack([records.labels[task] for task in ("age", "gender")], 1).astype(np.int32)
+    rows = np.concatenate([train, test])
+    for model, size in missing:
+        log(f"{model}, {size} px: faces")
+        # The cost is measured on noise.
+        used = rows if (model, size) in wanted else rows[:1]
+        mean, std = _normalisation(model, args.init)
+        folder = folder_of(results, model, size)
+        unfinished = folder.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        write_faces(
+            unfinished,
+            images=load_faces(records, used, round(size * 8 / 7)),
+            labels=labels[used],
+            train=np.arange(len(train)),
+            test=np.arange(len(train), len(rows)),
+            mean=np.array(mean, np.float32),
+            std=np.array(std, np.float32),
+        )
+        np.save(unfinished / "subject.npy", records.subject_id[used])
+        unfinished.rename(folder)
+    for model, size, seed in seeds:
+        log(f"{model}, {size} px: initial weights, seed {seed}")
+        write_initial(initial_of(results, model, size, seed), model, size, seed, args.init)
+    results.save()
+
+
+def folder_of(results: Results, model: str, size: int) -> Path:
+    return results.folder / "data" / f"{model}-{size}"
+
+
+def initial_of(results: Results, model: str, size: int, seed: int) -> Path:
+    return results.folder / "data" / f"{model}-{size}-seed{seed}.safetensors"
+
+
+def _find(model: str, init: str) -> tuple[Any, str]:
+    """Pre-trained weights of the network that all frameworks compute, or why there are none."""
+    from agenet.initial import find_initial
+
+    if init == "random" or model == "levi_hassner":
+        return None, "random"
+    try:
+        initial = find_initial(init, model, flavour_of(model))
+        assert initial is not None
+        initial.read()
+    except UserError as error:
+        return None, f"random ({str(error).splitlines()[0][:200]})"
+    return initial, f"{initial.init}, a new classifier"
+
+
+def _normalisation(model: str, init: str) -> tuple[Sequence[float], Sequence[float]]:
+    from agenet.experiment import IMAGENET_MEAN, IMAGENET_STD
+
+    initial, _ = _find(model, init)
+    return (initial.mean, initial.std) if initial else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def write_initial(path: Path, model: str, size: int, seed: int, init: str) -> None:
+    """Variables by agenet's names, for all frameworks."""
+    import jax
+    import safetensors.numpy
+    from flax.traverse_util import flatten_dict
+
+    from agenet.models import create_model
+    from agenet.state import create_variables
+    from agenet.weights.load import load_into
+
+    network = create_model(model, {"classes": OUTPUTS}, flavour=flavour_of(model))
+    variables: Any = jax.jit(lambda: create_variables(network, size, seed))()
+    initial, _ = _find(model, init)
+    if initial is not None:
+        variables = load_into(jax.device_get(variables), initial.read(), ("heads",))
+    flat = flatten_dict(variables, sep="/")
+    tensors = {name: np.array(leaf) for name, leaf in flat.items()}
+    unfinished = path.with_suffix(".unfinished")
+    safetensors.numpy.save_file(tensors, unfinished)
+    unfinished.rename(path)

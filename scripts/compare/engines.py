@@ -1,0 +1,21 @@
+"""The frameworks of a comparison by name."""
+
+import importlib.util
+
+from scripts.compare.engine import Framework
+from scripts.compare.in_jax import Jax
+from scripts.compare.in_keras import Keras
+from scripts.compare.in_torch import Torch
+
+ENGINES: dict[str, type[Framework]] = {"jax": Jax, "torch": Torch, "keras": Keras}
+_MODULES = {
+    "jax": ("jax", "flax"),
+    "torch": ("torch", "torchvision"),
+    "keras": ("keras", "tensorflow"),
+}
+
+
+def not_installed(framework: str, model: str) -> str:
+    """The module that a framework lacks, or nothing."""
+    absent = (n for n in _MODULES[framework] if importlib.util.find_spec(n) is None)
+    return next(absent, "")

@@ -1,0 +1,218 @@
+"""The parts of a comparison: agreement, results and cost, each framework in its own process."""
+
+import contextlib
+import dataclasses
+import os
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.bench_engines import Figures
+from scripts.bench_worker import Worker
+from scripts.compare.data import folder_of, initial_of
+from scripts.compare.difference import differences
+from scripts.compare.engine import AGE, VARIANTS, Faces, Work, read_faces
+from scripts.compare.engines import ENGINES, not_installed
+from scripts.compare.results import Results, log
+
+
+def _worker(name: str, work: Work, args: Namespace) -> Worker:
+    return Worker(name, work, args.limit, ENGINES, not_installed)
+
+
+def agree(
+    results: Results, args: Namespace, there: list[str], model: str, size: int, optimizer: str
+) -> None:
+    """Logits, gradients and parameters of each framework, and how far they are apart."""
+    out = results.folder / "agreement"
+    out.mkdir(exist_ok=True)
+    work = Work(
+        model,
+        size,
+        platform=args.platform,
+        folder=folder_of(results, model, size).resolve(),
+        optimizer=optimizer,
+        exact=True,
+    )
+    runs = [(name, "float32") for name in there]
+    # What all are measured against; on a GPU also what people use.
+    runs += [("torch", "float64")] if "torch" in there else []
+    runs += [(name, "bfloat16") for name in there] if args.platform == "gpu" else []
+    batch, changed = args.agreement_batch, False
+    prefix = f"agreement/{model}/{size}/{optimizer}"
+    for name, dtype in runs:
+        # Rounding alone: the same once more, from pictures that are off in their last bit.
+        keys = {False: f"{prefix}/{name}/{dtype}", True: f"{prefix}/{name}/{dtype}/perturbed"}
+        left = {moved: key for moved, key in keys.items() if not results.has(key)}
+        if dtype == "float64":
+            left.pop(True, None)
+        if not left:
+            continue
+        changed = True
+        with _worker(name, dataclasses.replace(work, dtype=dtype), args) as worker:
+            log(f"agreement: {model}, {optimizer}: starting {name}, {dtype}")
+            described = worker.start()
+            for perturbed, key in left.items():
+                log(key)
+                started = time.time()
+                stem = key.removeprefix("agreement/").replace("/", "-")
+                file = (out / f"{stem}.safetensors").resolve()
+                initial = initial_of(results, model, size, 0).resolve()
+                answer = worker.ask("agree", initial, file, batch, args.steps, perturbed)
+                about = {"framework": name, "model": model, "size": size, "dtype": dtype}
+                about |= {"optimizer": optimizer, "batch_size": batch, "perturbed": perturbed}
+                about |= {"file": file.name, "steps": args.steps}
+                results.add(key, about, described | answer, started)
+    if changed or not results.has(f"differences/{model}/{size}/{optimizer}"):
+        parts = {k: p for k, p in results.content["parts"].items() if k.startswith(prefix + "/")}
+        started = time.time()
+        rows = differences(out, parts, initial_of(results, model, size, 0))
+        about = {"model": model, "size": size, "optimizer": optimizer}
+        results.add(f"differences/{model}/{size}/{optimizer}", about, {"rows": rows}, started)
+
+
+def train(
+    results: Results, args: Namespace, there: list[str], model: str, size: int, regular: bool
+) -> None:
+    """Trainings of each framework with each seed, and the test after each epoch."""
+    out = results.folder / "answers"
+    out.mkdir(exist_ok=True)
+    regime = "regular" if regular else "plain"
+    work = Work(
+        model,
+        size,
+        platform=args.platform,
+        folder=folder_of(results, model, size).resolve(),
+        regular=regular,
+    )
+    for name in there:
+        keys = {s: f"results/{model}/{size}/{regime}/{name}/{s}" for s in range(args.seeds)}
+        left = {seed: key for seed, key in keys.items() if not results.has(key)}
+        if not left:
+            continue
+        with _worker(name, work, args) as worker:
+            log(f"results: {model}, {regime}: starting {name}")
+            described = worker.start()
+            for seed, key in left.items():
+                log(key)
+                started = time.time()
+                file = (out / f"{key.removeprefix('results/').replace('/', '-')}.npy").resolve()
+                initial = initial_of(results, model, size, seed).resolve()
+                answer = worker.ask(
+                    "train_all", initial, file, args.results_batch, args.epochs, seed
+                )
+                about = {"framework": name, "model": model, "size": size, "regime": regime}
+                about |= {"seed": seed, "batch_size": args.results_batch, "optimizer": "adam"}
+                result = answer if isinstance(answer, dict) else {"epochs": answer}
+                if "epochs" in result:
+                    result |= {"intervals": test_intervals(work.folder, file)}
+                results.add(key, about | {"file": file.name}, described | result, started)
+
+
+def test_intervals(folder: Path, file: Path) -> dict[str, Any]:
+    """What other persons in the test could have changed, by a bootstrap over persons."""
+    from agenet.metrics import estimate_with_intervals
+
+    faces: Faces = read_faces(folder)
+    logits, labels = np.load(file), faces.labels[faces.test]
+    _, person = np.unique(np.load(folder / "subject.npy")[faces.test], return_inverse=True)
+    persons, intervals = int(person.max()) + 1, {}
+    for column, task in enumerate(("age", "gender")):
+        part = logits[:, :AGE] if task == "age" else logits[:, AGE:]
+        known = labels[:, column] >= 0
+        right = np.bincount(person, known & (part.argmax(1) == labels[:, column]), persons)
+        count = np.bincount(person, known, persons)
+
+        def figures(weights: np.ndarray, right: Any = right, count: Any = count) -> Any:
+            return {"accuracy": weights @ right / np.maximum(weights @ count, 1)}
+
+        intervals[task] = estimate_with_intervals(figures, persons)[1]["accuracy"]
+    return intervals
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in values:
+            os.environ.pop(name)
+            os.environ.update({name: before[name]} if name in before else {})
+
+
+def measure(results: Results, args: Namespace, there: list[str], model: str, size: int) -> None:
+    """Times of each framework's variants, which take turns; all of a network are one part."""
+    key = f"cost/{model}/{size}"
+    if results.has(key):
+        return
+    started, batch = time.time(), args.cost_batch
+    found: dict[str, Figures] = {}
+    rounds = {"training": args.rounds, "inference": args.rounds}
+    with contextlib.ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        for name in there:
+            for label, variant in VARIANTS[name].items():
+                if args.platform not in variant.platforms:
+                    continue
+                if label == "compiled" and args.platform == "cpu" and label not in args.variants:
+                    continue
+                log(f"{key}: starting {name}, {label}")
+                work = Work(
+                    model,
+                    size,
+                    variant.dtype,
+                    platform=args.platform,
+                    folder=folder_of(results, model, size).resolve(),
+                    options=variant.options,
+                )
+                with _environment(variant.environment):
+                    worker = stack.enter_context(_worker(name, work, args))
+                    begun = time.perf_counter()
+                    figures = worker.start()
+                    prepared = worker.ask("prepare", "training", batch)
+                figures = figures | {"framework": name, "variant": label, "text": variant.text}
+                if "error" in prepared:
+                    figures["error"] = prepared["error"]
+                else:
+                    figures["first_step_seconds"] = time.perf_counter() - begun
+                    figures["training_peak_bytes"] = prepared["peak_bytes"]
+                    workers[f"{name}, {label}"] = worker
+                found[f"{name}, {label}"] = figures
+        for stage, count in rounds.items():
+            _take_turns(workers, found, stage, batch, count, args.seconds)
+    about = {"model": model, "size": size, "batch_size": batch, "platform": args.platform}
+    about |= {"rounds": args.rounds, "seconds": args.seconds}
+    failed = not any("training" in figures for figures in found.values())
+    error = {"error": "no framework has run"} if failed else {}
+    results.add(key, about, {"variants": found} | error, started)
+
+
+def _take_turns(
+    workers: dict[str, Worker],
+    found: dict[str, Figures],
+    stage: str,
+    batch: int,
+    rounds: int,
+    seconds: float,
+) -> None:
+    if stage == "inference":
+        for name, worker in workers.items():
+            worker.ask("release")
+            prepared = worker.ask("prepare", stage, batch)
+            if "error" in prepared:
+                found[name]["error"] = prepared["error"]
+    able = [name for name in workers if "error" not in found[name]]
+    for number in range(rounds):
+        log(f"{stage}: round {number + 1} of {rounds}")
+        for name in able[number % len(able) :] + able[: number % len(able)] if able else []:
+            times = workers[name].ask("measure", stage, seconds)
+            if isinstance(times, dict):
+                found[name]["error"] = times["error"]
+                continue
+            found[name].setdefault(stage, []).append(batch / float(np.median(times)))

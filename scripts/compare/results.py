@@ -1,0 +1,95 @@
+"""The results file of a comparison: what has been measured, with the settings of every number."""
+
+import importlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agenet.errors import UserError
+from agenet.writers import write_file
+from scripts.bench_engines import Figures
+
+RESULTS = "results.json"
+# Of settings, what only adds to what is there.
+_MORE = {"seeds", "parts", "frameworks", "variants", "limit", "rounds", "seconds"}
+_ENVIRONMENT = ("OMP_NUM_THREADS", "GLIBC_TUNABLES", "XLA_FLAGS", "TF_ENABLE_ONEDNN_OPTS")
+
+
+class Results:
+    """results.json: what has been measured, saved after each part."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        """Opens or begins one.
+
+        Raises:
+            UserError: the folder holds a comparison with other settings.
+        """
+        self.folder, self.path = folder, folder / RESULTS
+        fresh = {"settings": settings, "machine": describe_machine(), "parts": {}}
+        self.content: dict[str, Any] = read_results(folder) if self.path.is_file() else fresh
+        old = self.content["settings"]
+        other = [k for k, v in settings.items() if k not in _MORE and old.get(k) != v]
+        if other:
+            name = other[0]
+            raise UserError(
+                f"{folder} holds a comparison with --{name}={old.get(name)}, not {settings[name]}: "
+                "name another --out"
+            )
+        self.content["settings"] = settings
+
+    def has(self, key: str) -> bool:
+        """Whether a part is there; one that has failed is tried once more."""
+        part = self.content["parts"].get(key)
+        return part is not None and "error" not in part
+
+    def add(self, key: str, settings: Mapping[str, Any], result: Figures, started: float) -> None:
+        environment = {k: os.environ[k] for k in _ENVIRONMENT if k in os.environ}
+        self.content["parts"][key] = {
+            **settings,
+            **result,
+            "took": time.time() - started,
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "load": round(os.getloadavg()[0], 1),
+            "environment": environment,
+        }
+        self.save()
+
+    def save(self) -> None:
+        write_file(self.path, (json.dumps(self.content, indent=1) + "\n").encode())
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Raises `UserError` if results.json is damaged."""
+    path = folder / RESULTS
+    try:
+        content = json.loads(path.read_text())
+        if not all(isinstance(content[k], dict) for k in ("settings", "machine", "parts")):
+            raise ValueError("a section is no object")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): name another --out") from error
+    return dict(content)
+
+
+def describe_machine() -> dict[str, Any]:
+    """What every number was measured on."""
+    from agenet.data.resident import available_cores
+    from agenet.experiment import _processor_name
+
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "processor": _processor_name(),
+        "cores": available_cores(),
+        "memory_bytes": pages,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "agenet": importlib.import_module("agenet").__version__,
+    }
+
+
+def log(text: str) -> None:
+    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)

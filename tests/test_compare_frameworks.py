@@ -1,0 +1,307 @@
+"""The comparison of frameworks: what is measured, what is concluded, and the pages."""
+
+import copy
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax.traverse_util import flatten_dict
+
+from agenet.errors import UserError
+from agenet.models import create_model
+from agenet.state import create_variables
+from scripts import compare_frameworks
+from scripts.compare import engine, page, parts
+from scripts.compare.difference import compare
+from scripts.compare.engine import OUTPUTS, Work, flavour_of, write_faces
+from scripts.compare.engines import ENGINES, not_installed
+from scripts.compare.findings import excesses, findings, five_epochs, permutation_p
+from scripts.compare.results import Results, read_results
+from tests.random_variables import random_variables
+
+SIZE = 35
+
+
+def test_permutation_test() -> None:
+    apart = np.array([[1.0, 1.1, 1.2], [2.0, 2.1, 2.2], [3.0, 3.1, 3.2]])
+    # All orders of three frameworks put the same distances between them: 6 of 6 ** 3.
+    assert permutation_p(apart) == (pytest.approx(6 / 216), pytest.approx(6 / 216))
+    assert permutation_p(np.ones((3, 3)))[0] == 1
+    rng = np.random.default_rng(0)
+    # Of pure chance p is uniform: below a half as often as above, and drawn orders agree.
+    found = [permutation_p(rng.normal(size=(3, 3)))[0] for _ in range(200)]
+    assert 0.4 < np.mean(np.array(found) <= 0.5) < 0.6
+    assert permutation_p(np.repeat(apart, 4, axis=1))[0] < 1e-4
+
+
+def test_difference() -> None:
+    b = {"logits": np.array([[4.0, -2.0]]), "gradients:params/k": np.array([3.0, 4.0])}
+    b |= {"1:params/k": np.array([1.0, 0.0]), "1:batch_stats/m": np.array([2.0])}
+    a = copy.deepcopy(b)
+    a["logits"][0, 0] += 0.4
+    a["gradients:params/k"][1] += 0.5
+    a["1:params/k"][1] += 0.1
+    a["1:batch_stats/m"] = np.array([np.nan])
+    start = {"params/k": np.array([0.5, 0.0])}
+    about = [{"loss": loss, "losses": [loss], "steps": [1]} for loss in (2.2, 2.0)]
+    found = compare(a, b, start, *about)
+    assert found["logits"] == pytest.approx(0.1) and found["loss"] == pytest.approx(0.1)
+    assert found["gradients"] == pytest.approx({"largest": 0.125, "norm": 0.1})
+    step = found["steps"]["1"]
+    assert (step["norm"], step["way"]) == (pytest.approx(0.1), pytest.approx(0.2))
+    assert step["statistics"] == 1e9  # No number: as far as can be.
+
+
+def row(kind: str, a: str, b: str, value: float, late: float) -> dict[str, Any]:
+    both = {"largest": value, "norm": value}
+    steps = {"1": {**both, "way": value}, "100": {"largest": late, "norm": late, "way": late}}
+    figures = {"logits": value, "loss": value, "losses": value, "gradients": both, "steps": steps}
+    return {"kind": kind, "a": a, "b": b, "dtype": "float32", **figures}
+
+
+def content(late: float = 1e-5, better: float = 0.0, seeds: int = 7) -> dict[str, Any]:
+    """Results of two frameworks; a third is missing, one part of them has failed."""
+    common = {"took": 2.0, "finished": "2026-01-02 03:04:05", "load": 0.5, "environment": {}}
+    network = {"model": "levi_hassner", "size": 227}
+    rows = [row("rounding", name, name, 1e-6, 1e-5) for name in ("jax", "torch")]
+    rows += [row("exact", "jax", "torch", 1e-6, 1e-5), row("pair", "jax", "torch", 1e-6, late)]
+    found: dict[str, Any] = {
+        "differences/levi_hassner/227/sgd": {**network, "optimizer": "sgd", "rows": rows},
+        "agreement/levi_hassner/227/adam/torch/float32": {"framework": "torch", "error": "<no>"},
+    }
+    for name, gain in (("jax", 0.0), ("torch", better)):
+        for seed in range(seeds):
+            noise = 0.01 * ((7 * seed + len(name)) % 5)
+            last = {f"{task}_accuracy": 0.5 + gain + noise for task in ("age", "gender")}
+            last |= {"age_loss": 1.5, "gender_loss": 0.6, "training_loss": 2.0}
+            found[f"results/levi_hassner/227/plain/{name}/{seed}"] = {
+                **network,
+                "framework": name,
+                "regime": "plain",
+                "seed": seed,
+                "epochs": [last],
+                "intervals": {"age": [0.4, 0.6], "gender": None},
+            }
+    variants = {}
+    for name, speed in (("jax", 100.0), ("torch", 50.0)):
+        variants[f"{name}, default"] = {
+            **{"framework": name, "variant": "default", "text": "as it is"},
+            **{"first_step_seconds": 3.0, "training_peak_bytes": 2**30},
+            **{"training": [speed, 1.1 * speed, 0.9 * speed], "inference": [4 * speed]},
+        }
+    broken = {"framework": "torch", "variant": "compiled", "text": "", "error": "no compiler"}
+    variants["torch, compiled"] = broken
+    found["cost/levi_hassner/227"] = {**network, "batch_size": 8, "variants": variants}
+    machine = {"processor": "a processor", "cores": 2, "memory_bytes": 2**34, "system": "Linux"}
+    return {
+        "settings": {"epochs": 1, "results_batch": 32, "results": {"levi_hassner": 227}},
+        "machine": machine | {"python": "3.11", "agenet": "0"},
+        "data": {
+            **{"name": "adience/faces/1.1.0", "fingerprint": "x", "test_fold": 0, "notice": ""},
+            **{"split": "over persons", "split_seed": 0, "all_train_faces": 1000},
+            **{"all_test_faces": 100, "train_faces": 1000, "test_faces": 100, "test_persons": 9},
+            "initial": {"levi_hassner": "random"},
+        },
+        "frameworks": {"jax": {"missing": ""}, "torch": {"missing": ""}, "keras": {"missing": "k"}},
+        "parts": {key: common | part for key, part in found.items()},
+    }
+
+
+def test_findings_follow_the_results() -> None:
+    same, equal, cost = findings(content())
+    assert "compute the same Levi-Hassner" in same.text and "1e-06" in same.evidence
+    assert equal.text.startswith("The framework does not change the accuracy")
+    assert "JAX, 2.0 times as fast as PyTorch" in cost.text
+    # 1000 faces, five times, a hundred a second; the report: 6914 s.
+    assert "50.0 s" in cost.evidence and "1 h 55 min" in cost.evidence
+
+    late, better, _ = findings(content(late=1e-2, better=0.2))
+    assert "to rounding" in late.text and "1,000 times what rounding explains" in late.text
+    assert "PyTorch is 19.9 points" in better.text and "more than the seed does" in better.text
+    few = findings(content(better=0.2, seeds=2))[1]
+    assert "as far as so few seeds can tell" in few.text
+    nothing = findings({"parts": {}, "machine": {"cores": 2}, "data": {}})
+    assert all("not known" in finding.text for finding in nothing)
+    busy = content()
+    busy["parts"]["cost/levi_hassner/227"]["load"] = 9.0
+    assert "busy" in findings(busy)[2].text
+    assert len(excesses(content())) == 4
+
+
+def test_projection_is_of_the_reports_size_only() -> None:
+    part = {"model": "resnet50", "size": 224}
+    assert five_epochs(part, 1000, 1.0, 50.0) == 100
+    assert five_epochs(part | {"size": 64}, 1000, 1.0, 50.0) is None
+    assert five_epochs({"model": "efficientnet_b0", "size": 224}, 100, 60_000, 100) == 10
+
+
+def test_pages(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(content()))
+    compare_frameworks.main([f"--out={tmp_path}", "--page"])
+    html, text = ((tmp_path / name).read_text() for name in (page.PAGE, page.TEXT))
+    for part in (html, text):
+        assert "k is not installed" in part  # A missing framework is a line, not an error.
+        assert "no compiler" in part and "&lt;no&gt;" in part
+        assert "6,914 s" in part and "not documented" in part
+    assert "<script" not in html and "://" not in html.replace("http://www.w3.org", "")
+    pictures = {path.name for path in (tmp_path / page.PICTURES).iterdir()}
+    assert pictures == {"agreement.png", "cost.png", "results-levi-hassner-plain.png"}
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    out = f"--out={tmp_path}"
+    for options, message in (
+        (["--page"], "there is no .*results.json"),
+        (["--parts=speed"], "'speed' is not one of agreement, cost"),
+        (["--agreement=resnet18:64"], "'resnet18' is not in every framework"),
+        (["--cost=resnet50"], "NETWORK:SIZE"),
+        (["--seeds=0"], "at least 1"),
+        (["--steps=0"], "numbers from 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compare_frameworks.main([out, *options])
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        compare_frameworks.main([out, "--page"])
+    settings = {"epochs": 2, "seeds": 3}
+    (tmp_path / "results.json").unlink()
+    Results(tmp_path, settings).save()
+    Results(tmp_path, settings | {"seeds": 5})  # More may be added.
+    with pytest.raises(UserError, match="--epochs=2, not 3"):
+        Results(tmp_path, settings | {"epochs": 3})
+
+
+class Stub:
+    """In the place of a process: PyTorch fails, the others write what they are asked for."""
+
+    asked: list[str] = []
+
+    def __init__(self, name: str, *_: Any) -> None:
+        self.name = name
+
+    def __enter__(self) -> "Stub":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def start(self) -> dict[str, Any]:
+        return {"error": "RuntimeError: no"} if self.name == "torch" else {"device": "cpu"}
+
+    def ask(self, method: str, initial: Path, file: Path, *_: Any) -> dict[str, Any]:
+        if self.name == "torch":
+            return {"error": "RuntimeError: no"}
+        self.asked.append(file.name)
+        tensors = {"logits": np.ones((1, 2)), "gradients:params/k": np.ones(2)}
+        safetensors.numpy.save_file(tensors | {"1:params/k": np.ones(2)}, file)
+        return {"loss": 1.0, "losses": [1.0]}
+
+
+def test_one_that_fails_does_not_end_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "Worker", Stub)
+    (tmp_path / "data").mkdir()
+    start = {"params/k": np.zeros(2)}
+    safetensors.numpy.save_file(start, tmp_path / "data" / "levi_hassner-35-seed0.safetensors")
+    args = Namespace(platform="cpu", agreement_batch=2, limit=1.0, steps=[1])
+    there = ["jax", "torch", "keras"]
+
+    def run() -> dict[str, Any]:
+        results = Results(tmp_path, {})
+        parts.agree(results, args, there, "levi_hassner", SIZE, "sgd")
+        return read_results(tmp_path)["parts"]
+
+    done = run()
+    failed = {key for key, part in done.items() if "error" in part}
+    assert failed and all("/torch/" in key for key in failed)
+    rows = done["differences/levi_hassner/35/sgd"]["rows"]
+    assert {(r["kind"], r["a"], r["b"]) for r in rows} == {
+        ("rounding", "jax", "jax"),
+        ("rounding", "keras", "keras"),
+        ("pair", "jax", "keras"),
+    }
+    assert len(Stub.asked) == 4
+    run()  # What is there is not repeated.
+    assert len(Stub.asked) == 4
+
+
+def prepare(folder: Path, model: str) -> Path:
+    """A few faces of noise, and initial weights."""
+    rng = np.random.default_rng(0)
+    labels = np.stack([rng.integers(-1, 8, 30), rng.integers(-1, 2, 30)], 1).astype(np.int32)
+    write_faces(
+        folder,
+        images=rng.integers(0, 255, (30, SIZE + 5, SIZE + 5, 3), np.uint8),
+        labels=labels,
+        train=np.arange(20),
+        test=np.arange(20, 30),
+        mean=np.array([127.0] * 3, np.float32),
+        std=np.array([128.0] * 3, np.float32),
+    )
+    network = create_model(model, {"classes": OUTPUTS}, flavour=flavour_of(model))
+    shapes = jax.eval_shape(lambda: create_variables(network, SIZE, 0))
+    variables = flatten_dict(random_variables(shapes), sep="/")
+    path = folder / "initial.safetensors"
+    safetensors.numpy.save_file(variables, path)
+    return path
+
+
+def outcome(folder: Path, name: str, model: str, initial: Path, **options: Any) -> tuple[Any, Any]:
+    """What a framework writes after two steps, and its figures."""
+    if missing := not_installed(name, model):
+        pytest.skip(f"{missing} is not installed")
+    framework = ENGINES[name](Work(model, SIZE, folder=folder, optimizer="sgd", **options))
+    out = folder / f"{name}.safetensors"
+    figures = framework.agree(initial, out, 4, [1, 2], False) | {"steps": [1, 2]}
+    return safetensors.numpy.load_file(out), figures
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("model", ["levi_hassner", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["torch", "keras"])
+def test_frameworks_compute_the_same(name: str, model: str, tmp_path: Path) -> None:
+    initial = prepare(tmp_path, model)
+    theirs = outcome(tmp_path, name, model, initial)
+    ours = outcome(tmp_path, "jax", model, initial)
+    begun = safetensors.numpy.load_file(initial)
+    found = compare(theirs[0], ours[0], begun, theirs[1], ours[1])
+    assert found["logits"] < 1e-5 and found["loss"] < 1e-5
+    # Units at the kinks of ReLU6 make the gradients of random weights jump.
+    assert found["gradients"]["norm"] < 2e-2 and found["steps"]["1"]["norm"] < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", list(ENGINES))
+def test_training_and_timing(name: str, tmp_path: Path) -> None:
+    """Learns a little, whatever is random, and the same from the same seed."""
+    initial = prepare(tmp_path, "levi_hassner")
+    if missing := not_installed(name, ""):
+        pytest.skip(f"{missing} is not installed")
+    framework = ENGINES[name](Work("levi_hassner", SIZE, folder=tmp_path, regular=True))
+    runs = [framework.train_all(initial, tmp_path / "out.npy", 4, 1, 0) for _ in range(2)]
+    assert np.load(tmp_path / "out.npy").shape == (10, OUTPUTS)
+    (epoch,) = runs[0]
+    assert set(epoch) == {"training_loss", "age_accuracy", "age_loss"} | {
+        "gender_accuracy",
+        "gender_loss",
+    }
+    assert np.isfinite(list(epoch.values())).all()
+    assert runs[1][0] == pytest.approx(epoch, rel=1e-4)
+    framework.prepare("training", 2)
+    assert framework.measure("training", 0.0)[0] > 0
+
+
+def test_figures_of_the_test() -> None:
+    logits = np.zeros((3, OUTPUTS), np.float32)
+    logits[0, 2] = logits[1, 0] = logits[2, 9] = 100
+    labels = np.array([[2, -1], [1, 1], [-1, 1]], np.int32)
+    figures = engine.test_figures(logits, labels)
+    assert figures["age_accuracy"] == 0.5 and figures["gender_accuracy"] == 0.5
+    assert figures["age_loss"] == pytest.approx(50)
+    assert figures["gender_loss"] == pytest.approx(np.log(2) / 2)
