@@ -112,7 +112,7 @@ class EfficientNet(nn.Module):
         x = lax.stop_gradient(images) if frozen == 0 else images
         stem = 32 if lite else width(32)
         x = conv(stem, 3, stride=2, padding="same" if same else 1, name="conv_stem")(x)
-        x = activation(norm(name="bn1")(x, train and frozen < 1))
+        x = norm(name="bn1")(x, train and frozen < 1, activation)
 
         counts = [math.ceil(stage.blocks * scale.depth) for stage in STAGES]
         if lite:
@@ -138,7 +138,7 @@ class EfficientNet(nn.Module):
 
         x = lax.stop_gradient(x) if frozen == head_stage else x
         x = conv(1280 if lite else width(1280), 1, name="conv_head")(x)
-        x = activation(norm(name="bn2")(x, train and frozen <= head_stage))
+        x = norm(name="bn2")(x, train and frozen <= head_stage, activation)
         return lax.stop_gradient(x) if frozen > head_stage else x
 
 
@@ -163,10 +163,10 @@ class MBConv(nn.Module):
         y = x
         if self.expansion != 1:
             y = self.conv(channels * self.expansion, 1, name="conv_pw")(y)
-            y = self.activation(self.norm(name=next(norms))(y, train))
+            y = self.norm(name=next(norms))(y, train, self.activation)
         dtype = self.conv.keywords["dtype"]
         y = DepthwiseConv(self.kernel_size, self.stride, self.padding, dtype, name="conv_dw")(y)
-        y = self.activation(self.norm(name=next(norms))(y, train))
+        y = self.norm(name=next(norms))(y, train, self.activation)
         if self.squeeze:
             y = SqueezeExcitation(channels // 4, self.activation, self.conv, name="se")(y)
         # timm's names: the projection of a block without expansion is its only pointwise one.

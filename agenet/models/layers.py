@@ -6,6 +6,7 @@ Both give the same values and gradients; GPU and TPU keep the standard lowering.
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -81,6 +82,9 @@ class BatchNorm(nn.Module):
     In training the batch's own mean and variance normalise, and the running ones become
     momentum * old + (1 - momentum) * batch; `unbiased` divides that variance by n - 1, as PyTorch
     does, where TensorFlow divides by n. Ioffe and Szegedy 2015.
+
+    `activation` is what follows, and costs a training no memory when it is given here: neither it
+    nor what is normalised is kept for the gradient, which computes both again.
     """
 
     momentum: float = 0.9
@@ -89,7 +93,9 @@ class BatchNorm(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool, activation: Callable[[jax.Array], jax.Array] | None = None
+    ) -> jax.Array:
         shape = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
@@ -107,8 +113,16 @@ class BatchNorm(nn.Module):
                 running_mean.value = keep * running_mean.value + new * mean
                 running_var.value = keep * running_var.value + new * correction * var
         factor = scale * lax.rsqrt(var + self.epsilon)
-        # In float32, whatever comes in: x * factor and mean * factor may be large and nearly equal.
-        return (x * factor + (bias - mean * factor)).astype(self.dtype)
+        shift = bias - mean * factor
+
+        def normalise(x: jax.Array, factor: jax.Array, shift: jax.Array) -> jax.Array:
+            # In float32, whatever comes in: x * factor and shift may be large and nearly opposite.
+            y = (x * factor + shift).astype(self.dtype)
+            return activation(y) if activation else y
+
+        if train and activation:
+            normalise = jax.checkpoint(normalise)
+        return normalise(x, factor, shift)
 
 
 class Dense(nn.Module):
