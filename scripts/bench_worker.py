@@ -39,7 +39,7 @@ class Worker:
         missing: Callable[[str, str], str] | None = None,
     ) -> None:
         self.engine, self.work, self.limit, self.error = engine, work, limit, ""
-        self._kind, self._missing = kinds[engine], missing or not_installed
+        self._kinds, self._missing = kinds, missing or not_installed
         self.idle = (0.0, 0.0)  # seconds before the last question, and how many of them busy
         self._process: Any = None
 
@@ -57,7 +57,7 @@ class Worker:
             return {"error": self.error}
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        arguments = (theirs, self._kind, self.work)
+        arguments = (theirs, self._kinds[self.engine], self.work)
         # No daemon, as these may have no processes of their own to load pictures.
         self._process = context.Process(target=_serve, args=arguments)
         self._process.start()

@@ -20,8 +20,8 @@ class Jax(Framework):
         from flax.traverse_util import flatten_dict, unflatten_dict
 
         from agenet.data.augment import Augmentation, example_keys, make_train_transform
-        from agenet.losses import example_losses
         from agenet.models import create_model
+        from agenet.objective import Objective
 
         jax.config.update("jax_enable_compilation_cache", False)
         if self.work.exact:
@@ -42,6 +42,7 @@ class Jax(Framework):
         rate = RATES[work.optimizer]
         tx = optax.adam(rate) if work.optimizer == "adam" else optax.sgd(rate, momentum=0.9)
         self.tx = tx
+        objective = Objective({"age": "groups", "gender": "softmax"})
 
         def loss_fn(params: Any, stats: Any, batch: Any, rng: Any) -> tuple[Any, Any]:
             images, labels = batch
@@ -54,11 +55,8 @@ class Jax(Framework):
             )
             truth = {"mask": jnp.ones(len(labels), bool), "age": labels[:, 0]}
             truth["gender"] = labels[:, 1]
-            loss = jnp.zeros(())
             parts = {"age": logits["classes"][:, :AGE], "gender": logits["classes"][:, AGE:]}
-            for (task, part), head in zip(parts.items(), ("groups", "softmax"), strict=True):
-                losses, known = example_losses(task, head, part, truth)
-                loss += losses.sum() / jnp.maximum(known.sum(), 1)
+            loss, _ = objective(parts, [(1.0, truth)], objective.total_weights(truth))
             return loss, updates.get("batch_stats", {})
 
         def step(state: Any, batch: Any) -> Any:
