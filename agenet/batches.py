@@ -101,6 +101,18 @@ def training_rows(experiment: Experiment, step: int) -> Iterator[np.ndarray]:
         yield training_batch(train, config.batch_size, seed=config.seed, step=number)
 
 
+def why_pictures(experiment: Experiment) -> str:
+    """Why pictures pass the whole network in every step; empty if kept features can do instead."""
+    if not experiment.backbone_is_frozen:
+        return "the backbone is trained"
+    if experiment.config.feature_cache == "off":
+        return "feature_cache is off"
+    if experiment.config.augment.mixup:
+        return "mixup mixes pictures"
+    # Their caches need not be the same.
+    return "there are several processes" if jax.process_count() > 1 else ""
+
+
 def create_batches(
     experiment: Experiment, variables: Any, *, step: int, show_progress: bool
 ) -> Batches:
@@ -114,17 +126,9 @@ def create_batches(
     """
     config = experiment.config
     load_pictures = functools.cache(lambda: experiment.load_pictures(progress=show_progress))
-    backbone = experiment.model.backbone
-    if backbone.frozen_stages < len(backbone.STAGES):
-        return PictureBatches(experiment, load_pictures())
-    if config.feature_cache == "off":
-        log.info("features: computed for every step, as feature_cache is off")
-        return PictureBatches(experiment, load_pictures())
-    if config.augment.mixup:
-        log.info("features: computed for every step, as mixup mixes pictures")
-        return PictureBatches(experiment, load_pictures())
-    if jax.process_count() > 1:  # Whose caches need not be the same.
-        log.info("features: computed for every step, as there are several processes")
+    if why := why_pictures(experiment):
+        if experiment.backbone_is_frozen:
+            log.info("features: computed for every step, as %s", why)
         return PictureBatches(experiment, load_pictures())
     root = cache_dir() / "features"
     epochs, evaluation = _create_views(experiment, variables, root, load_pictures)

@@ -34,6 +34,18 @@ _MAY_DIFFER = (
     "config.tensorboard",
 )
 
+# Fields of the config that runs of earlier versions lack, with what they did then.
+ADDED_FIELDS = {
+    "accumulate": 1,
+    "augment.mixup": 0.0,
+    "class_weights": "none",
+    "ema": 0.0,
+    "label_smoothing": 0.0,
+    "optimizer.clip_norm": 0.0,
+    "optimizer.weight_decay": 0.0,
+    "patience": "",
+}
+
 
 class Checkpoints:
     """The latest and the best state under `workdir/checkpoints`.
@@ -144,8 +156,10 @@ def check_same_run(saved: Mapping[str, Any], identity: Mapping[str, Any], workdi
 
 def is_complete(run: Mapping[str, Any]) -> bool:
     """Whether what a latest checkpoint was saved with, `run`, is of the end of a training."""
-    stopped_early = run.get("progress", {}).get("stopped_early", False)
-    return stopped_early or run["step"] >= run.get("total_steps", 0)
+    progress = run.get("progress", {})
+    at_end = run["step"] >= run.get("total_steps", 0)
+    validated = progress.get("evaluated_step", run["step"]) >= run["step"]
+    return progress.get("stopped_early", False) or (at_end and validated)
 
 
 def find_differences(
@@ -153,6 +167,9 @@ def find_differences(
 ) -> list[str]:
     """Where two runs differ in what matters, by default to their numbers, a line for each."""
     old, new = dict(_flatten(saved)), dict(_flatten(now))
+    for name, value in ADDED_FIELDS.items():
+        if f"config.{name}" in new:
+            old.setdefault(f"config.{name}", value)
     return [
         f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
         for name in sorted(old.keys() | new.keys())

@@ -5,13 +5,19 @@ import logging
 import os
 from pathlib import Path
 
+import jax
 import ml_collections
 
 from agenet.checkpoint import Checkpoints
 from agenet.compiled import keep_compiled
 from agenet.data.resident import load_faces
 from agenet.errors import UserError
-from agenet.launch import log_summary, open_experiment, read_report
+from agenet.launch import (
+    check_same_everywhere,
+    log_summary,
+    open_experiment,
+    read_report,
+)
 from agenet.memory import explain_needs, explained, host_memory, measure
 from agenet.writers import log_to
 
@@ -26,14 +32,15 @@ def dry_run(config: ml_collections.ConfigDict, workdir: Path, command: str) -> N
     Raises:
         UserError: what would keep the training from beginning or going on.
     """
-    with log_to():
+    with log_to(process=jax.process_index()):
         keep_compiled()
         _check_writable(workdir)
         saved = None
         if (workdir / "checkpoints").is_dir():
             with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
                 saved = checkpoints.read_run("latest")
-        experiment, _ = open_experiment(config, saved, workdir)
+        experiment, identity = open_experiment(config, saved, workdir)
+        check_same_everywhere(identity)
         log_summary(experiment, command)
         with explained(experiment):
             load_faces(experiment.records, experiment.splits.train[:1], config.input.size)

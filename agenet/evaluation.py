@@ -12,18 +12,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from agenet.batches import Batches, PictureBatches
-from agenet.checkpoint import Checkpoints, check_same_run, is_complete
+from agenet.checkpoint import ADDED_FIELDS, Checkpoints, check_same_run, is_complete
 from agenet.data.records import Records
 from agenet.data.resident import load_faces
 from agenet.errors import UserError
 from agenet.experiment import Experiment, create_experiment
 from agenet.labels import UNKNOWN
 from agenet.losses import YEARS
-from agenet.memory import explained
 from agenet.metrics import (
     LEVEL,
     MIN_SUBJECTS,
@@ -229,12 +229,13 @@ def report_again(workdir: Path, data_dir: str | None) -> None:
     """
     with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         best = read_best(checkpoints, workdir)
-        config = ConfigDict(best["config"])
+        fields = ADDED_FIELDS | flatten_dict(best["config"], sep=".")
+        config = ConfigDict(unflatten_dict(fields, sep="."))
         if data_dir is not None:
             config.dataset.data_dir = data_dir
         # The machine may have more devices than the one of the training, or fewer.
         devices = jax.devices()
-        part_size = config.batch_size // config.get("accumulate", 1)
+        part_size = config.batch_size // config.accumulate
         mesh = create_mesh(devices[: math.gcd(len(devices), part_size)])
         try:
             experiment = create_experiment(config, mesh)
@@ -246,8 +247,7 @@ def report_again(workdir: Path, data_dir: str | None) -> None:
         check_same_run(best, experiment.identity(), workdir)
         show_progress = sys.stderr.isatty()
         batches = PictureBatches(experiment, experiment.stream_pictures())
-        with explained(experiment):
-            report_run(experiment, batches, checkpoints, workdir, show_progress=show_progress)
+        report_run(experiment, batches, checkpoints, workdir, show_progress=show_progress)
 
 
 def read_best(checkpoints: Checkpoints, workdir: Path) -> dict[str, Any]:

@@ -248,6 +248,12 @@ class Experiment:
         return Stream(self.records, size=self.config.input.size, mesh=self.mesh)
 
     @property
+    def backbone_is_frozen(self) -> bool:
+        """Whether the whole of it is."""
+        backbone = self.model.backbone
+        return backbone.frozen_stages == len(backbone.STAGES)
+
+    @property
     def part_size(self) -> int:
         """How many pictures pass the network at once."""
         return self.config.batch_size // self.config.accumulate

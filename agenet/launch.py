@@ -126,7 +126,7 @@ def train_and_test(
             run=run,
             progress=progress,
             show_progress=show_progress,
-            profile=Profile(workdir / "profile", profile),
+            profile=Profile(workdir / "profile", profile if is_first() else None),
         )
         complete = trainer.run(state)
     if complete:

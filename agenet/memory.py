@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from agenet.batches import AT_ONCE
+from agenet.batches import AT_ONCE, why_pictures
 from agenet.data.placement import choose_placement, free_host_memory
 from agenet.data.resident import label_columns
 from agenet.errors import UserError
@@ -90,12 +90,15 @@ class Needs:
         return ["memory of each device, GB:", *table]
 
 
-def measure(experiment: Experiment, step: int | None = None) -> Needs:
+def measure(
+    experiment: Experiment, step: int | None = None, free_host: float | None = None
+) -> Needs:
     """Counts what the training takes; nothing is computed or decoded.
 
     Args:
         experiment: the run.
         step: what `measure_step` gives for its batch size, or else it is compiled to see that.
+        free_host: bytes that the host has for pictures, by default what is free now.
 
     Raises:
         UserError: the pictures do not fit where the config wants them.
@@ -112,7 +115,7 @@ def measure(experiment: Experiment, step: int | None = None) -> Needs:
         pictures,
         devices=mesh.size,
         free_device=free,
-        free_host=free_host_memory(),
+        free_host=free_host_memory() if free_host is None else free_host,
     )
     return Needs(
         state=state,
@@ -128,25 +131,22 @@ def measure(experiment: Experiment, step: int | None = None) -> Needs:
 
 def measure_step(experiment: Experiment, batch_size: int) -> int:
     """Bytes on each device that the largest step of a training takes beside its state."""
-    state = experiment.abstract_state()
+    state, config = experiment.abstract_state(), experiment.config
     train_step: Any = experiment.train_step
     feature_step: Any = experiment.feature_step
-    backbone = experiment.model.backbone
-    steps = []
-    frozen = backbone.frozen_stages == len(backbone.STAGES)
-    if frozen and experiment.config.feature_cache != "off":
+    steps, batch = [], abstract_batch(experiment, batch_size)
+    if not why_pictures(experiment):
         at_once = AT_ONCE * experiment.mesh.size
-        batch = abstract_batch(experiment, at_once)
+        pictures = abstract_batch(experiment, at_once)
         variables = {
             name: {"backbone": tree["backbone"]}
             for name, tree in state.variables.items()
             if "backbone" in tree
         }
-        features = jax.eval_shape(feature_step, variables, batch, None)
-        steps.append((feature_step.lower(variables, batch, 0), batch))
-        batch = abstract_batch(experiment, batch_size, features.shape[-1])
-    else:
-        batch = abstract_batch(experiment, batch_size)
+        features = jax.eval_shape(feature_step, variables, pictures, None)
+        if _feature_bytes(experiment, features.shape[-1]) <= config.feature_cache_bytes:
+            steps.append((feature_step.lower(variables, pictures, 0), pictures))
+            batch = abstract_batch(experiment, batch_size, features.shape[-1])
     steps.append((train_step.lower(state, batch), batch))
     needs = []
     for lowered, batch in steps:
@@ -155,6 +155,14 @@ def measure_step(experiment: Experiment, batch_size: int) -> int:
         share = _nbytes(batch) // experiment.mesh.size
         needs.append(found.temp_size_in_bytes + max(new, 0) + share)
     return max(needs)
+
+
+def _feature_bytes(experiment: Experiment, width: int) -> int:
+    """What kept features take, of which each picture has two in every epoch and in evaluation."""
+    splits = experiment.splits
+    epochs = -(-experiment.total_steps // experiment.steps_per_epoch)
+    views = epochs * len(splits.train) + len(splits.validation) + len(splits.test)
+    return views * 2 * width * 4
 
 
 def abstract_batch(
@@ -261,7 +269,8 @@ def explain_needs(experiment: Experiment) -> str:
             f"out of memory, even for a step on {2 * small} pictures: use a smaller "
             "--config.batch_size or --config.input.crop_size, if no other program uses the device"
         )
-    return advise(measure(experiment, line.at(batch_size)), line, accumulate)
+    # The pictures that there was room for are among what the host has no longer free.
+    return advise(measure(experiment, line.at(batch_size), math.inf), line, accumulate)
 
 
 def advise(needs: Needs, line: Line, accumulate: int = 1) -> str:

@@ -122,7 +122,10 @@ def _may_be_anothers(error: BaseException) -> bool:
     found = [
         each for each in (error, error.__cause__) if isinstance(each, jax.errors.JaxRuntimeError)
     ]
-    return any("RESOURCE_EXHAUSTED" not in str(each) for each in found)
+    return any(
+        "RESOURCE_EXHAUSTED" not in str(each) and "out of memory" not in str(each).lower()
+        for each in found
+    )
 
 
 def _seconds(variable: str) -> int:

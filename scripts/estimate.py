@@ -119,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         measured = json.loads(args.measured.read_text()) if args.measured else {"models": []}
         rates = {m["model"]: m["step_pictures_per_second"] for m in measured["models"]}
+        devices = measured["machine"]["devices"] if rates else ""
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{args.measured} has no figures of bench_train.py --json") from error
     rows, known = [], dict[Any, Counts]()
@@ -130,10 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for machine in MACHINES:
             found = estimate(counts, machine, config.batch_size, trained_on, stored, args)
             rows.append([name, machine.name, *found])
-        if config.model.name in rates and not frozen:
-            rate = rates[config.model.name]
+        if not frozen and (rate := rates.get(config.model.name)):  # None where it failed
             cells = [f"{rate:,.0f}", duration(EPOCHS * trained_on / rate), "measured"]
-            rows.append([name, measured["machine"]["devices"], *cells, "", ""])
+            rows.append([name, devices, *cells, "", ""])
     header = ["Training", "Machine", "Pictures/s", f"{EPOCHS} epochs", "Limit", "GB a device"]
     print(table([*header, "Pictures"], rows))
     print(

@@ -104,6 +104,8 @@ def port_to(args: Any) -> None:
     if args.half:
         raise UserError("--half is for this package's own format, not --to")
     is_run = Path(args.source).is_dir()
+    if not is_run and (args.balance or args.licence):
+        raise UserError("--balance and --licence are for a run, not for a file of weights")
     weights = read_run(args) if is_run else find_weights(args.source, args.model, args.flavour)[1]
     exported = export(weights, args.to)
     how = write(exported, args.output, args.check)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agenet.checkpoint import Checkpoints, check_same_run
+from agenet.checkpoint import Checkpoints, check_same_run, find_differences, is_complete
 from agenet.errors import UserError
 from agenet.state import TrainState
 
@@ -190,3 +190,23 @@ def test_every_difference_is_named() -> None:
     ):
         assert text in str(caught.value)
     assert "data_dir" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("run", "complete"),
+    [
+        ({"step": 20, "total_steps": 20}, True),
+        ({"step": 19, "total_steps": 20}, False),
+        ({"step": 20, "total_steps": 20, "progress": {"evaluated_step": 20}}, True),
+        # Stopped during the last validation.
+        ({"step": 20, "total_steps": 20, "progress": {"evaluated_step": 15}}, False),
+        ({"step": 9, "total_steps": 20, "progress": {"stopped_early": True}}, True),
+    ],
+)
+def test_complete_is_trained_and_validated(run: dict[str, Any], complete: bool) -> None:
+    assert is_complete(run) == complete
+
+
+def test_runs_from_before_a_field_did_what_its_absence_means() -> None:
+    assert not find_differences({"config": {"seed": 0}}, {"config": {"seed": 0, "ema": 0.0}})
+    assert find_differences({"config": {"seed": 0}}, {"config": {"seed": 0, "ema": 0.9}})

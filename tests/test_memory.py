@@ -68,6 +68,12 @@ def test_frozen_backbones_take_the_memory_of_their_features(create: Create) -> N
     of_features = measure_step(frozen, 16)
     assert of_features == measure_step(frozen, 32)  # 64 pictures at a time, whatever the batch.
     assert of_features > 64 * (20 * 20 * 3 + 16 * 16 * 3 * 4)
+    # Pictures pass the whole network where features are not kept.
+    for fields in ({"augment.mixup": 0.2}, {"feature_cache_bytes": 0}, {"feature_cache": "off"}):
+        config = whole.config.copy_and_resolve_references()
+        config.update_from_flattened_dict(fields)
+        given = dataclasses.replace(frozen, config=config)
+        assert measure_step(given, 32) > 1.5 * measure_step(given, 16)
 
 
 def test_needs_of_a_step_lie_on_a_line(create: Create) -> None:

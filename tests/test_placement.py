@@ -35,6 +35,12 @@ def test_the_first_that_has_the_memory() -> None:
     assert choose("auto", host=19.9 * GB) == choose("auto", device=0, host=GB) == "stream"
 
 
+def test_several_processes_do_not_each_keep_all_on_the_host() -> None:
+    memory: dict[str, Any] = {"devices": 2, "free_host": 100 * GB, "processes": 2}
+    assert choose_placement("auto", 10 * GB, free_device=0, **memory)[0] == "stream"
+    assert choose_placement("host", 10 * GB, free_device=0, **memory)[0] == "host"
+
+
 def test_what_is_asked_for_is_done_if_it_fits() -> None:
     assert choose("device", device=5 * GB, host=10 * GB) == "device"
     assert choose("host", device=0, host=10 * GB) == "host"

@@ -44,7 +44,12 @@ def load_pictures(
     free = np.min(gather(own), axis=0)  # All must choose the same.
     nbytes = len(records.fold) * size * size * 3
     where, why = choose_placement(
-        placement, nbytes, devices=mesh.size, free_device=free[0], free_host=free[1]
+        placement,
+        nbytes,
+        devices=mesh.size,
+        free_device=free[0],
+        free_host=free[1],
+        processes=jax.process_count(),
     )
     log.info("pictures: %.2f GB as uint8 %s: %s", nbytes / 1e9, _TEXTS[where], why)
     if where == "stream":
@@ -66,7 +71,13 @@ def check_placement(placement: str) -> None:
 
 
 def choose_placement(
-    placement: str, nbytes: int, *, devices: int, free_device: float, free_host: float
+    placement: str,
+    nbytes: int,
+    *,
+    devices: int,
+    free_device: float,
+    free_host: float,
+    processes: int = 1,
 ) -> tuple[str, str]:
     """One of `PLACEMENTS` without "auto", and why.
 
@@ -76,6 +87,7 @@ def choose_placement(
         devices: among which they would be divided.
         free_device: bytes that every device has left.
         free_host: bytes that the host has left, through which devices get theirs.
+        processes: of which on the host each would keep all pictures.
 
     Raises:
         UserError: unknown placement, or what it asks for does not fit.
@@ -89,7 +101,8 @@ def choose_placement(
     if placement == "auto":
         if nbytes > _SHARE * free_host:
             return "stream", on_host
-        return ("device" if each <= _SHARE * free_device else "host"), on_device
+        on_host_or_none = "host" if processes == 1 else "stream"
+        return ("device" if each <= _SHARE * free_device else on_host_or_none), on_device
     if placement == "device" and each > free_device:
         raise UserError(
             f"the pictures take {on_device}: use --config.input.placement=host, or stream"
