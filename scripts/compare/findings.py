@@ -310,7 +310,7 @@ def _results(content: Content) -> Finding:
             evidence + " With so few seeds no difference could have passed this test.",
         )
     return Finding(
-        f"The framework does not change the accuracy: means differ by "
+        f"No framework is seen to be more accurate than another: means differ by "
         f"{percent(widest[3].between)} points at most, where one framework varies by "
         f"{percent(widest[3].seed_deviation)} from seed to seed.",
         evidence,
