@@ -19,7 +19,8 @@ from keras import layers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.references.faces import CLASSES, Faces, parser, read_faces
+from agenet.errors import one_line_errors
+from scripts.references.faces import CLASSES, Faces, getting, parser, read_faces
 
 
 def create_model(size: int, weights: str) -> keras.Model:
@@ -62,7 +63,8 @@ def main() -> None:
     args = options.parse_args()
     keras.utils.set_random_seed(args.seed)
     train, test = read_faces(args, ("age", "gender"))
-    model = create_model(args.size, args.weights)
+    with getting(args.weights):
+        model = create_model(args.size, args.weights)
     steps = -(-len(train.images) // args.batch_size) * args.epochs
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
         [steps // 4, steps // 2, 3 * steps // 4], [1e-3, 2e-4, 4e-5, 8e-6]
@@ -82,4 +84,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

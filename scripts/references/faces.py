@@ -1,7 +1,9 @@
 """The prepared faces of Adience for programs of other frameworks: pictures and labels as arrays."""
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 from agenet.data.records import open_records  # noqa: E402
 from agenet.data.resident import load_faces  # noqa: E402
 from agenet.data.splits import make_splits  # noqa: E402
+from agenet.errors import ArgumentParser, UserError  # noqa: E402
 
 CLASSES = {"age": 8, "gender": 2}
 # RGB, 0 to 255.
@@ -26,9 +29,21 @@ class Faces(NamedTuple):
     labels: dict[str, np.ndarray]
 
 
+@contextlib.contextmanager
+def getting(weights: str) -> Iterator[None]:
+    """Turns what a framework raises for weights that cannot be had, or do not fit, into a line."""
+    try:
+        yield
+    except Exception as error:  # Any: each raises in its own way.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"--weights={weights} cannot be had ({reason}): give a file of weights, or none"
+        ) from error
+
+
 def parser(description: str, size: int, batch_size: int) -> argparse.ArgumentParser:
     """The options that all of these programs have."""
-    made = argparse.ArgumentParser(description=description)
+    made = ArgumentParser(description=description)
     made.add_argument("--data_dir", default="", help="where adience/faces is prepared")
     made.add_argument("--test_fold", type=int, default=0)
     made.add_argument("--size", type=int, default=size, help="pixels of the network's input")

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from agenet.errors import one_line_errors
 from scripts.frameworks import import_torchvision
 from scripts.references.faces import CLASSES, MEAN, STD, Faces, parser, read_faces
 
@@ -124,4 +125,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

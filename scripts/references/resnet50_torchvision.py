@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from agenet.errors import one_line_errors
 from scripts.frameworks import import_torchvision
-from scripts.references.faces import CLASSES, parser, read_faces
+from scripts.references.faces import CLASSES, getting, parser, read_faces
 from scripts.references.levi_hassner_pytorch import Pictures, train, transforms
 
 models = import_torchvision().models
@@ -51,9 +52,10 @@ def main() -> None:
     args = options.parse_args()
     torch.manual_seed(args.seed)
     weights = models.ResNet50_Weights.IMAGENET1K_V2 if args.weights == "imagenet" else None
-    backbone = models.resnet50(weights=weights)
-    if args.weights not in ("imagenet", "none"):
-        backbone.load_state_dict(torch.load(args.weights, weights_only=True))
+    with getting(args.weights):
+        backbone = models.resnet50(weights=weights)
+        if args.weights not in ("imagenet", "none"):
+            backbone.load_state_dict(torch.load(args.weights, weights_only=True))
     train_loader, test_loader = (
         DataLoader(
             Pictures(faces, args.task, transforms(args.size, train=number == 0)),
@@ -66,4 +68,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()
