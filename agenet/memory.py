@@ -255,7 +255,7 @@ def _explain(experiment: Experiment, error: BaseException) -> str:
 
 def explain_needs(experiment: Experiment) -> str:
     """A line on a training that does not fit: its largest parts, and what fits instead."""
-    batch_size, accumulate = experiment.config.batch_size, _accumulate(experiment)
+    batch_size, accumulate = experiment.config.batch_size, experiment.config.accumulate
     unit = experiment.mesh.size * accumulate
     small = max(batch_size // 4 // unit, 1) * unit
     log.info("out of memory: compiling steps on fewer pictures, to see what fits")
@@ -294,10 +294,6 @@ def advise(needs: Needs, line: Line, accumulate: int = 1) -> str:
         f"out of memory: a step on {needs.batch_size} pictures takes, on each device, {told}, of "
         f"{_gb(needs.limit)}: use {', or '.join(advice)}"
     )
-
-
-def _accumulate(experiment: Experiment) -> int:
-    return experiment.config.get("accumulate", 1)
 
 
 def _nbytes(tree: Any) -> int:

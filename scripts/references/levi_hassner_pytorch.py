@@ -106,22 +106,26 @@ def test(model: nn.Module, loader: DataLoader, device: str) -> tuple[float, floa
     return right / count, loss / count
 
 
+def create_loaders(args: Any) -> tuple[DataLoader, DataLoader]:
+    """Batches of training and test pictures for the one task of the options."""
+    faces, test_faces = read_faces(args, (args.task,))
+    pictures = Pictures(faces, args.task, transforms(args.size, train=True))
+    test_pictures = Pictures(test_faces, args.task, transforms(args.size, train=False))
+    return (
+        DataLoader(pictures, args.batch_size, shuffle=True),
+        DataLoader(test_pictures, args.batch_size),
+    )
+
+
 def main() -> None:
     options = parser(__doc__.splitlines()[0], size=227, batch_size=50)
     options.add_argument("--task", choices=tuple(CLASSES), default="age")
     args = options.parse_args()
     torch.manual_seed(args.seed)
-    train_loader, test_loader = (
-        DataLoader(
-            Pictures(faces, args.task, transforms(args.size, train=number == 0)),
-            args.batch_size,
-            shuffle=number == 0,
-        )
-        for number, faces in enumerate(read_faces(args, (args.task,)))
-    )
+    loaders = create_loaders(args)
     model = LeviHassner(CLASSES[args.task])
     model(torch.zeros(1, 3, args.size, args.size))  # sets the LazyLinear's input
-    train(model, (train_loader, test_loader), args.epochs)
+    train(model, loaders, args.epochs)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from agenet.errors import one_line_errors
 from scripts.frameworks import import_torchvision
-from scripts.references.faces import CLASSES, getting, parser, read_faces
-from scripts.references.levi_hassner_pytorch import Pictures, train, transforms
+from scripts.references.faces import CLASSES, getting, parser
+from scripts.references.levi_hassner_pytorch import create_loaders, train
 
 models = import_torchvision().models
 
@@ -56,15 +55,7 @@ def main() -> None:
         backbone = models.resnet50(weights=weights)
         if args.weights not in ("imagenet", "none"):
             backbone.load_state_dict(torch.load(args.weights, weights_only=True))
-    train_loader, test_loader = (
-        DataLoader(
-            Pictures(faces, args.task, transforms(args.size, train=number == 0)),
-            args.batch_size,
-            shuffle=number == 0,
-        )
-        for number, faces in enumerate(read_faces(args, (args.task,)))
-    )
-    train(Frozen(backbone, CLASSES[args.task]), (train_loader, test_loader), args.epochs)
+    train(Frozen(backbone, CLASSES[args.task]), create_loaders(args), args.epochs)
 
 
 if __name__ == "__main__":
