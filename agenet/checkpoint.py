@@ -44,6 +44,7 @@ ADDED_FIELDS = {
     "optimizer.clip_norm": 0.0,
     "optimizer.weight_decay": 0.0,
     "patience": "",
+    "test_views": 1,
 }
 
 

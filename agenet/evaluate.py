@@ -1,6 +1,6 @@
 """Tests a run's best state again and rewrites its report, from the checkpoint alone.
 
-python -m agenet.evaluate --workdir=RUN [--data_dir=DIR]
+python -m agenet.evaluate --workdir=RUN [--data_dir=DIR] [--test_views=N]
 """
 
 from collections.abc import Sequence
@@ -26,6 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="DIR",
         help="folder of the prepared data sets, if it is not the one of the training",
     )
+    parser.add_argument(
+        "--test_views",
+        metavar="N",
+        type=int,
+        help="views of each face to take the mean of, as config.test_views: 1, 2 or 4",
+    )
     args = parser.parse_args(arguments)
     # Imported here, not above: help and mistyped flags must not wait for JAX.
     from agenet.compiled import keep_compiled
@@ -34,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     with log_to():
         keep_compiled()
-        report_again(args.workdir, args.data_dir)
+        report_again(args.workdir, args.data_dir, args.test_views)
 
 
 if __name__ == "__main__":

@@ -163,10 +163,13 @@ def report_run(
     progress, steps = trained["progress"], trained["step"]
     log.info("testing the state of step %d", best["step"])
     variables = checkpoints.restore_best(experiment.abstract_state().variables)
+    views = experiment.config.test_views
+    if views > 1 and not isinstance(batches, PictureBatches):
+        batches = PictureBatches(experiment, experiment.stream_pictures())
     start = time.perf_counter()
     rows = experiment.splits.test
     log_probs = predict(
-        experiment.eval_step,
+        experiment.test_step,
         variables,
         batches.evaluation(rows),
         faces=len(rows),
@@ -194,6 +197,7 @@ def report_run(
         },
         "evaluation": {
             "split": "test",
+            "views": views,
             "step": best["step"],
             "seconds": seconds,
             "bootstrap": {
@@ -217,12 +221,13 @@ def report_run(
     log_results(summary, workdir)
 
 
-def report_again(workdir: Path, data_dir: str | None) -> None:
+def report_again(workdir: Path, data_dir: str | None, test_views: int | None = None) -> None:
     """Tests the best state of a run again, all that is needed being read from its checkpoint.
 
     Args:
         workdir: of the run.
         data_dir: the folder of prepared data sets, if it is not the one of the training.
+        test_views: of each face, if not as many as the config says.
 
     Raises:
         UserError: there is no best state, or the data set is not the one of the training.
@@ -233,6 +238,9 @@ def report_again(workdir: Path, data_dir: str | None) -> None:
         config = ConfigDict(unflatten_dict(fields, sep="."))
         if data_dir is not None:
             config.dataset.data_dir = data_dir
+        if test_views is not None:  # no matter of the training
+            config.test_views = test_views
+            best["config"]["test_views"] = test_views
         # The machine may have more devices than the one of the training, or fewer.
         devices = jax.devices()
         part_size = config.batch_size // config.accumulate

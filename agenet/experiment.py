@@ -19,10 +19,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from agenet.data.augment import (
+    VIEWS,
     Augmentation,
     Transform,
     make_eval_transform,
     make_train_transform,
+    make_views_transform,
 )
 from agenet.data.order import steps_per_epoch
 from agenet.data.placement import Pictures, check_placement, load_pictures
@@ -133,6 +135,15 @@ class Experiment:
     @cached_property
     def eval_step(self) -> EvalStep:
         return make_eval_step(self.model, self.eval_transform, heads=self.heads, mesh=self.mesh)
+
+    @cached_property
+    def test_step(self) -> EvalStep:
+        """The evaluation step of the report, on pictures where it has several views of them."""
+        views = self.config.test_views
+        if views == 1:
+            return self.eval_step
+        transform = make_views_transform(self.crop_size, *self._normalization, views)
+        return make_eval_step(self.model, transform, heads=self.heads, mesh=self.mesh)
 
     @cached_property
     def feature_step(self) -> FeatureStep:
@@ -445,6 +456,8 @@ def _check_fields(config: ml_collections.ConfigDict, tasks: Sequence[str]) -> No
         raise UserError(
             f'class_weights "{config.class_weights}" is not known: use one of {CLASS_WEIGHTS}'
         )
+    if config.test_views not in VIEWS:
+        raise UserError(f"test_views {config.test_views} is not known: use one of {VIEWS}")
     if config.model.dtype not in DTYPES:
         raise UserError(f'model.dtype "{config.model.dtype}" is not known: use one of {DTYPES}')
     if config.init == "random" and config.freeze != "none":

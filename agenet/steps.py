@@ -205,7 +205,8 @@ def make_eval_step(
     """Returns `eval_step(variables, batch) -> {task: log-probabilities float32 [B, C]}`.
 
     `heads` says for each task which head it has; one that tells ages by year adds `years`, see
-    `agenet.losses.log_probabilities`.
+    `agenet.losses.log_probabilities`. If the transform gives several views of a picture, [B, V, S,
+    S, 3], the probabilities are the means over them.
     """
 
     def eval_step(variables: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -213,17 +214,26 @@ def make_eval_step(
             inputs, method = batch["features"], "classify"
         else:
             inputs, method = transform(batch["image"]), "__call__"
+        views = inputs.shape[1] if inputs.ndim == 5 else 1
+        if views > 1:
+            inputs = inputs.reshape(-1, *inputs.shape[2:])
         logits: Any = model.apply(variables, inputs, train=False, method=method)
         answers: dict[str, jax.Array] = {}
         for task, head in heads.items():
             answers |= log_probabilities(task, head, logits[task])
-        return answers
+        return answers if views == 1 else jax.tree.map(lambda a: _mean(a, views), answers)
 
     return jax.jit(
         eval_step,
         in_shardings=(replicated(mesh), batch_sharded(mesh)),
         out_shardings=replicated(mesh),
     )
+
+
+def _mean(log_probs: jax.Array, views: int) -> jax.Array:
+    """Of the probabilities of each picture's views: logarithms [B * views, C] to [B, C]."""
+    by_picture = log_probs.reshape(-1, views, log_probs.shape[-1])
+    return jax.nn.logsumexp(by_picture, axis=1) - jnp.log(views)
 
 
 def make_feature_step(

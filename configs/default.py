@@ -100,6 +100,9 @@ def get_config() -> ml_collections.ConfigDict:
     # How long that may go without getting better before the run ends, such as "2 epochs"; empty: to
     # the end of the duration.
     config.patience = ""
+    # Of each face that the report tests: 1, its middle; 2, the mirror image, too; 4, both of the
+    # whole picture, too. The answer is the mean of theirs; a Predictor's is that of one.
+    config.test_views = 1
     config.evaluate_every = "1 epochs"
     config.checkpoint_every = "1 epochs"  # what an interruption that gives no notice can cost
     config.log_every = "20 steps"

@@ -28,6 +28,7 @@ from scripts.bench_engines import (  # noqa: E402
     Figures,
     Work,
     export_onnx,
+    not_installed,
     stages_of,
 )
 from scripts.bench_tables import (  # noqa: E402
@@ -137,7 +138,8 @@ def bench(
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         work = dataclasses.replace(work, onnx=Path(folder) / "model.onnx")
         workers = [
-            stack.enter_context(Worker(name, work, args.limit)) for name in ("agenet", *peers)
+            stack.enter_context(Worker(name, work, args.limit, missing=not_installed))
+            for name in ("agenet", *peers)
         ]
         exported = [worker for worker in workers if worker.engine in ("onnxruntime", "openvino")]
         if exported and work.platform == "cpu":

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from agenet.errors import UserError  # noqa: E402
-from scripts.bench_engines import ENGINES, Figures, not_installed  # noqa: E402
+from scripts.bench_engines import ENGINES, Figures  # noqa: E402
 
 _MOMENT = 5.0  # seconds
 
@@ -36,10 +36,10 @@ class Worker:
         work: Any,
         limit: float,
         kinds: Mapping[str, Callable[[Any], Any]] = ENGINES,
-        missing: Callable[[str, str], str] | None = None,
+        missing: Callable[[str, str], str] = lambda engine, model: "",
     ) -> None:
         self.engine, self.work, self.limit, self.error = engine, work, limit, ""
-        self._kinds, self._missing = kinds, missing or not_installed
+        self._kinds, self._missing = kinds, missing
         self.idle = (0.0, 0.0)  # seconds before the last question, and how many of them busy
         self._process: Any = None
 

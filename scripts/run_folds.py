@@ -172,10 +172,12 @@ def markdown(reports: Reports, total: int, command: str) -> str:
     parts += [f"**{dataset['notice']}**"] if dataset["notice"] else []
     seen = sum(report["dataset"]["leakage"]["seen_subject"] for report in reports.values())
     tested = sum(report["dataset"]["leakage"]["test_faces"] for report in reports.values())
+    views = first["evaluation"].get("views", 1)
+    answers = f"Every answer is the mean of those for {views} views of a face. " * (views > 1)
     parts.append(
         f"Initial weights `{first['model']['initial']}`, {dataset['labels']} labels, protocol "
         f"`{dataset['protocol']}`: {seen:,} of {tested:,} test faces show a person from training. "
-        "Each fold is tested once, with the state chosen on validation data. ±: standard "
+        f"{answers}Each fold is tested once, with the state chosen on validation data. ±: standard "
         "deviation over folds (sample, n - 1). Time: by the clock, from the start of a fold's "
         "process to its end."
     )

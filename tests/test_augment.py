@@ -17,6 +17,7 @@ from agenet.data.augment import (
     example_keys,
     make_eval_transform,
     make_train_transform,
+    make_views_transform,
     normalize,
     random_colors,
     random_crop,
@@ -53,6 +54,7 @@ TRANSFORMS = {
     "train": make_train_transform(SIZE, MEAN, STD),
     "warping": make_train_transform(SIZE, MEAN, STD, WARPING),
     "poor": make_train_transform(SIZE, MEAN, STD, Augmentation(grey=0.5, low_resolution=0.5)),
+    "views": lambda images, rngs: make_views_transform(SIZE, MEAN, STD, 4)(images),
     "eval": lambda images, rngs: make_eval_transform(SIZE, MEAN, STD)(images),
 }
 
@@ -76,6 +78,18 @@ def test_eager_compiled_and_divided_agree(transform: Callable[..., jax.Array]) -
     tolerance = {"rtol": 1e-6, "atol": 1e-4 if transform is TRANSFORMS["warping"] else 0}
     np.testing.assert_allclose(compiled, eager, **tolerance)
     np.testing.assert_allclose(divided, eager, **tolerance)
+
+
+def test_views_of_a_picture() -> None:
+    images = jnp.asarray(coordinates(4))
+    views = make_views_transform(SIZE, (0.0,) * 3, (1.0,) * 3, 4)(images)
+    middle = make_eval_transform(SIZE, (0.0,) * 3, (1.0,) * 3)(images)
+    np.testing.assert_array_equal(views[:, 0], middle)
+    np.testing.assert_array_equal(views[:, 1], middle[:, :, ::-1])
+    np.testing.assert_allclose(views[:, 3], views[:, 2, :, ::-1], rtol=1e-6)
+    # The whole: places from end to end, the same in the mean.
+    np.testing.assert_allclose(views[:, 2].mean((1, 2)), images.mean((1, 2)), atol=0.1)
+    assert np.ptp(views[0, 2, :, 0, 1]) > np.ptp(views[0, 0, :, 0, 1])
 
 
 @pytest.mark.parametrize("name", ["random_crop", "random_flip", "train", "warping", "poor"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts import bench_models
-from scripts.bench_engines import Engine, Work
+from scripts.bench_engines import Engine, Work, not_installed
 from scripts.bench_tables import print_roofline
 from scripts.bench_turns import median_ratio, roofline
 from scripts.bench_worker import Worker
@@ -121,8 +121,7 @@ def test_a_turn_has_at_least_one_call() -> None:
 
 
 def test_a_crash_is_an_answer() -> None:
-    there = Worker("openvino", Work(), 60.0, missing=lambda engine, model: "")
-    with there as worker:  # imports nothing before it prepares
+    with Worker("openvino", Work(), 60.0) as worker:  # imports nothing before it prepares
         assert worker.start() == {}
         os.kill(worker._process.pid, signal.SIGSEGV)
         for method in ("measure", "release"):
@@ -159,7 +158,7 @@ def test_a_crash_is_a_line_of_the_table(crashing: str, capsys: pytest.CaptureFix
 
 def test_what_is_not_installed_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    worker = Worker("openvino", Work(model="resnet50"), 1.0)
+    worker = Worker("openvino", Work(model="resnet50"), 1.0, missing=not_installed)
     assert worker.start() == {"error": "torch is not installed"}
     assert worker.ask("prepare", "latency", 1) == {"error": "torch is not installed"}
 

@@ -97,6 +97,20 @@ def test_checkpoint_alone_gives_the_same_report(
     assert config["dataset"]["data_dir"] == "elsewhere"
 
 
+def test_mean_of_views(finished: Path) -> None:
+    before = read_summary(finished)
+    main([f"--workdir={finished}", "--test_views=4"])
+    after = read_summary(finished)
+    assert (before["evaluation"]["views"], after["evaluation"]["views"]) == (1, 4)
+    assert after["config"]["test_views"] == 4 and before["config"]["test_views"] == 1
+    for task, metrics in after["evaluation"]["tasks"].items():
+        other = before["evaluation"]["tasks"][task]
+        assert metrics["loss"] != other["loss"]
+        assert metrics["loss"] == pytest.approx(other["loss"], rel=0.5)
+    with pytest.raises(UserError, match=r"test_views 3 is not known: use one of \(1, 2, 4\)"):
+        main([f"--workdir={finished}", "--test_views=3"])
+
+
 def test_subgroups_and_years_are_of_the_data_set(
     finished: Path, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:

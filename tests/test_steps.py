@@ -8,7 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from agenet.data.augment import make_eval_transform, make_train_transform
+from agenet.data.augment import (
+    make_eval_transform,
+    make_train_transform,
+    make_views_transform,
+)
 from agenet.models import MODELS, create_model
 from agenet.models.classifier import Classifier
 from agenet.sharding import batch_sharded, create_mesh, replicated
@@ -257,6 +261,23 @@ def test_evaluation_is_of_every_picture_by_itself() -> None:
     part = step(variables, jax.device_put(changed, batch_sharded(mesh)))
     np.testing.assert_allclose(whole["age"][:8], part["age"][:8], rtol=1e-6)
     np.testing.assert_allclose(jnp.exp(whole["age"]).sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("tiny_net")
+@pytest.mark.parametrize("count", [2, 4])
+def test_mean_of_views(count: int) -> None:
+    mesh = create_mesh(jax.devices()[:8])
+    model = create_model("tiny", {"age": 8, "gender": 2})
+    variables, batch = create_variables(model, 16, 0), make_batch()
+    transform = make_views_transform(16, MEAN, STD, count)
+    step = make_eval_step(model, transform, heads=HEADS, mesh=mesh)
+    answer = step(variables, jax.device_put(batch, batch_sharded(mesh)))
+    views = transform(jnp.asarray(batch["image"]))
+    assert views.shape == (16, count, 16, 16, 3)
+    expected = np.mean(
+        [jax.nn.softmax(model.apply(variables, views[:, i])["age"]) for i in range(count)], axis=0
+    )
+    np.testing.assert_allclose(np.exp(answer["age"]), expected, rtol=1e-4)
 
 
 @pytest.mark.usefixtures("tiny_net")

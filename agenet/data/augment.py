@@ -14,6 +14,8 @@ from agenet.errors import UserError
 
 Transform = Callable[..., jax.Array]
 
+VIEWS = (1, 2, 4)  # of a test picture, see `make_views_transform`
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -237,6 +239,27 @@ def make_train_transform(
             halvings = random_halvings(resolution_rngs, augmentation.low_resolution)
             images = reduce_resolution(images, halvings)
         return normalize(images, mean, std)
+
+    return transform
+
+
+def make_views_transform(
+    size: int, mean: Sequence[float], std: Sequence[float], views: int
+) -> Transform:
+    """Returns `transform(images uint8 [B, H, W, 3]) -> float32 [B, views, size, size, 3]`.
+
+    The first view is that of `make_eval_transform`, the second its mirror image, the third and
+    fourth are the whole picture, made smaller, and its mirror image. To average over views of a
+    test picture is the "over-sampling" of Levi & Hassner 2015, who take five crops, each mirrored.
+    """
+
+    def transform(images: jax.Array) -> jax.Array:
+        shape = (len(images), size, size, images.shape[-1])
+        single = [center_crop(images, size).astype(jnp.float32)]
+        if views == 4:
+            single.append(jax.image.resize(images.astype(jnp.float32), shape, "linear"))
+        both = [view for image in single for view in (image, image[:, :, ::-1])]
+        return normalize(jnp.stack(both, axis=1), mean, std)
 
     return transform
 

@@ -83,6 +83,7 @@ REPORT = {
     },
     "evaluation": {
         "step": int,
+        "views?": int,
         "seconds": float,
         "tasks": {f"{task}?": _TASK for task in TASK_CLASSES},
     },

@@ -161,13 +161,14 @@ def _about(summary: dict[str, Any]) -> str:
         "subject": "split over persons (nobody is in two splits)",
         "random": "split over images, without regard to persons",
     }[dataset["protocol"]]
-    split = summary["evaluation"]["split"]
+    split, views = summary["evaluation"]["split"], summary["evaluation"].get("views", 1)
+    seen = f" Every answer is the mean of those for {views} views of a face." if views > 1 else ""
     return (
         f"Model `{model['name']}` (flavour `{model['flavour']}`) with {model['parameters']:,} "
         f"parameters, {model['trained']:,} of them trained, from weights `{model['initial']}`, "
         f"evaluated at step {summary['evaluation']['step']:,} on the {split} set of "
         f"`{dataset['name']}`: fold {dataset['test_fold']}, protocol `{dataset['protocol']}`, "
-        f"{protocol}, {dataset['labels']} labels, seed {dataset['seed']}."
+        f"{protocol}, {dataset['labels']} labels, seed {dataset['seed']}.{seen}"
     )
 
 

@@ -56,12 +56,14 @@ def _colors(look: Look) -> tuple[str, str]:
 def _tested_on(run: Run) -> Cell:
     dataset = run.first["dataset"]
     where = "five folds" if run.is_folds else f"only fold {dataset['test_fold']}"
+    views = run.first["evaluation"].get("views", 1)
+    more = f", {views} views of a face" if views > 1 else ""
     seen, total = run.seen
     if run.leaks:
         share = percent(seen / max(total, 1))
         over = "images" if dataset["protocol"] == "random" else "persons"
-        return Cell(f"⚠ {where}", f"over {over}, {share} % seen")
-    return Cell(where, "over persons")
+        return Cell(f"⚠ {where}", f"over {over}, {share} % seen{more}")
+    return Cell(where, f"over persons{more}")
 
 
 def _training(run: Run) -> Cell:
