@@ -32,6 +32,7 @@ def dry_run(config: ml_collections.ConfigDict, workdir: Path, command: str) -> N
     Raises:
         UserError: what would keep the training from beginning or going on.
     """
+    check_same_everywhere({"command": "dry run", "config": config.to_dict()})
     with log_to(process=jax.process_index()):
         keep_compiled()
         _check_writable(workdir)

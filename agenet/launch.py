@@ -44,6 +44,8 @@ def launch(
     Raises:
         UserError: anything in the config, the data or the work directory that does not fit.
     """
+    # First of all, for processes that do not all do the same would wait for each other.
+    check_same_everywhere({"command": "training", "config": config.to_dict()})
     create_workdir(workdir)
     log_file = workdir / "train.log" if is_first() else None
     with log_to(log_file, process=jax.process_index()):

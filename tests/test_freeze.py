@@ -83,7 +83,6 @@ def step_of(name: str, freeze: str, size: int) -> tuple[TrainState, TrainState, 
         ("resnet18", "none"),
         ("resnet18", "backbone"),
         ("resnet18", "all but 2 stages"),
-        ("efficientnet_b0", "all but 2 stages"),
     ],
 )
 def test_frozen_does_not_move_by_one_bit_and_the_rest_does(name: str, freeze: str) -> None:

@@ -65,6 +65,8 @@ def test_ends_when_nothing_gets_better(run: Run, capsys: pytest.CaptureFixture) 
     assert f"{told}{best}" in capsys.readouterr().err
     validated = [row["step"] for row in read_rows(workdir) if "validation/loss" in row]
     assert validated == [step for step in losses if step <= end]
+    trained = [row["step"] for row in read_rows(workdir) if "train/loss" in row]
+    assert trained[-1] == end
     saved = Checkpoints(workdir, read_only=True)
     assert (saved.latest_step, saved.best_step) == (end, best)
     assert is_complete(read_run(workdir))

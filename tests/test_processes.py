@@ -134,11 +134,13 @@ def test_mistakes_of_one_end_all(records: Records, tmp_path: Path) -> None:
         "picture": r"1 of 100 prepared pictures do not decode \(rows 150\)",
         "fields": "all processes must have the same settings and data: config.log_every: 4 steps",
         "workdir": "is another one for process 1 than for process 0",
+        "command": "settings and data: command: training there, dry run now",
     }.items():
         workdir = tmp_path / "b" if change == "workdir" else tmp_path / "a"
         fields = {"log_every": "3 steps"} if change == "fields" else {}
         broken = without(records, slice(150, 151)) if change == "picture" else records
-        ended = run_pair((tmp_path / "a", records, {}, {}), (workdir, broken, fields, {}))
+        events = {"dry_run": True} if change == "command" else {}
+        ended = run_pair((tmp_path / "a", records, {}, {}), (workdir, broken, fields, events))
         assert [code for code, _ in ended] == [1, 1], ended
         assert all(re.search(told, each) and "Traceback" not in each for _, each in ended), ended
         if change == "picture":

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from agenet import experiment, launch
+from agenet import dry_run, experiment, launch
 from agenet.checkpoint import Checkpoints
 from agenet.data.records import Records
 from agenet.data.resident import Resident
@@ -112,7 +112,8 @@ def run_process(
 
     It is killed before file operation number `kill_at` under `checkpoints/`, with batch number
     `kill_with`, or `kill_after` seconds after its second batch; is told to stop with batch number
-    `stop_at`; gets SIGINT with batch number `interrupt_at` and, while it saves, again.
+    `stop_at`; gets SIGINT with batch number `interrupt_at` and, while it saves, again. With
+    `dry_run` it is one.
     """
     return run_processes((workdir, records, config, events))[0]
 
@@ -179,4 +180,5 @@ def _run(
 
         Checkpoints.save_latest = save  # type: ignore[method-assign]
     with one_line_errors(), joined(processes):
-        launch.launch(config, workdir, "command")
+        program = dry_run.dry_run if "dry_run" in events else launch.launch
+        program(config, workdir, "command")
