@@ -48,16 +48,18 @@ class PictureBatches:
 
     epochs_found = 0
 
-    def __init__(self, experiment: Experiment, pictures: Pictures):
+    def __init__(self, experiment: Experiment, pictures: Pictures, part_size: int = 0):
+        """`part_size` is that of evaluations, if it is another one than the experiment's."""
+        self.pictures = pictures
         self._experiment = experiment
-        self._pictures = pictures
+        self._part_size = part_size or experiment.part_size
 
     def training(self, step: int) -> Generator[Batch, None, None]:
-        yield from self._pictures.batches((r, None) for r in training_rows(self._experiment, step))
+        yield from self.pictures.batches((r, None) for r in training_rows(self._experiment, step))
 
     def evaluation(self, rows: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
-        parts = list(evaluation_batches(rows, self._experiment.part_size))
-        for batch, (_, mask) in zip(self._pictures.batches(parts), parts, strict=True):
+        parts = list(evaluation_batches(rows, self._part_size))
+        for batch, (_, mask) in zip(self.pictures.batches(parts), parts, strict=True):
             yield batch, mask
 
 
@@ -206,7 +208,9 @@ def _create_views(
         )
         for epoch in range(-(-experiment.total_steps // experiment.steps_per_epoch))
     ]
-    evaluated = np.concatenate([splits.validation, splits.test])
+    # Test faces in several views are tested on pictures.
+    tested = splits.test if config.test_views == 1 else splits.test[:0]
+    evaluated = np.concatenate([splits.validation, tested])
     return epochs, create(
         "evaluation", source, evaluated, compute=functools.partial(compute, epoch=None)
     )

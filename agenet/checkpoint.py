@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,31 +21,6 @@ import orbax.checkpoint as ocp
 from agenet.errors import UserError
 from agenet.state import TrainState
 from agenet.writers import write_file
-
-# These change neither the numbers of a run nor what they mean.
-_MAY_DIFFER = (
-    "config.checkpoint_every",
-    "config.dataset.data_dir",
-    "config.dataset.prepare",
-    "config.feature_cache",
-    "config.feature_cache_bytes",
-    "config.input.placement",
-    "config.log_every",
-    "config.tensorboard",
-)
-
-# Fields of the config that runs of earlier versions lack, with what they did then.
-ADDED_FIELDS = {
-    "accumulate": 1,
-    "augment.mixup": 0.0,
-    "class_weights": "none",
-    "ema": 0.0,
-    "label_smoothing": 0.0,
-    "optimizer.clip_norm": 0.0,
-    "optimizer.weight_decay": 0.0,
-    "patience": "",
-    "test_views": 1,
-}
 
 
 class Checkpoints:
@@ -89,7 +64,10 @@ class Checkpoints:
         if step is None:
             return None
         with _one_line_errors(manager.directory / str(step), "read"):
-            return manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+            run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+            if not (isinstance(run, dict) and run):
+                raise ValueError("run/metadata does not tell of a run")
+            return run
 
     def restore_latest(self, template: TrainState) -> TrainState:
         """The latest state, with the shapes, types and shardings of `template`."""
@@ -138,52 +116,12 @@ def _fields(state: TrainState) -> dict[str, Any]:
     return {name: value for name, value in vars(state).items() if value is not None}
 
 
-def check_same_run(saved: Mapping[str, Any], identity: Mapping[str, Any], workdir: Path) -> None:
-    """Raises `UserError` naming every difference if a checkpoint is not of the run `identity`."""
-    changed = "dataset.fingerprint: "
-    differences = [
-        # Two hashes would tell nobody what happened.
-        f"{changed}pictures, persons or labels are not those of then"
-        if difference.startswith(changed)
-        else difference
-        for difference in find_differences({name: saved[name] for name in identity}, identity)
-    ]
-    if differences:
-        raise UserError(
-            f"the checkpoint in {workdir} is of another run ({'; '.join(differences)}): "
-            "give that run's settings and data, or another --workdir to start afresh"
-        )
-
-
 def is_complete(run: Mapping[str, Any]) -> bool:
     """Whether what a latest checkpoint was saved with, `run`, is of the end of a training."""
     progress = run.get("progress", {})
     at_end = run["step"] >= run.get("total_steps", 0)
     validated = progress.get("evaluated_step", run["step"]) >= run["step"]
     return progress.get("stopped_early", False) or (at_end and validated)
-
-
-def find_differences(
-    saved: Mapping[str, Any], now: Mapping[str, Any], may_differ: Collection[str] = _MAY_DIFFER
-) -> list[str]:
-    """Where two runs differ in what matters, by default to their numbers, a line for each."""
-    old, new = dict(_flatten(saved)), dict(_flatten(now))
-    for name, value in ADDED_FIELDS.items():
-        if f"config.{name}" in new:
-            old.setdefault(f"config.{name}", value)
-    return [
-        f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in may_differ
-    ]
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:  # JSON knows no tuples.
-            yield prefix + name, list(value) if isinstance(value, tuple) else value
 
 
 def _create_manager(directory: Path, read_only: bool) -> ocp.CheckpointManager:

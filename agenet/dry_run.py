@@ -1,6 +1,5 @@
 """What a training would take, and whether it could begin: everything short of a step."""
 
-import contextlib
 import logging
 import os
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from agenet.checkpoint import Checkpoints
 from agenet.compiled import keep_compiled
 from agenet.data.resident import load_faces
 from agenet.errors import UserError
@@ -17,6 +15,7 @@ from agenet.launch import (
     log_summary,
     open_experiment,
     read_report,
+    read_saved,
 )
 from agenet.memory import explain_needs, explained, host_memory, measure
 from agenet.writers import log_to
@@ -36,10 +35,7 @@ def dry_run(config: ml_collections.ConfigDict, workdir: Path, command: str) -> N
     with log_to(process=jax.process_index()):
         keep_compiled()
         _check_writable(workdir)
-        saved = None
-        if (workdir / "checkpoints").is_dir():
-            with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-                saved = checkpoints.read_run("latest")
+        saved = read_saved(workdir)
         experiment, identity = open_experiment(config, saved, workdir)
         check_same_everywhere(identity)
         log_summary(experiment, command)
@@ -58,7 +54,7 @@ def dry_run(config: ml_collections.ConfigDict, workdir: Path, command: str) -> N
             )
         if not needs.fits:
             raise UserError(explain_needs(experiment))
-        if saved is not None and read_report(workdir) is not None:
+        if saved is not None and read_report(workdir, config.test_views) is not None:
             log.info("this run is finished; for another give another --workdir")
         elif saved is not None:
             log.info("would go on from step %d of %d", saved["step"], experiment.total_steps)

@@ -16,14 +16,16 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from agenet.batches import Batches, PictureBatches
-from agenet.checkpoint import ADDED_FIELDS, Checkpoints, check_same_run, is_complete
+from agenet.batches import AT_ONCE, Batches, PictureBatches
+from agenet.checkpoint import Checkpoints, is_complete
 from agenet.data.records import Records
 from agenet.data.resident import load_faces
 from agenet.errors import UserError
 from agenet.experiment import Experiment, create_experiment
+from agenet.identity import ADDED_FIELDS, check_same_run
 from agenet.labels import UNKNOWN
 from agenet.losses import YEARS
+from agenet.memory import is_exhausted
 from agenet.metrics import (
     LEVEL,
     MIN_SUBJECTS,
@@ -37,6 +39,7 @@ from agenet.metrics import (
 )
 from agenet.processes import is_first
 from agenet.report import write_report
+from agenet.report.files import views_of
 from agenet.sharding import create_mesh
 from agenet.steps import Batch, EvalStep
 from agenet.writers import read_json_lines
@@ -164,8 +167,8 @@ def report_run(
     log.info("testing the state of step %d", best["step"])
     variables = checkpoints.restore_best(experiment.abstract_state().variables)
     views = experiment.config.test_views
-    if views > 1 and not isinstance(batches, PictureBatches):
-        batches = PictureBatches(experiment, experiment.stream_pictures())
+    if views > 1:
+        batches = _view_batches(experiment, batches, views)
     start = time.perf_counter()
     rows = experiment.splits.test
     log_probs = predict(
@@ -180,8 +183,9 @@ def report_run(
         return
     seconds = time.perf_counter() - start
     pictures_trained = steps * experiment.config.batch_size
+    asked = views == trained["config"].get("test_views", 1)
     summary = experiment.describe() | {
-        "command": trained["command"],
+        "command": trained["command"] + ("" if asked else f" --config.test_views={views}"),
         "machine": trained["machine"],
         "training": {
             "seconds": progress["training_seconds"] + progress["validation_seconds"],
@@ -221,6 +225,15 @@ def report_run(
     log_results(summary, workdir)
 
 
+def _view_batches(experiment: Experiment, batches: Batches, views: int) -> PictureBatches:
+    """Of as few pictures that their views take no more memory than other steps do."""
+    known = batches.pictures if isinstance(batches, PictureBatches) else None
+    devices = experiment.mesh.size
+    at_once = min(experiment.part_size, AT_ONCE * devices) // views
+    part_size = max(at_once // devices, 1) * devices
+    return PictureBatches(experiment, known or experiment.stream_pictures(), part_size)
+
+
 def report_again(workdir: Path, data_dir: str | None, test_views: int | None = None) -> None:
     """Tests the best state of a run again, all that is needed being read from its checkpoint.
 
@@ -240,14 +253,13 @@ def report_again(workdir: Path, data_dir: str | None, test_views: int | None = N
             config.dataset.data_dir = data_dir
         if test_views is not None:  # no matter of the training
             config.test_views = test_views
-            best["config"]["test_views"] = test_views
         # The machine may have more devices than the one of the training, or fewer.
         devices = jax.devices()
         part_size = config.batch_size // config.accumulate
         mesh = create_mesh(devices[: math.gcd(len(devices), part_size)])
         try:
             experiment = create_experiment(config, mesh)
-        except AttributeError as error:  # The config lacks a field that was not known then.
+        except (AttributeError, KeyError, TypeError) as error:  # Fields of another time.
             raise UserError(
                 f"{workdir} was trained by another version of agenet ({error}): test it with that "
                 "one, or train it again"
@@ -255,7 +267,15 @@ def report_again(workdir: Path, data_dir: str | None, test_views: int | None = N
         check_same_run(best, experiment.identity(), workdir)
         show_progress = sys.stderr.isatty()
         batches = PictureBatches(experiment, experiment.stream_pictures())
-        report_run(experiment, batches, checkpoints, workdir, show_progress=show_progress)
+        try:
+            report_run(experiment, batches, checkpoints, workdir, show_progress=show_progress)
+        except jax.errors.JaxRuntimeError as error:
+            if not is_exhausted(error):
+                raise
+            raise UserError(
+                f"out of memory while testing {experiment.part_size} pictures at a time: does "
+                "another program use the device?"
+            ) from error
 
 
 def read_best(checkpoints: Checkpoints, workdir: Path) -> dict[str, Any]:
@@ -268,6 +288,8 @@ def read_best(checkpoints: Checkpoints, workdir: Path) -> dict[str, Any]:
 
 def log_results(summary: dict[str, Any], workdir: Path) -> None:
     """The main figures of a report, and where it is."""
+    if views_of(summary) > 1:
+        log.info("test: means over %d views of each face", views_of(summary))
     for task, metrics in summary["evaluation"]["tasks"].items():
         one_off = f", 1-off {metrics['one_off']:.2%}" if "one_off" in metrics else ""
         log.info(

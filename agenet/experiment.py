@@ -353,6 +353,11 @@ def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = Non
             f"{config.model.name} takes: use --config.input.size={crop_size} or more, or a smaller "
             "--config.input.crop_size"
         )
+    if config.test_views == max(VIEWS) and crop_size == config.input.size:
+        raise UserError(
+            f"test_views {config.test_views}: the crop, {crop_size} pixels, is the whole picture: "
+            "use --config.test_views=2"
+        )
     dataset = config.dataset
     records, *extra = (
         open_records(name, dataset.data_dir, dataset.labels) for name in data_set_names(dataset)

@@ -142,7 +142,7 @@ class View:
                 and metadata.get("sha256") == hashlib.sha256(features.tobytes()).hexdigest()
             ):
                 return features
-        except (OSError, SafetensorError):
+        except (OSError, SafetensorError, AttributeError, TypeError):  # or of a type unknown to us
             pass
         log.warning("%s is damaged or of something else: computed again", path)
         with _one_line_errors(self.folder):

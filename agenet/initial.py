@@ -78,11 +78,15 @@ def _from_run(workdir: Path, init: str, model: str, flavour: str) -> Initial:
     with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         run, latest = checkpoints.read_run("best"), checkpoints.read_run("latest")
     if run is None:
-        raise UserError(f"init: {workdir} holds no evaluated state to start from")
+        raise UserError(
+            f"init: {workdir} holds no evaluated state to start from: train it past its first "
+            "validation"
+        )
     if latest is not None and not is_complete(latest):
         raise UserError(
             f"init: the run in {workdir} stopped at step {latest['step']} of "
             f"{latest['total_steps']}: finish it first, with the command that began it"
+            + (f", {latest['command']}" if "command" in latest else "")
         )
     config = run["config"]
     if "flavour" not in config["model"] or "heads" not in config:
@@ -91,7 +95,8 @@ def _from_run(workdir: Path, init: str, model: str, flavour: str) -> Initial:
         )
     if config["model"]["name"] != model:
         raise UserError(
-            f"init: the run in {workdir} trained {config['model']['name']}, not {model}"
+            f"init: the run in {workdir} trained {config['model']['name']}, not {model}: use "
+            f"--config.model.name={config['model']['name']}, or another run"
         )
     if flavour and config["model"]["flavour"] != flavour:
         raise UserError(

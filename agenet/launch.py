@@ -13,7 +13,7 @@ import jax
 import ml_collections
 
 from agenet.batches import create_batches
-from agenet.checkpoint import Checkpoints, check_same_run, find_differences
+from agenet.checkpoint import Checkpoints
 from agenet.compiled import keep_compiled
 from agenet.data.records import find_prepared
 from agenet.errors import UserError
@@ -25,9 +25,11 @@ from agenet.experiment import (
     describe_machine,
     take_from_weights,
 )
+from agenet.identity import check_same_run, find_differences
 from agenet.memory import explained
 from agenet.processes import agree, gather, is_first
 from agenet.profile import Profile, Window
+from agenet.report.files import views_of
 from agenet.train import Progress, Trainer
 from agenet.writers import Writers, create_writer, log_to
 
@@ -52,25 +54,32 @@ def launch(
         keep_compiled()
         prepare_if_asked(config.dataset)
         asked = config.to_dict()
-        with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-            saved = checkpoints.read_run("latest")
-            experiment, identity = open_experiment(config, saved, workdir)
-            check_same_everywhere(identity)
-            if saved is not None:
-                summary = agree(read_report(workdir))
-                if summary is not None:
-                    log.info("this run is finished; for another give another --workdir")
-                    log_results(summary, workdir)
-                    return
-            run = identity | {
-                "asked": asked,
-                "command": command,
-                "machine": describe_machine(),
-                "total_steps": experiment.total_steps,
-                "trained_on": saved.get("trained_on", {}) if saved else experiment.trained_on(),
-            }
-            with explained(experiment):
-                train_and_test(experiment, checkpoints, workdir, saved, run, profile)
+        saved = read_saved(workdir)
+        experiment, identity = open_experiment(config, saved, workdir)
+        check_same_everywhere(identity)
+        if saved is not None:
+            summary = agree(read_report(workdir, config.test_views))
+            if summary is not None:
+                log.info("this run is finished; for another give another --workdir")
+                log_results(summary, workdir)
+                return
+        run = identity | {
+            "asked": asked,
+            "command": command,
+            "machine": describe_machine(),
+            "total_steps": experiment.total_steps,
+            "trained_on": saved.get("trained_on", {}) if saved else experiment.trained_on(),
+        }
+        with contextlib.closing(Checkpoints(workdir)) as checkpoints, explained(experiment):
+            train_and_test(experiment, checkpoints, workdir, saved, run, profile)
+
+
+def read_saved(workdir: Path) -> dict[str, Any] | None:
+    """What the latest checkpoint in `workdir` was saved with, if there is one; writes nothing."""
+    if not agree((workdir / "checkpoints").is_dir()):
+        return None
+    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+        return checkpoints.read_run("latest")
 
 
 def open_experiment(
@@ -192,13 +201,13 @@ def _prepare(name: str, data_dir: str) -> None:
         raise UserError(f"{name} could not be prepared, see above")
 
 
-def read_report(workdir: Path) -> dict[str, Any] | None:
-    """The report of the whole run, if it is written and not damaged."""
+def read_report(workdir: Path, views: int) -> dict[str, Any] | None:
+    """The report of the whole run, tested in so many views, if it is written and not damaged."""
     try:
         summary = json.loads((workdir / "report.json").read_text())
         training = summary["training"]
         complete = training.get("complete", training["steps"] == training["total_steps"])
-        return summary if complete else None
+        return summary if complete and views_of(summary) == views else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 

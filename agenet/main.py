@@ -7,6 +7,7 @@ The same command again continues a run that was interrupted.
 """
 
 import difflib
+import logging
 import os
 import runpy
 import shlex
@@ -142,6 +143,8 @@ def main(_: list[str]) -> None:
     from agenet.processes import joined
     from agenet.profile import parse_window
 
+    # Which tells of every kind of device that this machine has not.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     command = shlex.join(["python", "-m", "agenet.main", *sys.argv[1:]])
     workdir = Path(_WORKDIR.value or "")
     window = parse_window(_PROFILE.value)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,13 +139,32 @@ def create_writer(workdir: Path, *, tensorboard: bool, keep: int) -> MetricWrite
     """`metrics.jsonl`, continued after `keep` rows, and, if asked for, `tensorboard/`."""
     writers: list[MetricWriter] = [JsonLinesWriter(workdir / "metrics.jsonl", keep=keep)]
     if tensorboard:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Of devices that it is not to use.
         try:  # Imports TensorFlow: seconds, and not everyone has it.
-            import tensorflow as tf
-            from clu.metric_writers import SummaryWriter
+            with _quiet():
+                import tensorflow as tf
+                from clu.metric_writers import SummaryWriter
+
+                tf.config.set_visible_devices([], "GPU")  # It would take all their memory.
         except ImportError as error:
             log.info("no TensorBoard log (%s); metrics.jsonl has it all", error)
         else:
-            tf.config.set_visible_devices([], "GPU")  # It would take all their memory.
             writers.append(SummaryWriter(str(workdir / "tensorboard")))
     return Writers(writers)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing reaches the terminal: TensorFlow warns of devices that it is not to use anyway.
+
+    Its C++ does so before it can be told not to.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+        os.close(terminal)

@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from agenet.data.records import find_prepared  # noqa: E402
 from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
+from agenet.report.files import views_of  # noqa: E402
 from agenet.writers import write_file  # noqa: E402
 from scripts import runs  # noqa: E402
 from scripts.runs import Run, StoppedError, Train  # noqa: E402
@@ -93,7 +94,6 @@ def train_folds(folds: Sequence[Run], workdir: Path, command: str, train: Train)
         raise UserError(f"{run.name}: {message}")
 
     workdir.mkdir(parents=True, exist_ok=True)
-    write_tables(reports, len(folds), workdir, command)
     try:
         for run, report in runs.run_all(folds, train, failed):
             reports[run.config.dataset.test_fold] = report
@@ -172,7 +172,7 @@ def markdown(reports: Reports, total: int, command: str) -> str:
     parts += [f"**{dataset['notice']}**"] if dataset["notice"] else []
     seen = sum(report["dataset"]["leakage"]["seen_subject"] for report in reports.values())
     tested = sum(report["dataset"]["leakage"]["test_faces"] for report in reports.values())
-    views = first["evaluation"].get("views", 1)
+    views = views_of(first)
     answers = f"Every answer is the mean of those for {views} views of a face. " * (views > 1)
     parts.append(
         f"Initial weights `{first['model']['initial']}`, {dataset['labels']} labels, protocol "

@@ -22,6 +22,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from agenet.errors import UserError
+from agenet.identity import find_differences
 from agenet.main import LARGE_PAGES, config_error
 from agenet.writers import read_json_lines, write_file
 from scripts.run_server import Forked, RunServer
@@ -61,9 +62,12 @@ class Run:
         try:
             text = (self.workdir / "report.json").read_text()
             finished = json.loads((self.workdir / FINISHED).read_text())
-        except (FileNotFoundError, ValueError):
+            same = not find_differences(
+                {"config": finished["config"]}, {"config": _plain(self.config)}, may_differ=()
+            )
+            known = same and finished["report"] == _hash(text)
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        known = finished == {"config": _plain(self.config), "report": _hash(text)}
         return json.loads(text) if known else None
 
     def record_finished(self) -> dict[str, Any] | None:
@@ -100,8 +104,8 @@ class Run:
 
     def _measured_seconds(self) -> float:
         try:
-            return json.loads((self.workdir / TIME).read_text())["seconds"]
-        except FileNotFoundError:
+            return float(json.loads((self.workdir / TIME).read_text())["seconds"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return 0.0
 
 

@@ -164,7 +164,6 @@ def train_sweep(sweep: Sweep, workdir: Path, train: Train) -> None:
         write_tables(sweep, results, workdir)
 
     workdir.mkdir(parents=True, exist_ok=True)
-    write_tables(sweep, results, workdir)
     try:
         for run, report in runs.run_all(sweep.runs, train, failed):
             results.notice = report["dataset"]["notice"]

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agenet.checkpoint import Checkpoints, check_same_run, find_differences, is_complete
+from agenet.checkpoint import Checkpoints, is_complete
 from agenet.errors import UserError
+from agenet.identity import check_same_run, find_differences
 from agenet.state import TrainState
 
 

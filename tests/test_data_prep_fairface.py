@@ -162,6 +162,7 @@ def test_what_is_missing_is_named(manual_dir: Path, tmp_path: Path) -> None:
         ("file,", "path,", "row 1: not the header file,age"),
         ("Indian", "\xff", "not text in UTF-8"),
         ("Indian", '"Indian', "row "),
+        ("Indian", "x" * 200_000, "row 4: field larger than field limit"),
     ],
 )
 def test_rows_that_do_not_parse(manual_dir: Path, old: str, new: str, message: str) -> None:
@@ -174,7 +175,7 @@ def test_rows_that_do_not_parse(manual_dir: Path, old: str, new: str, message: s
 
 def test_tables_that_are_empty(manual_dir: Path) -> None:
     path = release.label_file(manual_dir, "test")
-    for text, message in (("", "row 1: not the header"), (HEADER + "\n", "no rows")):
+    for text, message in (("", "row 1: not the header"), (HEADER + "\n\n", "no rows")):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             read_labels(manual_dir, "test")

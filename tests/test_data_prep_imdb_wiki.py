@@ -152,6 +152,26 @@ def test_structures_of_another_kind(tmp_path: Path, table: Columns, message: str
         parse(table, tmp_path)
 
 
+@pytest.mark.parametrize("cell", [1.0, {"a": 1}, np.array(["a"], object), np.array([True])])
+def test_cells_that_hold_no_text(tmp_path: Path, cell: Any) -> None:
+    cells = np.empty(4, object)
+    cells[:] = [cell] * 4
+    found = parse(edited(name=cells, full_path=cells), tmp_path)
+    assert list(found.name) == list(found.full_path) == [""] * 4
+
+
+def test_no_usable_row(tmp_path: Path) -> None:
+    table = write_release(tmp_path / "release")
+    for changes, message in (
+        ({"photo_taken": np.full(60, 1800.0)}, r"no usable row; wiki.mat: 60 rows, 0 usable; drop"),
+        ({"name": np.array(["one"] * 60, object)}, "none of their persons falls into t"),
+    ):
+        write_mat(tmp_path / "release" / "wiki_crop" / "wiki.mat", table | changes)
+        with pytest.raises(UserError, match=message):
+            run(tmp_path / "release", tmp_path / "data")
+        assert not list((tmp_path / "data").rglob("*.array_record*"))
+
+
 def test_files_that_are_no_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "wiki.mat"
     write_mat(path, columns(40))

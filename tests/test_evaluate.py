@@ -103,10 +103,21 @@ def test_mean_of_views(finished: Path) -> None:
     after = read_summary(finished)
     assert (before["evaluation"]["views"], after["evaluation"]["views"]) == (1, 4)
     assert after["config"]["test_views"] == 4 and before["config"]["test_views"] == 1
+    assert after["command"] == "the command --config.test_views=4"
     for task, metrics in after["evaluation"]["tasks"].items():
         other = before["evaluation"]["tasks"][task]
         assert metrics["loss"] != other["loss"]
         assert metrics["loss"] == pytest.approx(other["loss"], rel=0.5)
+    # The run's own command tests in as many views as it asks for, once.
+    launch.launch(tiny_config(), finished, "the command")
+    again = read_summary(finished)
+    assert {name: again[name] for name in ("evaluation", "command", "config")} == {
+        name: before[name] for name in ("evaluation", "command", "config")
+    }
+    launch.launch(tiny_config(test_views=2), finished, "another command")
+    told = read_summary(finished)
+    assert told["evaluation"]["views"] == 2 and told["training"]["steps"] == 20
+    assert told["command"] == "another command"
     with pytest.raises(UserError, match=r"test_views 3 is not known: use one of \(1, 2, 4\)"):
         main([f"--workdir={finished}", "--test_views=3"])
 

@@ -10,7 +10,7 @@ FLOORS = [
     {"agenet.errors", "agenet.labels", "agenet.default_weights"},
     {"agenet.models", "agenet.weights", "agenet.data", "agenet.losses", "agenet.metrics"}
     | {"agenet.optim", "agenet.freeze", "agenet.sharding", "agenet.figures", "agenet.writers"}
-    | {"agenet.features", "agenet.faces", "agenet.processes", "agenet.compiled"}
+    | {"agenet.features", "agenet.faces", "agenet.processes", "agenet.compiled", "agenet.identity"}
     | {"agenet.profile"},
     {"agenet.lineage", "agenet.state", "agenet.steps", "agenet.objective"}
     | {"agenet.checkpoint", "agenet.report"},

@@ -104,14 +104,32 @@ def test_another_config_is_left_to_agenet_main(tmp_path: Path) -> None:
     arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
     run_folds.main(arguments, FakeTrainer())
     trainer = FakeTrainer(fold_0="the checkpoint is of another run")
+    tables = {name: (tmp_path / name).read_text() for name in ("folds.json", "folds.md")}
     with pytest.raises(UserError, match="another run"):
         run_folds.main([*arguments, "--config.batch_size=32"], trainer)
+    assert tables == {name: (tmp_path / name).read_text() for name in tables}
     # What did not come from here is not trusted either.
     trainer = FakeTrainer()
     report = tmp_path / "fold_1" / "report.json"
     report.write_text(report.read_text() + "\n")
     run_folds.main(arguments, trainer)
     assert trainer.ran == ["fold_1"]
+
+
+def test_what_an_earlier_version_left_is_finished(tmp_path: Path) -> None:
+    arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
+    run_folds.main(arguments, FakeTrainer())
+    for fold, damaged in enumerate(["", "{}", "[]", '{"seconds": null}']):
+        path = tmp_path / f"fold_{fold}" / runs.FINISHED
+        finished = json.loads(path.read_text())
+        del finished["config"]["test_views"], finished["config"]["patience"]
+        path.write_text(json.dumps(finished))
+        (tmp_path / f"fold_{fold}" / runs.TIME).write_text(damaged)
+    trainer = FakeTrainer()
+    run_folds.main(arguments, trainer)
+    assert not trainer.ran
+    run_folds.main([*arguments, "--config.test_views=4"], trainer)  # to be tested anew
+    assert len(trainer.ran) == 5
 
 
 def test_a_run_that_stopped_early_is_finished(

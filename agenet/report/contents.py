@@ -11,6 +11,7 @@ from agenet.figures import percent
 from agenet.metrics import LEVEL, MIN_SUBJECTS, RESAMPLES
 from agenet.report import overlays
 from agenet.report.comparison import differences
+from agenet.report.files import views_of
 from agenet.report.finished import FOLDS, Run
 from agenet.report.overlays import Point
 from agenet.report.page import Details, Grid, Heading, Listing, Node, Picture, Text
@@ -143,19 +144,22 @@ MAIN_TASKS = ("age", "gender")
 
 
 def _same_test(group: Group) -> list[Node]:
-    """A warning where runs were not tested on the same faces."""
+    """A warning where runs were not tested on the same faces, in as many views."""
     tests: dict[str, list[str]] = {}
-    for run, look in group:
+    views = [views_of(run.first) for run, _ in group]
+    for (run, look), count in zip(group, views, strict=True):
         dataset = run.first["dataset"]
         split = "persons" if dataset["protocol"] == "subject" else "images"
         where = "all five folds" if run.is_folds else f"fold {dataset['test_fold']}"
         what = f"{where}, split over {split}, {dataset['labels']} labels"
+        what += f", means over views of a face: {count}" if len({*views}) > 1 else ""
         tests.setdefault(what, []).append(look.key)
     if len(tests) < 2:
         return []
     which = "; ".join(f"{', '.join(keys)}: {what}" for what, keys in tests.items())
-    advice = "Part of any difference between them comes from the faces, not from the networks."
-    return [Text(f"Not all runs were tested on the same faces. {which}. {advice}", "warning")]
+    advice = "Part of any difference between them comes from that, not from the networks."
+    alike = "Not all runs were tested on the same faces in the same way."
+    return [Text(f"{alike} {which}. {advice}", "warning")]
 
 
 def _uncertainty(group: Group) -> str:

@@ -4,6 +4,7 @@ import json
 import math
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -88,6 +89,12 @@ REPORT = {
         "tasks": {f"{task}?": _TASK for task in TASK_CLASSES},
     },
 }
+
+
+def views_of(report: Mapping[str, Any]) -> int:
+    """Of how many views of each face the answers in a report are the means."""
+    views: int = report["evaluation"].get("views", 1)
+    return views
 
 
 def check_task(task: str, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from agenet.report.files import (
     read_array,
     read_history,
     read_json,
+    views_of,
 )
 
 FOLDS = 5
@@ -159,6 +160,11 @@ def _read_folds(folder: Path) -> tuple[Test, ...]:
         for part, name in (("dataset", "name"), ("dataset", "labels"), ("dataset", "protocol")):
             if test.report[part][name] != tests[0].report[part][name]:
                 raise UserError(f"{test.workdir}: {part} {name} is not that of fold_0")
+        if views_of(test.report) != views_of(tests[0].report):
+            raise UserError(
+                f"{test.workdir} is tested in another number of views than fold_0: run the "
+                "command of the folds again, which tests anew where that is needed"
+            )
         if (
             test.report["dataset"]["test_fold"] != fold
             or test.tasks.keys() != tests[0].tasks.keys()

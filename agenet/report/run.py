@@ -19,6 +19,7 @@ from agenet.figures import (
 )
 from agenet.labels import TASK_CLASSES
 from agenet.metrics import AGE_MIDPOINTS, CALIBRATION_BINS, LEVEL, MIN_SUBJECTS, RESAMPLES
+from agenet.report.files import views_of
 from agenet.report.published import FOLDS_DIFFER, LIMITS, PUBLISHED, SOURCES
 from agenet.writers import write_file
 
@@ -161,7 +162,7 @@ def _about(summary: dict[str, Any]) -> str:
         "subject": "split over persons (nobody is in two splits)",
         "random": "split over images, without regard to persons",
     }[dataset["protocol"]]
-    split, views = summary["evaluation"]["split"], summary["evaluation"].get("views", 1)
+    split, views = summary["evaluation"]["split"], views_of(summary)
     seen = f" Every answer is the mean of those for {views} views of a face." if views > 1 else ""
     return (
         f"Model `{model['name']}` (flavour `{model['flavour']}`) with {model['parameters']:,} "

@@ -7,6 +7,7 @@ from typing import Any
 
 from agenet.figures import percent
 from agenet.report.comparison import Difference, Estimate, estimate, mean
+from agenet.report.files import views_of
 from agenet.report.finished import Run
 from agenet.report.overlays import Look, signed
 from agenet.report.page import Cell, Details, Node, Table
@@ -56,7 +57,7 @@ def _colors(look: Look) -> tuple[str, str]:
 def _tested_on(run: Run) -> Cell:
     dataset = run.first["dataset"]
     where = "five folds" if run.is_folds else f"only fold {dataset['test_fold']}"
-    views = run.first["evaluation"].get("views", 1)
+    views = views_of(run.first)
     more = f", {views} views of a face" if views > 1 else ""
     seen, total = run.seen
     if run.leaks:

@@ -106,14 +106,17 @@ def read_labels(folder: Path, split: str) -> dict[str, Face]:
         raise UserError(f"{path}: not text in UTF-8{_ADVICE}") from None
     faces: dict[str, Face] = {}
     rows = csv.reader(io.StringIO(text, newline=""))
-    if next(rows, None) != COLUMNS:
-        raise UserError(f"{path}, row 1: not the header {','.join(COLUMNS)}{_ADVICE}")
-    for row in rows:
-        where = f"{path}, row {rows.line_num}"
-        face = _parse_row(where, row, SPLITS[split])
-        if face.path in faces:
-            raise UserError(f"{where}: {face.path} was listed before")
-        faces[face.path] = face
+    try:
+        if next(rows, None) != COLUMNS:
+            raise UserError(f"{path}, row 1: not the header {','.join(COLUMNS)}{_ADVICE}")
+        for row in filter(None, rows):  # without blank lines
+            where = f"{path}, row {rows.line_num}"
+            face = _parse_row(where, row, SPLITS[split])
+            if face.path in faces:
+                raise UserError(f"{where}: {face.path} was listed before")
+            faces[face.path] = face
+    except csv.Error as error:
+        raise UserError(f"{path}, row {rows.line_num}: {error}{_ADVICE}") from error
     if not faces:
         raise UserError(f"{path}: no rows: is it the whole file?")
     return faces

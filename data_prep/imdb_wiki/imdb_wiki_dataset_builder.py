@@ -98,6 +98,8 @@ class Builder(FaceBuilder):
                 f"{where}: {len(metadata.full_path):,} rows, {len(usable):,} usable; "
                 f"dropped: {rules or 'none'}"
             )
+        if not rows:
+            raise UserError(f"{manual_dir}: no usable row; {'; '.join(summary)}")
         if config.sample is not None:
             if len(rows) < config.sample:
                 raise UserError(
@@ -106,9 +108,15 @@ class Builder(FaceBuilder):
                 )
             rows = release.draw(rows, config.sample, config.seed)
             summary.append(f"drawn: {len(rows):,} of the usable rows, seed {config.seed}")
+        splits = release.split_by_person(rows, config.test_share, config.seed)
+        if empty := [name for name, chosen in splits.items() if not chosen]:
+            raise UserError(
+                f"{manual_dir}: {len(rows):,} usable rows, and none of their persons falls into "
+                f"{' or '.join(empty)}: these are too few persons"
+            )
         return Release(
             sources=[release.picture_source(manual_dir, database) for database in config.databases],
-            splits=release.split_by_person(rows, config.test_share, config.seed),
+            splits=splits,
             metadata={
                 "rows_dropped": dropped,
                 "test_share": config.test_share,

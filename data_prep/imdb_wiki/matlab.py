@@ -137,4 +137,5 @@ def _decompressed(data: bytes, where: str) -> bytes:
 
 def _text(cell: Any) -> str:
     """A cell's text; empty where it holds none."""
-    return cell.item() if isinstance(cell, np.ndarray) and cell.size == 1 else ""
+    value = cell.item() if isinstance(cell, np.ndarray) and cell.size == 1 else ""
+    return value if isinstance(value, str) else ""

@@ -125,7 +125,7 @@ def usable_rows(
         row = Row(
             path=f"{database}_crop/{path}",
             name=metadata.name[i][:200],
-            celeb_id=int(metadata.celeb_id[i]) if np.isfinite(metadata.celeb_id[i]) else -1,
+            celeb_id=int(metadata.celeb_id[i]) if 0 <= metadata.celeb_id[i] < 2**53 else -1,
             age=int(age[i]) if np.isfinite(age[i]) else None,
             gender=int(metadata.gender[i]) if metadata.gender[i] in (0, 1) else -1,
             face_score=float(metadata.face_score[i]),
