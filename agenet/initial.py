@@ -51,6 +51,11 @@ def find_initial(init: str, model: str, flavour: str) -> Initial | None:
     """
     if init == "random":
         return None
+    if not init:
+        raise UserError(
+            "init is empty: use --config.init=random, imagenet, default, a file of weights, or the "
+            "--workdir of an earlier run"
+        )
     found = find_init(init, model, flavour)
     if isinstance(found, KnownWeights):
         spec = found.spec

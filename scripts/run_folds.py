@@ -93,7 +93,7 @@ def train_folds(folds: Sequence[Run], workdir: Path, command: str, train: Train)
     def failed(run: Run, message: str) -> None:
         raise UserError(f"{run.name}: {message}")
 
-    workdir.mkdir(parents=True, exist_ok=True)
+    runs.create_folder(workdir)
     try:
         for run, report in runs.run_all(folds, train, failed):
             reports[run.config.dataset.test_fold] = report

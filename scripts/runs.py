@@ -158,6 +158,16 @@ def check_fields(arguments: Sequence[str], fixed: Sequence[str] = ()) -> None:
             raise UserError(f"{argument}: {found[1]} is set by this program, leave it out")
 
 
+def create_folder(workdir: Path) -> None:
+    """Makes the folder of several runs; raises `UserError` if it cannot be one."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--workdir {workdir} cannot be written to ({error.strerror}): name another one"
+        ) from error
+
+
 def run_all(
     runs: Sequence[Run], train: Train, failed: Callable[[Run, str], None]
 ) -> Iterator[tuple[Run, dict[str, Any]]]:

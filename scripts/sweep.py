@@ -8,6 +8,7 @@ the other, each in a process and a folder of its own. The same command again con
 interrupted; finished runs are not repeated, and what failed is tried again.
 """
 
+import itertools
 import os
 import re
 import runpy
@@ -113,6 +114,8 @@ def read_sweep(file: str, workdir: Path, fields: Sequence[str], command: str) ->
             ]
             for title, variants in described["tables"].items()
         }
+        for *_, reported in itertools.chain(*tables.values()):
+            _reported(reported)  # Which raises what it cannot show.
         source = str(described.get("source", ""))
     except Exception as error:  # Whatever Python raises for a file that is something else.
         what = " ".join(str(error).split())
@@ -163,7 +166,7 @@ def train_sweep(sweep: Sweep, workdir: Path, train: Train) -> None:
         print(f"{run.name}: {message}: going on without it", file=sys.stderr, flush=True)
         write_tables(sweep, results, workdir)
 
-    workdir.mkdir(parents=True, exist_ok=True)
+    runs.create_folder(workdir)
     try:
         for run, report in runs.run_all(sweep.runs, train, failed):
             results.notice = report["dataset"]["notice"]
@@ -223,6 +226,13 @@ def markdown(sweep: Sweep, results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _reported(value: Any) -> str:
+    """A text, or accuracies of tasks in per cent, as they are shown."""
+    if isinstance(value, str):
+        return value
+    return " / ".join(f"{value[task]:.2f}" if task in value else "–" for task, _ in FIGURES)
+
+
 def _table(title: str, variants: Sequence[Variant], results: Results) -> str:
     measured = [v for v in variants if v.run.name in results.figures]
     best = max(measured, key=lambda v: _choice(results.figures[v.run.name]), default=None)
@@ -240,12 +250,7 @@ def _table(title: str, variants: Sequence[Variant], results: Results) -> str:
             message = results.failures.get(variant.run.name, "")
             what = "out of memory" if message == "out of memory" else "failed, see below"
             cells = [what if message else "–", "–", "–"]
-        reported = variant.reported
-        if not isinstance(reported, str):
-            reported = " / ".join(
-                f"{reported[t]:.2f}" if t in reported else "–" for t, _ in FIGURES
-            )
-        rows.append([variant.name, *cells, reported])
+        rows.append([variant.name, *cells, _reported(variant.reported)])
     header = [title, "Validation", "Test", "Time, s", "Reported"]
     if not any(row[-1] != "–" for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]

@@ -116,12 +116,20 @@ def test_first_failure_ends_it(tmp_path: Path) -> None:
     assert trainer.ran == ["default"]
 
 
+REPORTED_OTHERWISE = """
+def get_sweep():
+    variants = [{"name": "0", "fields": {}, "reported": 3.0}]
+    return {"config": "configs/default.py", "fields": {}, "tables": {"One": variants}}
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("", "file.py is not a sweep: KeyError: 'get_sweep'"),
         ("def get_sweep(:", "file.py is not a sweep: SyntaxError"),
         ("def get_sweep():\n    return {'config': 'x'}", "file.py is not a sweep: KeyError: 'fiel"),
+        (REPORTED_OTHERWISE, "file.py is not a sweep: TypeError"),
         ([{"sed": 1}], "file.py, One: 0: unknown config field sed: did you mean seed?"),
         ([], "it has no variants"),
     ],
@@ -146,5 +154,5 @@ def test_mistakes(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=re.escape(told)):
             sweep.main([*arguments, f"--workdir={tmp_path / 'runs'}"], FakeTrainer())
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(UserError, match=r"cannot be written to \(Not a directory\): name another"):
         sweep.main([f"--sweep={REPORT}", f"--workdir={tmp_path / 'file' / 'x'}"], FakeTrainer())
