@@ -208,7 +208,7 @@ def read_report(workdir: Path, views: int) -> dict[str, Any] | None:
         training = summary["training"]
         complete = training.get("complete", training["steps"] == training["total_steps"])
         return summary if complete and views_of(summary) == views else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

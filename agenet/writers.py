@@ -139,6 +139,7 @@ def create_writer(workdir: Path, *, tensorboard: bool, keep: int) -> MetricWrite
     """`metrics.jsonl`, continued after `keep` rows, and, if asked for, `tensorboard/`."""
     writers: list[MetricWriter] = [JsonLinesWriter(workdir / "metrics.jsonl", keep=keep)]
     if tensorboard:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Of devices that it is not to use.
         try:  # Imports TensorFlow: seconds, and not everyone has it.
             with _quiet():
                 import tensorflow as tf
@@ -154,10 +155,7 @@ def create_writer(workdir: Path, *, tensorboard: bool, keep: int) -> MetricWrite
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Nothing reaches the terminal: TensorFlow warns of devices that it is not to use anyway.
-
-    Its C++ does so before it can be told not to.
-    """
+    """Nothing reaches the terminal: TensorFlow's C++ warns before it reads how much it should."""
     sys.stderr.flush()
     terminal = os.dup(2)
     try:

@@ -23,7 +23,6 @@ sys.path.insert(0, str(ROOT))
 
 from agenet.data.records import find_prepared  # noqa: E402
 from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
-from agenet.report.files import views_of  # noqa: E402
 from agenet.writers import write_file  # noqa: E402
 from scripts import runs  # noqa: E402
 from scripts.runs import Run, StoppedError, Train  # noqa: E402
@@ -165,6 +164,7 @@ def markdown(reports: Reports, total: int, command: str) -> str:
         return f"No fold is finished yet.\n\n```sh\n{command}\n```\n"
     # Imported here, not above: it brings Matplotlib.
     from agenet.report import PUBLISHED
+    from agenet.report.files import views_of
 
     first = next(iter(reports.values()))
     dataset = first["dataset"]
