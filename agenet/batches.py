@@ -103,6 +103,13 @@ def training_rows(experiment: Experiment, step: int) -> Iterator[np.ndarray]:
         yield training_batch(train, config.batch_size, seed=config.seed, step=number)
 
 
+def evaluated_rows(experiment: Experiment) -> np.ndarray:
+    """Rows [N] whose features are kept for evaluations; several views are tested on pictures."""
+    splits = experiment.splits
+    tested = splits.test if experiment.config.test_views == 1 else splits.test[:0]
+    return np.concatenate([splits.validation, tested])
+
+
 def why_pictures(experiment: Experiment) -> str:
     """Why pictures pass the whole network in every step; empty if kept features can do instead."""
     if not experiment.backbone_is_frozen:
@@ -208,9 +215,9 @@ def _create_views(
         )
         for epoch in range(-(-experiment.total_steps // experiment.steps_per_epoch))
     ]
-    # Test faces in several views are tested on pictures.
-    tested = splits.test if config.test_views == 1 else splits.test[:0]
-    evaluated = np.concatenate([splits.validation, tested])
     return epochs, create(
-        "evaluation", source, evaluated, compute=functools.partial(compute, epoch=None)
+        "evaluation",
+        source,
+        evaluated_rows(experiment),
+        compute=functools.partial(compute, epoch=None),
     )

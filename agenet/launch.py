@@ -31,7 +31,7 @@ from agenet.processes import agree, gather, is_first
 from agenet.profile import Profile, Window
 from agenet.report.files import views_of
 from agenet.train import Progress, Trainer
-from agenet.writers import Writers, create_writer, log_to
+from agenet.writers import Writers, create_writer, log_to, writing_to
 
 log = logging.getLogger(__name__)
 
@@ -148,14 +148,10 @@ def train_and_test(
 
 def create_workdir(workdir: Path) -> None:
     """Makes the folder; raises `UserError` if not every process can write there."""
-    try:
+    with writing_to(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=workdir, prefix=".shared-") as file:
             seen = gather((workdir / agree(Path(file.name).name)).exists())
-    except OSError as error:
-        raise UserError(
-            f"--workdir {workdir} cannot be written to ({error.strerror}): name another one"
-        ) from error
     if not all(seen):
         raise UserError(
             f"--workdir {workdir} is another one for process {seen.index(False)} than for process "

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from agenet.batches import AT_ONCE, why_pictures
+from agenet.batches import AT_ONCE, evaluated_rows, why_pictures
 from agenet.data.placement import choose_placement, free_host_memory
 from agenet.data.resident import label_columns
 from agenet.errors import UserError
@@ -159,9 +159,8 @@ def measure_step(experiment: Experiment, batch_size: int) -> int:
 
 def _feature_bytes(experiment: Experiment, width: int) -> int:
     """What kept features take, of which each picture has two in every epoch and in evaluation."""
-    splits = experiment.splits
     epochs = -(-experiment.total_steps // experiment.steps_per_epoch)
-    views = epochs * len(splits.train) + len(splits.validation) + len(splits.test)
+    views = epochs * len(experiment.splits.train) + len(evaluated_rows(experiment))
     return views * 2 * width * 4
 
 

@@ -73,6 +73,17 @@ def log_to(path: Path | None = None, *, process: int = 0) -> Iterator[None]:
         file.close()
 
 
+@contextmanager
+def writing_to(workdir: Path) -> Iterator[None]:
+    """Turns what a disk says of a work directory into a `UserError` of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--workdir {workdir} cannot be written to ({error.strerror}): name another one"
+        ) from error
+
+
 class MetricWriter(Protocol):
     """The part of clu's `MetricWriter` that training needs."""
 

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 from agenet.errors import UserError
 from agenet.identity import find_differences
 from agenet.main import LARGE_PAGES, config_error
-from agenet.writers import read_json_lines, write_file
+from agenet.writers import read_json_lines, write_file, writing_to
 from scripts.run_server import Forked, RunServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,12 +160,8 @@ def check_fields(arguments: Sequence[str], fixed: Sequence[str] = ()) -> None:
 
 def create_folder(workdir: Path) -> None:
     """Makes the folder of several runs; raises `UserError` if it cannot be one."""
-    try:
+    with writing_to(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--workdir {workdir} cannot be written to ({error.strerror}): name another one"
-        ) from error
 
 
 def run_all(
