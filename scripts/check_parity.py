@@ -4,11 +4,12 @@ python scripts/check_parity.py [--only=keras] [--size=97]
 
 Weights go the way of a user's: a file that the framework saved, read and loaded by
 agenet.weights. Prints a Markdown table of the largest relative differences, max |ours - theirs| /
-max |theirs|, in float32 on a CPU, and ends with an error where one exceeds 1e-4; of gradients in
-training, through the batch's own statistics, 1e-3, since those amplify rounding (EfficientNet-B0's
-in PyTorch are 7e-4 from the same in float64). Of gradients and
-running statistics it is the largest over all leaves; a leaf whose values are less than a hundredth
-of the largest leaf's is measured against that, for some gradients are zero but for rounding.
+max |theirs|, in float32 on a CPU, and ends with an error where one exceeds 1e-4; of gradients
+1e-3, since a deep network amplifies rounding (those of EfficientNet-B0 in training are in PyTorch
+7e-4 from the same in float64; through frozen statistics, 64 pixels, ours are 2e-5 to 4e-4 from
+Keras', depending on the weights' seed). Of gradients and running statistics it is the largest over
+all leaves; a leaf whose values are less than a hundredth of the largest leaf's is measured against
+that, for some gradients are zero but for rounding.
 """
 
 import os
@@ -32,7 +33,7 @@ from agenet.weights.load import load_into, read_weights  # noqa: E402
 from scripts.frameworks import NETWORKS, Network, create, why_not  # noqa: E402
 
 BOUND = 1e-4
-BOUNDS = {"gradients, training": 1e-3}  # where another
+BOUNDS = {"gradients": 1e-3, "gradients, training": 1e-3}  # where another
 # One network of each family for gradients, which take long to compile; and whether it has kinks.
 GRADIENTS = {
     ("torchvision", "resnet50"): True,

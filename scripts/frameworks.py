@@ -259,7 +259,7 @@ class KerasNetwork(Network):
                 scale, bias = _affine(rng, layer.name, layer.gamma.shape[0], steady)
                 layer.gamma.assign(scale)
                 layer.beta.assign(bias)
-            elif isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            elif hasattr(layer, "kernel"):  # A DepthwiseConv2D is no Conv2D.
                 shape = layer.kernel.shape
                 # Depthwise kernels are [k, k, C, 1], each channel with an input of its own.
                 depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
