@@ -46,6 +46,7 @@ class Results:
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     notice: str = ""
+    views: int = 1
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,7 @@ def train_sweep(sweep: Sweep, workdir: Path, train: Train) -> None:
     try:
         for run, report in runs.run_all(sweep.runs, train, failed):
             results.notice = report["dataset"]["notice"]
+            results.views = report["evaluation"].get("views", 1)
             results.figures[run.name] = {
                 "validation": runs.validation_figures(run.workdir, report["training"]["best_step"]),
                 "test": runs.test_figures(report),
@@ -213,6 +215,7 @@ def markdown(sweep: Sweep, results: Results) -> str:
         "validation figures; in bold the variant with the highest mean of both. The test figures "
         "are shown for information: whoever chooses by them has no test left. Time: by the clock, "
         "from the start of a run's process to its end."
+        + f" Tested in {results.views} views of each face." * (results.views > 1)
         + (f" Reported: {sweep.source}." if sweep.source else "")
     )
     for title, variants in sweep.tables.items():
