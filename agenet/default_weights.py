@@ -4,9 +4,12 @@ import difflib
 from pathlib import Path
 
 from agenet.errors import UserError
+from agenet.weights.spec import NOT_FOLD_0
 
 DEFAULT = "default"
 FILE = Path(__file__).parent / "default" / "weights.safetensors"
+# As `WeightsSpec.trained_on`, of which the file says nothing.
+TRAINED_ON = {"fairface": NOT_FOLD_0}
 
 
 def find_weights(name_or_path: str | Path) -> Path:

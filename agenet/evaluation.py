@@ -185,6 +185,7 @@ def report_run(
     pictures_trained = steps * experiment.config.batch_size
     asked = views == trained["config"].get("test_views", 1)
     summary = experiment.describe() | {
+        "initial": trained.get("initial", {}),
         "command": trained["command"] + ("" if asked else f" --config.test_views={views}"),
         "machine": trained["machine"],
         "training": {

@@ -35,9 +35,10 @@ from agenet.data.stream import Stream
 from agenet.errors import UserError
 from agenet.features import check_fields as check_feature_fields
 from agenet.freeze import count_frozen, split
+from agenet.identity import data_set_names, digest_weights
 from agenet.initial import Initial, find_initial
 from agenet.labels import HEADS, TASK_CLASSES
-from agenet.lineage import TrainedOn, check_not_seen, trained_on
+from agenet.lineage import TrainedOn, check_not_seen, leaves_out_the_same, trained_on
 from agenet.losses import (
     CLASS_WEIGHTS,
     balanced_weights,
@@ -211,9 +212,11 @@ class Experiment:
                     "parts in common, which would stay random: free them, or leave them out"
                 )
             # Not all of it: to compile what draws a backbone takes longer than anything else here.
-            if initial.run is not None:
-                check_not_seen(initial.run, self.identity(), self.records, self.splits)
-                self._check_heads(initial.run["config"]["heads"], new)
+            run = initial.run
+            if run is None or not leaves_out_the_same(run, self.identity()):
+                check_not_seen(initial.trained_on, self.records, self.splits)
+            if run is not None:
+                self._check_heads(run["config"]["heads"], new)
             fresh = jax.device_get(jax.jit(create_new)())
             shapes = flatten_dict(jax.eval_shape(create), keep_empty_nodes=True, sep="/")
             template = unflatten_dict(shapes | fresh, sep="/")
@@ -306,10 +309,15 @@ class Experiment:
             "machine": describe_machine(),
         }
 
+    def describe_initial(self) -> dict[str, Any]:
+        """What is kept of the weights that a run begins with: their digest and whom they saw."""
+        seen = self.initial.trained_on if self.initial else {}
+        return {"digest": digest_weights(self.config.init), "data": sorted(seen)}
+
     def trained_on(self) -> TrainedOn:
         """Whom this run is trained on, with those of the runs that it starts from."""
-        run = self.initial.run if self.initial else None
-        return trained_on(self.records, self.splits, run.get("trained_on", {}) if run else {})
+        earlier = self.initial.trained_on if self.initial else {}
+        return trained_on(self.records, self.splits, earlier)
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be continued."""
@@ -396,11 +404,6 @@ def create_experiment(config: ml_collections.ConfigDict, mesh: Mesh | None = Non
         if config[name] or name != "patience":
             experiment.to_steps(config[name])  # Raises for what is not a duration.
     return experiment
-
-
-def data_set_names(dataset: ml_collections.ConfigDict) -> list[str]:
-    """The data sets of a config, the one that is tested first."""
-    return [dataset.name, *filter(None, map(str.strip, dataset.extra.split(",")))]
 
 
 def _create_model(config: ml_collections.ConfigDict, tasks: Sequence[str]) -> Classifier:

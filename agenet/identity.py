@@ -1,9 +1,15 @@
-"""Which settings and data make two runs the same."""
+"""Which settings, weights and data make two runs the same."""
 
-from collections.abc import Collection, Iterator, Mapping
+import contextlib
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from agenet.data.records import find_prepared
+from agenet.default_weights import DEFAULT, FILE
 from agenet.errors import UserError
 
 # These change neither the numbers of a training nor what they mean.
@@ -31,6 +37,51 @@ ADDED_FIELDS = {
     "patience": "",
     "test_views": 1,
 }
+
+
+def data_set_names(dataset: ConfigDict) -> list[str]:
+    """The data sets of a config's `dataset`, the one that is tested first."""
+    return [dataset.name, *filter(None, map(str.strip, dataset.extra.split(",")))]
+
+
+def digest_weights(init: str) -> str | None:
+    """What the weights that a config's `init` names are told from others by.
+
+    Those of a run go by what its best state was saved with. None for those that never change, such
+    as published ones, and where nothing is there.
+    """
+    path = FILE if init == DEFAULT else Path(init).expanduser()
+    if path.is_dir():
+        return _digest(sorted(path.glob("checkpoints/best/*/run/metadata")))
+    return _digest([path] if path.is_file() else [])
+
+
+def digest_data(name: str, data_dir: str) -> str | None:
+    """Likewise of a prepared data set: of what TFDS says of it, which is quick to read."""
+    with contextlib.suppress(UserError):
+        return _digest([find_prepared(name, data_dir) / "dataset_info.json"])
+    return None
+
+
+def _digest(paths: Sequence[Path]) -> str | None:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16] if paths else None
+
+
+def check_same_weights(saved: Mapping[str, Any], init: str, workdir: Path) -> None:
+    """Raises `UserError` if the run `saved` in `workdir` began with other weights than `init` has.
+
+    They need not be there any more.
+    """
+    then, now = saved.get("initial", {}).get("digest"), digest_weights(init)
+    if then and now and then != now:
+        raise UserError(
+            f"the run in {workdir} began with other weights than those that are in {init} now: "
+            "bring those back, or give another --workdir to start afresh"
+        )
 
 
 def check_same_run(saved: Mapping[str, Any], identity: Mapping[str, Any], workdir: Path) -> None:

@@ -12,7 +12,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from agenet.checkpoint import Checkpoints, is_complete
+from agenet.default_weights import FILE, TRAINED_ON
 from agenet.errors import UserError
+from agenet.lineage import TrainedOn
 from agenet.losses import describe_heads
 from agenet.models import create_model, option_names
 from agenet.state import create_variables
@@ -31,6 +33,7 @@ class Initial:
         init: what names them exactly.
         flavour: of the network that they are for.
         mean, std: of the pixels that they expect, RGB, 0 to 255.
+        trained_on: whom they have seen, see `agenet.lineage`.
         run: what an earlier run's checkpoint was saved with; None for a file.
         read: gives {"params/backbone/...": array, "batch_stats/...": array}.
     """
@@ -40,6 +43,7 @@ class Initial:
     mean: RGB
     std: RGB
     read: Callable[[], dict[str, np.ndarray]]
+    trained_on: TrainedOn
     run: dict[str, Any] | None = None
 
 
@@ -65,6 +69,7 @@ def find_initial(init: str, model: str, flavour: str) -> Initial | None:
             mean=spec.input.mean,
             std=spec.input.std,
             read=lambda: read_weights(find_file(found), known=found).tensors,
+            trained_on=spec.trained_on,
         )
     if found.is_dir():
         return _from_run(found, init, model, flavour)
@@ -76,6 +81,7 @@ def find_initial(init: str, model: str, flavour: str) -> Initial | None:
         mean=spec.input.mean,
         std=spec.input.std,
         read=lambda: weights.tensors,
+        trained_on=TRAINED_ON if found == FILE else spec.trained_on,
     )
 
 
@@ -114,6 +120,7 @@ def _from_run(workdir: Path, init: str, model: str, flavour: str) -> Initial:
         mean=tuple(config["input"]["mean"]),
         std=tuple(config["input"]["std"]),
         read=lambda: _read_run(workdir, run),
+        trained_on=run.get("trained_on", {}),
         run=run,
     )
 

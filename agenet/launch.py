@@ -21,11 +21,15 @@ from agenet.evaluation import log_results, report_run
 from agenet.experiment import (
     Experiment,
     create_experiment,
-    data_set_names,
     describe_machine,
     take_from_weights,
 )
-from agenet.identity import check_same_run, find_differences
+from agenet.identity import (
+    check_same_run,
+    check_same_weights,
+    data_set_names,
+    find_differences,
+)
 from agenet.memory import explained
 from agenet.processes import agree, gather, is_first
 from agenet.profile import Profile, Window
@@ -69,6 +73,7 @@ def launch(
             "machine": describe_machine(),
             "total_steps": experiment.total_steps,
             "trained_on": saved.get("trained_on", {}) if saved else experiment.trained_on(),
+            "initial": saved.get("initial", {}) if saved else experiment.describe_initial(),
         }
         with contextlib.closing(Checkpoints(workdir)) as checkpoints, explained(experiment):
             train_and_test(experiment, checkpoints, workdir, saved, run, profile)
@@ -98,6 +103,7 @@ def open_experiment(
     identity = experiment.identity()
     if saved is not None:
         check_same_run(saved, identity, workdir)
+        check_same_weights(saved, config.init, workdir)
     return experiment, identity
 
 

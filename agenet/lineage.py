@@ -1,11 +1,13 @@
-"""Whom a run was trained on, itself or through the runs that it started from.
+"""Whom a run was trained on, itself or through the weights that it started from.
 
 Persons go by data set and `subject_id`, which all configs of one data set share. What a run was
-trained on is kept, ready for JSON, with its checkpoints: per data set the persons, as base64 of
-sorted little-endian int64, or `NOT_FOLD_0` for one that was added whole, but for its test set.
+trained on is kept, ready for JSON, with its checkpoints and with weights made of them: per data
+set the persons, as base64 of sorted little-endian int64, or `NOT_FOLD_0` for one that was added
+whole, but for its test set.
 """
 
 import base64
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,9 +16,11 @@ import numpy as np
 from agenet.data.records import NO_FOLD, Records, extra_names
 from agenet.data.splits import Splits
 from agenet.errors import UserError
+from agenet.weights.spec import NOT_FOLD_0
 
-NOT_FOLD_0 = "all outside fold 0"
 TrainedOn = dict[str, str]
+
+log = logging.getLogger(__name__)
 
 
 def trained_on(records: Records, splits: Splits, earlier: Mapping[str, str]) -> TrainedOn:
@@ -30,31 +34,45 @@ def trained_on(records: Records, splits: Splits, earlier: Mapping[str, str]) -> 
     return found | dict.fromkeys(map(_data_set, extra_names(records.name)), NOT_FOLD_0)
 
 
-def check_not_seen(
-    run: Mapping[str, Any], identity: Mapping[str, Any], records: Records, splits: Splits
-) -> None:
-    """Raises `UserError` if an earlier run was trained on persons who are validated or tested.
+def check_not_seen(seen: Mapping[str, str], records: Records, splits: Splits) -> None:
+    """Raises `UserError` if weights that saw `seen` saw persons who are validated or tested.
+
+    Those that saw all outside fold 0 leave nobody to be validated: a warning says so.
+    """
+    persons = seen.get(_data_set(records.name), "")
+    whole = persons == NOT_FOLD_0
+    remedy = (
+        "give --config.dataset.test_fold=0, the only one that they have not seen, or other weights"
+        if whole
+        else "use the dataset.test_fold, dataset.protocol, dataset.validation_fraction, tasks and "
+        "seed of their training"
+    )
+    for name in ("test", "validation"):
+        rows = getattr(splits, name)
+        if whole:
+            known = records.fold[rows] != 0
+        else:
+            known = np.isin(records.subject_id[rows], _decode(persons))
+        what = (
+            f"these weights were trained on persons of {known.sum():,} of the {len(rows):,} {name} "
+            "faces"
+        )
+        if not known.any():
+            continue
+        if whole and name == "validation":
+            log.warning("init: %s: validation figures flatter the run, test figures do not", what)
+        else:
+            raise UserError(f"init: {what}: {remedy}")
+
+
+def leaves_out_the_same(run: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Whether an earlier run left out the very faces that one with `identity` leaves out.
 
     Args:
         run: what the earlier run's checkpoint was saved with.
         identity: `Experiment.identity` of the run that is to start from it.
-        records, splits: its data.
     """
-    if all(run[name] == identity[name] for name in ("dataset", "splits")):
-        return  # The same faces were left out there.
-    seen = run.get("trained_on", {}).get(_data_set(records.name), "")
-    for name in ("test", "validation"):
-        rows = getattr(splits, name)
-        if seen == NOT_FOLD_0:
-            known = records.fold[rows] != 0
-        else:
-            known = np.isin(records.subject_id[rows], _decode(seen))
-        if known.any():
-            raise UserError(
-                f"init: that run was trained on persons of {known.sum():,} of the {len(rows):,} "
-                f"{name} faces of this one: use its dataset.test_fold, dataset.protocol, "
-                "dataset.validation_fraction, tasks and seed"
-            )
+    return all(run[name] == identity[name] for name in ("dataset", "splits"))
 
 
 def _decode(text: str) -> np.ndarray:

@@ -123,6 +123,7 @@ def weights_of_run(workdir: Path) -> Weights:
         sha256=None,
         licence="that of whoever trained them",
         heads=heads,
+        trained_on=run.get("trained_on", {}),
     )
     return Weights({name: np.asarray(tensor) for name, tensor in tensors.items()}, spec)
 

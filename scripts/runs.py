@@ -22,7 +22,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from agenet.errors import UserError
-from agenet.identity import find_differences
+from agenet.identity import data_set_names, digest_data, digest_weights, find_differences
 from agenet.main import LARGE_PAGES, config_error
 from agenet.writers import read_json_lines, write_file, writing_to
 from scripts.run_server import Forked, RunServer
@@ -57,18 +57,21 @@ class Run:
         """The report, if this very run was trained to its end here; costs no start-up.
 
         It is compared with what `record_finished` left, not with the config in the report, into
-        which the run has filled what the flags left open.
+        which the run has filled what the flags left open. If weights or data seem to have changed
+        since then, agenet.main is to find out whether they have.
         """
         try:
             text = (self.workdir / "report.json").read_text()
             finished = json.loads((self.workdir / FINISHED).read_text())
-            same = not find_differences(
-                {"config": finished["config"]}, {"config": _plain(self.config)}, may_differ=()
-            )
-            known = same and finished["report"] == _hash(text)
+            config = {"config": _plain(self.config)}
+            same = not find_differences({"config": finished["config"]}, config, may_differ=())
+            same = same and finished["report"] == _hash(text)
+            # What an earlier version did not record is taken to be the same.
+            then, now = finished.get("sources", {}), self._digest_sources()
+            same = same and all(then.get(name, digest) == digest for name, digest in now.items())
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        return json.loads(text) if known else None
+        return json.loads(text) if same else None
 
     def record_finished(self) -> dict[str, Any] | None:
         """To be called when agenet.main has ended well: the report, None if it was only stopped.
@@ -82,9 +85,20 @@ class Run:
         report = json.loads(text)
         if not _is_whole(report):
             return None
-        finished = {"config": _plain(self.config), "report": _hash(text)}
+        finished = {
+            "config": _plain(self.config),
+            "report": _hash(text),
+            "sources": self._digest_sources(),
+        }
         write_json(self.workdir / FINISHED, finished)
         return report
+
+    def _digest_sources(self) -> dict[str, str]:
+        """Of the initial weights and the data sets, as far as they are there."""
+        dataset = self.config.dataset
+        found = {name: digest_data(name, dataset.data_dir) for name in data_set_names(dataset)}
+        found["init"] = digest_weights(self.config.init)
+        return {name: digest for name, digest in found.items() if digest}
 
     def seconds(self, report: Mapping[str, Any]) -> float:
         """What its processes took from their start to their end, whatever interrupted it.

@@ -1,5 +1,6 @@
 """Freezing and starting from an earlier run: what is to stay does, what is to move does."""
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +21,11 @@ from agenet.errors import UserError
 from agenet.freeze import count_frozen, merge, split
 from agenet.models import create_model
 from agenet.optim import create_optimizer
+from agenet.serving import weights_of_run
 from agenet.sharding import batch_sharded, create_mesh
 from agenet.state import TrainState, create_state, create_variables
 from agenet.steps import make_train_step
+from agenet.weights.load import save_weights
 from configs import default
 from tests.tiny import on_batch, tiny_config, use_records
 
@@ -144,7 +147,7 @@ def test_run_starts_from_an_earlier_one(
 
     # Who was trained on there is neither tested nor validated here.
     for fields in ({"dataset__test_fold": 1}, {"seed": 1}):
-        with pytest.raises(UserError, match="was trained on persons of"):
+        with pytest.raises(UserError, match="were trained on persons of"):
             run("leak", init=str(tmp_path / "heads"), **fields)
     with pytest.raises(UserError, match=r"has the head softmax for gender, this one sigmoid"):
         run("head", init=str(tmp_path / "heads"), new_parts="", heads__gender="sigmoid")
@@ -158,7 +161,17 @@ def test_run_starts_from_an_earlier_one(
     np.testing.assert_array_equal(
         run("heads", init=str(tmp_path / "first"), freeze="backbone")[params[0]], heads[params[0]]
     )
+    # But they must not have become others.
+    run("first", seed=1)
+    with pytest.raises(UserError, match=r"began with other weights than those .*first now"):
+        run("heads", init=str(tmp_path / "first"), freeze="backbone")
+    shutil.rmtree(tmp_path / "first")
     (tmp_path / "moved").rename(tmp_path / "first")
+    # A file of them remembers whom they saw.
+    file = tmp_path / "heads.safetensors"
+    save_weights(file, weights_of_run(tmp_path / "heads"))
+    with pytest.raises(UserError, match="trained on persons of"):
+        run("leak", init=str(file), dataset__test_fold=1)
 
     with pytest.raises(UserError, match="trained tiny, not levi_hassner"):
         run("other", init=str(tmp_path / "first"), model__name="levi_hassner", input__size=256)

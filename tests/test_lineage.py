@@ -21,35 +21,30 @@ def records(make_records: Callable[..., Records]) -> Records:
     return make_records(400, persons=60)
 
 
-def check(run: dict[str, Any], records: Records, splits: Splits) -> None:
-    check_not_seen(run, {"dataset": "this", "splits": "these"}, records, splits)
-
-
-def run_with(seen: dict[str, str]) -> dict[str, Any]:
-    return {"dataset": "that", "splits": "those", "trained_on": seen}
-
-
 def test_persons_of_all_runs_before_are_known(records: Records) -> None:
     other = Records(**{**vars(records), "name": "other/faces/1.0.0"})
     # A run on other people leaves everybody here unseen.
     first = trained_on(other, split(other, 0), {})
-    check(run_with(first), records, split(records, 1))
+    check_not_seen(first, records, split(records, 1))
     second = trained_on(records, split(records, 0), first)
     assert second.keys() == {"noise", "other"} and second["other"] == first["other"]
     splits = split(records, 0)
-    check(run_with(second), records, splits)
-    with pytest.raises(UserError, match=r"of the .* test faces"):
-        check(run_with(second), records, split(records, 1))
-    check({"dataset": "this", "splits": "these"}, records, split(records, 1))
+    check_not_seen(second, records, splits)
+    with pytest.raises(UserError, match=r"of the .* test faces: use the dataset.test_fold"):
+        check_not_seen(second, records, split(records, 1))
 
 
-def test_what_was_added_is_known_but_for_its_test_set(records: Records) -> None:
+def test_what_was_added_is_known_but_for_its_test_set(
+    records: Records, caplog: pytest.LogCaptureFixture
+) -> None:
     main = Records(**{**vars(records), "name": "main/faces/1.0.0"})
     joined = join_records(main, [records])
     seen = trained_on(joined, split(joined, 0), {})
     assert seen["noise"] == "all outside fold 0"
     rows = np.flatnonzero(records.fold == 0)
-    check(run_with(seen), records, Splits(rows[:0], rows[:9], rows))
-    with pytest.raises(UserError, match="validation faces"):
-        check(run_with(seen), records, split(records, 0))
+    check_not_seen(seen, records, Splits(rows[:0], rows[:9], rows))
+    check_not_seen(seen, records, split(records, 0))
+    assert "validation faces: validation figures flatter" in caplog.text
+    with pytest.raises(UserError, match=r"test faces: give --config.dataset.test_fold=0"):
+        check_not_seen(seen, records, split(records, 1))
     assert trained_on(records, split(records, 1), seen)["noise"] == "all outside fold 0"

@@ -132,6 +132,29 @@ def test_what_an_earlier_version_left_is_finished(tmp_path: Path) -> None:
     assert len(trainer.ran) == 5
 
 
+def test_other_weights_or_data_are_left_to_agenet_main(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, info = tmp_path / "weights.pth", tmp_path / "adience/faces/1.1.0/dataset_info.json"
+    info.parent.mkdir(parents=True)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}/folds", f"--config.init={weights}"]
+
+    def ran() -> int:
+        trainer = FakeTrainer()
+        run_folds.main(arguments, trainer)
+        return len(trainer.ran)
+
+    for path in (weights, info):
+        path.write_text("1, to be read by nobody")
+    assert [ran(), ran()] == [5, 0]
+    for path in (weights, info):
+        path.write_text("2, to be read by nobody")
+        assert [ran(), ran()] == [5, 0]
+        path.unlink()  # It need not be there any more.
+        assert ran() == 0
+
+
 def test_a_run_that_stopped_early_is_finished(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

