@@ -197,7 +197,7 @@ def _create_views(
         "backend": jax.default_backend(),  # Which rounds in its own way.
         "weights": hash_weights(backbone),
         "model": {name: config.model[name] for name in ("name", "flavour", "dtype")},
-        "data": {"name": experiment.records.name, "fingerprint": experiment.records.fingerprint()},
+        "data": experiment.identity()["dataset"],
         "input": {
             "size": config.input.size,
             "crop_size": experiment.crop_size,

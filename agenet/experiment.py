@@ -323,7 +323,11 @@ class Experiment:
         """What a checkpoint must agree with to be continued."""
         return {
             "config": self.config.to_dict(),
-            "dataset": {"name": self.records.name, "fingerprint": self.records.fingerprint()},
+            "dataset": {
+                "name": self.records.name,
+                "fingerprint": self.records.fingerprint(),
+                "pictures": self.records.checksum(),
+            },
             "splits": {name: zlib.crc32(rows) for name, rows in vars(self.splits).items()},
             "classes": {task: list(TASK_CLASSES[task]) for task in self.tasks},
         }

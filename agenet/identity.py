@@ -25,6 +25,11 @@ _MAY_DIFFER = (
     "config.test_views",
 )
 
+_HASHES = {
+    "dataset.fingerprint": "pictures, persons or labels",
+    "dataset.pictures": "some of them",
+}
+
 # Fields of the config that runs of earlier versions lack, with what they did then.
 ADDED_FIELDS = {
     "accumulate": 1,
@@ -86,19 +91,25 @@ def check_same_weights(saved: Mapping[str, Any], init: str, workdir: Path) -> No
 
 def check_same_run(saved: Mapping[str, Any], identity: Mapping[str, Any], workdir: Path) -> None:
     """Raises `UserError` naming every difference if a checkpoint is not of the run `identity`."""
-    changed = "dataset.fingerprint: "
-    differences = [
+    differences = []
+    for difference in find_differences(comparable(saved, identity), identity):
         # Two hashes would tell nobody what happened.
-        f"{changed}pictures, persons or labels are not those of then"
-        if difference.startswith(changed)
-        else difference
-        for difference in find_differences({name: saved[name] for name in identity}, identity)
-    ]
+        name = next((name for name in _HASHES if difference.startswith(f"{name}: ")), "")
+        differences.append(f"{name}: {_HASHES[name]} are not those of then" if name else difference)
     if differences:
         raise UserError(
             f"the checkpoint in {workdir} is of another run ({'; '.join(differences)}): "
             "give that run's settings and data, or another --workdir to start afresh"
         )
+
+
+def comparable(saved: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint was saved with, as far as `identity` tells of it.
+
+    Runs of earlier versions say nothing of the pictures, which are taken to be those of then.
+    """
+    known = {name: saved[name] for name in identity}
+    return known | {"dataset": {"pictures": identity["dataset"]["pictures"]} | known["dataset"]}
 
 
 def find_differences(

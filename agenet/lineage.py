@@ -16,6 +16,7 @@ import numpy as np
 from agenet.data.records import NO_FOLD, Records, extra_names
 from agenet.data.splits import Splits
 from agenet.errors import UserError
+from agenet.identity import comparable
 from agenet.weights.spec import NOT_FOLD_0
 
 TrainedOn = dict[str, str]
@@ -72,7 +73,8 @@ def leaves_out_the_same(run: Mapping[str, Any], identity: Mapping[str, Any]) -> 
         run: what the earlier run's checkpoint was saved with.
         identity: `Experiment.identity` of the run that is to start from it.
     """
-    return all(run[name] == identity[name] for name in ("dataset", "splits"))
+    known = comparable(run, identity)
+    return all(known[name] == identity[name] for name in ("dataset", "splits"))
 
 
 def _decode(text: str) -> np.ndarray:

@@ -159,7 +159,7 @@ def test_reading_makes_no_folders(tmp_path: Path) -> None:
 
 RUN = {
     "config": {"seed": 0, "mean": (1.0, 2.0), "dataset": {"data_dir": "a", "name": "b/c"}},
-    "dataset": {"name": "b/c/1.0.0", "fingerprint": "0123"},
+    "dataset": {"name": "b/c/1.0.0", "fingerprint": "0123", "pictures": "89ab"},
     "classes": {"age": ["0-2", "4-6"]},
 }
 
@@ -168,6 +168,8 @@ def test_same_run() -> None:
     # As JSON gives it back; what else is saved does not matter.
     saved = RUN | {"config": RUN["config"] | {"mean": [1.0, 2.0]}, "command": "x", "step": 3}
     check_same_run(saved, RUN, Path("run"))
+    # Earlier versions said nothing of pictures.
+    check_same_run(saved | {"dataset": {"name": "b/c/1.0.0", "fingerprint": "0123"}}, RUN, Path())
     elsewhere = RUN["config"]["dataset"] | {"data_dir": "z"}
     check_same_run(saved, RUN | {"config": RUN["config"] | {"dataset": elsewhere}}, Path("run"))
 
@@ -175,7 +177,7 @@ def test_same_run() -> None:
 def test_every_difference_is_named() -> None:
     other = {
         "config": {"seed": 1, "mean": (1.0, 3.0), "dataset": {"data_dir": "a", "name": "b/c"}},
-        "dataset": RUN["dataset"] | {"fingerprint": "4567"},
+        "dataset": RUN["dataset"] | {"fingerprint": "4567", "pictures": "cdef"},
         "classes": {"gender": ["female", "male"]},
     }
     with pytest.raises(UserError) as caught:
@@ -185,6 +187,7 @@ def test_every_difference_is_named() -> None:
         "config.seed: 0 there, 1 now",
         "config.mean: [1.0, 2.0] there, [1.0, 3.0] now",
         "dataset.fingerprint: pictures, persons or labels are not those of then",
+        "dataset.pictures: some of them are not those of then",
         "classes.age: ['0-2', '4-6'] there, absent now",
         "classes.gender: absent there, ['female', 'male'] now",
         "another --workdir to start afresh",

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ from agenet.data.records import (
     join_records,
     open_records,
 )
-from agenet.data.stored import picture_lengths, read_pictures
+from agenet.data.stored import measure_pictures, read_pictures
 from agenet.errors import UserError
 from agenet.labels import AGE_GROUPS
 
@@ -115,6 +116,11 @@ def test_fingerprint_is_that_of_earlier_runs(drawn_faces: Path) -> None:
     stored = open_records(NAME, str(drawn_faces))
     kept = dataclasses.replace(stored, pictures=list(stored.pictures))
     assert stored.fingerprint() == kept.fingerprint()
+    assert stored.checksum() == kept.checksum()
+    # Another picture of as many bytes.
+    kept.pictures[3] = bytes(len(kept.pictures[3]))
+    assert stored.fingerprint() == kept.fingerprint()
+    assert stored.checksum() != kept.checksum()
 
 
 def test_pictures_are_read_by_row(drawn_faces: Path) -> None:
@@ -140,7 +146,9 @@ def test_joined_pictures_are_read_by_row(
     joined = join_records(stored, [noise])
     added = [p for p, fold in zip(noise.pictures, noise.fold, strict=True) if fold != 0]
     assert list(joined.pictures) == [*stored.pictures, *added]
-    assert picture_lengths(joined.pictures).tolist() == [len(p) for p in joined.pictures]
+    lengths, checksums = measure_pictures(joined.pictures)
+    assert lengths.tolist() == [len(p) for p in joined.pictures]
+    assert checksums.tolist() == [zlib.crc32(p) for p in joined.pictures]
     assert joined.pictures[305] == added[5] and joined.pictures[7] == stored.pictures[7]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from agenet.data.stored import SelectedPictures, Shard, StoredPictures, picture_lengths
+from agenet.data.stored import SelectedPictures, Shard, StoredPictures, measure_pictures
 from agenet.errors import UserError
 from agenet.labels import AGE_LABELS, MAX_AGE, UNKNOWN
 
@@ -63,8 +63,13 @@ class Records:
         arrays = [self.fold, self.subject_id, *self.labels.values(), self.age_low, self.age_high]
         for array in arrays if self.race is None else [*arrays, self.race]:
             digest.update(array.tobytes())
-        digest.update(picture_lengths(self.pictures).tobytes())
+        digest.update(measure_pictures(self.pictures)[0].tobytes())
         return digest.hexdigest()[:16]
+
+    def checksum(self) -> str:
+        """Changes when a picture changes, even into one of as many bytes."""
+        checksums = measure_pictures(self.pictures)[1]
+        return hashlib.sha256(checksums.tobytes()).hexdigest()[:16]
 
 
 def default_data_dir() -> Path:

@@ -1,6 +1,7 @@
 """Encoded pictures that lie in ArrayRecord files and are read when they are asked for."""
 
 import threading
+import zlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ class LazyPictures(Sequence[bytes]):
 
     Attributes:
         lengths: int64 [N], bytes of each picture.
+        checksums: uint32 [N], CRC-32 of each picture.
     """
 
     lengths: np.ndarray
+    checksums: np.ndarray
 
     @abstractmethod
     def read(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
@@ -63,13 +66,14 @@ class StoredPictures(LazyPictures):
     """The pictures of a prepared data set, whose records are TensorFlow's `Example`s."""
 
     def __init__(self, name: str, shards: Sequence[Shard]):
-        """Reads nothing; `lengths` are filled in by `scan`.
+        """Reads nothing; `lengths` and `checksums` are filled in by `scan`.
 
         Args:
             name: of the data set.
             shards: the files, in the order of the rows.
         """
         self.lengths = np.zeros(sum(shard.count for shard in shards), np.int64)
+        self.checksums = np.zeros(len(self.lengths), np.uint32)
         self._name = name
         self._shards = shards
         self._ends = np.cumsum([shard.count for shard in shards])
@@ -90,7 +94,10 @@ class StoredPictures(LazyPictures):
                 raise ValueError(f"{shard.path} holds {reader.num_records()} of {end} records")
             for start in range(shard.first, end, _AT_ONCE):
                 features = [_parse(r) for r in reader.read(start, min(start + _AT_ONCE, end))]
-                self.lengths[row : row + len(features)] = [len(_picture(f)) for f in features]
+                pictures, rows = map(_picture, features), slice(row, row + len(features))
+                self.lengths[rows], self.checksums[rows] = zip(
+                    *map(_measure, pictures), strict=True
+                )
                 row += len(features)
                 yield features
 
@@ -109,7 +116,7 @@ class StoredPictures(LazyPictures):
             (record,) = self._reader(number).read(position, position + 1)
             picture = _picture(_parse(record))
             # What is missing is read as nothing.
-            if len(picture) != self.lengths[row]:
+            if _measure(picture) != (self.lengths[row], self.checksums[row]):
                 raise ValueError("it is not the one that was there")
             return picture
         # ArrayRecord raises whatever comes up.
@@ -143,7 +150,11 @@ class SelectedPictures(LazyPictures):
 
     def __init__(self, parts: Sequence[tuple[Sequence[bytes], np.ndarray]]):
         """Of pairs of pictures and the rows int [K] that are taken of them."""
-        self.lengths = np.concatenate([picture_lengths(whole)[rows] for whole, rows in parts])
+        measured = [measure_pictures(whole) for whole, _ in parts]
+        taken = [
+            [column[rows] for column in m] for m, (_, rows) in zip(measured, parts, strict=True)
+        ]
+        self.lengths, self.checksums = map(np.concatenate, zip(*taken, strict=True))
         self._parts = parts
         self._ends = np.cumsum([len(rows) for _, rows in parts])
 
@@ -170,11 +181,17 @@ def read_pictures(pictures: Sequence[bytes], rows: Sequence[int] | np.ndarray) -
     return [pictures[row] for row in rows]
 
 
-def picture_lengths(pictures: Sequence[bytes]) -> np.ndarray:
-    """Bytes of each picture, int64 [N]."""
+def measure_pictures(pictures: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes of each picture, int64 [N], and their checksums, uint32 [N]."""
     if isinstance(pictures, LazyPictures):
-        return pictures.lengths
-    return np.array([len(picture) for picture in pictures])
+        return pictures.lengths, pictures.checksums
+    measured = [_measure(picture) for picture in pictures]
+    lengths, checksums = zip(*measured, strict=True) if measured else ((), ())
+    return np.array(lengths, np.int64), np.array(checksums, np.uint32)
+
+
+def _measure(picture: bytes) -> tuple[int, int]:
+    return len(picture), zlib.crc32(picture)
 
 
 def _parse(record: bytes) -> Any:
