@@ -7,7 +7,7 @@ from pathlib import Path
 from agenet.errors import UserError
 from agenet.faces.face import Detector
 from agenet.faces.hog import Hog
-from agenet.faces.yunet import YUNET, YuNet, find_yunet
+from agenet.faces.yunet import YuNet, find_yunet
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +55,8 @@ def _yunet_or_hog() -> Detector:
             except UserError as no_hog:
                 raise UserError(f"no face detector: {error}; and {no_hog}") from error
             log.warning(
-                "YuNet is not to be had (%s): faces are found by dlib's HOG, which misses small "
-                "and turned ones; for YuNet, fetch %s and give its path as the detector",
+                "dlib's HOG, which misses small and turned faces, takes the place of YuNet: %s",
                 error,
-                YUNET.url,
             )
             return detector
     return Hog()
