@@ -7,11 +7,11 @@ from tests.conftest import ROOT, run_program
 
 # Each floor imports from the floors above it in this list, or from its own.
 FLOORS = [
-    {"agenet.errors", "agenet.labels", "agenet.default_weights"},
+    {"agenet.errors", "agenet.labels"},
     {"agenet.models", "agenet.weights", "agenet.data", "agenet.losses", "agenet.metrics"}
     | {"agenet.optim", "agenet.freeze", "agenet.sharding", "agenet.figures", "agenet.writers"}
     | {"agenet.features", "agenet.faces", "agenet.processes", "agenet.compiled", "agenet.identity"}
-    | {"agenet.profile"},
+    | {"agenet.profile", "agenet.default_weights"},
     {"agenet.lineage", "agenet.state", "agenet.steps", "agenet.objective"}
     | {"agenet.checkpoint", "agenet.report"},
     {"agenet.initial", "agenet.experiment", "agenet.batches", "agenet.evaluation"}
