@@ -138,9 +138,10 @@ def _read_run(workdir: Path, run: dict[str, Any]) -> dict[str, np.ndarray]:
     )
     size = run["config"]["input"]["crop_size"] or network.backbone.input_size
     template: Any = jax.eval_shape(lambda: create_variables(network, size, 0))
-    on_host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    # Not the CPU: with JAX_PLATFORMS=cuda there is none.
+    on_one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     template = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=on_host), template
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=on_one), template
     )
     with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         variables = jax.device_get(checkpoints.restore_best(template))
