@@ -47,10 +47,9 @@ def dry_run(config: ml_collections.ConfigDict, workdir: Path, command: str) -> N
         for line in needs.lines():
             log.info("%s", line)
         if needs.placement != "stream":
+            decoded = needs.pictures / (jax.process_count() if needs.placement == "device" else 1)
             log.info(
-                "host: pictures, decoded, %.3f GB of %.1f GB",
-                needs.pictures / 1e9,
-                host_memory() / 1e9,
+                "host: pictures, decoded, %.3f GB of %.1f GB", decoded / 1e9, host_memory() / 1e9
             )
         if not needs.fits:
             raise UserError(explain_needs(experiment))

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from agenet.batches import AT_ONCE, evaluated_rows, why_pictures
-from agenet.data.placement import choose_placement, free_host_memory
+from agenet.data.placement import agree_on_free, choose_placement
 from agenet.data.resident import label_columns
 from agenet.errors import UserError
 from agenet.experiment import Experiment
@@ -98,7 +98,8 @@ def measure(
     Args:
         experiment: the run.
         step: what `measure_step` gives for its batch size, or else it is compiled to see that.
-        free_host: bytes that the host has for pictures, by default what is free now.
+        free_host: bytes that the host has for pictures, by default what is free now in all
+            processes, which must all ask then.
 
     Raises:
         UserError: the pictures do not fit where the config wants them.
@@ -110,12 +111,13 @@ def measure(
     pictures = count * config.input.size**2 * 3
     # As it is when they are placed: the state is there already.
     free = math.inf if on_cpu else limit - sum(state.values())
+    own = {"free_device": free, "free_host": free_host}
     placement, _ = choose_placement(
         config.input.placement,
         pictures,
         devices=mesh.size,
-        free_device=free,
-        free_host=free_host_memory() if free_host is None else free_host,
+        processes=jax.process_count(),
+        **(agree_on_free(free) if free_host is None else own),
     )
     return Needs(
         state=state,

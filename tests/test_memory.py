@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from agenet import experiment, launch, memory
-from agenet.data import resident
+from agenet.data import placement, resident
 from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.experiment import Experiment
@@ -57,6 +57,19 @@ def test_counts(create: Create) -> None:
     assert divided.parts["state"] == needs.parts["state"]
     assert divided.step < needs.step / 4
     assert measure(create(input__placement="host")).parts["pictures"] == 0
+
+
+def test_placement_is_what_all_processes_choose(
+    create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = create(devices=2)  # 240 kB of pictures.
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for free, where in ((250_000, "device"), (230_000, "stream")):
+        others = [math.inf, free, "another machine"]
+        monkeypatch.setattr(placement, "gather", lambda own, others=others: [own, others])
+        assert measure(run, 0).placement == where
+    monkeypatch.setattr(placement, "gather", None)  # Where one is out of memory, others are not.
+    assert measure(run, 0, math.inf).placement == "device"
 
 
 def test_frozen_backbones_take_the_memory_of_their_features(create: Create) -> None:
