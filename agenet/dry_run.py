@@ -8,6 +8,7 @@ import jax
 import ml_collections
 
 from agenet.compiled import keep_compiled
+from agenet.data.placement import host_memory
 from agenet.data.resident import load_faces
 from agenet.errors import UserError
 from agenet.launch import (
@@ -17,7 +18,7 @@ from agenet.launch import (
     read_report,
     read_saved,
 )
-from agenet.memory import explain_needs, explained, host_memory, measure
+from agenet.memory import explain_needs, explained, measure
 from agenet.writers import log_to
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,6 @@
 import errno
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from agenet.batches import AT_ONCE, evaluated_rows, why_pictures
-from agenet.data.placement import agree_on_free, choose_placement
+from agenet.data.placement import agree_on_free, choose_placement, host_memory
 from agenet.data.resident import label_columns
 from agenet.errors import UserError
 from agenet.experiment import Experiment
@@ -181,11 +180,6 @@ def abstract_batch(
         name: jax.ShapeDtypeStruct(column.shape, column.dtype, sharding=sharding)
         for name, column in columns.items()
     }
-
-
-def host_memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def device_memory(mesh: Mesh) -> float:

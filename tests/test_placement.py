@@ -14,6 +14,7 @@ from agenet.data.placement import (
     choose_placement,
     free_device_memory,
     free_host_memory,
+    host_memory,
     load_pictures,
 )
 from agenet.data.records import Records
@@ -132,9 +133,9 @@ def test_free_memory_of_this_machine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "free"),
+    ("files", "free", "limit"),
     [
-        ({}, 800 * 1024),
+        ({}, 800 * 1024, host_memory()),
         (  # The limit of a parent.
             {
                 "proc/self/cgroup": "1:cpu:/\n0::/job/step\n",
@@ -144,6 +145,7 @@ def test_free_memory_of_this_machine() -> None:
                 "sys/fs/cgroup/job/step/memory.stat": "anon 900\nfile 3000\n",
             },
             4000,
+            5000,
         ),
         (  # In a container, the path is one of outside it.
             {
@@ -152,12 +154,14 @@ def test_free_memory_of_this_machine() -> None:
                 "sys/fs/cgroup/memory/memory.stat": "cache 5\ntotal_rss 500\n",
             },
             6500,
+            7000,
         ),
     ],
 )
-def test_free_memory_within_limits(tmp_path: Path, files: dict[str, str], free: int) -> None:
+def test_memory_within_limits(tmp_path: Path, files: dict[str, str], free: int, limit: int) -> None:
     write_files(tmp_path, {"proc/meminfo": "MemFree: 9 kB\nMemAvailable:  800 kB\n"} | files)
     assert free_host_memory(tmp_path) == free
+    assert host_memory(tmp_path) == limit
 
 
 def test_free_memory_of_another_system(tmp_path: Path) -> None:

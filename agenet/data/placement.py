@@ -140,6 +140,12 @@ def free_device_memory(device: jax.Device) -> float:
     return stats["bytes_limit"] - stats["bytes_in_use"]
 
 
+def host_memory(root: Path = Path("/")) -> int:
+    """Bytes of memory of this machine, or the least that this process's control groups allow."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([machine, *(limit for limit, _ in _limits(root))])
+
+
 def free_host_memory(root: Path = Path("/")) -> float:
     """Bytes that this process may take, by what the system and its control groups say."""
     try:
@@ -148,13 +154,18 @@ def free_host_memory(root: Path = Path("/")) -> float:
         free = int(available.split()[1]) * 1024
     except (OSError, StopIteration):  # Another system than Linux.
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([free, *(limit - used for limit, used in _limits(root))])
+
+
+def _limits(root: Path) -> Iterator[tuple[int, int]]:
+    """Bytes that each group with a limit allows this process's memory, and those it uses."""
     for folder, limit, used in _control_groups(root):
         try:
             stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            free = min(free, int((folder / limit).read_text()) - int(stat[used]))
+            found = int((folder / limit).read_text()), int(stat[used])
         except (OSError, ValueError, KeyError):  # Not there, or no limit.
             continue
-    return free
+        yield found
 
 
 def _control_groups(root: Path) -> Iterator[tuple[Path, str, str]]:
