@@ -275,12 +275,11 @@ def advise(needs: Needs, line: Line, accumulate: int = 1) -> str:
     unit = needs.devices * accumulate
     # A limit that is not known, or that would do by all that is, says only that half is less.
     size = needs.batch_size // 2 // unit * unit if needs.fits else line.largest(room, multiple=unit)
-    advice = []
-    if size:
+    advice = [f"--config.batch_size={size}"] if size else []
+    if size and not needs.on_cpu:  # Whose steps have their parts unrolled, which saves nothing.
         parts = range(accumulate + 1, needs.batch_size + 1)
         smaller = (n for n in parts if needs.batch_size <= size // accumulate * n)
         divides = (n for n in smaller if needs.batch_size % (n * needs.devices) == 0)
-        advice = [f"--config.batch_size={size}"]
         advice += [f"--config.accumulate={n}" for n in divides][:1]
     if needs.parts["pictures"] > needs.limit / 10 and not needs.on_cpu:
         advice.append("--config.input.placement=host")

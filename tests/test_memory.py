@@ -121,6 +121,7 @@ LINE = Line({8: 25 * GB, 16: 50 * GB})
         ({}, 2, "use --config.batch_size=8, or --config.accumulate=16, or"),
         ({"placement": "host"}, 1, "batch_size=20, or --config.accumulate=4, or a smaller"),
         ({"devices": 64}, 1, ": use a smaller --config.input.crop_size"),
+        ({"on_cpu": True}, 1, "use --config.batch_size=12, or a smaller --config.input"),
         ({"limit": math.inf}, 1, "of unknown memory: use --config.batch_size=32, or --config.acc"),
         ({"limit": 300 * GB}, 1, "--config.batch_size=32"),  # Others take what this device has.
     ],
