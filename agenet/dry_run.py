@@ -8,6 +8,7 @@ import jax
 import ml_collections
 
 from agenet.compiled import keep_compiled
+from agenet.data.placement import host_memory
 from agenet.data.resident import load_faces
 from agenet.errors import UserError
 from agenet.launch import (
@@ -17,7 +18,7 @@ from agenet.launch import (
     read_report,
     read_saved,
 )
-from agenet.memory import explain_needs, explained, host_memory, measure
+from agenet.memory import explain_needs, explained, measure
 from agenet.writers import log_to
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,9 @@ def dry_run(config: ml_collections.ConfigDict, workdir: Path, command: str) -> N
         for line in needs.lines():
             log.info("%s", line)
         if needs.placement != "stream":
+            decoded = needs.pictures / (jax.process_count() if needs.placement == "device" else 1)
             log.info(
-                "host: pictures, decoded, %.3f GB of %.1f GB",
-                needs.pictures / 1e9,
-                host_memory() / 1e9,
+                "host: pictures, decoded, %.3f GB of %.1f GB", decoded / 1e9, host_memory() / 1e9
             )
         if not needs.fits:
             raise UserError(explain_needs(experiment))

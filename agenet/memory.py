@@ -3,7 +3,6 @@
 import errno
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from agenet.batches import AT_ONCE, evaluated_rows, why_pictures
-from agenet.data.placement import choose_placement, free_host_memory
+from agenet.data.placement import agree_on_free, choose_placement, host_memory
 from agenet.data.resident import label_columns
 from agenet.errors import UserError
 from agenet.experiment import Experiment
@@ -98,7 +97,8 @@ def measure(
     Args:
         experiment: the run.
         step: what `measure_step` gives for its batch size, or else it is compiled to see that.
-        free_host: bytes that the host has for pictures, by default what is free now.
+        free_host: bytes that the host has for pictures, by default what is free now in all
+            processes, which must all ask then.
 
     Raises:
         UserError: the pictures do not fit where the config wants them.
@@ -110,12 +110,13 @@ def measure(
     pictures = count * config.input.size**2 * 3
     # As it is when they are placed: the state is there already.
     free = math.inf if on_cpu else limit - sum(state.values())
+    own = {"free_device": free, "free_host": free_host}
     placement, _ = choose_placement(
         config.input.placement,
         pictures,
         devices=mesh.size,
-        free_device=free,
-        free_host=free_host_memory() if free_host is None else free_host,
+        processes=jax.process_count(),
+        **(agree_on_free(free) if free_host is None else own),
     )
     return Needs(
         state=state,
@@ -179,11 +180,6 @@ def abstract_batch(
         name: jax.ShapeDtypeStruct(column.shape, column.dtype, sharding=sharding)
         for name, column in columns.items()
     }
-
-
-def host_memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def device_memory(mesh: Mesh) -> float:
@@ -279,12 +275,11 @@ def advise(needs: Needs, line: Line, accumulate: int = 1) -> str:
     unit = needs.devices * accumulate
     # A limit that is not known, or that would do by all that is, says only that half is less.
     size = needs.batch_size // 2 // unit * unit if needs.fits else line.largest(room, multiple=unit)
-    advice = []
-    if size:
+    advice = [f"--config.batch_size={size}"] if size else []
+    if size and not needs.on_cpu:  # Whose steps have their parts unrolled, which saves nothing.
         parts = range(accumulate + 1, needs.batch_size + 1)
         smaller = (n for n in parts if needs.batch_size <= size // accumulate * n)
         divides = (n for n in smaller if needs.batch_size % (n * needs.devices) == 0)
-        advice = [f"--config.batch_size={size}"]
         advice += [f"--config.accumulate={n}" for n in divides][:1]
     if needs.parts["pictures"] > needs.limit / 10 and not needs.on_cpu:
         advice.append("--config.input.placement=host")

@@ -55,6 +55,37 @@ def make_largest(mesh: Mesh) -> Callable[[int], jax.Array]:
     return ask
 
 
+def make_take(mesh: Mesh) -> Callable[[jax.Array, np.ndarray], jax.Array]:
+    """Returns `take(array, rows)`: `array[rows]`, compiled, both divided over the mesh.
+
+    The array is [N, ...] and the rows int [B], all of them in every process; the devices divide N
+    and B. Each device's share of the batch goes once around all devices, and each adds the rows
+    that it holds, so that none has more than a few shares at a time. Left to itself XLA makes the
+    whole batch on every device, twice, to add that up.
+    """
+    devices = mesh.size
+    ring = [(device, (device + 1) % devices) for device in range(devices)]
+
+    def take(array: jax.Array, rows: jax.Array) -> jax.Array:
+        """What one device does, which holds [N / devices, ...] of the array."""
+        device = jax.lax.axis_index(DATA_AXIS)
+        shares = rows.reshape(devices, -1) - device * len(array)
+
+        def held(share: jax.Array) -> jax.Array:
+            """The rows of a share that are here, among zeros."""
+            here = array.at[shares[share % devices]]
+            return here.get(mode="fill", fill_value=0, wrap_negative_indices=False)
+
+        def hop(number: jax.Array, share: jax.Array) -> jax.Array:
+            return jax.lax.ppermute(share, DATA_AXIS, ring) + held(device - 1 - number)
+
+        return jax.lax.fori_loop(1, devices, hop, held(device - 1))
+
+    divided = PartitionSpec(DATA_AXIS)
+    specs = (divided, PartitionSpec())
+    return jax.jit(jax.shard_map(take, mesh=mesh, in_specs=specs, out_specs=divided))
+
+
 def divide(batch: Any, parts: int, mesh: Mesh) -> Any:
     """A batch's arrays [B, ...] as [parts, B / parts, ...], the rows dealt out in turn.
 

@@ -6,8 +6,9 @@ Counted, per picture, from the step compiled here in float32: arithmetic as XLA 
 optimises for a processor, memory traffic and temporaries as it counts them after fusing for a CPU.
 In bfloat16 activations take half of that; parameters, gradients and Adam's moments stay float32.
 A step takes the longest of its arithmetic, its traffic, the all-reduce of its gradients and the
-input, at a share of the published rates, the same for all, that is assumed. Batches of each device
-are those of the config; validations are left out.
+input, at a share of the published rates, the same for all, that is assumed. Pictures that are on
+the devices are passed on among them, see `agenet.sharding.make_take`. Batches of each device are
+those of the config; validations are left out.
 """
 
 import dataclasses
@@ -151,6 +152,7 @@ def estimate(
     each = pictures / machine.devices
     resident = each <= 0.5 * (machine.memory - counts.state)
     decode = args.decode * machine.cores
+    passed_on = (machine.devices - 1) * batch * counts.size**2 * 3 / machine.link / args.share
     ring = 2 * (machine.devices - 1) / machine.devices * 4 * counts.trained
     moved = batch * counts.traffic + counts.updating
     limits = {
@@ -158,7 +160,7 @@ def estimate(
         "memory traffic": moved / machine.bandwidth / args.share,
         "all-reduce": ring / machine.link / args.share,
         "host": args.host_ms / 1000,
-        "input": 0.0 if resident else batch * machine.devices / decode,
+        "input": passed_on if resident else batch * machine.devices / decode,
     }
     limit = max(limits, key=lambda name: limits[name])
     rate = batch * machine.devices / limits[limit]

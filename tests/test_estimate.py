@@ -23,6 +23,8 @@ COUNTS = Counts(5e9, 10e6, 20e6, parameters=10**6, trained=10**6, size=100)
         ({"flops": 1}, 100, "389,105", "memory traffic"),  # 1.028 GB at 500 GB/s.
         ({"trained": 10**9, "traffic": 0}, 1, "57", "all-reduce"),  # 7 GB at 50 GB/s.
         ({"flops": 1, "traffic": 0, "trained": 0}, 10, "80,000", "host"),
+        # 210 MB at 50 GB/s.
+        ({"flops": 1, "traffic": 0, "trained": 0, "size": 1000}, 10, "19,048", "input"),
     ],
 )
 def test_limits(changes: dict[str, float], batch: int, rate: str, limit: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from agenet import experiment, launch, memory
-from agenet.data import resident
+from agenet.data import placement, resident
 from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.experiment import Experiment
@@ -57,6 +58,19 @@ def test_counts(create: Create) -> None:
     assert divided.parts["state"] == needs.parts["state"]
     assert divided.step < needs.step / 4
     assert measure(create(input__placement="host")).parts["pictures"] == 0
+
+
+def test_placement_is_what_all_processes_choose(
+    create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = create(devices=2)  # 240 kB of pictures.
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for free, where in ((250_000, "device"), (230_000, "stream")):
+        others = [math.inf, free, "another machine"]
+        monkeypatch.setattr(placement, "gather", lambda own, others=others: [own, others])
+        assert measure(run, 0).placement == where
+    monkeypatch.setattr(placement, "gather", None)  # Where one is out of memory, others are not.
+    assert measure(run, 0, math.inf).placement == "device"
 
 
 def test_frozen_backbones_take_the_memory_of_their_features(create: Create) -> None:
@@ -107,6 +121,7 @@ LINE = Line({8: 25 * GB, 16: 50 * GB})
         ({}, 2, "use --config.batch_size=8, or --config.accumulate=16, or"),
         ({"placement": "host"}, 1, "batch_size=20, or --config.accumulate=4, or a smaller"),
         ({"devices": 64}, 1, ": use a smaller --config.input.crop_size"),
+        ({"on_cpu": True}, 1, "use --config.batch_size=12, or a smaller --config.input"),
         ({"limit": math.inf}, 1, "of unknown memory: use --config.batch_size=32, or --config.acc"),
         ({"limit": 300 * GB}, 1, "--config.batch_size=32"),  # Others take what this device has.
     ],
@@ -139,7 +154,9 @@ class Sorting(nn.Module):
 
 def overcommits() -> bool:
     """Whether the system promises any memory, and ends the process that uses it."""
-    return Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "1"
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    within_limit = memory.host_memory() < machine  # Of a control group, which is met by use alone.
+    return within_limit or Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "1"
 
 
 def test_exhausted_by_a_step(

@@ -10,9 +10,11 @@ import pytest
 
 from agenet.data import placement
 from agenet.data.placement import (
+    agree_on_free,
     choose_placement,
     free_device_memory,
     free_host_memory,
+    host_memory,
     load_pictures,
 )
 from agenet.data.records import Records
@@ -39,6 +41,27 @@ def test_several_processes_do_not_each_keep_all_on_the_host() -> None:
     memory: dict[str, Any] = {"devices": 2, "free_host": 100 * GB, "processes": 2}
     assert choose_placement("auto", 10 * GB, free_device=0, **memory)[0] == "stream"
     assert choose_placement("host", 10 * GB, free_device=0, **memory)[0] == "host"
+
+
+def test_each_process_decodes_its_part_for_the_devices() -> None:
+    memory: dict[str, Any] = {"devices": 32, "free_device": 60 * GB, "processes": 4}
+    for asked in ("device", "auto"):
+        assert choose_placement(asked, 103 * GB, free_host=60 * GB, **memory)[0] == "device"
+    assert choose_placement("auto", 103 * GB, free_host=50 * GB, **memory)[0] == "stream"
+    for asked, takes in (("device", "25.8"), ("host", "103.0")):
+        told = rf"take {takes} GB and this machine has 25\.0 GB of memory free for each process"
+        with pytest.raises(UserError, match=told):
+            choose_placement(asked, 103 * GB, free_host=25 * GB, **memory)
+
+
+def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [[4.0, 50.0, "b"], [2.0, 60.0, "b"]]
+    monkeypatch.setattr(placement, "gather", lambda own: [own, *others])
+    monkeypatch.setattr(placement, "free_host_memory", lambda: 30.0)
+    monkeypatch.setattr("socket.gethostname", lambda: "a")
+    assert agree_on_free(3.0) == {"free_device": 2.0, "free_host": 25.0}
+    monkeypatch.setattr("socket.gethostname", lambda: "b")
+    assert agree_on_free(3.0) == {"free_device": 2.0, "free_host": 10.0}
 
 
 def test_what_is_asked_for_is_done_if_it_fits() -> None:
@@ -110,9 +133,9 @@ def test_free_memory_of_this_machine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "free"),
+    ("files", "free", "limit"),
     [
-        ({}, 800 * 1024),
+        ({}, 800 * 1024, host_memory()),
         (  # The limit of a parent.
             {
                 "proc/self/cgroup": "1:cpu:/\n0::/job/step\n",
@@ -122,6 +145,7 @@ def test_free_memory_of_this_machine() -> None:
                 "sys/fs/cgroup/job/step/memory.stat": "anon 900\nfile 3000\n",
             },
             4000,
+            5000,
         ),
         (  # In a container, the path is one of outside it.
             {
@@ -130,12 +154,14 @@ def test_free_memory_of_this_machine() -> None:
                 "sys/fs/cgroup/memory/memory.stat": "cache 5\ntotal_rss 500\n",
             },
             6500,
+            7000,
         ),
     ],
 )
-def test_free_memory_within_limits(tmp_path: Path, files: dict[str, str], free: int) -> None:
+def test_memory_within_limits(tmp_path: Path, files: dict[str, str], free: int, limit: int) -> None:
     write_files(tmp_path, {"proc/meminfo": "MemFree: 9 kB\nMemAvailable:  800 kB\n"} | files)
     assert free_host_memory(tmp_path) == free
+    assert host_memory(tmp_path) == limit
 
 
 def test_free_memory_of_another_system(tmp_path: Path) -> None:

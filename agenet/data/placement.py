@@ -3,11 +3,11 @@
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from agenet.data.records import Records
@@ -40,16 +40,13 @@ def load_pictures(
     Raises:
         UserError: unknown placement, not enough memory, or a broken picture.
     """
-    own = [min(map(free_device_memory, mesh.local_devices)), free_host_memory()]
-    free = np.min(gather(own), axis=0)  # All must choose the same.
     nbytes = len(records.fold) * size * size * 3
     where, why = choose_placement(
         placement,
         nbytes,
         devices=mesh.size,
-        free_device=free[0],
-        free_host=free[1],
         processes=jax.process_count(),
+        **agree_on_free(min(map(free_device_memory, mesh.local_devices))),
     )
     log.info("pictures: %.2f GB as uint8 %s: %s", nbytes / 1e9, _TEXTS[where], why)
     if where == "stream":
@@ -86,8 +83,8 @@ def choose_placement(
         nbytes: of all pictures, decoded.
         devices: among which they would be divided.
         free_device: bytes that every device has left.
-        free_host: bytes that the host has left, through which devices get theirs.
-        processes: of which on the host each would keep all pictures.
+        free_host: bytes that every process has left on its host, through which devices get theirs.
+        processes: each decodes what its devices hold, or on the host all pictures.
 
     Raises:
         UserError: unknown placement, or what it asks for does not fit.
@@ -98,8 +95,10 @@ def choose_placement(
     each = nbytes / devices
     on_device = f"{_gigabytes(each)} for each device, which has {_gigabytes(free_device)} free"
     on_host = f"this machine has {_gigabytes(free_host)} of memory free"
+    on_host += " for each process" if processes > 1 else ""
+    decoded = nbytes if placement == "host" else nbytes / processes
     if placement == "auto":
-        if nbytes > _SHARE * free_host:
+        if decoded > _SHARE * free_host:
             return "stream", on_host
         on_host_or_none = "host" if processes == 1 else "stream"
         return ("device" if each <= _SHARE * free_device else on_host_or_none), on_device
@@ -107,9 +106,9 @@ def choose_placement(
         raise UserError(
             f"the pictures take {on_device}: use --config.input.placement=host, or stream"
         )
-    if nbytes > free_host:
+    if decoded > free_host:
         raise UserError(
-            f"the decoded pictures take {_gigabytes(nbytes)} and {on_host}: use "
+            f"the decoded pictures take {_gigabytes(decoded)} and {on_host}: use "
             "--config.input.placement=stream, or smaller ones with --config.input.size"
         )
     return placement, "as input.placement says"
@@ -117,6 +116,20 @@ def choose_placement(
 
 def _gigabytes(nbytes: float) -> str:
     return "unlimited memory" if nbytes == math.inf else f"{nbytes / 1e9:.1f} GB"
+
+
+def agree_on_free(free_device: float) -> dict[str, float]:
+    """`free_device` and `free_host` for `choose_placement`, the same in all processes.
+
+    The least of what they have, where those of one machine share its memory; all must ask.
+
+    Args:
+        free_device: bytes that every device of this process has left.
+    """
+    machine = socket.gethostname()
+    devices, hosts, machines = zip(*gather([free_device, free_host_memory(), machine]), strict=True)
+    shares = [free / machines.count(name) for free, name in zip(hosts, machines, strict=True)]
+    return {"free_device": min(devices), "free_host": min(shares)}
 
 
 def free_device_memory(device: jax.Device) -> float:
@@ -127,6 +140,12 @@ def free_device_memory(device: jax.Device) -> float:
     return stats["bytes_limit"] - stats["bytes_in_use"]
 
 
+def host_memory(root: Path = Path("/")) -> int:
+    """Bytes of memory of this machine, or the least that this process's control groups allow."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([machine, *(limit for limit, _ in _limits(root))])
+
+
 def free_host_memory(root: Path = Path("/")) -> float:
     """Bytes that this process may take, by what the system and its control groups say."""
     try:
@@ -135,13 +154,18 @@ def free_host_memory(root: Path = Path("/")) -> float:
         free = int(available.split()[1]) * 1024
     except (OSError, StopIteration):  # Another system than Linux.
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([free, *(limit - used for limit, used in _limits(root))])
+
+
+def _limits(root: Path) -> Iterator[tuple[int, int]]:
+    """Bytes that each group with a limit allows this process's memory, and those it uses."""
     for folder, limit, used in _control_groups(root):
         try:
             stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            free = min(free, int((folder / limit).read_text()) - int(stat[used]))
+            found = int((folder / limit).read_text()), int(stat[used])
         except (OSError, ValueError, KeyError):  # Not there, or no limit.
             continue
-    return free
+        yield found
 
 
 def _control_groups(root: Path) -> Iterator[tuple[Path, str, str]]:

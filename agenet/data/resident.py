@@ -16,7 +16,7 @@ from agenet.data.records import Records
 from agenet.data.square import to_square
 from agenet.data.stored import read_pictures
 from agenet.errors import UserError
-from agenet.sharding import batch_sharded, local_part, place
+from agenet.sharding import batch_sharded, local_part, make_take, place
 
 # Rows int [B] of a data set that make a batch, and bool [B], False for padding; None: no padding.
 Part = tuple[np.ndarray, np.ndarray | None]
@@ -163,8 +163,7 @@ class Resident:
         self._sharding = batch_sharded(mesh)
         self._records = records
         self._images: Any = place(images, self._sharding) if on_device else images
-        # XLA reads the asked rows where they lie and sends only those between the devices.
-        self._gather = jax.jit(lambda images, rows: images[rows], out_shardings=self._sharding)
+        self._take = make_take(mesh)
 
     def batches(self, parts: Iterable[Part]) -> Iterator[dict[str, jax.Array]]:
         """As `batch` has it, for each of the given rows and masks."""
@@ -184,5 +183,5 @@ class Resident:
             columns["image"] = self._images[own]
         batch = place(columns, self._sharding)
         if self._on_device:
-            batch["image"] = self._gather(self._images, rows)
+            batch["image"] = self._take(self._images, rows)
         return batch
