@@ -42,6 +42,7 @@ _FIGURES = {
     "accuracy": _SHARE,
     "balanced_accuracy": _SHARE,
     "one_off?": _SHARE,
+    "range_accuracy?": _SHARE,
     "roc_auc?": _SHARE,
     "calibration_error?": _SHARE,
     "mae?": _FLOAT,
