@@ -142,6 +142,32 @@ def test_pairs_on_the_same_faces(tmp_path: Path, made: SimpleNamespace) -> None:
     assert (same.accuracy.value, same.accuracy.interval, same.faces) == (0, (0, 0), first.faces)
 
 
+def test_a_run_of_one_task_is_paired_on_the_faces_that_have_its_label(
+    tmp_path: Path, made: SimpleNamespace
+) -> None:
+    both, one = leave(tmp_path / "both", made), leave(tmp_path / "one", made, swap=60)
+    report = json.loads((one / "report.json").read_text())
+    del report["evaluation"]["tasks"]["gender"]
+    (one / "report.json").write_text(json.dumps(report))
+    with np.load(one / "predictions.npz") as saved:
+        known = saved["age"] >= 0
+        kept = {name: saved[name][known] for name in saved if "gender" not in name}
+    assert not known.all()
+    runs = read_runs([str(both), str(one), str(leave(tmp_path / "again", made, swap=60))])
+    whole = differences(runs, "age")[0][1]
+    np.savez_compressed(one / "predictions.npz", **kept)
+    found, apart = differences(read_runs([str(both), str(one)]), "age")
+    assert not apart and found[0].faces == known.sum()
+    assert (found[0].accuracy, found[0].loss) == (whole.accuracy, whole.loss)
+    labels = kept["age"]
+    labels[0] = (labels[0] + 1) % 8
+    np.savez_compressed(one / "predictions.npz", **kept)
+    report["evaluation"]["tasks"]["age"] = measure(kept, "age")
+    (one / "report.json").write_text(json.dumps(report))
+    found, apart = differences(read_runs([str(both), str(one)]), "age")
+    assert apart and not found, "another label"
+
+
 def test_older_reports_lack_figures(tmp_path: Path, made: SimpleNamespace) -> None:
     folder = leave(tmp_path / "old", made)
     report = json.loads((folder / "report.json").read_text())
@@ -182,6 +208,7 @@ AGE = ("evaluation", "tasks", "age")
         (("model", "name"), ["x"], "report.model.name is no text"),
         (("dataset", "leakage"), 5, "report.dataset.leakage is no object"),
         ((*AGE, "accuracy"), 1.5, "accuracy is out of range"),
+        ((*AGE, "range_accuracy"), "oops", "age.range_accuracy is no number"),
         ((*AGE, "loss"), float("nan"), "it is no JSON"),
         ((*AGE, "confusion"), [[1] * 8] * 7, "age: not 8 classes"),
         ((*AGE, "count"), 10**9, "does not fit the number of faces"),
