@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agenet.data.records import name_tested
 from agenet.figures import percent
 from agenet.report.comparison import Difference, Estimate, estimate, mean
 from agenet.report.files import views_of
 from agenet.report.finished import Run
 from agenet.report.overlays import Look, signed
 from agenet.report.page import Cell, Details, Node, Table
-from agenet.report.published import PUBLISHED, REFERENCE
+from agenet.report.published import PUBLISHED, REFERENCE, on_adience
 from agenet.report.run import MAIN_FIGURES, duration, epochs
 
 MAX_SETTINGS = 80  # rows of the table of settings
@@ -164,7 +165,7 @@ def what_was_run(group: Group) -> list[Node]:
         data_rows.append(
             [
                 Cell(run.name, key=look.key, colors=_colors(look)),
-                Cell(dataset["name"], f"trained on {extra}, too" if extra else ""),
+                Cell(name_tested(dataset["name"]), f"trained on {extra}, too" if extra else ""),
                 Cell(dataset["labels"]),
                 Cell(split, where),
                 Cell(f"{total:,}"),
@@ -254,8 +255,7 @@ def dataset_of(run: Run) -> str:
 
 
 def is_adience(group: Group) -> bool:
-    dataset = group[0][0].first["dataset"]
-    return dataset["name"].startswith("adience") and not dataset["notice"]
+    return any(on_adience(run.first["dataset"]) for run, _ in group)
 
 
 def _setting(report: dict[str, Any], *path: str) -> str:
