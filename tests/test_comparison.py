@@ -97,6 +97,21 @@ def test_one_page_that_needs_nothing_else(tmp_path: Path, made: SimpleNamespace)
     assert "different data sets (fairface/1.0.0, adience/faces)" in html
 
 
+def test_joined_data_sets_and_last_states(tmp_path: Path, made: SimpleNamespace) -> None:
+    name = "adience/faces/1.0.0"
+    one = leave(tmp_path / "one", made, name=name, notice="A part of it")
+    html = compare(tmp_path / "out", one, flags=("--no-faces",))
+    assert "What was tested: the state that was best on validation data (A). A dash" in html
+    assert "Levi &amp; Hassner 2015" not in html
+    joined = leave(tmp_path / "joined", made, name=f"{name} + fairface/partial/1.0.0")
+    change(joined, "training", "best_metric", to="last")
+    change(joined, "config", "dataset", to={"extra": "fairface/partial"})
+    html = compare(tmp_path / "out", one, joined, flags=("--no-faces",))
+    assert "validation data (A); the state at the end of training (B)." in html
+    assert '<td class="left">adience/faces/1.0.0<small>trained on fairface/partial, too' in html
+    assert "Levi &amp; Hassner 2015" in html
+
+
 def test_folds_are_averaged_and_pooled(tmp_path: Path, made: SimpleNamespace) -> None:
     folder = leave_folds(tmp_path / "folds", made)
     single = leave(tmp_path / "single", made)

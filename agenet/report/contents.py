@@ -16,6 +16,7 @@ from agenet.report.finished import FOLDS, Run
 from agenet.report.overlays import Point
 from agenet.report.page import Details, Grid, Heading, Listing, Node, Picture, Text
 from agenet.report.published import FOLDS_DIFFER, LIMITS, REFERENCE, SOURCES
+from agenet.report.run import tested_state
 from agenet.report.tables import (
     Group,
     dataset_of,
@@ -68,7 +69,7 @@ def compose(runs: Sequence[Run], *, faces: bool) -> tuple[str, list[Node]]:
         Heading(2, "What these networks cannot know", "limits"),
         Text(LIMITS),
         Heading(2, "How to read the figures", "reading"),
-        *map(Text, _reading(runs)),
+        *map(Text, _reading(looked)),
     ]
     if any(is_adience(group) for group in groups.values()):
         nodes += [Heading(3, "Sources"), Listing(SOURCES)]
@@ -131,8 +132,8 @@ def _group(group: Group, prefix: str, anchor: str, faces: bool) -> list[Node]:
             f"{anchor}curves",
             curves,
             "Loss and accuracy on validation data over epochs, all runs overlaid",
-            "On validation data, which training never sees. A ring: the state that was chosen "
-            "there, and tested. Of five folds: each thinly, and their mean.",
+            "On validation data, which training never sees. A ring: the state that was tested. "
+            "Of five folds: each thinly, and their mean.",
         )
         nodes += [Heading(2, f"{prefix}Learning curves", f"{anchor}curves"), picture]
     for task in tasks:
@@ -307,7 +308,11 @@ def _picture(name: str, figure: Figure, alt: str, caption: str = "") -> Picture:
     return Picture(f"{name}.png", png, alt, caption, svg, wide)
 
 
-def _reading(runs: Sequence[Run]) -> list[str]:
+def _reading(group: Group) -> list[str]:
+    states: dict[str, list[str]] = {}
+    for run, look in group:
+        states.setdefault(tested_state(run.first["training"]), []).append(look.key)
+    tested = "; ".join(f"{state} ({', '.join(keys)})" for state, keys in states.items())
     texts = [
         "Accuracy: the share of faces whose most probable class is the true one. 1-off: at most "
         "one age group away. Balanced accuracy: the mean of the recalls of the classes, so that a "
@@ -319,10 +324,10 @@ def _reading(runs: Sequence[Run]) -> list[str]:
         "since the pictures of one person are alike. They say how far a figure could lie off "
         "because other persons might have been tested; what another training run would change is "
         f"not in them. Fewer than {MIN_SUBJECTS} persons give none.",
-        "Every state was chosen on validation data and tested once. A dash: the report of that "
-        "run, which may be of an older version, does not have the figure.",
+        f"What was tested: {tested}. A dash: the report of that run, which may be of an older "
+        "version, does not have the figure.",
     ]
-    if any(run.is_folds for run in runs):
+    if any(run.is_folds for run, _ in group):
         texts.append(
             f"Of {FOLDS} folds, figures are means of the folds' figures, whose standard deviation "
             "stands beside them; confusion matrices, reliability and subgroups are pooled: the "
