@@ -269,7 +269,7 @@ def test_accuracy_axes_are_not_truncated():
     loss, *accuracies = figure.axes
     assert loss.get_ylim()[0] == 0
     assert [axis.get_ylim() for axis in accuracies] == [(0, 1), (0, 1)]
-    chosen = [line for line in loss.lines if line.get_label() == "chosen step"]
+    chosen = [line for line in loss.lines if line.get_label() == "tested step"]
     assert chosen[0].get_xdata()[0] == 3.0
 
 
