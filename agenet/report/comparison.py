@@ -80,6 +80,14 @@ def estimate(run: Run, task: str, name: str) -> Estimate | None:
     return Estimate(known[0], interval=_pair(tests[0].get("intervals", {}).get(name)))
 
 
+def largest_class(run: Run, task: str) -> float | None:
+    """Accuracy of naming the commonest class of a test's own faces each time; mean over tests."""
+    if task not in run.tasks:
+        return None
+    tests = [test.tasks[task] for test in run.tests]
+    return fmean(max(metrics["support"]) / max(metrics["count"], 1) for metrics in tests)
+
+
 def mean(run: Run, *path: str) -> float:
     """Mean over the tests of a number in the report."""
     values = []

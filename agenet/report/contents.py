@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from agenet.figures import percent
+from agenet.figures import MIN_IN_BIN, percent
 from agenet.metrics import LEVEL, MIN_SUBJECTS, RESAMPLES
 from agenet.report import overlays
 from agenet.report.comparison import differences
@@ -205,7 +205,8 @@ def _task(group: Group, task: str, prefix: str, anchor: str, faces: bool) -> lis
             calibration,
             f"Reliability diagram, {task}: accuracy against the probability of the answer",
             "On the dotted line, of the answers given with 80 % certainty, 80 % are right; below "
-            "it a network is too sure of itself. The larger the mark, the more faces.",
+            "it a network is too sure of itself. The larger the mark, the more faces; lines leave "
+            f"out marks of fewer than {MIN_IN_BIN}.",
         )
         nodes += [Heading(3, f"{name}: can the probabilities be believed?"), picture]
     alt = f"Accuracy in {task} by subgroup, the runs beside each other"
@@ -248,7 +249,9 @@ def _paired(group: Group, task: str, anchor: str) -> list[Node]:
                 f"Difference in {task} accuracy of every two runs tested on the same faces",
                 f"Lines: {100 * LEVEL:.0f} % intervals by person. Both runs of a pair answer for "
                 "the same faces, and are resampled together: a line that crosses zero is a "
-                "difference that other persons might have turned round.",
+                "difference that other persons might have turned round."
+                + " Of folds: over all their faces together, not quite the difference of the means."
+                * any(r.is_folds for r, _ in group),
             ),
             pairs_table(found, looks),
         ]
@@ -316,7 +319,8 @@ def _reading(group: Group) -> list[str]:
     texts = [
         "Accuracy: the share of faces whose most probable class is the true one. 1-off: at most "
         "one age group away. Balanced accuracy: the mean of the recalls of the classes, so that a "
-        "rare group counts as much as a common one. Loss: mean negative log-likelihood, in nats. "
+        "rare group counts as much as a common one. Always the largest class: naming the "
+        "commonest class of the faces of each test. Loss: mean negative log-likelihood, in nats. "
         "Calibration error: expected distance of accuracy from the probability of the answer. "
         "ROC-AUC: how often, of a female and a male face, the male one has the greater probability "
         "of being male. MAE and CS@5: over faces whose age is known to the year.",
@@ -330,7 +334,7 @@ def _reading(group: Group) -> list[str]:
     if any(run.is_folds for run, _ in group):
         texts.append(
             f"Of {FOLDS} folds, figures are means of the folds' figures, whose standard deviation "
-            "stands beside them; confusion matrices, reliability and subgroups are pooled: the "
-            "faces of all folds together."
+            "stands beside them; confusion matrices, reliability, subgroups and differences of "
+            "pairs are pooled: the faces of all folds together."
         )
     return texts

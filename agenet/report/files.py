@@ -52,6 +52,7 @@ _TASK = {
     **_FIGURES,
     "count": int,
     "subjects?": int,
+    "exact_ages?": int,
     "recall": [_SHARE],
     "support": [int],
     "confusion": [[int]],
