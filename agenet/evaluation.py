@@ -123,8 +123,11 @@ def measure_in_full(
         if task != "years"
     }
     if "years" in log_probs:
-        accuracy = range_accuracy(log_probs["years"], truth["age_low"], truth["age_high"])
-        results["age"] |= {} if accuracy is None else {"range_accuracy": accuracy}
+        ends = truth["age_low"], truth["age_high"]
+        if found := range_accuracy(log_probs["years"], *ends, truth["subject_id"]):
+            value, interval = found
+            results["age"] |= value
+            results["age"]["intervals"] |= interval
     return results
 
 

@@ -33,6 +33,7 @@ INK, FAINT = "#222222", "#767676"
 SHADES = colormaps["Blues"]
 MARGIN = 0.25
 FACES_PER_ROW = 8
+MIN_IN_BIN = 10  # faces behind a point that a line of calibration goes through
 
 Series = tuple[list[float], list[float]]
 # Heading of a group on a sheet of faces, and the positions [K] of its faces.
@@ -51,7 +52,7 @@ def learning_curves(
     subtitle: str,
     notice: str,
 ) -> Figure:
-    """Loss and accuracies of training and validation over epochs, the chosen step marked.
+    """Loss and accuracies of training and validation over epochs, the tested step marked.
 
     Args:
         history: logged rows, with `step`, `epoch` and any of the metrics.
@@ -149,7 +150,8 @@ def confusion_matrix(task: str, metrics: dict[str, Any], subtitle: str, notice: 
 def reliability_diagram(task: str, metrics: dict[str, Any], subtitle: str, notice: str) -> Figure:
     """Accuracy against the probability of the predicted class, and how many faces have which.
 
-    Bars are bins; each dot stands at the mean probability of its bin.
+    Bars are bins; each dot stands at the mean probability of its bin. The line leaves out bins of
+    few faces, whose means may be anything.
 
     Args:
         task: "age" or "gender".
@@ -177,7 +179,10 @@ def reliability_diagram(task: str, metrics: dict[str, Any], subtitle: str, notic
     blue = CURVES["validation"]["color"]
     widths = np.diff(edges)[filled]
     axis.bar(edges[filled], accuracy, widths, align="edge", color=SHADES(0.35), edgecolor="white")
-    axis.plot(confidence, accuracy, color=blue, marker="o", markersize=4.5, label="bin means")
+    axis.plot(confidence, accuracy, "o", color=blue, markersize=4.5, label="bin means")
+    enough = counts[filled] >= MIN_IN_BIN
+    label = f"of {MIN_IN_BIN} faces or more"
+    axis.plot(confidence[enough], accuracy[enough], color=blue, label=label)
     axis.set_ylim(0, 1)
     axis.set_ylabel("Share that is right", color=INK)
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
@@ -381,7 +386,7 @@ def _curves(axis: Axes, curves: dict[str, Series], best_epoch: float) -> None:
             marker = "" if label == "training" and len(epochs) > 1 else CURVES[label]["marker"]
             axis.plot(epochs, values, label=label, **CURVES[label] | {"marker": marker})
             longest = max(longest, *epochs)
-    axis.axvline(best_epoch, color=INK, linewidth=1, linestyle=":", label="chosen step", zorder=1)
+    axis.axvline(best_epoch, color=INK, linewidth=1, linestyle=":", label="tested step", zorder=1)
     axis.set_xlim(0, 1.03 * longest or 1)
     axis.set_xlabel("Epoch", color=INK)
     axis.xaxis.set_major_locator(MaxNLocator(integer=longest >= 2, nbins=8))

@@ -168,7 +168,7 @@ def log_probabilities(task: str, head: str, logits: jax.Array) -> dict[str, jax.
     if head in _BY_YEAR:
         years = _log_years(head, logits)
         groups = jax.nn.logsumexp(years[:, :, None], axis=1, where=_GROUP_OF_YEAR)
-        return {task: groups, "years": years}
+        return {task: jnp.minimum(groups, 0), "years": years}  # Rounding may bring it above.
     if head == "sigmoid":
         logits = jax.nn.log_sigmoid(logits)
     return {task: jax.nn.log_softmax(logits)}

@@ -150,7 +150,8 @@ def report_metrics(
             subjects, person = np.unique(subject_id[exact], return_inverse=True)
             if exact.any():
                 errors = np.abs(predicted_age[exact] - true_age[exact])
-                values, more = estimate_with_intervals(_year_figures(errors, person), len(subjects))
+                figures = mean_figures({"mae": errors, "cs5": errors <= 5}, person)
+                values, more = estimate_with_intervals(figures, len(subjects))
                 found |= {"exact_ages": int(exact.sum()), **values}
                 intervals |= more
         return found | {"intervals": intervals}
@@ -190,14 +191,20 @@ def in_ranges(log_probs: np.ndarray, ranges: Sequence[tuple[int, int]]) -> np.nd
     return np.stack([np.logaddexp.reduce(part, axis=1) for part in parts], axis=1)
 
 
-def range_accuracy(log_probs: np.ndarray, low: np.ndarray, high: np.ndarray) -> float | None:
-    """Share of faces whose most probable age range is the true one.
+def range_accuracy(
+    log_probs: np.ndarray, low: np.ndarray, high: np.ndarray, subject_id: np.ndarray
+) -> tuple[dict[str, float | None], dict[str, list[float] | None]] | None:
+    """`range_accuracy`, the share of faces whose most probable age range is the true one.
 
     The choice is between those ranges that occur; None if they overlap, or are single years.
 
     Args:
         log_probs: of 0 to 100 years [N, 101].
         low, high: first and last year [N] that the true age lies between, or `UNKNOWN`.
+        subject_id: the person shown, int [N].
+
+    Returns:
+        The figure and its interval, see `estimate_with_intervals`.
     """
     known = low != UNKNOWN
     ranges, place = np.unique(np.stack([low[known], high[known]], 1), axis=0, return_inverse=True)
@@ -207,7 +214,9 @@ def range_accuracy(log_probs: np.ndarray, low: np.ndarray, high: np.ndarray) -> 
         or (ranges.T[0] == ranges.T[1]).any()
     ):
         return None
-    return float((in_ranges(log_probs[known], ranges.tolist()).argmax(1) == place.ravel()).mean())
+    right = in_ranges(log_probs[known], ranges.tolist()).argmax(1) == place.ravel()
+    subjects, person = np.unique(subject_id[known], return_inverse=True)
+    return estimate_with_intervals(mean_figures({"range_accuracy": right}, person), len(subjects))
 
 
 def _checked(task: str, log_probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -262,13 +271,13 @@ def _class_figures(
     return figures
 
 
-def _year_figures(errors: np.ndarray, person: np.ndarray) -> Figures:
-    """Of the absolute errors in years [N] of faces, `person` [N] being as above."""
-    sums = np.stack([np.bincount(person, w) for w in (errors, errors <= 5, errors >= 0)], axis=1)
+def mean_figures(values: Mapping[str, np.ndarray], person: np.ndarray) -> Figures:
+    """The means over faces of each of the values [N], `person` [N] being as above."""
+    sums = np.stack([np.bincount(person, v) for v in (*values.values(), person >= 0)], axis=1)
 
     def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
-        total, within, count = (weights @ sums).T
-        return {"mae": _divide(total, count), "cs5": _divide(within, count)}
+        *totals, count = (weights @ sums).T
+        return {name: _divide(total, count) for name, total in zip(values, totals, strict=True)}
 
     return figures
 

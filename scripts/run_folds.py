@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from agenet.data.records import find_prepared  # noqa: E402
+from agenet.data.records import find_prepared, name_tested  # noqa: E402
 from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
 from agenet.writers import write_file  # noqa: E402
 from scripts import runs  # noqa: E402
@@ -163,27 +163,20 @@ def markdown(reports: Reports, total: int, command: str) -> str:
     if not reports:
         return f"No fold is finished yet.\n\n```sh\n{command}\n```\n"
     # Imported here, not above: it brings Matplotlib.
-    from agenet.report import PUBLISHED
-    from agenet.report.files import views_of
+    from agenet.report.published import PUBLISHED, on_adience
+    from agenet.report.run import conditions
 
     first = next(iter(reports.values()))
-    dataset = first["dataset"]
-    parts = [f"# {first['model']['name']} on {dataset['name']}, {len(reports)} of {total} folds"]
+    dataset, name = first["dataset"], name_tested(first["dataset"]["name"])
+    parts = [f"# {first['model']['name']} on {name}, {len(reports)} of {total} folds"]
     parts += [f"**{dataset['notice']}**"] if dataset["notice"] else []
-    seen = sum(report["dataset"]["leakage"]["seen_subject"] for report in reports.values())
-    tested = sum(report["dataset"]["leakage"]["test_faces"] for report in reports.values())
-    views = views_of(first)
-    answers = f"Every answer is the mean of those for {views} views of a face. " * (views > 1)
     parts.append(
-        f"Initial weights `{first['model']['initial']}`, {dataset['labels']} labels, protocol "
-        f"`{dataset['protocol']}`: {seen:,} of {tested:,} test faces show a person from training. "
-        f"{answers}Each fold is tested once, with the state chosen on validation data. ±: standard "
-        "deviation over folds (sample, n - 1). Time: by the clock, from the start of a fold's "
-        "process to its end."
+        f"{conditions([*reports.values()])} ±: standard deviation over folds (sample, n - 1). "
+        "Time: by the clock, from the start of a fold's process to its end."
     )
     summary = summarize(reports)
     parts += [_task_table(task, reports, summary[task]) for task in summary]
-    if dataset["name"].startswith("adience") and not dataset["notice"]:
+    if on_adience(dataset):
         means = [_percent(summary, *figure) for figure in _COMPARED]
         rows = [["**These runs**", *means], *map(list, PUBLISHED)]
         header = ["System", "Age %", "Age 1-off %", "Gender %"]

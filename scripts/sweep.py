@@ -43,10 +43,9 @@ class Variant:
 class Results:
     """What the runs came to, by their names."""
 
+    reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    notice: str = ""
-    views: int = 1
 
 
 @dataclass(frozen=True)
@@ -170,8 +169,7 @@ def train_sweep(sweep: Sweep, workdir: Path, train: Train) -> None:
     runs.create_folder(workdir)
     try:
         for run, report in runs.run_all(sweep.runs, train, failed):
-            results.notice = report["dataset"]["notice"]
-            results.views = report["evaluation"].get("views", 1)
+            results.reports[run.name] = report
             results.figures[run.name] = {
                 "validation": runs.validation_figures(run.workdir, report["training"]["best_step"]),
                 "test": runs.test_figures(report),
@@ -209,14 +207,14 @@ def markdown(sweep: Sweep, results: Results) -> str:
     """A table for each setting, with what was reported in its last columns."""
     done = len(results.figures)
     parts = [f"# Sweep: {sweep.title}, {done} of {len(sweep.runs)} runs"]
-    parts += [f"**{results.notice}**"] if results.notice else []
+    notices = dict.fromkeys(report["dataset"]["notice"] for report in results.reports.values())
+    parts += [f"**{notice}**" for notice in notices if notice]
+    parts += _conditions(results.reports)
     parts.append(
-        "Accuracies in per cent, gender / age, of the state that each run kept. Choose by the "
-        "validation figures; in bold the variant with the highest mean of both. The test figures "
-        "are shown for information: whoever chooses by them has no test left. Time: by the clock, "
-        "from the start of a run's process to its end."
-        + f" Tested in {results.views} views of each face." * (results.views > 1)
-        + (f" Reported: {sweep.source}." if sweep.source else "")
+        "Accuracies in per cent, gender / age. Choose by the validation figures; in bold the "
+        "variant with the highest mean of both. The test figures are shown for information: "
+        "whoever chooses by them has no test left. Time: by the clock, from the start of a run's "
+        "process to its end." + (f" Reported: {sweep.source}." if sweep.source else "")
     )
     for title, variants in sweep.tables.items():
         parts += [f"## {title}", _table(title, variants, results)]
@@ -227,6 +225,19 @@ def markdown(sweep: Sweep, results: Results) -> str:
         parts.append(_conclusion(results))
     parts.append(f"```sh\n{sweep.command}\n```")
     return "\n\n".join(parts) + "\n"
+
+
+def _conditions(reports: Mapping[str, Any]) -> list[str]:
+    """What to know beside the figures, with the names of the runs where it is not the same."""
+    # Imported here, not above: it brings Matplotlib.
+    from agenet.report.run import conditions
+
+    names: dict[str, list[str]] = {}
+    for name, report in reports.items():
+        names.setdefault(conditions([report]), []).append(name)
+    if len(names) < 2:
+        return [*names]
+    return ["\n".join(f"- {', '.join(who)}: {text}" for text, who in names.items())]
 
 
 def _reported(value: Any) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from agenet.errors import UserError
-from agenet.report import contents
+from agenet.figures import reliability_diagram
+from agenet.report import contents, overlays
 from agenet.report.__main__ import main
 from agenet.report.comparison import confusion, differences, estimate, reliability, subgroups
 from agenet.report.finished import read_runs
@@ -97,6 +98,21 @@ def test_one_page_that_needs_nothing_else(tmp_path: Path, made: SimpleNamespace)
     assert "different data sets (fairface/1.0.0, adience/faces)" in html
 
 
+def test_joined_data_sets_and_last_states(tmp_path: Path, made: SimpleNamespace) -> None:
+    name = "adience/faces/1.0.0"
+    one = leave(tmp_path / "one", made, name=name, notice="A part of it")
+    html = compare(tmp_path / "out", one, flags=("--no-faces",))
+    assert "What was tested: the state that was best on validation data (A). A dash" in html
+    assert "Levi &amp; Hassner 2015" not in html
+    joined = leave(tmp_path / "joined", made, name=f"{name} + fairface/partial/1.0.0")
+    change(joined, "training", "best_metric", to="last")
+    change(joined, "config", "dataset", to={"extra": "fairface/partial"})
+    html = compare(tmp_path / "out", one, joined, flags=("--no-faces",))
+    assert "validation data (A); the state at the end of training (B)." in html
+    assert '<td class="left">adience/faces/1.0.0<small>trained on fairface/partial, too' in html
+    assert "Levi &amp; Hassner 2015" in html
+
+
 def test_folds_are_averaged_and_pooled(tmp_path: Path, made: SimpleNamespace) -> None:
     folder = leave_folds(tmp_path / "folds", made)
     single = leave(tmp_path / "single", made)
@@ -122,6 +138,51 @@ def test_folds_are_averaged_and_pooled(tmp_path: Path, made: SimpleNamespace) ->
     assert html.count("<small>mean of a fold, features found</small>") == 2
     assert "is not in that of the training. A: 3 epochs.</p>" in html
     assert f"<b>{100 * found.value:.1f}</b><small>± {100 * found.deviation:.1f}</small>" in html
+    assert html.count("Of folds: over all their faces together, not quite the difference") == 2
+
+
+def test_figures_say_of_which_faces_they_are(tmp_path: Path, made: SimpleNamespace) -> None:
+    folds, single = leave_folds(tmp_path / "folds", made), leave(tmp_path / "single", made)
+    task = made.summary["evaluation"]["tasks"]["age"]
+    change(folds / "fold_3", *AGE, "exact_ages", to=task["exact_ages"] + 1)
+    change(single, *AGE, "exact_ages", to=task["count"])
+    html = compare(tmp_path / "out", folds, single, flags=("--no-faces",))
+    assert html.count(f", of {5 * task['exact_ages'] + 1} faces</small>") == 2  # MAE and CS@5
+    assert html.count(" faces</small>") == 2
+    # What a run's own test gives away is another thing on each fold, and not that of the papers.
+    largest = 100 * max(task["support"]) / task["count"]
+    for row in (r"\(A\)</td><td class=\"left\">five folds", r"\(B\)</td>.*only fold 0"):
+        assert re.search(rf"Always the largest class {row}</td><td>{largest:.1f}</td>", html)
+
+
+def test_settings_of_earlier_versions_are_those_of_then(
+    tmp_path: Path, made: SimpleNamespace
+) -> None:
+    old, new = leave(tmp_path / "old", made), leave(tmp_path / "new", made)
+    settings = {"duration": "5 epochs", "accumulate": 1, "test_views": 4, "patience": ""}
+    change(new, "config", to=settings | {"optimizer": {"weight_decay": 0.0, "momentum": 0.5}})
+    compare(tmp_path / "out", old, new, flags=("--no-faces",))
+    text = (tmp_path / "out/comparison.md").read_text()
+    rows = [line for line in text.splitlines() if line.count("|") == 4]
+    fields = [line.split(" | ")[0][2:] for line in rows[2:]]
+    names = ["optimizer.learning\\_rate", "optimizer.momentum", "optimizer.name", "seed"]
+    assert fields == [*names, "test\\_views"] and rows[-1] == "| test\\_views | 1 | 4 |"
+
+
+def test_lines_of_calibration_leave_out_bins_of_few_faces(
+    tmp_path: Path, made: SimpleNamespace
+) -> None:
+    counts, means = [9, 1000, 10], [0.2, 0.5, 0.8]
+    bins = {"count": counts, "confidence": means, "accuracy": [1.0, 0.4, 0.7]}
+    folder = leave(tmp_path / "run", made)
+    change(folder, *AGE, "reliability", to=bins)
+    (run,) = read_runs([str(folder)])
+    metrics = run.tests[0].tasks["age"]
+    both = overlays.calibration([(run, overlays.look(0, run))], "age")
+    assert both is not None
+    for figure in (both, reliability_diagram("age", metrics, "model", "")):
+        line = figure.axes[0].lines[-1]
+        assert line.get_xydata().tolist() == [[0.5, 0.4], [0.8, 0.7]]
 
 
 def test_pairs_on_the_same_faces(tmp_path: Path, made: SimpleNamespace) -> None:
@@ -140,6 +201,32 @@ def test_pairs_on_the_same_faces(tmp_path: Path, made: SimpleNamespace) -> None:
     # A single fold beside the same one of five: fold 0 was not changed.
     same = next(pair for pair in found if (pair.first, pair.second) == (runs[0], runs[3]))
     assert (same.accuracy.value, same.accuracy.interval, same.faces) == (0, (0, 0), first.faces)
+
+
+def test_a_run_of_one_task_is_paired_on_the_faces_that_have_its_label(
+    tmp_path: Path, made: SimpleNamespace
+) -> None:
+    both, one = leave(tmp_path / "both", made), leave(tmp_path / "one", made, swap=60)
+    report = json.loads((one / "report.json").read_text())
+    del report["evaluation"]["tasks"]["gender"]
+    (one / "report.json").write_text(json.dumps(report))
+    with np.load(one / "predictions.npz") as saved:
+        known = saved["age"] >= 0
+        kept = {name: saved[name][known] for name in saved if "gender" not in name}
+    assert not known.all()
+    runs = read_runs([str(both), str(one), str(leave(tmp_path / "again", made, swap=60))])
+    whole = differences(runs, "age")[0][1]
+    np.savez_compressed(one / "predictions.npz", **kept)
+    found, apart = differences(read_runs([str(both), str(one)]), "age")
+    assert not apart and found[0].faces == known.sum()
+    assert (found[0].accuracy, found[0].loss) == (whole.accuracy, whole.loss)
+    labels = kept["age"]
+    labels[0] = (labels[0] + 1) % 8
+    np.savez_compressed(one / "predictions.npz", **kept)
+    report["evaluation"]["tasks"]["age"] = measure(kept, "age")
+    (one / "report.json").write_text(json.dumps(report))
+    found, apart = differences(read_runs([str(both), str(one)]), "age")
+    assert apart and not found, "another label"
 
 
 def test_older_reports_lack_figures(tmp_path: Path, made: SimpleNamespace) -> None:
@@ -182,6 +269,7 @@ AGE = ("evaluation", "tasks", "age")
         (("model", "name"), ["x"], "report.model.name is no text"),
         (("dataset", "leakage"), 5, "report.dataset.leakage is no object"),
         ((*AGE, "accuracy"), 1.5, "accuracy is out of range"),
+        ((*AGE, "range_accuracy"), "oops", "age.range_accuracy is no number"),
         ((*AGE, "loss"), float("nan"), "it is no JSON"),
         ((*AGE, "confusion"), [[1] * 8] * 7, "age: not 8 classes"),
         ((*AGE, "count"), 10**9, "does not fit the number of faces"),
@@ -189,7 +277,7 @@ AGE = ("evaluation", "tasks", "age")
         ((*AGE, "intervals", "loss"), [1], "an interval that is none"),
         (("evaluation", "tasks"), {}, "it tests no task"),
         (("config", "duration"), "many\nepochs", "is damaged"),
-        (("config", "duration"), "9 epochs", "tested after 100 of 180 steps"),
+        (("config", "duration"), "9 epochs", "it was tested before its end"),
     ],
 )
 def test_damaged_reports(

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -156,6 +157,19 @@ def test_subgroups_and_years_are_of_the_data_set(
     for group in tasks["gender"]["subgroups"]["race"]:
         of_group = race[rows] == RACES.index(group["name"])
         assert group["count"] == (of_group & (records.labels["gender"][rows] >= 0)).sum()
+
+
+def test_accuracy_in_ranges_has_an_interval(records: Records) -> None:
+    rows = np.arange(len(records.fold))
+    rng = np.random.default_rng(0)
+    answers = {"age": np.log(rng.dirichlet(np.ones(8), len(rows)))}
+    experiment: Any = SimpleNamespace(records=records)
+    age = evaluation.measure_in_full(experiment, answers, rows)["age"]
+    assert "range_accuracy" not in age and "range_accuracy" not in age["intervals"]
+    answers["years"] = np.log(rng.dirichlet(np.ones(101), len(rows)))
+    age = evaluation.measure_in_full(experiment, answers, rows)["age"]
+    low, high = age["intervals"]["range_accuracy"]
+    assert 0 <= low < age["range_accuracy"] < high <= 1
 
 
 @pytest.mark.parametrize("head", ["distribution", "ordinal"])

@@ -144,6 +144,9 @@ def test_years_answer_in_groups_and_none_is_lost() -> None:
         expected[:, nearest_age_group(year)] += years[:, year]
     np.testing.assert_allclose(np.exp(found["age"]), expected, rtol=1e-5)
     assert set(log_probabilities("age", "groups", LOGITS)) == {"age"}
+    # However sure, no probability is above 1.
+    sure = RNG.normal(scale=30, size=(1000, 101)).astype(np.float32)
+    assert max(a.max() for a in log_probabilities("age", "distribution", sure).values()) <= 0
 
 
 def test_ordinal_head_is_a_distribution_with_one_hump() -> None:

@@ -234,12 +234,15 @@ def test_ages_in_any_grouping():
     ranges = [(0, 9), (10, 39), (40, 100)]
     expected = np.stack([probs[:, low : high + 1].sum(1) for low, high in ranges], 1)
     np.testing.assert_allclose(np.exp(in_ranges(np.log(probs), ranges)), expected)
-    true = rng.integers(-1, 3, 40)
+    true, person = rng.integers(-1, 3, 40), rng.integers(0, 20, 40)
     low, high = (np.array([r[i] for r in ranges] + [-1])[true] for i in (0, 1))
     share = (expected.argmax(1) == true)[true >= 0].mean()
-    assert range_accuracy(np.log(probs), low, high) == pytest.approx(share)
-    assert range_accuracy(np.log(probs), low, low) is None  # years
-    assert range_accuracy(np.log(probs), low, high + 1) is None  # overlap
+    found = range_accuracy(np.log(probs), low, high, person)
+    assert found is not None
+    value, interval = (part["range_accuracy"] for part in found)
+    assert value == pytest.approx(share) and interval[0] < share < interval[1]
+    assert range_accuracy(np.log(probs), low, low, person) is None  # years
+    assert range_accuracy(np.log(probs), low, high + 1, person) is None  # overlap
 
 
 def test_no_interval_of_few_persons():

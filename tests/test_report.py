@@ -232,6 +232,21 @@ def test_published_results_stand_beside_real_adience_only():
     assert not has_table(dataset="fairface/1.0.0")
 
 
+def test_the_test_is_on_the_first_of_joined_data_sets():
+    joined = "adience/faces/1.1.0 + fairface/partial/1.0.0 + imdb_wiki/faces/1.0.0"
+    text = markdown(finished_run(dataset=joined).summary, set())
+    assert text.startswith("# levi_hassner on adience/faces/1.1.0\n")
+    assert "on the test set of `adience/faces/1.1.0`: fold 0" in text
+    assert " Trained on `fairface/partial/1.0.0`, `imdb_wiki/faces/1.0.0`, too.\n" in text
+    assert "Levi & Hassner 2015" in text
+
+
+def test_where_no_state_was_chosen():
+    run = finished_run(tasks=("gender",))
+    run.summary["training"] |= {"best_step": 100, "best_metric": "last", "best_value": 100.0}
+    assert "| 5 | 100 | 1 h 2 min | 21.4 | 100 (epoch 5) | 4.2 s |" in markdown(run.summary, set())
+
+
 def test_notice_heads_the_report_and_every_picture():
     run = finished_run(notice=NOTICE)
     assert markdown(run.summary, set()).splitlines()[2] == f"**{NOTICE}**"
@@ -254,7 +269,7 @@ def test_accuracy_axes_are_not_truncated():
     loss, *accuracies = figure.axes
     assert loss.get_ylim()[0] == 0
     assert [axis.get_ylim() for axis in accuracies] == [(0, 1), (0, 1)]
-    chosen = [line for line in loss.lines if line.get_label() == "chosen step"]
+    chosen = [line for line in loss.lines if line.get_label() == "tested step"]
     assert chosen[0].get_xdata()[0] == 3.0
 
 

@@ -46,7 +46,8 @@ def leave_report(run: Run, steps: int = STEPS) -> None:
     report = {
         "config": run.config.to_dict(),
         "dataset": {"name": "adience/faces/1.0.0", "notice": "", "labels": "official"}
-        | {"protocol": "subject", "leakage": {"test_faces": 10, "seen_subject": 0}},
+        | {"protocol": "subject", "leakage": {"test_faces": 10, "seen_subject": 0}}
+        | {"test_fold": fold},
         "model": {"name": run.config.model.name, "initial": run.config.init},
         "training": {"steps": steps, "total_steps": STEPS, "seconds": 40.0 + fold, "best_step": 80},
         "evaluation": {"seconds": 2.0, "tasks": {"age": age, "gender": gender}},
@@ -98,6 +99,27 @@ def test_mean_and_deviation(tmp_path: Path) -> None:
     assert "62.4 ± 6.6" in text and "62.40 ± 6.60" in text
     assert "Levi & Hassner 2015" in text and "67.14" in text
     assert "220 in all" in text
+    assert (
+        "Initial weights `imagenet`; the state that was best on validation data is tested on "
+        "`adience/faces/1.0.0`, folds 0, 1, 2, 3, 4, official labels, protocol `subject`: 0 of 50 "
+        "test faces show a person from training. ±"
+    ) in text
+
+
+def test_the_last_state_of_joined_data_sets(tmp_path: Path) -> None:
+    def train(run: Run) -> None:
+        leave_report(run)
+        path = run.workdir / "report.json"
+        report = json.loads(path.read_text())
+        report["dataset"]["name"] += " + fairface/partial/1.0.0"
+        report["training"]["best_metric"] = "last"
+        path.write_text(json.dumps(report))
+
+    run_folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
+    text = (tmp_path / "folds.md").read_text()
+    assert re.match(r"# efficientnet_b0 on adience/faces/1\.0\.0, 5 of 5 folds\n", text)
+    assert "; the state at the end of training is tested on `adience/faces/1.0.0`, folds" in text
+    assert "Trained on `fairface/partial/1.0.0`, too. ±" in text and "Levi & Hassner" in text
 
 
 def test_another_config_is_left_to_agenet_main(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agenet.data.records import NO_FOLD, Records, join_records, open_records
+from agenet.data.records import NO_FOLD, Records, join_records, name_tested, open_records
 from agenet.data.splits import Splits, count_leaked, describe, make_splits
 from agenet.errors import UserError
 
@@ -103,11 +103,12 @@ def test_faces_of_other_data_sets_are_for_training_only(
     with pytest.raises(UserError, match="other is there twice"):
         join_records(records, [other, other])
     third = dataclasses.replace(other, name="third/faces/1.0.0")
-    joined = join_records(records, [other, third])
+    joined = join_records(dataclasses.replace(records, notice="of the test"), [other, third])
     first = np.flatnonzero(other.fold != 0)
     assert len(joined.fold) == len(records.fold) + 2 * len(first)
     assert joined.name == "noise/faces/1.0.0 + other/faces/1.0.0 + third/faces/1.0.0"
-    assert joined.notice == "a notice"
+    assert name_tested(joined.name) == name_tested(records.name) == "noise/faces/1.0.0"
+    assert joined.notice == "of the test"
     added = np.arange(len(records.fold), len(joined.fold))
     assert (joined.fold[added] == NO_FOLD).all() and joined.race is not None
     np.testing.assert_array_equal(joined.race, [*[-1] * 2000, *race[first], *race[first]])

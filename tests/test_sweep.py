@@ -88,6 +88,21 @@ def test_age_heads(tmp_path: Path) -> None:
     assert "Reported" not in sweep.markdown(found, sweep.Results())
 
 
+def test_what_the_runs_were_tested_on(tmp_path: Path) -> None:
+    file = write_sweep(tmp_path / "file.py", {}, {"seed": 4}, {"dataset.test_fold": 2})
+    arguments = [f"--sweep={file}", f"--workdir={tmp_path / 'runs'}"]
+    sweep.main(arguments, FakeTrainer(one_2="out of memory"))
+    tested = (
+        "Initial weights `random`; the state that was best on validation data is tested on "
+        "`adience/faces/1.0.0`, fold 0, official labels, protocol `subject`: 0 of 10 test faces "
+        "show a person from training.\n"
+    )
+    assert f"\n\n{tested}\n" in (tmp_path / "runs" / "sweep.md").read_text()
+    sweep.main(arguments, FakeTrainer())
+    text = (tmp_path / "runs" / "sweep.md").read_text()
+    assert f"\n- default, One: 1: {tested}- One: 2: {tested.replace('fold 0', 'fold 2')}\n" in text
+
+
 def test_stopped_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_sweep(tmp_path / "file.py", {"seed": 3}, {"seed": 4}, {"batch_size": 20})
 

@@ -156,7 +156,7 @@ def join_records(records: Records, extra: Sequence[Records]) -> Records:
     ]
     return Records(
         name=_AND.join(part.name for part in parts),
-        notice=" ".join(dict.fromkeys(part.notice for part in parts if part.notice)),
+        notice=records.notice,  # Nobody is tested on the others.
         pictures=SelectedPictures([(p.pictures, np.arange(len(p.fold))) for p in parts]),
         fold=np.concatenate([part.fold for part in parts]),
         subject_id=np.concatenate(ids),
@@ -183,6 +183,11 @@ def _to_train_on(records: Records) -> Records:
         age_high=records.age_high[rows],
         race=None if records.race is None else records.race[rows],
     )
+
+
+def name_tested(name: str) -> str:
+    """The name of the data set that is tested, from the name of the whole."""
+    return name.partition(_AND)[0]
 
 
 def extra_names(name: str) -> list[str]:

@@ -3,7 +3,6 @@
 python -m agenet.report RUN RUN ... [--out=FOLDER] [--no-faces]
 """
 
-from agenet.report.published import PUBLISHED
 from agenet.report.run import MAIN_FIGURES, write_report
 
-__all__ = ["MAIN_FIGURES", "PUBLISHED", "write_report"]
+__all__ = ["MAIN_FIGURES", "write_report"]

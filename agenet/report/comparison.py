@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
 from agenet.labels import TASK_CLASSES, UNKNOWN
-from agenet.metrics import estimate_with_intervals
+from agenet.metrics import estimate_with_intervals, mean_figures
 from agenet.report.finished import Run, Test
 
 
@@ -78,6 +78,14 @@ def estimate(run: Run, task: str, name: str) -> Estimate | None:
         # Of a sample, n - 1 in the denominator, as scripts/run_folds.py has it.
         return Estimate(fmean(known), deviation=stdev(known))
     return Estimate(known[0], interval=_pair(tests[0].get("intervals", {}).get(name)))
+
+
+def largest_class(run: Run, task: str) -> float | None:
+    """Accuracy of naming the commonest class of a test's own faces each time; mean over tests."""
+    if task not in run.tasks:
+        return None
+    tests = [test.tasks[task] for test in run.tests]
+    return fmean(max(metrics["support"]) / max(metrics["count"], 1) for metrics in tests)
 
 
 def mean(run: Run, *path: str) -> float:
@@ -166,32 +174,27 @@ def differences(runs: Sequence[Run], task: str) -> tuple[list[Difference], list[
 
 
 def _difference(first: Run, second: Run, task: str) -> Difference | None:
-    """None unless a test of the one and a test of the other are of the same faces and labels."""
+    """None unless a test of the one and a test of the other are of the same faces and labels.
+
+    Which faces have no label is no matter: a run of one task is not tested on them.
+    """
     subjects, gains, losses = [], [], []
-    for one in first.tests:
-        for other in second.tests:
-            a, b = one.predictions, other.predictions
-            if a is None or b is None:
-                continue
-            if not all(np.array_equal(a[k], b[k]) for k in ("index", "subject_id", task)):
-                continue
-            known = a[task] != UNKNOWN
-            labels, rows = a[task][known], np.arange(known.sum())
-            log_probs = [p[f"{task}_log_probs"][known].astype(np.float64) for p in (a, b)]
-            right = [(values.argmax(axis=1) == labels).astype(np.int64) for values in log_probs]
-            subjects.append(a["subject_id"][known])
-            gains.append(right[1] - right[0])
-            losses.append(log_probs[0][rows, labels] - log_probs[1][rows, labels])
+    for a, b in product(*([_labelled(test, task) for test in r.tests] for r in (first, second))):
+        if not a or not b:
+            continue
+        if not all(np.array_equal(a[k], b[k]) for k in ("index", "subject_id", task)):
+            continue
+        labels, rows = a[task], np.arange(len(a[task]))
+        log_probs = [p[f"{task}_log_probs"].astype(np.float64) for p in (a, b)]
+        right = [(values.argmax(axis=1) == labels).astype(np.int64) for values in log_probs]
+        subjects.append(a["subject_id"])
+        gains.append(right[1] - right[0])
+        losses.append(log_probs[0][rows, labels] - log_probs[1][rows, labels])
     if not subjects:
         return None
     gain, loss = np.concatenate(gains), np.concatenate(losses)
     persons, person = np.unique(np.concatenate(subjects), return_inverse=True)
-    sums = np.stack([np.bincount(person, w) for w in (gain, loss, np.ones(len(gain)))], axis=1)
-
-    def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
-        of_accuracy, of_loss, count = (weights @ sums).T
-        return {"accuracy": of_accuracy / count, "loss": of_loss / count}
-
+    figures = mean_figures({"accuracy": gain, "loss": loss}, person)
     # The very resamples that the intervals of the reports come from, where labels are the same.
     values, intervals = estimate_with_intervals(figures, len(persons))
     accuracy, loss_difference = (
@@ -207,6 +210,14 @@ def _difference(first: Run, second: Run, task: str) -> Difference | None:
         only_first=int((gain < 0).sum()),
         only_second=int((gain > 0).sum()),
     )
+
+
+def _labelled(test: Test, task: str) -> dict[str, np.ndarray]:
+    """The predictions for the faces that have a label of the task; empty if there are none."""
+    predictions = test.predictions or {}
+    known = predictions.get(task, np.empty(0)) != UNKNOWN
+    names = ("index", "subject_id", task, f"{task}_log_probs")
+    return {name: predictions[name][known] for name in names} if known.any() else {}
 
 
 def _pair(ends: Any) -> tuple[float, float] | None:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from agenet.figures import percent
+from agenet.figures import MIN_IN_BIN, percent
 from agenet.metrics import LEVEL, MIN_SUBJECTS, RESAMPLES
 from agenet.report import overlays
 from agenet.report.comparison import differences
@@ -16,6 +16,7 @@ from agenet.report.finished import FOLDS, Run
 from agenet.report.overlays import Point
 from agenet.report.page import Details, Grid, Heading, Listing, Node, Picture, Text
 from agenet.report.published import FOLDS_DIFFER, LIMITS, REFERENCE, SOURCES
+from agenet.report.run import tested_state
 from agenet.report.tables import (
     Group,
     dataset_of,
@@ -68,7 +69,7 @@ def compose(runs: Sequence[Run], *, faces: bool) -> tuple[str, list[Node]]:
         Heading(2, "What these networks cannot know", "limits"),
         Text(LIMITS),
         Heading(2, "How to read the figures", "reading"),
-        *map(Text, _reading(runs)),
+        *map(Text, _reading(looked)),
     ]
     if any(is_adience(group) for group in groups.values()):
         nodes += [Heading(3, "Sources"), Listing(SOURCES)]
@@ -131,8 +132,8 @@ def _group(group: Group, prefix: str, anchor: str, faces: bool) -> list[Node]:
             f"{anchor}curves",
             curves,
             "Loss and accuracy on validation data over epochs, all runs overlaid",
-            "On validation data, which training never sees. A ring: the state that was chosen "
-            "there, and tested. Of five folds: each thinly, and their mean.",
+            "On validation data, which training never sees. A ring: the state that was tested. "
+            "Of five folds: each thinly, and their mean.",
         )
         nodes += [Heading(2, f"{prefix}Learning curves", f"{anchor}curves"), picture]
     for task in tasks:
@@ -204,7 +205,8 @@ def _task(group: Group, task: str, prefix: str, anchor: str, faces: bool) -> lis
             calibration,
             f"Reliability diagram, {task}: accuracy against the probability of the answer",
             "On the dotted line, of the answers given with 80 % certainty, 80 % are right; below "
-            "it a network is too sure of itself. The larger the mark, the more faces.",
+            "it a network is too sure of itself. The larger the mark, the more faces; lines leave "
+            f"out marks of fewer than {MIN_IN_BIN}.",
         )
         nodes += [Heading(3, f"{name}: can the probabilities be believed?"), picture]
     alt = f"Accuracy in {task} by subgroup, the runs beside each other"
@@ -247,7 +249,9 @@ def _paired(group: Group, task: str, anchor: str) -> list[Node]:
                 f"Difference in {task} accuracy of every two runs tested on the same faces",
                 f"Lines: {100 * LEVEL:.0f} % intervals by person. Both runs of a pair answer for "
                 "the same faces, and are resampled together: a line that crosses zero is a "
-                "difference that other persons might have turned round.",
+                "difference that other persons might have turned round."
+                + " Of folds: over all their faces together, not quite the difference of the means."
+                * any(r.is_folds for r, _ in group),
             ),
             pairs_table(found, looks),
         ]
@@ -307,11 +311,16 @@ def _picture(name: str, figure: Figure, alt: str, caption: str = "") -> Picture:
     return Picture(f"{name}.png", png, alt, caption, svg, wide)
 
 
-def _reading(runs: Sequence[Run]) -> list[str]:
+def _reading(group: Group) -> list[str]:
+    states: dict[str, list[str]] = {}
+    for run, look in group:
+        states.setdefault(tested_state(run.first["training"]), []).append(look.key)
+    tested = "; ".join(f"{state} ({', '.join(keys)})" for state, keys in states.items())
     texts = [
         "Accuracy: the share of faces whose most probable class is the true one. 1-off: at most "
         "one age group away. Balanced accuracy: the mean of the recalls of the classes, so that a "
-        "rare group counts as much as a common one. Loss: mean negative log-likelihood, in nats. "
+        "rare group counts as much as a common one. Always the largest class: naming the "
+        "commonest class of the faces of each test. Loss: mean negative log-likelihood, in nats. "
         "Calibration error: expected distance of accuracy from the probability of the answer. "
         "ROC-AUC: how often, of a female and a male face, the male one has the greater probability "
         "of being male. MAE and CS@5: over faces whose age is known to the year.",
@@ -319,13 +328,13 @@ def _reading(runs: Sequence[Run]) -> list[str]:
         "since the pictures of one person are alike. They say how far a figure could lie off "
         "because other persons might have been tested; what another training run would change is "
         f"not in them. Fewer than {MIN_SUBJECTS} persons give none.",
-        "Every state was chosen on validation data and tested once. A dash: the report of that "
-        "run, which may be of an older version, does not have the figure.",
+        f"What was tested: {tested}. A dash: the report of that run, which may be of an older "
+        "version, does not have the figure.",
     ]
-    if any(run.is_folds for run in runs):
+    if any(run.is_folds for run, _ in group):
         texts.append(
             f"Of {FOLDS} folds, figures are means of the folds' figures, whose standard deviation "
-            "stands beside them; confusion matrices, reliability and subgroups are pooled: the "
-            "faces of all folds together."
+            "stands beside them; confusion matrices, reliability, subgroups and differences of "
+            "pairs are pooled: the faces of all folds together."
         )
     return texts

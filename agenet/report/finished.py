@@ -188,12 +188,11 @@ def _read_test(workdir: Path) -> Test:
         end = _steps(report)
     except (ValueError, KeyError, RecursionError) as error:
         raise damaged(path, str(error)) from error
-    trained = report["training"]["steps"]
     # A run whose patience ended it is complete before.
-    if not report["training"].get("complete", trained >= end):
+    if not report["training"].get("complete", report["training"]["steps"] >= end):
         raise UserError(
-            f"{workdir} is not finished, it was tested after {trained} of {end} steps: run its own "
-            "command again first"
+            f"{workdir} is not finished, it was tested before its end: run its own command again "
+            "first"
         )
     return Test(workdir, report, read_history(workdir / "metrics.jsonl"))
 

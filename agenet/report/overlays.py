@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from agenet.figures import FAINT, INK, SHADES, ink_on, percent, quiet, series
+from agenet.figures import FAINT, INK, MIN_IN_BIN, SHADES, ink_on, percent, quiet, series
 from agenet.labels import TASK_CLASSES
 from agenet.metrics import SUBGROUPS
 from agenet.report.comparison import (
@@ -202,7 +202,8 @@ def calibration(runs: Looks, task: str) -> Figure | None:
     axis.plot([0, 1], [0, 1], color=FAINT, linewidth=1.2, linestyle=(0, (2, 3)))
     for own, (count, confidence, accuracy) in known:
         style: dict[str, Any] = {"color": own.color, "linestyle": own.dash}
-        axis.plot(confidence, accuracy, linewidth=1.6, **style)
+        enough = count >= MIN_IN_BIN
+        axis.plot(confidence[enough], accuracy[enough], linewidth=1.6, **style)
         area = 12 + 380 * count / count.sum()
         axis.scatter(confidence, accuracy, s=area, color=own.color, marker=own.mark, alpha=0.85)
     for side in (axis.xaxis, axis.yaxis):

@@ -1,5 +1,8 @@
 """Published figures on Adience to stand beside a run's own, and what no figure can say."""
 
+from collections.abc import Mapping
+from typing import Any
+
 # System, age exact, age 1-off, gender, in per cent on Adience as the sources print them; the
 # first row was counted from the fold lists.
 PUBLISHED = (
@@ -39,3 +42,9 @@ two classes only, and age comes in groups with gaps between them. Errors are not
 the tables by class show which groups fare worse, and groups that carry no label here, such as \
 those by skin colour, may fare worse unseen. The figures hold for pictures like those of this \
 data set. They are no ground for decisions about people."""
+
+
+def on_adience(dataset: Mapping[str, Any]) -> bool:
+    """Whether the test of a report with this `dataset` is on the faces of `PUBLISHED`."""
+    name: str = dataset["name"]
+    return name.startswith("adience") and not dataset["notice"]

@@ -2,13 +2,14 @@
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from agenet.data.records import extra_names, name_tested
 from agenet.figures import (
     confusion_matrix,
     face_sheet,
@@ -20,7 +21,7 @@ from agenet.figures import (
 from agenet.labels import TASK_CLASSES
 from agenet.metrics import AGE_MIDPOINTS, CALIBRATION_BINS, LEVEL, MIN_SUBJECTS, RESAMPLES
 from agenet.report.files import views_of
-from agenet.report.published import FOLDS_DIFFER, LIMITS, PUBLISHED, SOURCES
+from agenet.report.published import FOLDS_DIFFER, LIMITS, PUBLISHED, SOURCES, on_adience
 from agenet.writers import write_file
 
 INTERVALS = f"""\
@@ -42,6 +43,7 @@ MAIN_FIGURES = {
     "cs5": ("CS@5 %", 100, 1),
 }
 EXACT_AGES = "Faces of exact age"
+LAST = "last"  # stands for the metric where no state is chosen
 
 
 def write_report(
@@ -72,7 +74,8 @@ def write_report(
     """
     tasks = summary["evaluation"]["tasks"]
     dataset, notice = summary["dataset"], summary["dataset"]["notice"]
-    subtitle = f"{summary['model']['name']} · {dataset['name']} · {_split(dataset)}"
+    name = name_tested(dataset["name"])
+    subtitle = f"{summary['model']['name']} · {name} · {_split(dataset)}"
     pictures: dict[str, Figure] = {}
     if history:
         curves = learning_curves(history, list(tasks), summary["training"], subtitle, notice)
@@ -106,12 +109,12 @@ def markdown(summary: dict[str, Any], pictures: set[str]) -> str:
     def picture(name: str, alt: str) -> list[str]:
         return [f"![{alt}]({name})"] if name in pictures else []
 
-    parts = [f"# {model['name']} on {dataset['name']}"]
+    parts = [f"# {model['name']} on {name_tested(dataset['name'])}"]
     if dataset["notice"]:
         parts.append(f"**{dataset['notice']}**")
     parts += [_about(summary), _leakage(dataset), "## Results"]
     parts.append(_results(evaluation["tasks"], summary["config"].get("heads", {}).get("age", "")))
-    if dataset["name"].startswith("adience") and not dataset["notice"]:
+    if on_adience(dataset):
         parts += ["### Beside published results", _published(summary)]
         if dataset["protocol"] == "random":
             parts.append("This run is split over images: it does not compare with sources 1 and 2.")
@@ -162,14 +165,45 @@ def _about(summary: dict[str, Any]) -> str:
         "subject": "split over persons (nobody is in two splits)",
         "random": "split over images, without regard to persons",
     }[dataset["protocol"]]
-    split, views = summary["evaluation"]["split"], views_of(summary)
-    seen = f" Every answer is the mean of those for {views} views of a face." if views > 1 else ""
     return (
         f"Model `{model['name']}` (flavour `{model['flavour']}`) with {model['parameters']:,} "
         f"parameters, {model['trained']:,} of them trained, from weights `{model['initial']}`, "
-        f"evaluated at step {summary['evaluation']['step']:,} on the {split} set of "
-        f"`{dataset['name']}`: fold {dataset['test_fold']}, protocol `{dataset['protocol']}`, "
-        f"{protocol}, {dataset['labels']} labels, seed {dataset['seed']}.{seen}"
+        f"evaluated at step {summary['evaluation']['step']:,} on the "
+        f"{summary['evaluation']['split']} set of `{name_tested(dataset['name'])}`: fold "
+        f"{dataset['test_fold']}, protocol `{dataset['protocol']}`, {protocol}, "
+        f"{dataset['labels']} labels, seed {dataset['seed']}.{_besides(summary)}"
+    )
+
+
+def _besides(report: Mapping[str, Any]) -> str:
+    """Sentences on what few runs have."""
+    extra, views = extra_names(report["dataset"]["name"]), views_of(report)
+    told = f" Trained on {', '.join(f'`{name}`' for name in extra)}, too." if extra else ""
+    if views > 1:
+        told += f" Every answer is the mean of those for {views} views of a face."
+    return told
+
+
+def tested_state(training: Mapping[str, Any]) -> str:
+    """Which state the test is of, from the report's `training`."""
+    if training.get("best_metric") == LAST:
+        return "the state at the end of training"
+    return "the state that was best on validation data"
+
+
+def conditions(reports: Sequence[Mapping[str, Any]]) -> str:
+    """What to know beside the figures of tests that differ in their fold, if in anything."""
+    first, datasets = reports[0], [report["dataset"] for report in reports]
+    dataset = datasets[0]
+    weights = ", ".join(dict.fromkeys(f"`{report['model']['initial']}`" for report in reports))
+    folds = ", ".join(str(each["test_fold"]) for each in datasets)
+    seen = sum(each["leakage"]["seen_subject"] for each in datasets)
+    tested = sum(each["leakage"]["test_faces"] for each in datasets)
+    return (
+        f"Initial weights {weights}; {tested_state(first['training'])} is tested on "
+        f"`{name_tested(dataset['name'])}`, fold{'s' * (len(datasets) > 1)} {folds}, "
+        f"{dataset['labels']} labels, protocol `{dataset['protocol']}`: {seen:,} of {tested:,} "
+        f"test faces show a person from training.{_besides(first)}"
     )
 
 
@@ -324,13 +358,16 @@ def _by_class(
 def _training(training: dict[str, Any], evaluation: dict[str, Any]) -> str:
     steps, best_step = training["steps"], training["best_step"]
     best_epoch = best_step * training["epochs"] / steps if steps else 0
-    header = ["Epochs", "Steps", "Time", "Pictures per second", "Best step"]
-    header += [f"Best {training['best_metric']}", "Time of the evaluation"]
+    header = ["Epochs", "Steps", "Time", "Pictures per second", "Tested step"]
     total = training.get("total_steps", steps)
     run = f"{steps:,}" if steps == total else f"{steps:,} of {total:,}"
     row = [f"{training['epochs']:.3g}", run, duration(training["seconds"])]
     row += [f"{training['pictures_per_second']:,.1f}", f"{best_step:,} (epoch {best_epoch:.3g})"]
-    row += [f"{training['best_value']:.4f}", duration(evaluation["seconds"])]
+    if training["best_metric"] != LAST:
+        header.append(f"Best {training['best_metric']}")
+        row.append(f"{training['best_value']:.4f}")
+    header.append("Time of the evaluation")
+    row.append(duration(evaluation["seconds"]))
     parts, found = [_table(header, [row])], training["epochs_found"]
     if steps < total and training["complete"]:
         parts.append(

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agenet.data.records import name_tested
 from agenet.figures import percent
-from agenet.report.comparison import Difference, Estimate, estimate, mean
+from agenet.identity import ADDED_FIELDS
+from agenet.report.comparison import Difference, Estimate, estimate, largest_class, mean
 from agenet.report.files import views_of
 from agenet.report.finished import Run
 from agenet.report.overlays import Look, signed
 from agenet.report.page import Cell, Details, Node, Table
-from agenet.report.published import PUBLISHED, REFERENCE
+from agenet.report.published import PUBLISHED, REFERENCE, on_adience
 from agenet.report.run import MAIN_FIGURES, duration, epochs
 
 MAX_SETTINGS = 80  # rows of the table of settings
@@ -29,19 +31,26 @@ def headline(group: Group) -> Table:
     for run, look in group:
         cells = [_cell(run, task, name, name == "accuracy") for task, name in figures]
         rows.append([_name(run, look), _tested_on(run), *cells, _training(run)])
+    largest: dict[tuple[str, ...], list[str]] = {}
+    for run, look in group:
+        shares = (percent(largest_class(run, task)) for task in ("age", "gender"))
+        largest.setdefault((_tested_on(run).text, *shares), []).append(look.key)
+    for (where, age, gender), keys in largest.items():
+        cells = [Cell(age), NONE, NONE, NONE, Cell(gender), NONE, NONE, NONE]
+        rows.append([Cell(f"Always the largest class ({', '.join(keys)})"), Cell(where), *cells])
     if is_adience(group):
         reference = [row for row in PUBLISHED if row[0].startswith("Reference report")]
         rows.append("The reference report; how it split the data is not documented")
-        for row, (_, age, gender) in zip(reference, REFERENCE, strict=True):
-            both = age[2] + gender[2] * (age[2] != gender[2])
+        for row, (_, of_age, of_gender) in zip(reference, REFERENCE, strict=True):
+            both = of_age[2] + of_gender[2] * (of_age[2] != of_gender[2])
             name = Cell(row[0].removeprefix("Reference report: "))
-            cells = [Cell(age[0]), NONE, NONE, Cell(age[1])]
-            cells += [Cell(gender[0]), NONE, Cell(gender[1]), Cell(duration(both))]
+            cells = [Cell(of_age[0]), NONE, NONE, Cell(of_age[1])]
+            cells += [Cell(of_gender[0]), NONE, Cell(of_gender[1]), Cell(duration(both))]
             rows.append([name, Cell("not documented"), *cells])
         rows.append("Published, mean of the five official folds, split over persons")
-        for system, exact, near, of_gender in PUBLISHED:
+        for system, exact, near, gender in PUBLISHED:
             if not system.startswith("Reference report"):
-                cells = [Cell(exact), Cell(near), NONE, NONE, Cell(of_gender), NONE, NONE, NONE]
+                cells = [Cell(exact), Cell(near), NONE, NONE, Cell(gender), NONE, NONE, NONE]
                 rows.append([Cell(system), Cell("five folds"), *cells])
     return Table(header, rows, frozenset({0, 1}))
 
@@ -103,8 +112,13 @@ def _cell(run: Run, task: str, name: str, strong: bool = False) -> Cell:
     if found is None:
         return NONE
     _, factor, digits = MAIN_FIGURES[name]
-    spread = _spread(found, factor, min(digits, 3))
-    return Cell(f"{factor * found.value:.{digits}f}", spread, strong)
+    more = [_spread(found, factor, min(digits, 3))]
+    if name in ("mae", "cs5"):
+        tests = [test.tasks[task] for test in run.tests]
+        exact = sum(metrics.get("exact_ages", metrics["count"]) for metrics in tests)
+        if exact != sum(metrics["count"] for metrics in tests):
+            more.append(f"of {exact:,} faces")
+    return Cell(f"{factor * found.value:.{digits}f}", ", ".join(filter(None, more)), strong)
 
 
 def _spread(found: Estimate, factor: float, digits: int) -> str:
@@ -164,7 +178,7 @@ def what_was_run(group: Group) -> list[Node]:
         data_rows.append(
             [
                 Cell(run.name, key=look.key, colors=_colors(look)),
-                Cell(dataset["name"], f"trained on {extra}, too" if extra else ""),
+                Cell(name_tested(dataset["name"]), f"trained on {extra}, too" if extra else ""),
                 Cell(dataset["labels"]),
                 Cell(split, where),
                 Cell(f"{total:,}"),
@@ -194,8 +208,10 @@ def _initial(run: Run) -> str:
 
 def _settings(group: Group) -> Table | None:
     """Fields of the configs that differ, those that say nothing to others left out."""
-    fields = [_leaves(run.first["config"]) for run, _ in group]
-    names = dict.fromkeys(name for leaves in fields for name in leaves)
+    # Those of earlier versions lack fields.
+    added = {name: _short(value) for name, value in ADDED_FIELDS.items()}
+    fields = [added | _leaves(run.first["config"]) for run, _ in group]
+    names = sorted({name for leaves in fields for name in leaves})
     hidden = {"dataset.data_dir", "dataset.name", "dataset.test_fold", "init"}
     rows = [
         [Cell(_short(name)), *(Cell(leaves.get(name, "–")) for leaves in fields)]
@@ -254,8 +270,7 @@ def dataset_of(run: Run) -> str:
 
 
 def is_adience(group: Group) -> bool:
-    dataset = group[0][0].first["dataset"]
-    return dataset["name"].startswith("adience") and not dataset["notice"]
+    return any(on_adience(run.first["dataset"]) for run, _ in group)
 
 
 def _setting(report: dict[str, Any], *path: str) -> str:
