@@ -241,6 +241,13 @@ def test_the_test_is_on_the_first_of_joined_data_sets():
     assert "Levi & Hassner 2015" in text
 
 
+def test_what_the_initial_weights_had_seen():
+    run = finished_run()
+    assert "had seen" not in markdown(run.summary, set())
+    run.summary["initial"] = {"digest": "0123", "data": ["adience", "fairface"]}
+    assert "The initial weights had seen adience and fairface." in markdown(run.summary, set())
+
+
 def test_where_no_state_was_chosen():
     run = finished_run(tasks=("gender",))
     run.summary["training"] |= {"best_step": 100, "best_metric": "last", "best_value": 100.0}

@@ -73,6 +73,7 @@ REPORT = {
         "leakage": {"test_faces": int, "seen_subject": int},
     },
     "model": {"name": str, "flavour?": str, "initial?": str, "parameters": int, "trained?": int},
+    "initial?": {"data?": [str]},
     "machine?": {"devices?": str, "processor?": str},
     "training": {
         "seconds": float,
@@ -97,6 +98,11 @@ def views_of(report: Mapping[str, Any]) -> int:
     """Of how many views of each face the answers in a report are the means."""
     views: int = report["evaluation"].get("views", 1)
     return views
+
+
+def seen_before(report: Mapping[str, Any]) -> str:
+    """The data sets of faces that the initial weights of a report's run had been trained on."""
+    return " and ".join(report.get("initial", {}).get("data", []))
 
 
 def check_task(task: str, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from agenet.figures import (
 )
 from agenet.labels import TASK_CLASSES
 from agenet.metrics import AGE_MIDPOINTS, CALIBRATION_BINS, LEVEL, MIN_SUBJECTS, RESAMPLES
-from agenet.report.files import views_of
+from agenet.report.files import seen_before, views_of
 from agenet.report.published import FOLDS_DIFFER, LIMITS, PUBLISHED, SOURCES, on_adience
 from agenet.writers import write_file
 
@@ -178,7 +178,8 @@ def _about(summary: dict[str, Any]) -> str:
 def _besides(report: Mapping[str, Any]) -> str:
     """Sentences on what few runs have."""
     extra, views = extra_names(report["dataset"]["name"]), views_of(report)
-    told = f" Trained on {', '.join(f'`{name}`' for name in extra)}, too." if extra else ""
+    told = f" The initial weights had seen {seen_before(report)}." if seen_before(report) else ""
+    told += f" Trained on {', '.join(f'`{name}`' for name in extra)}, too." if extra else ""
     if views > 1:
         told += f" Every answer is the mean of those for {views} views of a face."
     return told

@@ -9,7 +9,7 @@ from agenet.data.records import name_tested
 from agenet.figures import percent
 from agenet.identity import ADDED_FIELDS
 from agenet.report.comparison import Difference, Estimate, estimate, largest_class, mean
-from agenet.report.files import views_of
+from agenet.report.files import seen_before, views_of
 from agenet.report.finished import Run
 from agenet.report.overlays import Look, signed
 from agenet.report.page import Cell, Details, Node, Table
@@ -157,7 +157,7 @@ def what_was_run(group: Group) -> list[Node]:
             [
                 Cell(run.name, key=look.key, colors=_colors(look)),
                 Cell(model["name"], model.get("flavour", "")),
-                Cell(_initial(run)),
+                Cell(_initial(run), f"had seen {seen}" if (seen := seen_before(report)) else ""),
                 Cell(f"{model['parameters']:,}"),
                 Cell(f"{trained:,}", more) if trained is not None else NONE,
                 _epochs(run),
