@@ -157,7 +157,7 @@ def what_was_run(group: Group) -> list[Node]:
             [
                 Cell(run.name, key=look.key, colors=_colors(look)),
                 Cell(model["name"], model.get("flavour", "")),
-                Cell(_initial(run), f"had seen {seen}" if (seen := seen_before(report)) else ""),
+                Cell(_initial(run), f"had seen {faces}" if (faces := seen_before(report)) else ""),
                 Cell(f"{model['parameters']:,}"),
                 Cell(f"{trained:,}", more) if trained is not None else NONE,
                 _epochs(run),
