@@ -272,7 +272,7 @@ class Trainer:
             return
         if step - progress.improved_step >= experiment.to_steps(patience):
             progress.stopped_early = True
-            if progress.sums:  # of steps since the last row, which would have been the next's
+            if "steps" in progress.sums:  # since the last row, which would have been the next's
                 self._write_row(step)
             log.info(
                 "stopped early, at step %d of %d: no better %s in %s, since step %d",
