@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, NoReturn
 
 import jax
@@ -44,8 +45,9 @@ def joined(processes: str) -> Iterator[None]:
     """Makes this process one of several in the block, before JAX touches a device.
 
     Whatever ends the block in one process ends all, with its line; one that is silent for
-    `AGENET_LOST_TIMEOUT` seconds, 60 by default, counts as dead, which ends the others. Without
-    processes, or with one alone, nothing happens.
+    `AGENET_LOST_TIMEOUT` seconds, 60 by default, counts as dead, which ends the others. Where
+    nobody else takes SIGTERM, it ends the block as Ctrl-C does. Without processes, or with one
+    alone, nothing else happens.
 
     Args:
         processes: "auto", as JAX recognises SLURM, Cloud TPUs, Kubernetes and Open MPI, or
@@ -54,29 +56,46 @@ def joined(processes: str) -> Iterator[None]:
     Raises:
         UserError: `processes` is wrong, or is not that of the others.
     """
-    if not processes:
-        yield
-        return
     lost = _seconds(LOST_TIMEOUT)
-    _join(processes, lost)
-    if jax.process_count() == 1:
-        yield
-        return
-    watch = _Watch(lost)
+    if processes:
+        _join(processes, lost)
+    with _ending_at_sigterm():
+        if not processes or jax.process_count() == 1:
+            yield
+            return
+        watch = _Watch(lost)
+        try:
+            _check_count()
+            # Processors connect when they first compute together, and wait 30 s for each other
+            # then. Now they are all here; later one may compile, or import TensorFlow, for longer.
+            make_largest(create_mesh())(0).block_until_ready()
+            yield
+            gather(None)  # The first is last to finish: it writes the report.
+        except BaseException as error:
+            if _may_be_anothers(error):
+                time.sleep(lost + 4 * _BEAT)  # The watch will know, and end this process.
+            watch.fail(error)
+            raise
+        watch.stop()
+        jax.distributed.shutdown()
+
+
+@contextmanager
+def _ending_at_sigterm() -> Iterator[None]:
+    """Has SIGTERM raise in the block, so that all hear of it; a second one ends the process."""
+
+    def end(number: int, _: FrameType | None) -> NoReturn:
+        signal.signal(number, signal.SIG_DFL)
+        log.warning("SIGTERM: stopped; to go on, run the same command again")
+        error = SystemExit("SIGTERM")
+        error.code = 128 + number  # As shells put it.
+        raise error
+
+    previous = signal.signal(signal.SIGTERM, end)
     try:
-        _check_count()
-        # Processors connect when they first compute together, and wait 30 s for each other then.
-        # Now they are all here; later one may compile, or import TensorFlow, for longer.
-        make_largest(create_mesh())(0).block_until_ready()
         yield
-        gather(None)  # The first is last to finish: it writes the report.
-    except BaseException as error:
-        if _may_be_anothers(error):
-            time.sleep(lost + 4 * _BEAT)  # The watch will know, and end this process.
-        watch.fail(error)
-        raise
-    watch.stop()
-    jax.distributed.shutdown()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def is_first() -> bool:
@@ -175,6 +194,8 @@ def _join(processes: str, lost: int) -> None:
     timer = threading.Timer(seconds, lambda: _end(_why_not_joined(seconds)))
     timer.daemon = True
     timer.start()
+    # While C++ waits for the others, Python is deaf.
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         jax.distributed.initialize(
             **given,
@@ -189,10 +210,12 @@ def _join(processes: str, lost: int) -> None:
     except (RuntimeError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{_whoami()} cannot serve {global_state.coordinator_address} ({reason}): "
-            "is the port free?"
+            # Of how many JAX knows later.
+            f"process {global_state.process_id} cannot serve {global_state.coordinator_address} "
+            f"({reason}): is the port free?"
         ) from error
     finally:
+        signal.signal(signal.SIGINT, interrupt)
         timer.cancel()
     _on_abort(
         lambda: (
@@ -245,7 +268,8 @@ class _Watch:
 
     def fail(self, error: BaseException) -> None:
         """Ends all processes, those that hear of it with the error's line; this one soon."""
-        name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        plain = isinstance(error, UserError | SystemExit) or not str(error)
+        name = "" if plain else f"{type(error).__name__}: "
         text = (str(error) or type(error).__name__).splitlines()[0]
         with suppress(jax.errors.JaxRuntimeError):  # The first may have failed before.
             self._post(self._index, f"process {self._index} of {self._count}: {name}{text}")

@@ -5,15 +5,18 @@ import logging
 import math
 import signal
 import time
-from collections import defaultdict, deque
+from collections import deque
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 from tqdm import tqdm
 
 from agenet.batches import Batches
@@ -32,6 +35,9 @@ log = logging.getLogger(__name__)
 # Steps given to the device before the host waits: enough to keep a device busy, few enough that
 # a request to stop is heard and that batches do not pile up in memory.
 _STEPS_AHEAD = 2
+
+# Sums over steps, `steps` among them, and what the last step told of itself.
+_Tally = tuple[Mapping[str, ArrayLike], Mapping[str, ArrayLike]]
 
 
 class StopRequest(AbstractContextManager["StopRequest"]):
@@ -122,7 +128,10 @@ class Trainer:
         self._show_progress = show_progress
         self._profile = profile
         self._run = run
-        self._pending: list[dict[str, jax.Array]] = []  # sums of steps, still on the device
+        # Those of all steps at once, for the loop is to ask nothing of the device but steps.
+        steps = np.arange(experiment.total_steps)
+        self._rates = np.asarray(jax.jit(jax.vmap(experiment.schedule))(steps))
+        self._tally: _Tally | None = None  # of the steps since the last row, on the device
         self._since = 0.0
 
     def run(self, state: TrainState) -> bool:
@@ -141,6 +150,7 @@ class Trainer:
         checkpoint_every = experiment.to_steps(experiment.config.checkpoint_every)
         log_every = experiment.to_steps(experiment.config.log_every)
         step = int(state.step)
+        ahead: deque[jax.Array] = deque()
         self._lap()
         with (
             StopRequest(experiment.mesh) as stop,
@@ -166,9 +176,10 @@ class Trainer:
                 with jax.profiler.StepTraceAnnotation("train", step_num=step):
                     state, sums = experiment.train_step(state, next(batches))
                 step += 1
-                self._pending.append(sums)
-                if len(self._pending) > _STEPS_AHEAD:
-                    jax.block_until_ready(self._pending[-1 - _STEPS_AHEAD])
+                self._tally = _add(self._tally or self._begin_tally(sums), sums)
+                ahead.append(sums["loss"])
+                if len(ahead) > _STEPS_AHEAD:
+                    ahead.popleft().block_until_ready()
                 bar.update()
                 if step % log_every == 0 or step == total:
                     self._write_row(step)
@@ -179,21 +190,23 @@ class Trainer:
             log.info("%s: stopped and saved at step %d of %d", stop.signal.name, step, total)
         return ended
 
+    def _begin_tally(self, sums: dict[str, jax.Array]) -> _Tally:
+        """That before the first step since a row, or since a stop after it."""
+        before = self._progress.sums
+        totals = {name: np.float32(before.get(name, 0.0)) for name in (*sums, "steps")}
+        return totals, {name: sums[name] for name in ("step", "loss", "gradient_norm")}
+
     def _fetch(self) -> None:
-        """Waits for the steps under way and adds up their sums; stops a run that diverged."""
-        totals = defaultdict(float, self._progress.sums)
-        for sums in jax.device_get(self._pending):
-            loss, norm = sums["loss"], sums["gradient_norm"]
+        """Waits for the steps under way and takes their sums; stops a run that diverged."""
+        if self._tally:
+            totals, last = jax.device_get(self._tally)
+            loss, norm = last["loss"], last["gradient_norm"]
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                self._diverged(f"the loss is {loss}, its gradient's norm {norm},", sums["step"] + 1)
-            for name, value in sums.items():
-                totals[name] += float(value)
-            totals["steps"] += 1
-        self._pending.clear()
+                self._diverged(f"the loss is {loss}, its gradient's norm {norm},", last["step"] + 1)
+            self._progress.sums |= {name: float(value) for name, value in totals.items()}
         seconds = self._lap()
-        totals["seconds"] += seconds
+        self._progress.sums["seconds"] = self._progress.sums.get("seconds", 0.0) + seconds
         self._progress.training_seconds += seconds
-        self._progress.sums = dict(totals)
 
     def _lap(self) -> float:
         """Seconds since the last call."""
@@ -207,13 +220,13 @@ class Trainer:
         good = "none yet" if saved is None else f"step {saved} in {where}"
         raise UserError(
             f"{what} at step {step} with learning rate "
-            f"{float(self._experiment.schedule(step - 1)):.3g}; last good checkpoint: {good}. "
+            f"{self._rates[step - 1]:.3g}; last good checkpoint: {good}. "
             "Try a smaller --config.schedule.learning_rate in a new --workdir"
         )
 
     def _write_row(self, step: int) -> None:
         self._fetch()
-        sums, self._progress.sums = self._progress.sums, {}
+        sums, self._progress.sums, self._tally = self._progress.sums, {}, None
         row: dict[str, float] = {
             "epoch": step / self._experiment.steps_per_epoch,
             "train/loss": 0.0,
@@ -224,7 +237,7 @@ class Trainer:
             row[f"train/{task}_accuracy"] = sums[f"{task}_correct"] / count
             row["train/loss"] += row[f"train/{task}_loss"]
         row["train/gradient_norm"] = sums["gradient_norm"] / sums["steps"]
-        row["learning_rate"] = float(self._experiment.schedule(step - 1))
+        row["learning_rate"] = float(self._rates[step - 1])
         pictures = sums["steps"] * self._experiment.config.batch_size
         row["pictures_per_second"] = pictures / sums["seconds"]
         self._write(step, row)
@@ -272,7 +285,7 @@ class Trainer:
             return
         if step - progress.improved_step >= experiment.to_steps(patience):
             progress.stopped_early = True
-            if progress.sums:  # of steps since the last row, which would have been the next's
+            if "steps" in progress.sums:  # since the last row, which would have been the next's
                 self._write_row(step)
             log.info(
                 "stopped early, at step %d of %d: no better %s in %s, since step %d",
@@ -301,6 +314,15 @@ class Trainer:
         ]
         total = self._experiment.total_steps
         log.info("step %d/%d, epoch %.2f: %s", step, total, row["epoch"], ", ".join(shown))
+
+
+@jax.jit
+def _add(tally: _Tally, sums: dict[str, jax.Array]) -> _Tally:
+    """A tally and the sums of a step more; its last step remains the first that diverged."""
+    totals, last = tally
+    totals = {name: total + (sums | {"steps": 1})[name] for name, total in totals.items()}
+    fine = jnp.isfinite(last["loss"]) & jnp.isfinite(last["gradient_norm"])
+    return totals, {name: jnp.where(fine, sums[name], value) for name, value in last.items()}
 
 
 def validation_row(metrics: dict[str, dict[str, Any]]) -> dict[str, float]:

@@ -65,7 +65,8 @@ def log_to(path: Path | None = None, *, process: int = 0) -> Iterator[None]:
         finally:
             logger.removeHandler(terminal)
     except BaseException as error:
-        traceback = not isinstance(error, UserError)
+        # A mistake of the user's needs none, nor does a signal.
+        traceback = isinstance(error, Exception) and not isinstance(error, UserError)
         log.error("%s: %s", type(error).__name__, error, exc_info=traceback)
         raise
     finally:

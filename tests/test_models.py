@@ -12,6 +12,7 @@ from jax import export
 
 from agenet.errors import UserError
 from agenet.models import MODELS, create_model, efficientnet, layers
+from agenet.models.heads import TaskHeads
 from tests.random_variables import random_variables
 
 BOTH = {"age": 8, "gender": 2}
@@ -159,6 +160,21 @@ def test_one_head_per_task_on_the_same_features(networks, as_on_accelerators, nu
     for task, head in variables["params"]["heads"].items():
         expected = features @ head["kernel"] + head["bias"]
         np.testing.assert_allclose(logits[task], expected, atol=1e-5)
+
+
+def test_heads_do_not_round_their_factors():
+    """Nor do their gradients: accelerators would, if they were not told."""
+    model = TaskHeads({"age": 8, "gender": 2}, ordinal=["age"])
+    features = jnp.ones((4, 16))
+    variables = model.init(jax.random.key(0), features)
+
+    def loss(variables, features):
+        return sum(logits.sum() for logits in model.apply(variables, features).values())
+
+    lowered = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(variables, features).as_text()
+    products = [line for line in lowered.splitlines() if "dot_general" in line]
+    assert len(products) >= 4
+    assert all("precision = [HIGHEST, HIGHEST]" in product for product in products)
 
 
 def test_extra_layers_are_the_reports():

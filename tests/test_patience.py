@@ -90,6 +90,15 @@ def test_ends_alike_after_any_stop(run: Run, tmp_path: Path) -> None:
         assert result(workdir) == whole
 
 
+def test_the_last_row_is_not_written_twice(run: Run) -> None:
+    """Nor one of no steps: here every validation follows a row."""
+    workdir = run(log_every="2 steps")
+    end = read_run(workdir)["step"]
+    assert end < 20 and is_complete(read_run(workdir))
+    trained = [row["step"] for row in read_rows(workdir) if "train/loss" in row]
+    assert trained == [*range(2, end + 1, 2)]
+
+
 def test_is_finished_and_reported_so(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

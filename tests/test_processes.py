@@ -4,6 +4,9 @@ import dataclasses
 import re
 import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from ml_collections import ConfigDict
 from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.processes import agree, gather, joined, parse
+from tests.conftest import ROOT, run_program
 from tests.tiny import result, run_process, run_processes, tiny_config
 
 
@@ -153,6 +157,58 @@ def test_the_coordinator_is_killed(records: Records, tmp_path: Path) -> None:
     assert [code for code, _ in ended] == [-signal.SIGKILL, 1], ended
     last = ended[1][1].splitlines()[-1]
     assert last.startswith("error: process 1 of 2 has lost process 0, the coordinator at 127.0.0.1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("index", "number"), [(0, signal.SIGTERM), (1, signal.SIGTERM), (1, signal.SIGINT)]
+)
+def test_a_signal_before_training_ends_all(
+    records: Records, tmp_path: Path, index: int, number: signal.Signals
+) -> None:
+    events: list[dict[str, Any]] = [{}, {}]
+    events[index] = {"end_with": number}
+    ended = run_pair(*((tmp_path, records, {}, each) for each in events))
+    assert [code for code, _ in ended][index] == 128 + number, ended
+    assert "interrupted" in ended[index][1] or "SIGTERM: stopped" in ended[index][1]
+    code, told = ended[1 - index]
+    name = "SIGTERM" if number == signal.SIGTERM else "KeyboardInterrupt"
+    assert code == 1 and re.fullmatch(rf".*error: process {index} of 2: {name}\n", told), told
+
+
+def test_sigterm_before_training(records: Records, tmp_path: Path) -> None:
+    code, told = run_process(tmp_path, records, config(), end_with=signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert re.fullmatch("[0-9:]+ SIGTERM: stopped; to go on, run the same command again\n", told)
+    assert "Traceback" not in (tmp_path / "train.log").read_text()
+
+
+def joining(address: str) -> str:
+    """A program that does nothing but become the first of two processes."""
+    return f"""
+from agenet.errors import one_line_errors
+from agenet.processes import joined
+print(flush=True)
+with one_line_errors(), joined("{address},2,0"):
+    pass
+"""
+
+
+def test_interrupted_while_it_waits_for_the_others() -> None:
+    command = [sys.executable, "-c", joining(f"127.0.0.1:{free_port()}")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == -signal.SIGINT
+
+
+def test_the_port_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        told = run_program("-c", joining(address), fails=True)
+    assert f"error: process 0 cannot serve {address} (" in told.splitlines()[-1]
 
 
 @pytest.mark.parametrize(("index", "told"), [(1, "has not answered for 1 s"), (0, "have come to")])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -63,6 +64,22 @@ def test_rows_are_means_over_the_steps_since_the_last(
         for name in ("loss", "age_accuracy", "gender_loss", "gradient_norm"):
             parts = [part[f"train/{name}"] for part in single[4 * i : 4 * i + 4]]
             assert row[f"train/{name}"] == pytest.approx(np.mean(parts))
+
+
+def test_what_a_row_fetches_does_not_grow_with_its_steps(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, fetched = jax.device_get, set()
+
+    def counted(tree: Any) -> Any:
+        fetched.add(len(jax.tree.leaves(tree)))
+        return fetch(tree)
+
+    monkeypatch.setattr(jax, "device_get", counted)
+    run("short", log_every="1 steps")
+    short = max(fetched)
+    run("long", log_every="20 steps")
+    assert max(fetched) == short
 
 
 @pytest.mark.parametrize("tasks", [["age"], ["gender"], ["age", "gender"]])

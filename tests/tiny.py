@@ -112,8 +112,8 @@ def run_process(
 
     It is killed before file operation number `kill_at` under `checkpoints/`, with batch number
     `kill_with`, or `kill_after` seconds after its second batch; is told to stop with batch number
-    `stop_at`; gets SIGINT with batch number `interrupt_at` and, while it saves, again. With
-    `dry_run` it is one.
+    `stop_at`; gets SIGINT with batch number `interrupt_at` and, while it saves, again; gets the
+    signal `end_with` before it has opened its data. With `dry_run` it is one.
     """
     return run_processes((workdir, records, config, events))[0]
 
@@ -169,6 +169,8 @@ def _run(
         timer = threading.Timer(events["kill_after"], kill)
         timer.daemon = True
         on_batch(2, timer.start)
+    if "end_with" in events:
+        launch.prepare_if_asked = lambda dataset: signal.raise_signal(events["end_with"])
     if "stop_at" in events:
         on_batch(int(events["stop_at"]), lambda: signal.raise_signal(signal.SIGTERM))
     if "interrupt_at" in events:

@@ -1,14 +1,19 @@
 """Task heads on pooled features."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 
 from agenet.models.layers import BatchNorm, Dense, fan_in_uniform
+
+# Or GPUs would round the factors of float32 to TensorFloat32, and TPUs to bfloat16.
+_EXACT = lax.Precision.HIGHEST
 
 
 class TaskHeads(nn.Module):
@@ -16,7 +21,7 @@ class TaskHeads(nn.Module):
 
     It is linear, or an `OrdinalHead` for the tasks named in `ordinal`. `norm` puts one batch
     normalisation before them, `dropout_rate` a dropout that needs the random stream "dropout" in
-    training. The logits are computed in float32: of these few, half precision would save nothing.
+    training. The logits are computed in float32: of these few, less precision would save nothing.
     """
 
     num_classes: Mapping[str, int]
@@ -30,8 +35,9 @@ class TaskHeads(nn.Module):
         if self.norm:
             features = BatchNorm(dtype=self.dtype, name="bn")(features, train)
         features = nn.Dropout(self.dropout_rate, deterministic=not train)(features)
+        dense = functools.partial(Dense, precision=_EXACT)
         return {
-            task: (OrdinalHead if task in self.ordinal else Dense)(classes, name=task)(features)
+            task: (OrdinalHead if task in self.ordinal else dense)(classes, name=task)(features)
             for task, classes in self.num_classes.items()
         }
 
@@ -57,7 +63,8 @@ class OrdinalHead(nn.Module):
         # Those of years that no range sets apart are learnt to be nothing, which has no logarithm.
         gaps = nn.softplus(self.param("gaps", even, (count - 1,))) + 1e-3
         thresholds = jnp.pad(jnp.cumsum(gaps), (1, 0)) - 3.0
-        score, log_precision = jnp.split(features.astype(jnp.float32) @ kernel + bias, 2, axis=-1)
+        scores = jnp.matmul(features.astype(jnp.float32), kernel, precision=_EXACT) + bias
+        score, log_precision = jnp.split(scores, 2, axis=-1)
         # Softly bounded: one that is sure and wrong must not outweigh all others, and can return.
         precision = jnp.exp(3 * jnp.tanh(log_precision / 3))
         above = precision * (score - thresholds)

@@ -130,13 +130,15 @@ class Dense(nn.Module):
 
     features: int
     dtype: DTypeLike = jnp.float32
+    precision: lax.Precision | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = fan_in_uniform(x.shape[-1])
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         bias = self.param("bias", init, (self.features,))
-        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return jnp.matmul(x, kernel, precision=self.precision) + bias.astype(self.dtype)
 
 
 def max_pool(x: jax.Array) -> jax.Array:
