@@ -20,7 +20,7 @@ from scripts.compare import engine, page, parts
 from scripts.compare.difference import compare
 from scripts.compare.engine import OUTPUTS, Work, flavour_of, write_faces
 from scripts.compare.engines import ENGINES, not_installed
-from scripts.compare.findings import excesses, findings, five_epochs, permutation_p
+from scripts.compare.findings import ROUNDING, excesses, findings, five_epochs, permutation_p
 from scripts.compare.results import Results, read_results
 from tests.random_variables import random_variables
 
@@ -64,7 +64,9 @@ def row(kind: str, a: str, b: str, value: float, late: float) -> dict[str, Any]:
     return {"kind": kind, "a": a, "b": b, "dtype": "float32", **figures}
 
 
-def content(late: float = 1e-5, better: float = 0.0, seeds: int = 7) -> dict[str, Any]:
+def content(
+    late: float = 1e-5, better: float = 0.0, seeds: int = 7, steady: bool = False
+) -> dict[str, Any]:
     """Results of two frameworks; a third is missing, one part of them has failed."""
     common = {"took": 2.0, "finished": "2026-01-02 03:04:05", "load": 0.5, "environment": {}}
     network = {"model": "levi_hassner", "size": 227}
@@ -76,7 +78,7 @@ def content(late: float = 1e-5, better: float = 0.0, seeds: int = 7) -> dict[str
     }
     for name, gain in (("jax", 0.0), ("torch", better)):
         for seed in range(seeds):
-            noise = 0.01 * ((7 * seed + len(name)) % 5)
+            noise = 0.01 * ((7 * seed + len(name) * (not steady)) % 5)
             last = {f"{task}_accuracy": 0.5 + gain + noise for task in ("age", "gender")}
             last |= {"age_loss": 1.5, "gender_loss": 0.6, "training_loss": 2.0}
             found[f"results/levi_hassner/227/plain/{name}/{seed}"] = {
@@ -114,15 +116,19 @@ def content(late: float = 1e-5, better: float = 0.0, seeds: int = 7) -> dict[str
 
 def test_findings_follow_the_results() -> None:
     same, equal, cost = findings(content())
-    assert "compute the same Levi-Hassner" in same.text and "1e-06" in same.evidence
+    assert "compute the same logits (Levi-Hassner)" in same.text and "1e-06" in same.evidence
     assert equal.text.startswith("No framework is seen to be more accurate")
     assert "JAX, 2.0 times as fast as PyTorch" in cost.text
     # 1000 faces, five times, a hundred a second; the report: 6914 s.
     assert "50.0 s" in cost.evidence and "1 h 55 min" in cost.evidence
 
     late, better, _ = findings(content(late=1e-2, better=0.2))
-    assert "to rounding" in late.text and "1,000 times what rounding explains" in late.text
-    assert "PyTorch is 19.9 points" in better.text and "more than the seed does" in better.text
+    assert "Not the same: 100 steps of SGD" in late.text
+    assert "1,000 times what rounding explains" in late.text
+    assert "PyTorch is 19.9 points" in better.text and "That is more than the 1." in better.text
+    # Always the same little is consistent, not large.
+    little = findings(content(better=0.002, steady=True))[1].text
+    assert "changes the accuracy consistently" in little and "That is no more than" in little
     few = findings(content(better=0.2, seeds=2))[1]
     assert "as far as so few seeds can tell" in few.text
     nothing = findings({"parts": {}, "machine": {"cores": 2}, "data": {}})
@@ -131,6 +137,36 @@ def test_findings_follow_the_results() -> None:
     busy["parts"]["cost/levi_hassner/227"]["load"] = 9.0
     assert "busy" in findings(busy)[2].text
     assert len(excesses(content())) == 4
+
+
+def test_agreement_can_fail() -> None:
+    """A network that was not trained passes for rounding nowhere: it is seen, or nothing is."""
+    for rounding, told in ((1e-4, True), (0.04, True), (0.06, True), (0.2, False)):
+        results = content(late=1.0)  # the whole way
+        for found in results["parts"]["differences/levi_hassner/227/sgd"]["rows"]:
+            if found["kind"] == "rounding":
+                found["steps"]["100"]["way"] = rounding
+        (late,) = (e for e in excesses(results) if e.what == "100 steps")
+        assert late.told == told == (late.ratio > ROUNDING)
+        finding = findings(results)[0]
+        assert ("Not the same: 100 steps of SGD" in finding.text) == told
+        assert ("Cannot be told" in finding.evidence) != told
+    # Steps so short that the parameters' own rounding is as long as they.
+    short = content()
+    for found in short["parts"]["differences/levi_hassner/227/sgd"]["rows"]:
+        found["steps"]["1"] |= {"way": 0.5, "norm": 1e-8}
+    assert not next(e for e in excesses(short) if e.what == "1 step").told
+
+
+def test_evidence_is_of_the_largest_ratio() -> None:
+    """Not of the largest difference, which another network may have for rounding's sake."""
+    results = content(late=1e-2)
+    other = copy.deepcopy(results["parts"]["differences/levi_hassner/227/sgd"])
+    for found in other["rows"]:
+        found["steps"]["100"]["way"] = 0.02
+    results["parts"]["differences/resnet50/224/sgd"] = other | {"model": "resnet50"}
+    evidence = findings(results)[0].evidence
+    assert "100 steps of SGD 1e-02, rounding alone 1e-05 (Levi-Hassner, JAX and" in evidence
 
 
 def test_projection_is_of_the_reports_size_only() -> None:

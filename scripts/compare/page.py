@@ -33,12 +33,16 @@ from scripts.compare.findings import (
     NETWORKS,
     PROJECTION,
     REGIMES,
+    ROUNDING,
     TASKS,
+    TOLD,
     Content,
     Part,
     Trainings,
     costs,
+    excesses,
     fastest,
+    figures_of,
     findings,
     five_epochs,
     is_busy,
@@ -46,6 +50,7 @@ from scripts.compare.findings import (
     rate,
     speed,
     spread,
+    steps_text,
     trainings,
 )
 from scripts.compare.results import read_results
@@ -161,7 +166,9 @@ def _agreement(content: Content) -> list[Node]:
             "From the same weights, on the same pictures in the same order, without dropout, "
             "dropped branches and augmentation: logits before training, loss and gradients of the "
             "first batch, parameters after some steps. Training amplifies rounding, so beside "
-            "every difference stands what the last bit of the pictures alone brings about."
+            "every difference stands what the last bit of the pictures alone brings about. Where "
+            f"{ROUNDING:.0f} times that is more than {percent(TOLD)} % of the whole, nothing can "
+            "be told from rounding, not even that a framework has not trained at all."
         ),
         _picture(
             "agreement",
@@ -169,13 +176,15 @@ def _agreement(content: Content) -> list[Node]:
             "Relative differences from float64 and by rounding alone, over steps of training",
             "Full lines: a framework from PyTorch in float64. Dotted: the same framework from "
             "itself when its pictures change in their last bit. Where the full lines lie near the "
-            "dotted ones, what differs is rounding.",
+            "dotted ones, what differs may be rounding; where dotted ones are above the grey line, "
+            "nothing else can be told.",
         ),
     ]
     header = ["Compared", "Logits", "Loss", "Gradients", "largest leaf"]
     steps = list(parts[0]["rows"][0]["steps"])
-    header += [f"Parameters, {step} step{'s' * (step != '1')}" for step in steps]
-    header += [f"of the way, {steps[-1]} steps", f"Statistics, {steps[0]} step"]
+    header += [f"Parameters, {steps_text(step)}" for step in steps]
+    header += [f"Statistics, {steps_text(steps[0])}"]
+    told = {(e.model, e.optimizer, e.dtype, e.a, e.b, e.what): e.told for e in excesses(content)}
     for part in parts:
         optimizer = {"sgd": "SGD with momentum", "adam": "Adam"}[part["optimizer"]]
         title = f"{NETWORKS[part['model']]}, {part['size']} px, {optimizer}"
@@ -183,29 +192,33 @@ def _agreement(content: Content) -> list[Node]:
         for kind, band in _KINDS.items():
             of_kind = [row for row in part["rows"] if row["kind"] == kind]
             rows += [band] * bool(of_kind)
-            rows += [_difference_row(row, kind) for row in of_kind]
+            rows += [_difference_row(part, row, told) for row in of_kind]
         nodes += [Heading(3, title), Table(header, rows)]
     nodes.append(
         Text(
-            "Logits and statistics: the largest difference over the largest value. Gradients and "
-            "parameters: the length of the difference over the length of the whole; beside it the "
-            "largest difference of one leaf, which a single unit at the kink of a ReLU decides. Of "
-            "the way: over the distance that training has moved the parameters.",
+            "Logits and statistics: the largest difference over the largest value. Gradients: the "
+            "length of the difference over the length of the whole; beside it the largest "
+            "difference of one leaf, which a single unit at the kink of a ReLU decides. "
+            "Parameters: the length of the difference over the way that training has moved them.",
             "note",
         )
     )
     return nodes
 
 
-def _difference_row(row: dict[str, Any], kind: str) -> list[Cell]:
-    name = NAMES[row["a"]] + (f" and {NAMES[row['b']]}" if kind == "pair" else "")
-    steps = list(row["steps"].values())
-    values = [row["logits"], row["loss"], row["gradients"]["norm"], row["gradients"]["largest"]]
-    values += [step["norm"] for step in steps]
-    values += [steps[-1]["way"], steps[0].get("statistics")]
-    cells = [NONE if v is None else Cell("0" if v == 0 else f"{v:.0e}") for v in values]
-    more = "" if row["dtype"] == "float32" else row["dtype"]
-    return [Cell(name, more), *cells]
+def _difference_row(part: Part, row: dict[str, Any], told: dict[Any, bool]) -> list[Cell]:
+    name = NAMES[row["a"]] + (f" and {NAMES[row['b']]}" if row["kind"] == "pair" else "")
+    values = {"logits": row["logits"], "loss": row["loss"], **figures_of(row)}
+    values["statistics"] = next(iter(row["steps"].values())).get("statistics")
+    cells = []
+    for what, value in values.items():
+        place = (part["model"], part["optimizer"], row["dtype"], row["a"], row["b"], what)
+        hidden = row["kind"] == "pair" and not told.get(place, True)
+        text = "0" if value == 0 else f"{value:.0e}" if value is not None else NONE.text
+        cells.append(Cell(text, "not told from rounding" * hidden))
+        if what == "gradients":
+            cells.append(Cell(f"{row['gradients']['largest']:.0e}"))
+    return [Cell(name, "" if row["dtype"] == "float32" else row["dtype"]), *cells]
 
 
 def _results(content: Content) -> list[Node]:
