@@ -12,7 +12,7 @@ import numpy as np
 from agenet.figures import percent
 from agenet.report.published import REFERENCE
 from agenet.report.run import duration
-from scripts.compare.engine import KERAS_ADAM
+from scripts.compare.engine import KERAS_ADAM, NETWORKS
 
 Part = Mapping[str, Any]
 Content = Mapping[str, Any]
@@ -20,12 +20,6 @@ Content = Mapping[str, Any]
 Trainings = dict[str, dict[int, Part]]
 
 NAMES = {"jax": "JAX", "torch": "PyTorch", "keras": "Keras"}
-NETWORKS = {
-    "levi_hassner": "Levi-Hassner",
-    "resnet50": "ResNet-50",
-    **{f"efficientnet_b{i}": f"EfficientNet-B{i}" for i in range(8)},
-    "efficientnet_lite0": "EfficientNet-Lite0",
-}
 REGIMES = {"plain": "nothing random", "regular": "dropout and augmentation of each framework"}
 TASKS = ("age", "gender")
 # Differences up to this many times what rounding has been seen to do count for rounding.
@@ -36,6 +30,7 @@ TOLD = 0.5
 LEAST = {"float32": 2e-6, "bfloat16": 2e-2}
 UNIT = 2.0**-24  # by which parameters are rounded, which are float32 in every precision
 LEVEL = 0.05
+LITTLE = 0.1  # of accuracy, above what always naming the largest class has
 MOST_ARRANGEMENTS = 50_000
 # Faces that the report drew from IMDb-Wiki.
 _PRETRAINING_FACES = 60_000
@@ -332,6 +327,8 @@ def _results(content: Content) -> Finding:
         f"{percent(widest[3].framework_deviation)}. Smallest p of a permutation test within "
         f"seeds, times the number of comparisons: {p:.2g}."
     )
+    caution, beside = _beside_chance(content, [row[2:] for row in tested])
+    evidence += beside
     if p < LEVEL:
         means = {name: statistics.fmean(values) for name, values in found.values.items()}
         best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
@@ -340,21 +337,57 @@ def _results(content: Content) -> Finding:
             f"{percent(found.between)} points of {task} above {NAMES[worst]}, beyond what chance "
             f"would do (p = {p:.2g}; {NETWORKS[model]}, {REGIMES[regime]}). That is "
             f"{'more' if found.between > found.seed_deviation else 'no more'} than the "
-            f"{percent(found.seed_deviation)} by which one framework varies from seed to seed.",
+            f"{percent(found.seed_deviation)} by which one framework varies from seed to seed."
+            f"{caution}",
             evidence,
         )
     if all(row[3].least_p * len(tested) >= LEVEL for row in tested):
         return Finding(
             "The frameworks' accuracies differ no more than seeds do, as far as so few seeds can "
             f"tell: by {percent(widest[3].between)} points at most, where one framework varies by "
-            f"{percent(widest[3].seed_deviation)} from seed to seed.",
+            f"{percent(widest[3].seed_deviation)} from seed to seed.{caution}",
             evidence + " With so few seeds no difference could have passed this test.",
         )
     return Finding(
         f"No framework is seen to be more accurate than another: means differ by "
         f"{percent(widest[3].between)} points at most, where one framework varies by "
-        f"{percent(widest[3].seed_deviation)} from seed to seed.",
+        f"{percent(widest[3].seed_deviation)} from seed to seed.{caution}",
         evidence,
+    )
+
+
+def largest_class(content: Content) -> Mapping[str, float]:
+    """Each task's accuracy of always naming the largest class of the test faces, if known."""
+    shares: Mapping[str, float] = content.get("data", {}).get("largest_class", {})
+    return shares
+
+
+def _beside_chance(content: Content, tested: list[tuple[str, Spread]]) -> tuple[str, str]:
+    """Whether the networks have learnt enough to differ, and how much more than nothing."""
+    near, evidence = [], []
+    for task, share in largest_class(content).items():
+        means = [
+            statistics.fmean(values)
+            for of, found in tested
+            if of == task
+            for values in found.values.values()
+        ]
+        if not means:
+            continue
+        evidence.append(
+            f"{task} {percent(share)}, here {percent(min(means))}–{percent(max(means))}"
+        )
+        if max(means) < share + LITTLE:
+            near.append(task)
+    if not evidence:
+        return "", ""
+    caution = (
+        f" Of {' and '.join(near)} the networks have learnt little, so that this says little of "
+        "longer trainings."
+    )
+    return caution * bool(near), (
+        " Always the largest class of these test faces, in per cent beside the frameworks' means: "
+        f"{'; '.join(evidence)}."
     )
 
 
@@ -399,10 +432,10 @@ def fastest(part: Part, stage: str) -> list[Speed]:
 def five_epochs(part: Part, faces: int, training: float, inference: float) -> float | None:
     """Seconds that the report's experiment would take at these speeds, see `PROJECTION`.
 
-    None for what the report has not trained, or not at this size.
+    None for what the report has not trained, or not at this size, or without faces.
     """
     model, size = part["model"], part["size"]
-    if size != _SIZES.get(model):
+    if size != _SIZES.get(model) or not faces:
         return None
     if model == "levi_hassner":
         return _EPOCHS * faces / training
@@ -417,9 +450,20 @@ def published(model: str) -> tuple[tuple[str, str, float], ...] | None:
     return REFERENCE[models.index(model)][1:] if model in models else None
 
 
+def train_faces(content: Content) -> int:
+    """Of the whole training set; 0 where only the cost was measured, for which none is read."""
+    return int(content.get("data", {}).get("all_train_faces", 0))
+
+
+def machine_of(part: Part, content: Content) -> Mapping[str, Any]:
+    machine: Mapping[str, Any] = part.get("machine", content["machine"])
+    return machine
+
+
 def is_busy(part: Part, content: Content) -> bool:
     """Whether other programs wanted as much of the machine as this one."""
-    return bool(part["load"] > 2 * content["machine"]["cores"])
+    load = max(each.get("load", 0) for each in (part, *part["variants"].values()))
+    return bool(load > 2 * machine_of(part, content)["cores"])
 
 
 def _cost(content: Content) -> Finding:
@@ -437,7 +481,7 @@ def _cost(content: Content) -> Finding:
         )
         text = f"{name}, {part['size']} px, pictures per second in training: {shown}"
         inference = {s.framework: s.rate for s in fastest(part, "inference")}
-        faces = content["data"]["all_train_faces"]
+        faces = train_faces(content)
         if first.framework in inference:
             seconds = five_epochs(part, faces, first.rate, inference[first.framework])
             report = published(part["model"])
@@ -446,7 +490,9 @@ def _cost(content: Content) -> Finding:
                     f"; the report's five epochs would take {NAMES[first.framework]} here "
                     f"{duration(seconds)}, and took the report {duration(report[0][2])} for ages"
                 )
-        evidence.append(text + f"; load {part['load']} on {content['machine']['cores']} cores.")
+        evidence.append(
+            f"{text}; load {part['load']} on {machine_of(part, content)['cores']} cores."
+        )
     if not sentences:
         return Finding(
             "What the frameworks cost is not known: fewer than two have been timed.",

@@ -1,7 +1,7 @@
 """The pages of a comparison of frameworks, in the look of `python -m agenet.report`."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,14 @@ from scripts.compare.findings import (
     findings,
     five_epochs,
     is_busy,
+    largest_class,
+    machine_of,
     published,
     rate,
     speed,
     spread,
     steps_text,
+    train_faces,
     trainings,
 )
 from scripts.compare.results import read_results
@@ -106,7 +109,7 @@ def compose(content: Content) -> list[Node]:
 
 
 def _compared(content: Content) -> list[Node]:
-    machine, data = content["machine"], content.get("data", {})
+    data = content.get("data", {})
     rows = []
     for name, about in content.get("frameworks", {}).items():
         parts = [p for p in content["parts"].values() if p.get("framework") == name]
@@ -122,12 +125,16 @@ def _compared(content: Content) -> list[Node]:
         devices = sorted({part["device"] for part in parts if "device" in part})
         shown = ", ".join(f"{n} {v}" for n, v in versions.items())
         rows.append([Cell(NAMES[name]), Cell(shown or "–"), Cell(", ".join(devices)), Cell(state)])
+    machines = [machine_of(part, content) for part in content["parts"].values()]
+    machines += [machine_of(v, content) for p in costs(content) for v in p["variants"].values()]
+    shown_machines = dict.fromkeys(
+        f"Machine: {m['processor']}, {m['cores']} cores, {m['memory_bytes'] / 2**30:.0f} GiB, "
+        f"{m['system']}, Python {m['python']}, agenet {m['agenet']}."
+        for m in machines or [content["machine"]]
+    )
     nodes: list[Node] = [
         Table(["Framework", "Versions", "Device", "State"], rows, frozenset(range(4))),
-        Text(
-            f"Machine: {machine['processor']}, {machine['memory_bytes'] / 2**30:.0f} GiB, "
-            f"{machine['system']}, Python {machine['python']}, agenet {machine['agenet']}."
-        ),
+        *map(Text, shown_machines),
     ]
     if data:
         initial = "; ".join(f"{NETWORKS[m]}: {text}" for m, text in data["initial"].items())
@@ -247,23 +254,31 @@ def _results(content: Content) -> list[Node]:
                 f"Accuracy on the test by framework and seed: {name}",
                 "A dot: one training; a line joins those of one seed. The bar: the mean.",
             ),
-            _results_table(group, model),
+            _results_table(group, model, largest_class(content)),
             *_test(group),
         ]
+    pairs = sum(
+        len(found.pairs)
+        for group in groups.values()
+        for task in TASKS
+        if (found := spread(group, f"{task}_accuracy"))
+    )
     nodes.append(
         Text(
             "±: standard deviation over seeds (sample, n - 1). Below an accuracy: the 95 % "
             "interval of the first seed's training by a bootstrap over persons, that is what other "
             "persons in the test might have changed. p: all orders of the frameworks within the "
             "seeds, the statistic being the variance of the frameworks' means; it is not yet "
-            "multiplied by the number of comparisons, as it is at the top.",
+            "multiplied by the number of comparisons, as it is at the top. Nor are the intervals "
+            f"of the {pairs} pairs adjusted for their number: of so many one in twenty leaves out "
+            "zero by chance.",
             "note",
         )
     )
     return nodes
 
 
-def _results_table(group: Trainings, model: str) -> Table:
+def _results_table(group: Trainings, model: str, shares: Mapping[str, float]) -> Table:
     header = ["Framework", "Seeds", "Age %", "Age loss", "Gender %", "Gender loss"]
     header += ["Training loss", "A training took"]
     rows: list[Sequence[Cell] | str] = []
@@ -280,6 +295,11 @@ def _results_table(group: Trainings, model: str) -> Table:
         cells.append(Cell(_mean([figures_["training_loss"] for figures_ in last], 3)))
         cells.append(Cell(duration(statistics.median(p["took"] for p in of_seed.values()))))
         rows.append(cells)
+    if shares:
+        rows.append("Without a network")
+        age, gender = (Cell(f"{100 * shares[task]:.1f}") for task in TASKS)
+        always = Cell("Always the largest class of these test faces")
+        rows.append([always, NONE, age, NONE, gender, NONE, NONE, NONE])
     if report := published(model):
         # Its split and its recipe are others: beside them, not among them.
         rows.append("The reference report [3]")
@@ -329,8 +349,7 @@ def _cost(content: Content) -> list[Node]:
     parts = list(costs(content))
     if not parts:
         return []
-    faces = content["data"]["all_train_faces"]
-    cores = content["machine"]["cores"]
+    faces = train_faces(content)
     nodes: list[Node] = [
         Heading(2, "What do they cost?", "cost"),
         Text(
@@ -341,13 +360,12 @@ def _cost(content: Content) -> list[Node]:
         ),
     ]
     for part in parts:
-        load = part["load"]
         if is_busy(part, content):
             nodes.append(
                 Text(
-                    f"{NETWORKS[part['model']]}: while this was measured, other programs kept "
-                    f"{load:.0f} cores' work waiting for the {cores} of this machine. Threads that "
-                    "wait for each other suffer most: read these as rough ratios, no more.",
+                    f"{NETWORKS[part['model']]}: while this was measured, other programs wanted "
+                    "the cores of this machine. Threads that wait for each other suffer most: "
+                    "read these as rough ratios, no more.",
                     "warning",
                 )
             )
@@ -373,10 +391,11 @@ def _cost(content: Content) -> list[Node]:
             f" The report's, for ages: {duration(report[0][2])}, on its machine." if report else ""
         )
         nodes.append(Text(f"Each at its best in training: {best}.{own}", "note"))
+    projected = f"Projected, for the {faces:,} training faces of this fold: {PROJECTION} "
     nodes.append(
         Text(
-            f"First step: from the start of the process to the end of one step of training. "
-            f"Projected, for the {faces:,} training faces of this fold: {PROJECTION} "
+            "First step: from the start of the process to the end of one step of training. "
+            f"{projected * bool(faces)}"
             "Peak memory: of the process after training, on a GPU the framework's share of the "
             "device's.",
             "note",
@@ -386,7 +405,9 @@ def _cost(content: Content) -> list[Node]:
 
 
 def _cost_row(part: Part, variant: dict[str, Any], faces: int) -> list[Cell]:
-    name = Cell(f"{NAMES[variant['framework']]}, {variant['variant']}", variant["text"])
+    # What Keras has made of its "auto".
+    jit = f", jit_compile={variant['jit_compile']}" if "jit_compile" in variant else ""
+    name = Cell(f"{NAMES[variant['framework']]}, {variant['variant']}", variant["text"] + jit)
     if "error" in variant:
         return [name, Cell("failed", variant["error"]), NONE, NONE, NONE, NONE]
     training, inference = rate(variant, "training"), rate(variant, "inference")
