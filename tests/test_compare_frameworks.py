@@ -368,7 +368,7 @@ def test_data(
     data.prepare_data(results, cost)
     assert not any(tmp_path.iterdir()) and "data" not in results.content
     data.prepare_data(results, compare_frameworks.parse([*options, "--parts=agreement"]))
-    assert "efficientnet_lite0 starts from random (" in capsys.readouterr().err
+    assert "efficientnet_lite0 has no weights to start from: random (" in capsys.readouterr().err
     labels = np.load(tmp_path / "data" / "efficientnet_lite0-35" / "labels.npy")
     faces = engine.read_faces(tmp_path / "data" / "efficientnet_lite0-35")
     genders = labels[faces.test, 1]

@@ -69,8 +69,8 @@ def prepare_data(results: Results, args: Namespace) -> None:
     data["initial"] = dict(before.get("initial", {}))
     for model in sorted({model for model, _ in wanted}):
         initial, data["initial"][model] = _find(model, args.init)
-        if initial is None and args.init != "random":
-            log(f"{model} starts from {data['initial'][model]} weights")
+        if initial is None and data["initial"][model] != "random":
+            log(f"{model} has no weights to start from: {data['initial'][model]}")
     labels = np.stack([records.labels[task] for task in ("age", "gender")], 1).astype(np.int32)
     data["largest_class"] = largest_class(labels[test])
     results.content["data"] = data

@@ -177,7 +177,6 @@ def measure(results: Results, args: Namespace, there: list[str], model: str, siz
                 begun = time.perf_counter()
                 figures = worker.start()
                 prepared = worker.ask("prepare", "training", batch)
-                figures |= results.record(started)
             figures |= {"framework": name, "variant": label, "text": variant.text}
             figures |= {"rounds": args.rounds, "seconds": args.seconds}
             if "error" in prepared:
@@ -188,6 +187,9 @@ def measure(results: Results, args: Namespace, there: list[str], model: str, siz
             found[each] = figures
         for stage in ("training", "inference"):
             _take_turns(workers, found, stage, batch, args.rounds, args.seconds)
+        for each, (_, _, variant) in wanted.items():
+            with environment(variant.environment):
+                found[each] |= results.record(started)
     about = {"model": model, "size": size, "batch_size": batch, "platform": args.platform}
     found = done | found
     failed = not any("training" in figures for figures in found.values())
