@@ -1,8 +1,8 @@
 """The same network, weights and faces in JAX, PyTorch and Keras: what differs, and what it costs.
 
-python scripts/compare_frameworks.py --out=comparison/frameworks            # a laptop: half an hour
-python scripts/compare_frameworks.py --out=comparison/report --scale=report # as the report trained
-python scripts/compare_frameworks.py --out=comparison/frameworks --page     # the pages alone
+python scripts/compare_frameworks.py --out=runs/frameworks                  # a laptop: half an hour
+python scripts/compare_frameworks.py --out=runs/report --scale=report       # as the report trained
+python scripts/compare_frameworks.py --out=runs/frameworks --page           # the pages alone
 
 Every framework runs in a process of its own. All start from the same weights, which travel through
 the name maps of `agenet.weights.names`, and see the same pictures in the same order. What is there
@@ -24,9 +24,9 @@ sys.path.insert(0, str(ROOT))
 
 from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
 from scripts.compare.data import prepare_data  # noqa: E402
-from scripts.compare.engine import VARIANTS  # noqa: E402
+from scripts.compare.engine import NETWORKS, VARIANTS  # noqa: E402
 from scripts.compare.engines import ENGINES, not_installed  # noqa: E402
-from scripts.compare.parts import agree, measure, train  # noqa: E402
+from scripts.compare.parts import agree, environment, measure, train  # noqa: E402
 from scripts.compare.results import RESULTS, Results, log  # noqa: E402
 
 # Settings by what there is time for; sizes in pixels by network.
@@ -57,6 +57,8 @@ SCALES: dict[str, dict[str, Any]] = {
     },
 }
 PARTS = ("agreement", "results", "cost")
+# So that a GPU that is there is not used.
+ON_CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -70,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # others share the device
         args.out.mkdir(parents=True, exist_ok=True)
         results = Results(args.out, settings_of(args))
-        run(results, args)
+        with environment(ON_CPU if args.platform == "cpu" else {}):
+            run(results, args)
     # Imported here: what is measured needs no Matplotlib.
     from scripts.compare.page import write_pages
 
@@ -85,7 +88,13 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
         description="Runs one network in JAX, PyTorch and Keras from the same weights on the same "
         "faces, and writes what differs and what it costs to results.json and two pages.",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for results and pages")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for results and pages, and for pictures and weights: 1 GB, or 20 at the "
+        "scale of the report",
+    )
     parser.add_argument(
         "--scale",
         choices=tuple(SCALES),
@@ -117,7 +126,10 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument("--data_dir", default="", help="where it is prepared")
     parser.add_argument("--test_fold", type=int, default=0)
     parser.add_argument(
-        "--init", default="imagenet", help="imagenet (where there is such) or random"
+        "--init",
+        choices=("imagenet", "random"),
+        default="imagenet",
+        help="imagenet: where there are such weights",
     )
     parser.add_argument("--platform", choices=("cpu", "gpu"), help="default: a GPU if there is one")
     parser.add_argument("--variants", default="", help="of the cost, besides the usual: compiled")
@@ -136,6 +148,9 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     for name in ("agreement_batch", "results_batch", "cost_batch", "epochs", "seeds", "rounds"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name}={getattr(args, name)} must be at least 1")
+    for name in ("train_faces", "test_faces"):
+        if getattr(args, name) < 0:
+            raise UserError(f"--{name}={getattr(args, name)} must be at least 1, or 0 for all")
     try:
         args.steps = sorted({int(step) for step in args.steps.split(",")})
         if args.steps[0] < 1:
@@ -143,6 +158,13 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     except ValueError:
         raise UserError(f"--steps={args.steps} must be numbers from 1, such as 1,10,100") from None
     args.parts = _chosen("--parts", args.parts, PARTS)
+    for part in {"agreement", "results"} & {*args.parts}:
+        batch = getattr(args, f"{part}_batch")
+        if 0 < args.train_faces < batch:
+            raise UserError(
+                f"--train_faces={args.train_faces} is not even one batch: with --{part}_batch="
+                f"{batch} it must be at least {batch}, or 0 for all"
+            )
     args.frameworks = _chosen("--frameworks", args.frameworks, ENGINES)
     args.variants = _chosen("--variants", args.variants, {n for v in VARIANTS.values() for n in v})
     args.platform = args.platform or ("gpu" if shutil.which("nvidia-smi") else "cpu")
@@ -164,9 +186,7 @@ def _networks(option: str, text: str) -> dict[str, int]:
     sizes = {}
     for part in text.split(","):
         name, _, size = part.strip().partition(":")
-        if name not in ("levi_hassner", "resnet50", "efficientnet_lite0") and not (
-            name.startswith("efficientnet_b")
-        ):
+        if name not in NETWORKS:
             raise UserError(
                 f"{option}: {name!r} is not in every framework: levi_hassner, resnet50, "
                 "efficientnet_lite0, efficientnet_b0 to b7"
@@ -186,13 +206,12 @@ def settings_of(args: Namespace) -> dict[str, Any]:
 def run(results: Results, args: Namespace) -> None:
     """All parts that are asked for and not there."""
     content = results.content
-    content["frameworks"] = {
-        name: {"missing": not_installed(name, "")} for name in ENGINES if name in args.frameworks
-    }
-    there = [name for name, about in content["frameworks"].items() if not about["missing"]]
-    for name, about in content["frameworks"].items():
-        if about["missing"]:
-            log(f"{name}: left out, {about['missing']} is not installed")
+    missing = {name: not_installed(name, "") for name in ENGINES if name in args.frameworks}
+    content.setdefault("frameworks", {}).update({n: {"missing": m} for n, m in missing.items()})
+    there = [name for name, module in missing.items() if not module]
+    for name, module in missing.items():
+        if module:
+            log(f"{name}: left out, {module} is not installed")
     prepare_data(results, args)
     if "agreement" in args.parts:
         for model, size in args.agreement.items():

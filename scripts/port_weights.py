@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from agenet import default_weights  # noqa: E402
 from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
-from agenet.writers import check_output  # noqa: E402
+from agenet.writers import check_output, log_to  # noqa: E402
 
 if TYPE_CHECKING:
     from agenet.weights.load import Weights
@@ -40,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "input specification and provenance inside, or takes those of a run or file elsewhere.",
     )
     parser.add_argument(
-        "source", nargs="?", help="a file, a name that --list shows, or the --workdir of a run"
+        "source",
+        nargs="?",
+        help="a file, a name that --list shows, default (what comes with agenet), or the --workdir "
+        "of a run",
     )
     parser.add_argument("output", nargs="?", type=Path, metavar="OUTPUT.safetensors")
     parser.add_argument(
@@ -74,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if args.source is None or args.output is None:
         parser.error("SOURCE and OUTPUT.safetensors are needed")
+    if args.source == default_weights.DEFAULT:
+        args.source = str(default_weights.find_weights(args.source))
     check_output(args.output, args.overwrite)
     if args.to:
         port_to(args)
@@ -140,9 +146,10 @@ def read_run(args: Any) -> "Weights":
 
     if args.model or args.flavour:
         raise UserError("--model and --flavour are for files of other sources, not runs")
-    weights = weights_of_run(Path(args.source))
-    if args.balance:
-        balance_ages(weights, Path(args.source), args.balance)
+    with log_to():  # else Orbax warns of what is as it should be
+        weights = weights_of_run(Path(args.source))
+        if args.balance:
+            balance_ages(weights, Path(args.source), args.balance)
     if args.licence:
         weights = Weights(weights.tensors, replace(weights.spec, licence=args.licence))
     return weights

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from agenet.default_weights import DEFAULT, FILE
 from agenet.errors import UserError
 from agenet.weights.cache import find_file
 from agenet.weights.known import KNOWN, find_known
@@ -46,6 +47,13 @@ def test_port_file(caffe_names: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert read_weights(output).spec == spec
     with pytest.raises(UserError, match=r"this package's format already.*theirs\."):
         port_weights.main([str(output), str(output), "--overwrite", "--check"])
+
+
+def test_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "mine.safetensors"
+    port_weights.main([DEFAULT, str(output)])
+    assert "efficientnet_lite0" in capsys.readouterr().out
+    assert read_weights(output).tensors.keys() == read_weights(FILE).tensors.keys()
 
 
 def test_mistakes(caffe_names: Path, tmp_path: Path) -> None:

@@ -14,21 +14,25 @@ from scripts.compare.results import Results, log
 
 
 def prepare_data(results: Results, args: Namespace) -> None:
-    """Faces and initial weights of each network and size, as files that all frameworks read."""
+    """Faces and initial weights of each network and size, as files that all frameworks read.
+
+    The cost is measured on noise, and needs none.
+    """
     wanted = {
         (model, size)
         for part in ("agreement", "results")
+        if part in args.parts
         for model, size in getattr(args, part).items()
     }
-    cost = {(m, s) for m, s in args.cost.items() if "cost" in args.parts}
-    missing = [pair for pair in sorted(wanted | cost) if not folder_of(results, *pair).is_dir()]
+    missing = [pair for pair in sorted(wanted) if not folder_of(results, *pair).is_dir()]
     seeds = [
         (m, s, seed)
         for m, s in sorted(wanted)
         for seed in range(args.seeds)
         if not initial_of(results, m, s, seed).exists()
     ]
-    if not missing and not seeds and "data" in results.content:
+    before = results.content.get("data", {})
+    if not missing and not seeds and ("largest_class" in before or not wanted):
         return
     from agenet.data.records import open_records
     from agenet.data.resident import load_faces
@@ -62,14 +66,17 @@ def prepare_data(results: Results, args: Namespace) -> None:
         "test_faces": len(test),
         "test_persons": len(np.unique(records.subject_id[test])),
     }
-    data["initial"] = {model: _find(model, args.init)[1] for model, _ in sorted(wanted)}
-    results.content["data"] = data
+    data["initial"] = dict(before.get("initial", {}))
+    for model in sorted({model for model, _ in wanted}):
+        initial, data["initial"][model] = _find(model, args.init)
+        if initial is None and data["initial"][model] != "random":
+            log(f"{model} has no weights to start from: {data['initial'][model]}")
     labels = np.stack([records.labels[task] for task in ("age", "gender")], 1).astype(np.int32)
+    data["largest_class"] = largest_class(labels[test])
+    results.content["data"] = data
     rows = np.concatenate([train, test])
     for model, size in missing:
         log(f"{model}, {size} px: faces")
-        # The cost is measured on noise.
-        used = rows if (model, size) in wanted else rows[:1]
         mean, std = _normalisation(model, args.init)
         folder = folder_of(results, model, size)
         unfinished = folder.with_suffix(".unfinished")
@@ -77,19 +84,25 @@ def prepare_data(results: Results, args: Namespace) -> None:
         unfinished.mkdir(parents=True)
         write_faces(
             unfinished,
-            images=load_faces(records, used, round(size * 8 / 7)),
-            labels=labels[used],
+            images=load_faces(records, rows, round(size * 8 / 7)),
+            labels=labels[rows],
             train=np.arange(len(train)),
             test=np.arange(len(train), len(rows)),
             mean=np.array(mean, np.float32),
             std=np.array(std, np.float32),
         )
-        np.save(unfinished / "subject.npy", records.subject_id[used])
+        np.save(unfinished / "subject.npy", records.subject_id[rows])
         unfinished.rename(folder)
     for model, size, seed in seeds:
         log(f"{model}, {size} px: initial weights, seed {seed}")
         write_initial(initial_of(results, model, size, seed), model, size, seed, args.init)
     results.save()
+
+
+def largest_class(labels: np.ndarray) -> dict[str, float]:
+    """Each task's accuracy of always naming the class that most of labels [N, 2] are of."""
+    known = {task: labels[labels[:, i] >= 0, i] for i, task in enumerate(("age", "gender"))}
+    return {task: float(np.bincount(of).max() / len(of)) for task, of in known.items()}
 
 
 def folder_of(results: Results, model: str, size: int) -> Path:

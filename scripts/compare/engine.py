@@ -10,20 +10,30 @@ compute as the one in `FLAVOURS`. What is left of differences is in `LEFT`.
 """
 
 import dataclasses
+import functools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
 from agenet.data.order import evaluation_batches, steps_per_epoch, training_batch
+from agenet.errors import UserError
 from agenet.labels import TASK_CLASSES
 from scripts.bench_engines import Engine, Figures
 
 Tensors = dict[str, np.ndarray]
 
+# Those that every framework has, or can be brought to compute.
+NETWORKS = {
+    "levi_hassner": "Levi-Hassner",
+    "resnet50": "ResNet-50",
+    **{f"efficientnet_b{i}": f"EfficientNet-B{i}" for i in range(8)},
+    "efficientnet_lite0": "EfficientNet-Lite0",
+}
 FLAVOURS = {"levi_hassner": "report", "resnet50": "torchvision", "efficientnet": "tensorflow"}
 KERAS_ADAM = (
     "Keras adds Adam's epsilon to the root of the second moment before that is corrected for its "
@@ -48,7 +58,7 @@ class Work:
         size: side of its input in pixels.
         dtype: "float32"; "bfloat16", mixed as each framework has it; or "float64".
         platform: "cpu" or "gpu".
-        folder: where `write_faces` has put the data.
+        folder: where `write_faces` has put the data; the cost is measured on noise.
         optimizer: "adam" or "sgd" with momentum.
         regular: whether pictures are augmented and units and branches dropped.
         exact: whether a GPU's float32 is float32, not TF32.
@@ -68,18 +78,22 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A way to run a framework: options, in which words, where, environment."""
+    """A way to run a framework: options, in which words, where, environment.
+
+    `asked` are the platforms where it takes so long to start that it must be asked for.
+    """
 
     options: tuple[str, ...]
     text: str
     platforms: tuple[str, ...] = ("cpu", "gpu")
     dtype: str = "float32"
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    asked: tuple[str, ...] = ()
 
 
 _PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 _CPU, _GPU = ("cpu",), ("gpu",)
-# What people may choose from; "default" first, and "compiled" only where it is asked for.
+# What people may choose from; "default" first.
 VARIANTS: dict[str, dict[str, Variant]] = {
     "jax": {
         "default": Variant((), "agenet's networks, jax.jit"),
@@ -92,19 +106,24 @@ VARIANTS: dict[str, dict[str, Variant]] = {
             ("channels_last",), "eager, channels last, large pages", environment=_PAGES
         ),
         "compiled": Variant(
-            ("channels_last", "compile"),
-            "torch.compile, channels last, large pages",
+            ("channels_last", "compile", "tuned"),
+            "torch.compile, channels last, large pages; on a GPU cudnn.benchmark, TF32, fused Adam",
             environment=_PAGES,
+            asked=_CPU,
         ),
         "bfloat16": Variant(
-            ("channels_last",), "eager, channels last, autocast to bfloat16", _GPU, "bfloat16"
+            ("channels_last", "compile", "tuned"),
+            "torch.compile, channels last, autocast to bfloat16, cudnn.benchmark, fused Adam",
+            _GPU,
+            "bfloat16",
         ),
     },
+    # Keras leaves XLA out on a CPU, and takes it on a GPU.
     "keras": {
-        "default": Variant((), "on TensorFlow, jit_compile as Keras chooses"),
-        "without XLA": Variant(
-            ("no_jit",), "on TensorFlow, jit_compile=False, large pages", environment=_PAGES
-        ),
+        "default": Variant((), "on TensorFlow"),
+        "large pages": Variant((), "the same, memory in large pages", _CPU, environment=_PAGES),
+        "with XLA": Variant(("jit",), "on TensorFlow, large pages", _CPU, environment=_PAGES),
+        "without XLA": Variant(("no_jit",), "on TensorFlow", _GPU),
         "on JAX": Variant(("jax",), "on JAX, large pages", environment=_PAGES),
         "bfloat16": Variant((), "on TensorFlow, mixed_bfloat16", _GPU, "bfloat16"),
     },
@@ -162,9 +181,19 @@ class Framework(Engine):
     """
 
     def __init__(self, work: Work) -> None:
+        """Raises `UserError` if the framework's own backend is not on the platform asked for."""
         self.work = work
-        self.faces = read_faces(work.folder)
         self.setup()
+        if (found := self.platform()) != work.platform:
+            raise UserError(f"runs on the {found} here, not as --platform={work.platform} says")
+
+    @functools.cached_property
+    def faces(self) -> Faces:
+        return read_faces(self.work.folder)
+
+    @abstractmethod
+    def platform(self) -> str:
+        """Where the framework itself says that it runs, "cpu" or "gpu"."""
 
     @abstractmethod
     def setup(self) -> None:
@@ -214,8 +243,8 @@ class Framework(Engine):
     ) -> Figures:
         """Writes logits, gradients and variables after some steps, without anything random.
 
-        With `perturbed` every input value is off by one unit in its last place, up or down: what
-        comes of that is what rounding alone can do.
+        With `perturbed` every input value is off by one unit in its last place, up or down, in
+        the precision of the computation: what comes of that is what rounding alone can do.
         """
         found: Tensors = {}
         self.assign(safetensors.numpy.load_file(initial))
@@ -239,7 +268,9 @@ class Framework(Engine):
         images = self.faces.inputs(rows, self.work.size)
         if perturbed:
             up = np.random.default_rng(step).random(images.shape) < 0.5
-            images = np.nextafter(images, np.where(up, np.inf, -np.inf).astype(np.float32))
+            kind = ml_dtypes.bfloat16 if self.work.dtype == "bfloat16" else np.float32
+            ends = np.where(up, np.inf, -np.inf).astype(kind)
+            images = np.nextafter(images.astype(kind), ends).astype(np.float32)
         return images, self.faces.labels[rows]
 
     def train(

@@ -11,7 +11,19 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from agenet.figures import FAINT, INK, quiet
 from agenet.report.overlays import COLORS, MARKS
-from scripts.compare.findings import NAMES, NETWORKS, TASKS, Part, Trainings, rate, speed
+from scripts.compare.findings import (
+    NAMES,
+    NETWORKS,
+    ROUNDING,
+    TASKS,
+    TOLD,
+    Part,
+    Trainings,
+    figures_of,
+    rate,
+    speed,
+    steps_text,
+)
 
 _LOOKS = {n: (c, m) for n, c, m in zip(NAMES, COLORS, MARKS, strict=False)}
 _LINES: dict[str, Any] = {"exact": "-", "rounding": ":"}
@@ -25,16 +37,16 @@ def agreement(parts: Sequence[Part]) -> Figure:
         optimizer = {"sgd": "SGD", "adam": "Adam"}[part["optimizer"]]
         _title(axis, f"{NETWORKS[part['model']]}, {optimizer}")
         steps = list(part["rows"][0]["steps"])
-        labels = ["logits", "gradients", *(f"{n} step{'s' * (n != '1')}" for n in steps)]
+        labels = ["logits", "gradients", *map(steps_text, steps)]
         for row in part["rows"]:
             if row["kind"] not in _LINES or row["dtype"] != "float32":
                 continue
-            values = [row["logits"], row["gradients"]["norm"]]
-            values += [found["norm"] for found in row["steps"].values()]
+            values = [*figures_of(row).values()]
             color, mark = _LOOKS[row["a"]]
             style: dict[str, Any] = {"color": color, "marker": mark, "markersize": 5}
             (line,) = axis.plot(range(len(values)), np.maximum(values, 1e-9), **style)
             line.set_linestyle(_LINES[row["kind"]])
+        axis.axhline(TOLD / ROUNDING, color=FAINT, linewidth=0.8)
         axis.set_yscale("log")
         axis.yaxis.set_minor_locator(NullLocator())
         axis.set_xticks(range(len(labels)), labels, fontsize=9.5)

@@ -12,7 +12,7 @@ import numpy as np
 from agenet.figures import percent
 from agenet.report.published import REFERENCE
 from agenet.report.run import duration
-from scripts.compare.engine import KERAS_ADAM
+from scripts.compare.engine import KERAS_ADAM, NETWORKS
 
 Part = Mapping[str, Any]
 Content = Mapping[str, Any]
@@ -20,19 +20,17 @@ Content = Mapping[str, Any]
 Trainings = dict[str, dict[int, Part]]
 
 NAMES = {"jax": "JAX", "torch": "PyTorch", "keras": "Keras"}
-NETWORKS = {
-    "levi_hassner": "Levi-Hassner",
-    "resnet50": "ResNet-50",
-    **{f"efficientnet_b{i}": f"EfficientNet-B{i}" for i in range(8)},
-    "efficientnet_lite0": "EfficientNet-Lite0",
-}
 REGIMES = {"plain": "nothing random", "regular": "dropout and augmentation of each framework"}
 TASKS = ("age", "gender")
 # Differences up to this many times what rounding has been seen to do count for rounding.
 ROUNDING = 10.0
+# Of the length of a thing: where so much counts for rounding, another thing could pass for it.
+TOLD = 0.5
 # What the rounding of a few operations does to a number, whatever the pictures.
 LEAST = {"float32": 2e-6, "bfloat16": 2e-2}
+UNIT = 2.0**-24  # by which parameters are rounded, which are float32 in every precision
 LEVEL = 0.05
+LITTLE = 0.1  # of accuracy, above what always naming the largest class has
 MOST_ARRANGEMENTS = 50_000
 # Faces that the report drew from IMDb-Wiki.
 _PRETRAINING_FACES = 60_000
@@ -71,6 +69,16 @@ class Excess:
     def ratio(self) -> float:
         return self.difference / max(self.rounding, 1e-12)
 
+    @property
+    def subject(self) -> str:
+        with_optimizer = self.what not in ("logits", "gradients")
+        return self.what + f" of {_optimizer(self.optimizer)}" * with_optimizer
+
+    @property
+    def told(self) -> bool:
+        """Whether more than rounding is seen, or would be, as of a network not trained at all."""
+        return self.ratio > ROUNDING or ROUNDING * self.rounding <= TOLD
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -106,19 +114,35 @@ def difference_rows(content: Content) -> Iterator[tuple[Part, Mapping[str, Any]]
             yield from ((part, row) for row in part.get("rows", []))
 
 
+def steps_text(step: str) -> str:
+    return f"{step} step{'s' * (step != '1')}"
+
+
 def figures_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """What is compared with rounding; lengths, since a single unit may sit on a ReLU's kink."""
-    named = {"logits": row["logits"], "gradients": row["gradients"]["norm"]}
-    for step, found in row["steps"].items():
-        named[f"parameters after {step} step{'s' * (step != '1')}"] = found["norm"]
-    return named
+    """What is compared with rounding; lengths, since a single unit may sit on a ReLU's kink.
+
+    Of parameters beside the way that they have gone: beside their own length a network that was
+    not trained at all would be near.
+    """
+    steps = {steps_text(step): found["way"] for step, found in row["steps"].items()}
+    return {"logits": row["logits"], "gradients": row["gradients"]["norm"]} | steps
+
+
+def _least(row: Mapping[str, Any]) -> dict[str, float]:
+    """The same of the least rounding that there is, which for parameters is also their own."""
+    least = LEAST[row["dtype"]]
+    steps = {
+        steps_text(step): max(least, UNIT * found["way"] / max(found["norm"], 1e-30))
+        for step, found in row["steps"].items()
+    }
+    return {"logits": least, "gradients": least} | steps
 
 
 def excesses(content: Content) -> list[Excess]:
     """Every difference between two frameworks beside what rounding explains.
 
     That is the larger of what each of the two does when the last bits of its pictures change, and
-    of `LEAST`.
+    of `_least`.
     """
     rounding: dict[tuple[str, ...], float] = {}
     rows = list(difference_rows(content))
@@ -132,10 +156,11 @@ def excesses(content: Content) -> list[Excess]:
     for part, row in rows:
         if row["kind"] != "pair":
             continue
+        least = _least(row)
         for what, value in figures_of(row).items():
             where = (part["model"], part["optimizer"], row["dtype"])
             known = [rounding.get((*where, row[side], what), 0.0) for side in ("a", "b")]
-            floor = max(*known, LEAST[row["dtype"]])
+            floor = max(*known, least[what])
             result.append(Excess(*where, row["a"], row["b"], what, value, floor))
     return result
 
@@ -153,47 +178,56 @@ def _agreement(content: Content) -> Finding:
             "Whether the frameworks compute the same is not known: fewer than two have run.",
             "No part of the agreement is in the results.",
         )
-    names = " and ".join(sorted({NETWORKS[e.model] for e in found}))
     count = len({n for e in found for n in (e.a, e.b)})
-    by_what: dict[str, Excess] = {}
-    for each in found:
-        if each.what not in by_what or each.difference > by_what[each.what].difference:
-            by_what[each.what] = each
+    told = sorted((e for e in found if e.told), key=lambda e: e.ratio)
+    beyond = [e for e in told if e.ratio > ROUNDING]
+    hidden = {(e.subject, e.model) for e in found if not e.told}
+    differing = {(e.subject, e.model) for e in beyond} - hidden
+    same = {(e.subject, e.model) for e in found} - hidden - differing
+    worst_of = {e.subject: e for e in told}  # the last one has most
     measured = "; ".join(
-        f"{what} {worst.difference:.0e} (rounding alone {worst.rounding:.0e})"
-        for what, worst in by_what.items()
+        f"{e.subject} {e.difference:.0e}, rounding alone {e.rounding:.0e} ({_pair(e)})"
+        for e in (worst_of.get(subject) for subject in dict.fromkeys(e.subject for e in found))
+        if e
     )
     evidence = (
-        f"Largest relative differences between two frameworks in float32: {measured}. Rounding "
-        "alone: the same framework with its pictures changed in their last bit, but at least "
-        f"{LEAST['float32']:.0e}."
+        "Where two frameworks in float32 most exceed rounding, relative to the whole, or for steps "
+        f"to the way that training has gone: {measured}. Rounding alone: the same framework with "
+        f"its pictures changed in their last bit, but at least {LEAST['float32']:.0e}. "
+        f"{len(beyond)} of {len(told)} comparisons are beyond {ROUNDING:.0f} times rounding."
     )
-    beyond = sorted((e for e in found if e.ratio > ROUNDING), key=lambda e: -e.ratio)
-    if not beyond:
-        return Finding(
-            f"The {count} frameworks compute the same {names}, in inference and in training: "
-            "they differ by no more than rounding does.",
-            evidence,
+    if hidden:
+        evidence += (
+            " Cannot be told apart from rounding at this many steps, where that would hide a "
+            f"network that had learnt something else: {_listed(found, hidden)}."
         )
-    worst = beyond[0]
-    same = all(e.what not in ("logits", "gradients") for e in beyond)
-    optimizers = {e.optimizer for e in beyond}
-    where = f" with {_optimizer(next(iter(optimizers)))}" if len(optimizers) == 1 else ""
-    start = (
-        f"Answers and gradients of {names} are the same to rounding in all {count} frameworks, "
-        f"but steps{where} are not"
-        if same
-        else f"The {count} frameworks do not compute quite the same {names}"
-    )
+    if not told:
+        return Finding("Nothing that the frameworks do can be told from rounding.", evidence)
+    start = f"To rounding, the {count} frameworks compute the same {_listed(found, same)}."
+    start *= bool(same)
+    if not beyond:
+        return Finding(start, evidence)
+    worst = beyond[-1]
     keras_adam = all(e.optimizer == "adam" and "keras" in (e.a, e.b) for e in beyond)
-    cause = f" A difference by design: {KERAS_ADAM}." * (same and keras_adam)
-    return Finding(
-        f"{start}: {NAMES[worst.a]} and {NAMES[worst.b]} differ by {worst.difference:.0e} in "
-        f"{worst.what} of {NETWORKS[worst.model]}, {worst.ratio:,.0f} times what "
-        "rounding explains.",
-        f"{evidence} {len(beyond)} of {len(found)} comparisons are beyond {ROUNDING:.0f} times "
-        f"rounding.{cause}",
+    cause = f" A difference by design: {KERAS_ADAM}." * keras_adam
+    text = (
+        f"{start} Not the same: {_listed(found, differing)}; {NAMES[worst.a]} and "
+        f"{NAMES[worst.b]} differ by up to {worst.ratio:,.0f} times what rounding explains."
     )
+    return Finding(text.strip(), evidence + cause)
+
+
+def _pair(excess: Excess) -> str:
+    return f"{NETWORKS[excess.model]}, {NAMES[excess.a]} and {NAMES[excess.b]}"
+
+
+def _listed(found: list[Excess], chosen: set[tuple[str, str]]) -> str:
+    """Subjects, each with its networks, in the order in which they were found."""
+    networks: dict[str, list[str]] = {}
+    for subject, model in dict.fromkeys((e.subject, e.model) for e in found):
+        if (subject, model) in chosen:
+            networks.setdefault(subject, []).append(NETWORKS[model])
+    return ", ".join(f"{subject} ({', '.join(of)})" for subject, of in networks.items())
 
 
 def _optimizer(name: str) -> str:
@@ -293,27 +327,67 @@ def _results(content: Content) -> Finding:
         f"{percent(widest[3].framework_deviation)}. Smallest p of a permutation test within "
         f"seeds, times the number of comparisons: {p:.2g}."
     )
+    caution, beside = _beside_chance(content, [row[2:] for row in tested])
+    evidence += beside
     if p < LEVEL:
         means = {name: statistics.fmean(values) for name, values in found.values.items()}
         best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
         return Finding(
-            f"The framework changes the accuracy by more than the seed does: {NAMES[best]} is "
-            f"{percent(means[best] - means[worst])} points of {task} above {NAMES[worst]} "
-            f"({NETWORKS[model]}, {REGIMES[regime]}).",
+            f"The framework changes the accuracy consistently: {NAMES[best]} is "
+            f"{percent(found.between)} points of {task} above {NAMES[worst]}, beyond what chance "
+            f"would do (p = {p:.2g}; {NETWORKS[model]}, {REGIMES[regime]}). That is "
+            f"{'more' if found.between > found.seed_deviation else 'no more'} than the "
+            f"{percent(found.seed_deviation)} by which one framework varies from seed to seed."
+            f"{caution}",
             evidence,
         )
     if all(row[3].least_p * len(tested) >= LEVEL for row in tested):
         return Finding(
             "The frameworks' accuracies differ no more than seeds do, as far as so few seeds can "
             f"tell: by {percent(widest[3].between)} points at most, where one framework varies by "
-            f"{percent(widest[3].seed_deviation)} from seed to seed.",
+            f"{percent(widest[3].seed_deviation)} from seed to seed.{caution}",
             evidence + " With so few seeds no difference could have passed this test.",
         )
     return Finding(
         f"No framework is seen to be more accurate than another: means differ by "
         f"{percent(widest[3].between)} points at most, where one framework varies by "
-        f"{percent(widest[3].seed_deviation)} from seed to seed.",
+        f"{percent(widest[3].seed_deviation)} from seed to seed.{caution}",
         evidence,
+    )
+
+
+def largest_class(content: Content) -> Mapping[str, float]:
+    """Each task's accuracy of always naming the largest class of the test faces, if known."""
+    shares: Mapping[str, float] = content.get("data", {}).get("largest_class", {})
+    return shares
+
+
+def _beside_chance(content: Content, tested: list[tuple[str, Spread]]) -> tuple[str, str]:
+    """Whether the networks have learnt enough to differ, and how much more than nothing."""
+    near, evidence = [], []
+    for task, share in largest_class(content).items():
+        means = [
+            statistics.fmean(values)
+            for of, found in tested
+            if of == task
+            for values in found.values.values()
+        ]
+        if not means:
+            continue
+        evidence.append(
+            f"{task} {percent(share)}, here {percent(min(means))}–{percent(max(means))}"
+        )
+        if max(means) < share + LITTLE:
+            near.append(task)
+    if not evidence:
+        return "", ""
+    caution = (
+        f" Of {' and '.join(near)} the networks have learnt little, so that this says little of "
+        "longer trainings."
+    )
+    return caution * bool(near), (
+        " Always the largest class of these test faces, in per cent beside the frameworks' means: "
+        f"{'; '.join(evidence)}."
     )
 
 
@@ -358,10 +432,10 @@ def fastest(part: Part, stage: str) -> list[Speed]:
 def five_epochs(part: Part, faces: int, training: float, inference: float) -> float | None:
     """Seconds that the report's experiment would take at these speeds, see `PROJECTION`.
 
-    None for what the report has not trained, or not at this size.
+    None for what the report has not trained, or not at this size, or without faces.
     """
     model, size = part["model"], part["size"]
-    if size != _SIZES.get(model):
+    if size != _SIZES.get(model) or not faces:
         return None
     if model == "levi_hassner":
         return _EPOCHS * faces / training
@@ -376,9 +450,20 @@ def published(model: str) -> tuple[tuple[str, str, float], ...] | None:
     return REFERENCE[models.index(model)][1:] if model in models else None
 
 
+def train_faces(content: Content) -> int:
+    """Of the whole training set; 0 where only the cost was measured, for which none is read."""
+    return int(content.get("data", {}).get("all_train_faces", 0))
+
+
+def machine_of(part: Part, content: Content) -> Mapping[str, Any]:
+    machine: Mapping[str, Any] = part.get("machine", content["machine"])
+    return machine
+
+
 def is_busy(part: Part, content: Content) -> bool:
     """Whether other programs wanted as much of the machine as this one."""
-    return bool(part["load"] > 2 * content["machine"]["cores"])
+    load = max(each.get("load", 0) for each in (part, *part["variants"].values()))
+    return bool(load > 2 * machine_of(part, content)["cores"])
 
 
 def _cost(content: Content) -> Finding:
@@ -396,7 +481,7 @@ def _cost(content: Content) -> Finding:
         )
         text = f"{name}, {part['size']} px, pictures per second in training: {shown}"
         inference = {s.framework: s.rate for s in fastest(part, "inference")}
-        faces = content["data"]["all_train_faces"]
+        faces = train_faces(content)
         if first.framework in inference:
             seconds = five_epochs(part, faces, first.rate, inference[first.framework])
             report = published(part["model"])
@@ -405,7 +490,9 @@ def _cost(content: Content) -> Finding:
                     f"; the report's five epochs would take {NAMES[first.framework]} here "
                     f"{duration(seconds)}, and took the report {duration(report[0][2])} for ages"
                 )
-        evidence.append(text + f"; load {part['load']} on {content['machine']['cores']} cores.")
+        evidence.append(
+            f"{text}; load {part['load']} on {machine_of(part, content)['cores']} cores."
+        )
     if not sentences:
         return Finding(
             "What the frameworks cost is not known: fewer than two have been timed.",

@@ -93,6 +93,9 @@ class Jax(Framework):
         state = (params, stats, self.tx.init(params), self.rng, 0)
         self.state = self.jax.tree.map(self.jax.numpy.array, state)
 
+    def platform(self) -> str:
+        return str(self.jax.devices()[0].platform)
+
     def describe(self) -> Figures:
         import flax
 

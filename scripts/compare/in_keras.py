@@ -19,12 +19,17 @@ class Keras(Framework):
 
     def setup(self) -> None:
         work = self.work
-        backend = "jax" if "jax" in work.options else "tensorflow"
-        os.environ["KERAS_BACKEND"] = backend
+        os.environ["KERAS_BACKEND"] = "jax" if "jax" in work.options else "tensorflow"
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        if backend == "tensorflow":
+        self.jax: Any = None
+        if "jax" in work.options:
+            import jax
+
+            self.jax = jax
+        else:
             import tensorflow as tf
 
+            self.tf = tf
             for gpu in tf.config.list_physical_devices("GPU"):
                 tf.config.experimental.set_memory_growth(gpu, True)
             tf.config.experimental.enable_tensor_float_32_execution(not work.exact)
@@ -47,19 +52,37 @@ class Keras(Framework):
             tx = keras.optimizers.SGD(rate, momentum=0.9)
         else:
             tx = keras.optimizers.Adam(rate, epsilon=1e-8)
-        jit = False if "no_jit" in self.work.options else "auto"
+        options = self.work.options
+        jit: Any = True if "jit" in options else False if "no_jit" in options else "auto"
         self.module.compile(optimizer=tx, loss=_keras_loss, jit_compile=jit)
 
+    def platform(self) -> str:
+        return str(self._device().platform if self.jax else "gpu" if self._device() else "cpu")
+
+    def _device(self) -> Any:
+        """JAX's first device, or TensorFlow's GPU, or None."""
+        if self.jax:
+            return self.jax.devices()[0]
+        return next(iter(self.tf.config.list_physical_devices("GPU")), None)
+
     def describe(self) -> Figures:
-        keras = self.keras
-        backend = keras.backend.backend()
-        return {
-            "versions": {
-                "keras": keras.__version__,
-                backend: __import__(backend).__version__,
-            },
-            "device": "gpu" if self.work.platform == "gpu" else "cpu",
-        }
+        device, backend = self._device(), self.jax or self.tf
+        if self.jax:
+            name = device.device_kind
+        else:
+            details = self.tf.config.experimental.get_device_details(device) if device else {}
+            name = details.get("device_name", self.platform())
+        versions = {"keras": self.keras.__version__, backend.__name__: backend.__version__}
+        # What Keras has made of "auto".
+        jit = bool(self.module.jit_compile)
+        return {"versions": versions, "device": name, "jit_compile": jit}
+
+    def peak(self) -> int:
+        if self.work.platform != "gpu":
+            return super().peak()
+        if self.jax:
+            return int((self._device().memory_stats() or {})["peak_bytes_in_use"])
+        return int(self.tf.config.experimental.get_memory_info("GPU:0")["peak"])
 
     def seed(self, seed: int) -> None:
         self.keras.utils.set_random_seed(seed)
@@ -95,10 +118,8 @@ class Keras(Framework):
         return np.asarray(self.module.predict_on_batch(images), np.float32)
 
     def gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, Tensors]:
-        import tensorflow as tf
-
         variables = self.module.trainable_variables
-        with tf.GradientTape() as tape:
+        with self.tf.GradientTape() as tape:
             loss = _keras_loss(np.asarray(labels, np.float32), self.module(images, training=True))
         grads = tape.gradient(loss, [v.value for v in variables])
         pairs = zip(variables, grads, strict=True)

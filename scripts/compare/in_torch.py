@@ -23,9 +23,14 @@ class Torch(Framework):
         import torch
 
         self.torch, work = torch, self.work
-        self.device = "cuda" if work.platform == "gpu" else "cpu"
+        on_gpu = work.platform == "gpu" and torch.cuda.is_available()
+        self.device = "cuda" if on_gpu else "cpu"
         self.pipelined = self.device == "cuda"
         torch.backends.cudnn.allow_tf32 = not work.exact  # as it is by default
+        self.tuned = on_gpu and "tuned" in work.options
+        if self.tuned:
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")  # TF32, as JAX by default
         self.dtype = torch.float64 if work.dtype == "float64" else torch.float32
         self.module = create_torch(work).to(self.device, self.dtype)
         self.format = torch.contiguous_format
@@ -39,8 +44,14 @@ class Torch(Framework):
     def _begin(self) -> None:
         rate, parameters = RATES[self.work.optimizer], self.module.parameters()
         optim = self.torch.optim
-        sgd = self.work.optimizer == "sgd"
-        self.tx: Any = optim.SGD(parameters, rate, 0.9) if sgd else optim.Adam(parameters, rate)
+        fused = True if self.tuned else None  # None: as PyTorch chooses
+        if self.work.optimizer == "sgd":
+            self.tx: Any = optim.SGD(parameters, rate, 0.9)
+        else:
+            self.tx = optim.Adam(parameters, rate, fused=fused)
+
+    def platform(self) -> str:
+        return "gpu" if next(self.module.parameters()).is_cuda else "cpu"
 
     def describe(self) -> Figures:
         cuda = self.device == "cuda"

@@ -1,7 +1,7 @@
 """The pages of a comparison of frameworks, in the look of `python -m agenet.report`."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,27 @@ from scripts.compare.findings import (
     NETWORKS,
     PROJECTION,
     REGIMES,
+    ROUNDING,
     TASKS,
+    TOLD,
     Content,
     Part,
     Trainings,
     costs,
+    excesses,
     fastest,
+    figures_of,
     findings,
     five_epochs,
     is_busy,
+    largest_class,
+    machine_of,
     published,
     rate,
     speed,
     spread,
+    steps_text,
+    train_faces,
     trainings,
 )
 from scripts.compare.results import read_results
@@ -101,7 +109,7 @@ def compose(content: Content) -> list[Node]:
 
 
 def _compared(content: Content) -> list[Node]:
-    machine, data = content["machine"], content.get("data", {})
+    data = content.get("data", {})
     rows = []
     for name, about in content.get("frameworks", {}).items():
         parts = [p for p in content["parts"].values() if p.get("framework") == name]
@@ -117,12 +125,16 @@ def _compared(content: Content) -> list[Node]:
         devices = sorted({part["device"] for part in parts if "device" in part})
         shown = ", ".join(f"{n} {v}" for n, v in versions.items())
         rows.append([Cell(NAMES[name]), Cell(shown or "–"), Cell(", ".join(devices)), Cell(state)])
+    machines = [machine_of(part, content) for part in content["parts"].values()]
+    machines += [machine_of(v, content) for p in costs(content) for v in p["variants"].values()]
+    shown_machines = dict.fromkeys(
+        f"Machine: {m['processor']}, {m['cores']} cores, {m['memory_bytes'] / 2**30:.0f} GiB, "
+        f"{m['system']}, Python {m['python']}, agenet {m['agenet']}."
+        for m in machines or [content["machine"]]
+    )
     nodes: list[Node] = [
         Table(["Framework", "Versions", "Device", "State"], rows, frozenset(range(4))),
-        Text(
-            f"Machine: {machine['processor']}, {machine['memory_bytes'] / 2**30:.0f} GiB, "
-            f"{machine['system']}, Python {machine['python']}, agenet {machine['agenet']}."
-        ),
+        *map(Text, shown_machines),
     ]
     if data:
         initial = "; ".join(f"{NETWORKS[m]}: {text}" for m, text in data["initial"].items())
@@ -161,7 +173,9 @@ def _agreement(content: Content) -> list[Node]:
             "From the same weights, on the same pictures in the same order, without dropout, "
             "dropped branches and augmentation: logits before training, loss and gradients of the "
             "first batch, parameters after some steps. Training amplifies rounding, so beside "
-            "every difference stands what the last bit of the pictures alone brings about."
+            "every difference stands what the last bit of the pictures alone brings about. Where "
+            f"{ROUNDING:.0f} times that is more than {percent(TOLD)} % of the whole, nothing can "
+            "be told from rounding, not even that a framework has not trained at all."
         ),
         _picture(
             "agreement",
@@ -169,13 +183,15 @@ def _agreement(content: Content) -> list[Node]:
             "Relative differences from float64 and by rounding alone, over steps of training",
             "Full lines: a framework from PyTorch in float64. Dotted: the same framework from "
             "itself when its pictures change in their last bit. Where the full lines lie near the "
-            "dotted ones, what differs is rounding.",
+            "dotted ones, what differs may be rounding; where dotted ones are above the grey line, "
+            "nothing else can be told.",
         ),
     ]
     header = ["Compared", "Logits", "Loss", "Gradients", "largest leaf"]
     steps = list(parts[0]["rows"][0]["steps"])
-    header += [f"Parameters, {step} step{'s' * (step != '1')}" for step in steps]
-    header += [f"of the way, {steps[-1]} steps", f"Statistics, {steps[0]} step"]
+    header += [f"Parameters, {steps_text(step)}" for step in steps]
+    header += [f"Statistics, {steps_text(steps[0])}"]
+    told = {(e.model, e.optimizer, e.dtype, e.a, e.b, e.what): e.told for e in excesses(content)}
     for part in parts:
         optimizer = {"sgd": "SGD with momentum", "adam": "Adam"}[part["optimizer"]]
         title = f"{NETWORKS[part['model']]}, {part['size']} px, {optimizer}"
@@ -183,29 +199,33 @@ def _agreement(content: Content) -> list[Node]:
         for kind, band in _KINDS.items():
             of_kind = [row for row in part["rows"] if row["kind"] == kind]
             rows += [band] * bool(of_kind)
-            rows += [_difference_row(row, kind) for row in of_kind]
+            rows += [_difference_row(part, row, told) for row in of_kind]
         nodes += [Heading(3, title), Table(header, rows)]
     nodes.append(
         Text(
-            "Logits and statistics: the largest difference over the largest value. Gradients and "
-            "parameters: the length of the difference over the length of the whole; beside it the "
-            "largest difference of one leaf, which a single unit at the kink of a ReLU decides. Of "
-            "the way: over the distance that training has moved the parameters.",
+            "Logits and statistics: the largest difference over the largest value. Gradients: the "
+            "length of the difference over the length of the whole; beside it the largest "
+            "difference of one leaf, which a single unit at the kink of a ReLU decides. "
+            "Parameters: the length of the difference over the way that training has moved them.",
             "note",
         )
     )
     return nodes
 
 
-def _difference_row(row: dict[str, Any], kind: str) -> list[Cell]:
-    name = NAMES[row["a"]] + (f" and {NAMES[row['b']]}" if kind == "pair" else "")
-    steps = list(row["steps"].values())
-    values = [row["logits"], row["loss"], row["gradients"]["norm"], row["gradients"]["largest"]]
-    values += [step["norm"] for step in steps]
-    values += [steps[-1]["way"], steps[0].get("statistics")]
-    cells = [NONE if v is None else Cell("0" if v == 0 else f"{v:.0e}") for v in values]
-    more = "" if row["dtype"] == "float32" else row["dtype"]
-    return [Cell(name, more), *cells]
+def _difference_row(part: Part, row: dict[str, Any], told: dict[Any, bool]) -> list[Cell]:
+    name = NAMES[row["a"]] + (f" and {NAMES[row['b']]}" if row["kind"] == "pair" else "")
+    values = {"logits": row["logits"], "loss": row["loss"], **figures_of(row)}
+    values["statistics"] = next(iter(row["steps"].values())).get("statistics")
+    cells = []
+    for what, value in values.items():
+        place = (part["model"], part["optimizer"], row["dtype"], row["a"], row["b"], what)
+        hidden = row["kind"] == "pair" and not told.get(place, True)
+        text = "0" if value == 0 else f"{value:.0e}" if value is not None else NONE.text
+        cells.append(Cell(text, "not told from rounding" * hidden))
+        if what == "gradients":
+            cells.append(Cell(f"{row['gradients']['largest']:.0e}"))
+    return [Cell(name, "" if row["dtype"] == "float32" else row["dtype"]), *cells]
 
 
 def _results(content: Content) -> list[Node]:
@@ -234,23 +254,31 @@ def _results(content: Content) -> list[Node]:
                 f"Accuracy on the test by framework and seed: {name}",
                 "A dot: one training; a line joins those of one seed. The bar: the mean.",
             ),
-            _results_table(group, model),
+            _results_table(group, model, largest_class(content)),
             *_test(group),
         ]
+    pairs = sum(
+        len(found.pairs)
+        for group in groups.values()
+        for task in TASKS
+        if (found := spread(group, f"{task}_accuracy"))
+    )
     nodes.append(
         Text(
             "±: standard deviation over seeds (sample, n - 1). Below an accuracy: the 95 % "
             "interval of the first seed's training by a bootstrap over persons, that is what other "
             "persons in the test might have changed. p: all orders of the frameworks within the "
             "seeds, the statistic being the variance of the frameworks' means; it is not yet "
-            "multiplied by the number of comparisons, as it is at the top.",
+            "multiplied by the number of comparisons, as it is at the top. Nor are the intervals "
+            f"of the {pairs} pairs adjusted for their number: of so many one in twenty leaves out "
+            "zero by chance.",
             "note",
         )
     )
     return nodes
 
 
-def _results_table(group: Trainings, model: str) -> Table:
+def _results_table(group: Trainings, model: str, shares: Mapping[str, float]) -> Table:
     header = ["Framework", "Seeds", "Age %", "Age loss", "Gender %", "Gender loss"]
     header += ["Training loss", "A training took"]
     rows: list[Sequence[Cell] | str] = []
@@ -267,6 +295,11 @@ def _results_table(group: Trainings, model: str) -> Table:
         cells.append(Cell(_mean([figures_["training_loss"] for figures_ in last], 3)))
         cells.append(Cell(duration(statistics.median(p["took"] for p in of_seed.values()))))
         rows.append(cells)
+    if shares:
+        rows.append("Without a network")
+        age, gender = (Cell(f"{100 * shares[task]:.1f}") for task in TASKS)
+        always = Cell("Always the largest class of these test faces")
+        rows.append([always, NONE, age, NONE, gender, NONE, NONE, NONE])
     if report := published(model):
         # Its split and its recipe are others: beside them, not among them.
         rows.append("The reference report [3]")
@@ -316,8 +349,7 @@ def _cost(content: Content) -> list[Node]:
     parts = list(costs(content))
     if not parts:
         return []
-    faces = content["data"]["all_train_faces"]
-    cores = content["machine"]["cores"]
+    faces = train_faces(content)
     nodes: list[Node] = [
         Heading(2, "What do they cost?", "cost"),
         Text(
@@ -328,13 +360,12 @@ def _cost(content: Content) -> list[Node]:
         ),
     ]
     for part in parts:
-        load = part["load"]
         if is_busy(part, content):
             nodes.append(
                 Text(
-                    f"{NETWORKS[part['model']]}: while this was measured, other programs kept "
-                    f"{load:.0f} cores' work waiting for the {cores} of this machine. Threads that "
-                    "wait for each other suffer most: read these as rough ratios, no more.",
+                    f"{NETWORKS[part['model']]}: while this was measured, other programs wanted "
+                    "the cores of this machine. Threads that wait for each other suffer most: "
+                    "read these as rough ratios, no more.",
                     "warning",
                 )
             )
@@ -360,10 +391,11 @@ def _cost(content: Content) -> list[Node]:
             f" The report's, for ages: {duration(report[0][2])}, on its machine." if report else ""
         )
         nodes.append(Text(f"Each at its best in training: {best}.{own}", "note"))
+    projected = f"Projected, for the {faces:,} training faces of this fold: {PROJECTION} "
     nodes.append(
         Text(
-            f"First step: from the start of the process to the end of one step of training. "
-            f"Projected, for the {faces:,} training faces of this fold: {PROJECTION} "
+            "First step: from the start of the process to the end of one step of training. "
+            f"{projected * bool(faces)}"
             "Peak memory: of the process after training, on a GPU the framework's share of the "
             "device's.",
             "note",
@@ -373,7 +405,9 @@ def _cost(content: Content) -> list[Node]:
 
 
 def _cost_row(part: Part, variant: dict[str, Any], faces: int) -> list[Cell]:
-    name = Cell(f"{NAMES[variant['framework']]}, {variant['variant']}", variant["text"])
+    # What Keras has made of its "auto".
+    jit = f", jit_compile={variant['jit_compile']}" if "jit_compile" in variant else ""
+    name = Cell(f"{NAMES[variant['framework']]}, {variant['variant']}", variant["text"] + jit)
     if "error" in variant:
         return [name, Cell("failed", variant["error"]), NONE, NONE, NONE, NONE]
     training, inference = rate(variant, "training"), rate(variant, "inference")

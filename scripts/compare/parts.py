@@ -73,6 +73,10 @@ def agree(
         rows = differences(out, parts, initial_of(results, model, size, 0))
         about = {"model": model, "size": size, "optimizer": optimizer}
         results.add(f"differences/{model}/{size}/{optimizer}", about, {"rows": rows}, started)
+        if set(there) == set(ENGINES) and not any("error" in part for part in parts.values()):
+            # Nothing that is still to come would be compared with them.
+            for part in parts.values():
+                (out / part["file"]).unlink(missing_ok=True)
 
 
 def train(
@@ -135,7 +139,7 @@ def test_intervals(folder: Path, file: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def environment(values: Mapping[str, str]) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.update(values)
     try:
@@ -147,47 +151,47 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def measure(results: Results, args: Namespace, there: list[str], model: str, size: int) -> None:
-    """Times of each framework's variants, which take turns; all of a network are one part."""
+    """Times of each framework's variants, which take turns with those measured at one time."""
     key = f"cost/{model}/{size}"
-    if results.has(key):
-        return
     started, batch = time.time(), args.cost_batch
+    before = results.content["parts"].get(key, {}).get("variants", {})
+    done = {name: figures for name, figures in before.items() if "error" not in figures}
+    wanted = {
+        f"{name}, {label}": (name, label, variant)
+        for name in there
+        for label, variant in VARIANTS[name].items()
+        if args.platform in variant.platforms
+        and (args.platform not in variant.asked or label in args.variants)
+        and f"{name}, {label}" not in done
+    }
+    if not wanted:
+        return
     found: dict[str, Figures] = {}
-    rounds = {"training": args.rounds, "inference": args.rounds}
     with contextlib.ExitStack() as stack:
         workers: dict[str, Worker] = {}
-        for name in there:
-            for label, variant in VARIANTS[name].items():
-                if args.platform not in variant.platforms:
-                    continue
-                if label == "compiled" and args.platform == "cpu" and label not in args.variants:
-                    continue
-                log(f"{key}: starting {name}, {label}")
-                work = Work(
-                    model,
-                    size,
-                    variant.dtype,
-                    platform=args.platform,
-                    folder=folder_of(results, model, size).resolve(),
-                    options=variant.options,
-                )
-                with _environment(variant.environment):
-                    worker = stack.enter_context(_worker(name, work, args))
-                    begun = time.perf_counter()
-                    figures = worker.start()
-                    prepared = worker.ask("prepare", "training", batch)
-                figures = figures | {"framework": name, "variant": label, "text": variant.text}
-                if "error" in prepared:
-                    figures["error"] = prepared["error"]
-                else:
-                    figures["first_step_seconds"] = time.perf_counter() - begun
-                    figures["training_peak_bytes"] = prepared["peak_bytes"]
-                    workers[f"{name}, {label}"] = worker
-                found[f"{name}, {label}"] = figures
-        for stage, count in rounds.items():
-            _take_turns(workers, found, stage, batch, count, args.seconds)
+        for each, (name, label, variant) in wanted.items():
+            log(f"{key}: starting {each}")
+            work = Work(model, size, variant.dtype, platform=args.platform, options=variant.options)
+            with environment(variant.environment):
+                worker = stack.enter_context(_worker(name, work, args))
+                begun = time.perf_counter()
+                figures = worker.start()
+                prepared = worker.ask("prepare", "training", batch)
+            figures |= {"framework": name, "variant": label, "text": variant.text}
+            figures |= {"rounds": args.rounds, "seconds": args.seconds}
+            if "error" in prepared:
+                figures["error"] = prepared["error"]
+            else:
+                figures["first_step_seconds"] = time.perf_counter() - begun
+                workers[each] = worker
+            found[each] = figures
+        for stage in ("training", "inference"):
+            _take_turns(workers, found, stage, batch, args.rounds, args.seconds)
+        for each, (_, _, variant) in wanted.items():
+            with environment(variant.environment):
+                found[each] |= results.record(started)
     about = {"model": model, "size": size, "batch_size": batch, "platform": args.platform}
-    about |= {"rounds": args.rounds, "seconds": args.seconds}
+    found = done | found
     failed = not any("training" in figures for figures in found.values())
     error = {"error": "no framework has run"} if failed else {}
     results.add(key, about, {"variants": found} | error, started)
@@ -216,3 +220,6 @@ def _take_turns(
                 found[name]["error"] = times["error"]
                 continue
             found[name].setdefault(stage, []).append(batch / float(np.median(times)))
+    for name in able if stage == "training" else []:
+        # Now that an optimiser has all that it keeps.
+        found[name].setdefault("training_peak_bytes", workers[name].ask("peak"))

@@ -29,8 +29,8 @@ class Results:
         Raises:
             UserError: the folder holds a comparison with other settings.
         """
-        self.folder, self.path = folder, folder / RESULTS
-        fresh = {"settings": settings, "machine": describe_machine(), "parts": {}}
+        self.folder, self.path, self.machine = folder, folder / RESULTS, describe_machine()
+        fresh = {"settings": settings, "machine": self.machine, "parts": {}}
         self.content: dict[str, Any] = read_results(folder) if self.path.is_file() else fresh
         old = self.content["settings"]
         other = [k for k, v in settings.items() if k not in _MORE and old.get(k) != v]
@@ -40,7 +40,13 @@ class Results:
                 f"{folder} holds a comparison with --{name}={old.get(name)}, not {settings[name]}: "
                 "name another --out"
             )
-        self.content["settings"] = settings
+        # What an earlier run has measured stays.
+        both = {
+            name: [*dict.fromkeys([*old.get(name, []), *settings.get(name, [])])]
+            for name in ("parts", "frameworks", "variants")
+        }
+        seeds = max(old.get("seeds", 0), settings.get("seeds", 0))
+        self.content["settings"] = settings | both | {"seeds": seeds}
 
     def has(self, key: str) -> bool:
         """Whether a part is there; one that has failed is tried once more."""
@@ -48,16 +54,18 @@ class Results:
         return part is not None and "error" not in part
 
     def add(self, key: str, settings: Mapping[str, Any], result: Figures, started: float) -> None:
-        environment = {k: os.environ[k] for k in _ENVIRONMENT if k in os.environ}
-        self.content["parts"][key] = {
-            **settings,
-            **result,
+        self.content["parts"][key] = {**settings, **result, **self.record(started)}
+        self.save()
+
+    def record(self, started: float) -> Figures:
+        """When, where and under which conditions something has been measured."""
+        return {
             "took": time.time() - started,
             "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
             "load": round(os.getloadavg()[0], 1),
-            "environment": environment,
+            "environment": {k: os.environ[k] for k in _ENVIRONMENT if k in os.environ},
+            "machine": self.machine,
         }
-        self.save()
 
     def save(self) -> None:
         write_file(self.path, (json.dumps(self.content, indent=1) + "\n").encode())
