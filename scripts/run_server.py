@@ -5,6 +5,7 @@ disk. Here that is done once: runs.py starts this module as a program and asks i
 """
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import os
@@ -23,6 +24,8 @@ _IMPORTED = (
     "array_record.python.array_record_data_source",
     "matplotlib.backends.backend_agg",
 )
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 class Forked:
@@ -87,7 +90,7 @@ class RunServer:
         return Forked(self._connection.recv(), self._connection)
 
     def close(self) -> None:
-        """Ends the server; a process that it has forked runs on."""
+        """Ends the server; a process that it has forked gets a SIGTERM."""
         self._connection.close()
         self._process.kill()
         self._process.wait()
@@ -99,6 +102,7 @@ def serve(connection: Connection) -> tuple[str, Sequence[str], int] | None:
     Returns:
         In each process that it forks the module, the arguments and the stderr of that one.
     """
+    _end_with_parent()  # It hears nothing else while it waits for a run.
     for name in _IMPORTED:
         with contextlib.suppress(Exception):  # Runs tell of it, if they need it.
             importlib.import_module(name)
@@ -111,6 +115,7 @@ def serve(connection: Connection) -> tuple[str, Sequence[str], int] | None:
             module, arguments = connection.recv()
             stderr = recv_handle(connection)
             if not (pid := os.fork()):
+                _end_with_parent()
                 connection.close()
                 return module, arguments, stderr
             os.close(stderr)
@@ -118,6 +123,14 @@ def serve(connection: Connection) -> tuple[str, Sequence[str], int] | None:
             _, status = os.waitpid(pid, 0)
             connection.send(os.waitstatus_to_exitcode(status))
     return None
+
+
+def _end_with_parent() -> None:
+    """Has Linux send this process a SIGTERM as soon as its parent is gone, even by SIGKILL.
+
+    Or the same command, given again, would train beside a run in the same folder.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def become(module: str, arguments: Sequence[str], stderr: int) -> None:

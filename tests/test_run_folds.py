@@ -5,6 +5,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -380,6 +381,38 @@ def test_runs_are_forked_from_one_server(
     runs._server._process.wait()
     runs.train_in_child(run)
     assert capfd.readouterr().err.split()[0] != first.split()[0]
+
+
+def test_a_run_ends_with_a_program_that_is_killed(stand_in: Callable[[str], Run]) -> None:
+    if sys.platform != "linux":
+        return
+    folder = stand_in(
+        "import signal, sys, time\n"
+        "from pathlib import Path\n"
+        "def save(*_):\n"
+        "    Path('saved').touch()\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "print('training', file=sys.stderr, flush=True)\n"
+        "time.sleep(60)\n"
+    ).workdir.parent
+    program = (
+        "import os\n"
+        "from pathlib import Path\n"
+        "from scripts import runs\n"
+        f"runs.ROOT = Path({str(folder)!r})\n"
+        "os.chdir(runs.ROOT)\n"
+        "runs.train_in_child(runs.Run('fold 0', Path('run'), ()))\n"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"training\n"
+        process.kill()
+    deadline = time.monotonic() + 20
+    while not (folder / "saved").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_signal_while_the_server_starts(stand_in: Callable[[str], Run]) -> None:
