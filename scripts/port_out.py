@@ -20,7 +20,12 @@ from scripts import frameworks
 if TYPE_CHECKING:
     from agenet.weights.load import Weights
 
-SUFFIXES = {"torchvision": (".safetensors", ".pth"), "keras": (".weights.h5", ".keras")}
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    "torchvision": (".safetensors", ".pth"),
+    "keras": (".weights.h5", ".keras"),
+}
+# What no library has is written out in scripts/compare, to compute as these flavours.
+WRITTEN_OUT = {"levi_hassner": "report", "efficientnet_lite0": "tensorflow"}
 TOLERANCE = 1e-4
 EXTRA_LAYER = "params/heads/bn/scale"
 
@@ -58,7 +63,13 @@ def export(weights: "Weights", target: str) -> Export:
     name = _their_name(spec.model, spec.flavour, target)
     fill_network(weights)  # Raises for what is missing.
     tensors, columns = one_head(weights)
-    to_theirs = {"torchvision": torchvision.from_agenet, "keras": keras.from_agenet}[target]
+    to_theirs: Any = {"torchvision": torchvision.from_agenet, "keras": keras.from_agenet}[target]
+    if name in WRITTEN_OUT:
+        # Imported here: the comparison of frameworks needs this module.
+        from scripts.compare.in_keras import keras_from_agenet
+        from scripts.compare.in_torch import torch_names
+
+        to_theirs = {"torchvision": torch_names, "keras": keras_from_agenet}[target]
     return Export(weights, target, name, to_theirs(tensors, spec.model), columns)
 
 
@@ -130,6 +141,8 @@ def write(exported: Export, output: Path, check: bool) -> str:
             network answers differently.
     """
     target, suffixes = exported.target, SUFFIXES[exported.target]
+    if target == "keras" and exported.name in WRITTEN_OUT:
+        suffixes = suffixes[:1]  # A whole model with layers of ours would not open there.
     if not output.name.endswith(suffixes):
         raise UserError(f"{output}: --to {target} writes {' or '.join(suffixes)}")
     needed = check or output.suffix != ".safetensors"
@@ -150,17 +163,38 @@ def write(exported: Export, output: Path, check: bool) -> str:
     return how.replace("PATH", repr(str(output)))
 
 
-def create_torchvision(name: str, classes: int) -> Any:
-    """Torchvision's network, in inference mode."""
-    return getattr(frameworks.import_torchvision().models, name)(num_classes=classes).eval()
+def create_torchvision(exported: Export) -> Any:
+    """Torchvision's network, or the one written out here, in inference mode."""
+    models = frameworks.import_torchvision().models
+    if exported.name in WRITTEN_OUT:
+        from scripts.compare.in_torch import create_torch
+
+        return create_torch(_work(exported), exported.classes).eval()
+    return getattr(models, exported.name)(num_classes=exported.classes).eval()
 
 
-def create_keras(name: str, classes: int, size: int) -> Any:
-    """The network of Keras applications."""
-    create = getattr(frameworks.import_keras().applications, name)
-    return create(
-        weights=None, classes=classes, classifier_activation=None, input_shape=(size,) * 2 + (3,)
-    )
+def create_keras(exported: Export) -> Any:
+    """The network of Keras applications, or the one written out here."""
+    applications, classes = frameworks.import_keras().applications, exported.classes
+    if exported.name in WRITTEN_OUT:
+        from scripts.compare import in_keras
+
+        return in_keras.create_keras(_work(exported), classes)
+    shape = (*(exported.weights.spec.input.size,) * 2, 3)
+    create = getattr(applications, exported.name)
+    return create(weights=None, classes=classes, classifier_activation=None, input_shape=shape)
+
+
+def _work(exported: Export) -> Any:
+    from scripts.compare.engine import Work
+
+    return Work(exported.name, exported.weights.spec.input.size)
+
+
+def _written_out(exported: Export, function: str) -> str:
+    """How to create a network of ours there, from this repository's folder."""
+    work = f"scripts.compare.engine.Work({exported.name!r}, {exported.weights.spec.input.size})"
+    return f"model = scripts.compare.{function}({work}, {exported.classes})"
 
 
 def assign_keras(model: Any, tensors: Mapping[str, np.ndarray]) -> None:
@@ -189,15 +223,18 @@ def _their_name(model: str, flavour: str, target: str) -> str:
             **{f"efficientnet_b{i}": f"EfficientNetB{i}" for i in range(8)},
         },
     }[target]
+    known |= {name: name for name in WRITTEN_OUT}
     if model not in known:
         raise UserError(f"--to {target}: there is no {model} there, only {', '.join(known)}")
     keras_flavour = "keras" if model.startswith("resnet") else "tensorflow"
     wanted = {"torchvision": "torchvision", "keras": keras_flavour}[target]
+    wanted = WRITTEN_OUT.get(model, wanted)
     if flavour != wanted:
         other = "keras" if target == "torchvision" else "torchvision"
+        elsewhere = f"try --to {other}, or " * (model not in WRITTEN_OUT)
         raise UserError(
             f"--to {target}: these weights of {model} are of flavour {flavour!r}, and its network "
-            f"computes as flavour {wanted!r}: try --to {other}, or train with "
+            f"computes as flavour {wanted!r}: {elsewhere}train with "
             f"--config.model.flavour={wanted}"
         )
     return known[model]
@@ -206,6 +243,8 @@ def _their_name(model: str, flavour: str, target: str) -> str:
 def _write_torchvision(exported: Export, path: Path) -> str:
     spec = exported.weights.spec
     create = f"model = torchvision.models.{exported.name}(num_classes={exported.classes})"
+    if exported.name in WRITTEN_OUT:
+        create = _written_out(exported, "in_torch.create_torch")
     if path.suffix == ".safetensors":
         import safetensors.numpy
 
@@ -221,8 +260,12 @@ def _write_torchvision(exported: Export, path: Path) -> str:
 
 def _write_keras(exported: Export, path: Path) -> str:
     spec = exported.weights.spec
-    model = create_keras(exported.name, exported.classes, spec.input.size)
+    model = create_keras(exported)
     assign_keras(model, exported.tensors)
+    if exported.name in WRITTEN_OUT:
+        model.save_weights(path)
+        create = _written_out(exported, "in_keras.create_keras")
+        return f"{create}; model.load_weights(PATH)"
     mean, std = (np.array(values, np.float32) / 255 for values in (spec.input.mean, spec.input.std))
     for layer in model.layers:
         if layer.name.startswith("normalization"):
@@ -242,7 +285,7 @@ def _write_keras(exported: Export, path: Path) -> str:
 def _run_torchvision(exported: Export, path: Path, pixels: np.ndarray) -> np.ndarray:
     import torch
 
-    model = create_torchvision(exported.name, exported.classes)
+    model = create_torchvision(exported)
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -258,11 +301,16 @@ def _run_keras(exported: Export, path: Path, pixels: np.ndarray) -> np.ndarray:
     if path.suffix == ".keras":
         model = frameworks.import_keras().models.load_model(path)
     else:
-        model = create_keras(exported.name, exported.classes, exported.weights.spec.input.size)
+        model = create_keras(exported)
         model.load_weights(path)
-    resnet = exported.name.startswith("ResNet")
-    images = _normalised(exported, pixels)[..., ::-1] if resnet else pixels
+    images = _normalised(exported, pixels) if takes_normalised(exported) else pixels
+    images = images[..., ::-1] if exported.name.startswith("ResNet") else images
     return np.asarray(model(np.ascontiguousarray(images), training=False))
+
+
+def takes_normalised(exported: Export) -> bool:
+    """Whether Keras's network leaves it to others to normalise its input."""
+    return not exported.name.startswith("EfficientNet")
 
 
 def _normalised(exported: Export, pixels: np.ndarray) -> np.ndarray:

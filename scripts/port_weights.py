@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--to",
         choices=TO,
         help="instead of our own format, a file that opens there: .safetensors or .pth for "
-        "torchvision's network, .weights.h5 or .keras for Keras's",
+        "torchvision's network, .weights.h5 or .keras for Keras's; Levi-Hassner's and "
+        "EfficientNet-Lite0 are written out in scripts/compare",
     )
     parser.add_argument("--model", default="", help="the network, for a file not in the table")
     parser.add_argument("--flavour", default="", help="its variant, where the file leaves it open")
@@ -105,7 +106,7 @@ def print_table() -> None:
 
 def port_to(args: Any) -> None:
     """Weights of a run or a file, as a file of another framework's network."""
-    from scripts.port_out import export, write
+    from scripts.port_out import export, takes_normalised, write
 
     if args.half:
         raise UserError("--half is for this package's own format, not --to")
@@ -121,10 +122,9 @@ def port_to(args: Any) -> None:
     print_what_is_written(args.output, weights)
     print(f"  outputs  {columns}")
     if args.to == "keras":
-        efficient = exported.name.startswith("EfficientNet")
-        print(
-            f"  takes    {'RGB, 0 to 255, as it is' if efficient else 'BGR, normalised as above'}"
-        )
+        order = "BGR" if exported.name.startswith("ResNet") else "RGB"
+        how_given = "normalised as above" if takes_normalised(exported) else "0 to 255, as it is"
+        print(f"  takes    {order}, {how_given}")
     print(f"  load     {how}")
 
 

@@ -181,8 +181,8 @@ def _agreement(content: Content) -> Finding:
     count = len({n for e in found for n in (e.a, e.b)})
     told = sorted((e for e in found if e.told), key=lambda e: e.ratio)
     beyond = [e for e in told if e.ratio > ROUNDING]
-    hidden = {(e.subject, e.model) for e in found if not e.told}
-    differing = {(e.subject, e.model) for e in beyond} - hidden
+    differing = {(e.subject, e.model) for e in beyond}
+    hidden = {(e.subject, e.model) for e in found if not e.told} - differing
     same = {(e.subject, e.model) for e in found} - hidden - differing
     worst_of = {e.subject: e for e in told}  # the last one has most
     measured = "; ".join(
@@ -194,14 +194,15 @@ def _agreement(content: Content) -> Finding:
         "Where two frameworks in float32 most exceed rounding, relative to the whole, or for steps "
         f"to the way that training has gone: {measured}. Rounding alone: the same framework with "
         f"its pictures changed in their last bit, but at least {LEAST['float32']:.0e}. "
-        f"{len(beyond)} of {len(told)} comparisons are beyond {ROUNDING:.0f} times rounding."
+        f"Of {len(told)} comparisons that can be told {len(beyond)} are beyond {ROUNDING:.0f} "
+        "times that."
     )
     if hidden:
         evidence += (
             " Cannot be told apart from rounding at this many steps, where that would hide a "
             f"network that had learnt something else: {_listed(found, hidden)}."
         )
-    if not told:
+    if not same and not beyond:
         return Finding("Nothing that the frameworks do can be told from rounding.", evidence)
     start = f"To rounding, the {count} frameworks compute the same {_listed(found, same)}."
     start *= bool(same)

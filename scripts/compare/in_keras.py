@@ -153,14 +153,14 @@ def _keras_loss(labels: Any, logits: Any) -> Any:
     return total
 
 
-def create_keras(work: Work) -> Any:
+def create_keras(work: Work, outputs: int = OUTPUTS) -> Any:
     """The model, computing as `flavour_of` says, and taking its input as it is."""
     import keras
 
     if work.model == "levi_hassner":
-        return _keras_levi_hassner(work)
+        return _keras_levi_hassner(work, outputs)
     shape = (work.size, work.size, 3)
-    common: Any = {"weights": None, "classes": OUTPUTS, "classifier_activation": None}
+    common: Any = {"weights": None, "classes": outputs, "classifier_activation": None}
     if work.model == "resnet50":
         model = keras.applications.ResNet50(input_shape=shape, **common)
         model = keras.models.clone_model(model, clone_function=_as_torchvision)
@@ -230,7 +230,7 @@ def _as_torchvision(layer: Any) -> Any:
     return kind.from_config(config)
 
 
-def _keras_levi_hassner(work: Work) -> Any:
+def _keras_levi_hassner(work: Work, outputs: int) -> Any:
     import keras
     from keras import layers, ops
 
@@ -255,7 +255,7 @@ def _keras_levi_hassner(work: Work) -> Any:
     x = layers.Flatten()(x)
     for name in ("fc1", "fc2"):
         x = layers.Dropout(rate)(layers.Dense(512, activation="relu", name=name)(x))
-    return keras.Model(inputs, layers.Dense(OUTPUTS, name="predictions")(x))
+    return keras.Model(inputs, layers.Dense(outputs, name="predictions")(x))
 
 
 def keras_from_agenet(tensors: Tensors, model: str) -> Tensors:

@@ -145,23 +145,23 @@ class Torch(Framework):
         return int(self.torch.cuda.max_memory_allocated()) if cuda else super().peak()
 
 
-def create_torch(work: Work) -> Any:
+def create_torch(work: Work, outputs: int = OUTPUTS) -> Any:
     """The module, computing as `flavour_of` says."""
     import torch
 
     nn = torch.nn
     if work.model == "levi_hassner":
-        return _torch_levi_hassner(work)
+        return _torch_levi_hassner(work, outputs)
     models = import_torchvision().models
     if work.model == "resnet50":
-        module = models.resnet50(num_classes=OUTPUTS)
+        module = models.resnet50(num_classes=outputs)
         drop = nn.Dropout(0.2 * work.regular)
         module.fc.register_forward_pre_hook(lambda _, inputs: drop.train(module.training)(*inputs))
         return module
     rates = {"dropout": 0.2 * work.regular, "stochastic_depth_prob": 0.2 * work.regular}
     lite = "lite" in work.model
     name = work.model.replace("lite", "b")
-    module = getattr(models, name)(num_classes=OUTPUTS, **rates)
+    module = getattr(models, name)(num_classes=outputs, **rates)
     for part in [*module.modules()]:
         if isinstance(part, nn.BatchNorm2d):
             part.eps, part.momentum = 1e-3, 0.01
@@ -187,7 +187,7 @@ def _pad_same(conv: Any, inputs: Any) -> Any:
     return (torch.nn.functional.pad(x, zeros),)
 
 
-def _torch_levi_hassner(work: Work) -> Any:
+def _torch_levi_hassner(work: Work, outputs: int) -> Any:
     from torch import nn
 
     rate = 0.5 * work.regular
@@ -203,7 +203,7 @@ def _torch_levi_hassner(work: Work) -> Any:
             self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
             self.fc1 = nn.Linear(384 * side * side, 512)
             self.fc2 = nn.Linear(512, 512)
-            self.classifier = nn.Linear(512, OUTPUTS)
+            self.classifier = nn.Linear(512, outputs)
             self.pool = nn.MaxPool2d(3, stride=2, padding=1)
             self.norm = nn.LocalResponseNorm(5)
             self.drop = nn.Dropout(rate)
