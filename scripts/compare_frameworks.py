@@ -158,7 +158,7 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     except ValueError:
         raise UserError(f"--steps={args.steps} must be numbers from 1, such as 1,10,100") from None
     args.parts = _chosen("--parts", args.parts, PARTS)
-    for part in {"agreement", "results"} & {*args.parts}:
+    for part in sorted({"agreement", "results"} & {*args.parts}):
         batch = getattr(args, f"{part}_batch")
         if 0 < args.train_faces < batch:
             raise UserError(
