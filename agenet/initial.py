@@ -12,7 +12,6 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from agenet.checkpoint import Checkpoints, is_complete
-from agenet.default_weights import FILE, TRAINED_ON
 from agenet.errors import UserError
 from agenet.lineage import TrainedOn
 from agenet.losses import describe_heads
@@ -81,7 +80,7 @@ def find_initial(init: str, model: str, flavour: str) -> Initial | None:
         mean=spec.input.mean,
         std=spec.input.std,
         read=lambda: weights.tensors,
-        trained_on=TRAINED_ON if found == FILE else spec.trained_on,
+        trained_on=spec.trained_on,
     )
 
 

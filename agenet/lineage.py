@@ -35,13 +35,20 @@ def trained_on(records: Records, splits: Splits, earlier: Mapping[str, str]) -> 
     return found | dict.fromkeys(map(_data_set, extra_names(records.name)), NOT_FOLD_0)
 
 
+def is_seen(seen: Mapping[str, str], records: Records, rows: np.ndarray) -> np.ndarray:
+    """Which faces, the rows int [N], show persons whom weights that saw `seen` know: bool [N]."""
+    persons = seen.get(_data_set(records.name), "")
+    if persons == NOT_FOLD_0:
+        return records.fold[rows] != 0
+    return np.isin(records.subject_id[rows], _decode(persons))
+
+
 def check_not_seen(seen: Mapping[str, str], records: Records, splits: Splits) -> None:
     """Raises `UserError` if weights that saw `seen` saw persons who are validated or tested.
 
     Those that saw all outside fold 0 leave nobody to be validated: a warning says so.
     """
-    persons = seen.get(_data_set(records.name), "")
-    whole = persons == NOT_FOLD_0
+    whole = seen.get(_data_set(records.name)) == NOT_FOLD_0
     remedy = (
         "give --config.dataset.test_fold=0, the only one that they have not seen, or other weights"
         if whole
@@ -50,10 +57,7 @@ def check_not_seen(seen: Mapping[str, str], records: Records, splits: Splits) ->
     )
     for name in ("test", "validation"):
         rows = getattr(splits, name)
-        if whole:
-            known = records.fold[rows] != 0
-        else:
-            known = np.isin(records.subject_id[rows], _decode(persons))
+        known = is_seen(seen, records, rows)
         what = (
             f"these weights were trained on persons of {known.sum():,} of the {len(rows):,} {name} "
             "faces"

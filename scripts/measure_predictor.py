@@ -76,6 +76,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=0, help="of faces, drawn at random; 0: all")
     args = parser.parse_args()
     from agenet.data.records import open_records
+    from agenet.default_weights import find_weights
+    from agenet.engines import create_engine
+    from agenet.lineage import is_seen
 
     records = open_records(args.data_set, args.data_dir, args.labels)
     rows = np.flatnonzero(records.fold == args.fold)
@@ -83,8 +86,11 @@ def main() -> None:
         raise UserError(f"{records.name} has no fold {args.fold}: give another --fold")
     if args.count:
         rows = np.sort(np.random.default_rng(0).permutation(rows)[: args.count])
-    predictor = Predictor.load(args.model, engine=args.engine)
+    engine = create_engine(find_weights(args.model), args.engine)
+    predictor = Predictor(engine)
     print(f"{args.model} on {records.name}, fold {args.fold}, {len(rows):,} faces\n")
+    if known := int(is_seen(engine.spec.trained_on, records, rows).sum()):
+        print(f"NOTE: {known:,} of them show persons whom these weights were trained on\n")
     found = {}
     for name, change in CONDITIONS.items():
         found[name] = _measure(predictor, records, rows, change)

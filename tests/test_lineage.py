@@ -6,8 +6,10 @@ import pytest
 
 from agenet.data.records import Records, join_records
 from agenet.data.splits import Splits, make_splits
+from agenet.default_weights import FILE
 from agenet.errors import UserError
-from agenet.lineage import check_not_seen, trained_on
+from agenet.lineage import check_not_seen, is_seen, trained_on
+from agenet.weights.load import read_weights
 
 OPTIONS: dict[str, Any] = {"tasks": ("age",), "validation_fraction": 0.2, "seed": 0}
 
@@ -48,3 +50,11 @@ def test_what_was_added_is_known_but_for_its_test_set(
     with pytest.raises(UserError, match=r"test faces: give --config.dataset.test_fold=0"):
         check_not_seen(seen, records, split(records, 1))
     assert trained_on(records, split(records, 1), seen)["noise"] == "all outside fold 0"
+
+
+def test_weights_that_come_along_have_seen_fairface(records: Records) -> None:
+    seen = read_weights(FILE).spec.trained_on
+    rows = np.arange(len(records.fold))
+    assert not is_seen(seen, records, rows).any()
+    fairface = Records(**{**vars(records), "name": "fairface/partial/1.0.0"})
+    np.testing.assert_array_equal(is_seen(seen, fairface, rows), records.fold != 0)

@@ -11,6 +11,7 @@ import safetensors.numpy
 from flax.core import FrozenDict, freeze
 from flax.traverse_util import empty_node, flatten_dict, unflatten_dict
 
+from agenet.default_weights import FILE, TRAINED_ON
 from agenet.errors import UserError
 from agenet.weights.formats import TensorFile, read_tensors
 from agenet.weights.identify import identify
@@ -55,6 +56,8 @@ def read_weights(
     file = read_tensors(path)
     if METADATA_KEY in file.metadata:
         weights = _read_own(path, file)
+        if path == FILE:
+            weights = replace(weights, spec=replace(weights.spec, trained_on=TRAINED_ON))
     else:
         weights = _read_foreign(path, file, model, flavour, known)
     spec = weights.spec
