@@ -139,11 +139,12 @@ def _measure(predictor: Predictor, records: Any, rows: np.ndarray, change: Calla
             males.append(told.gender)
     low, high, age = records.age_low[rows], records.age_high[rows], np.array(ages)
     error = np.maximum(np.maximum(low - age, age - high), 0)
+    unknown = (low == UNKNOWN) | np.isnan(age)  # A network may tell groups only.
     gender = records.labels["gender"][rows]
     right = np.array([GENDERS.index(name) if name else UNKNOWN for name in males]) == gender
     return {
-        "age": np.where(low == UNKNOWN, np.nan, error),
-        "inside": np.where(low == UNKNOWN, np.nan, np.maximum(low - age, age - high) < 0.5),
+        "age": np.where(unknown, np.nan, error),
+        "inside": np.where(unknown, np.nan, np.maximum(low - age, age - high) < 0.5),
         "gender": np.where(gender == UNKNOWN, np.nan, right),
     }
 
