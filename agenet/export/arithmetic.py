@@ -243,6 +243,7 @@ ARITHMETIC: dict[str, Operator] = {
     "log_softmax": _log_softmax,
     "logistic": _elementwise("Sigmoid"),
     "max": _max,
+    "min": lambda writer, equation: _broadcast(writer, "Min", equation.inputs),
     "mul": _scale_or_shift("Mul"),
     "neg": _elementwise("Neg"),
     "reduce_max": _reduce("ReduceMax"),
