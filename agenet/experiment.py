@@ -46,6 +46,7 @@ from agenet.losses import (
     known_classes,
     years_told_by,
 )
+from agenet.metrics import LAST
 from agenet.models import create_model, option_names
 from agenet.models.classifier import Classifier
 from agenet.optim import create_optimizer, create_schedule, to_steps
@@ -65,8 +66,6 @@ from agenet.weights.load import below, load_into
 # RGB, 0 to 255, where neither config nor weights say otherwise.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-# The state that `best` of a config keeps: not the best by a metric, but the one at the end.
-LAST = "last"
 # Of the computation; parameters are float32 always.
 DTYPES = ("float32", "bfloat16")
 

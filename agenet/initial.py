@@ -20,6 +20,7 @@ from agenet.state import create_variables
 from agenet.weights.cache import find_file, find_init
 from agenet.weights.known import KnownWeights
 from agenet.weights.load import read_weights
+from agenet.weights.spec import WeightsSpec
 
 RGB = tuple[float, ...]
 
@@ -61,25 +62,24 @@ def find_initial(init: str, model: str, flavour: str) -> Initial | None:
         )
     found = find_init(init, model, flavour)
     if isinstance(found, KnownWeights):
-        spec = found.spec
-        return Initial(
-            init=found.name,
-            flavour=spec.flavour,
-            mean=spec.input.mean,
-            std=spec.input.std,
-            read=lambda: read_weights(find_file(found), known=found).tensors,
-            trained_on=spec.trained_on,
+        return _from_file(
+            found.name,
+            found.spec,
+            lambda: read_weights(find_file(found), known=found).tensors,
         )
     if found.is_dir():
         return _from_run(found, init, model, flavour)
     weights = read_weights(found, model=model, flavour=flavour)
-    spec = weights.spec
+    return _from_file(init, weights.spec, lambda: weights.tensors)
+
+
+def _from_file(init: str, spec: WeightsSpec, read: Callable[[], dict[str, np.ndarray]]) -> Initial:
     return Initial(
         init=init,
         flavour=spec.flavour,
         mean=spec.input.mean,
         std=spec.input.std,
-        read=lambda: weights.tensors,
+        read=read,
         trained_on=spec.trained_on,
     )
 

@@ -9,6 +9,8 @@ from agenet.labels import RACES, TASK_CLASSES, UNKNOWN
 
 # Of equal width, over the probability of the predicted class.
 CALIBRATION_BINS = 15
+# In the place of a metric's name: the state kept is not the best by one, but that at the end.
+LAST = "last"
 RESAMPLES, LEVEL, SEED = 1000, 0.95, 0
 # The percentiles of fewer persons than this lie far too close together.
 MIN_SUBJECTS = 10

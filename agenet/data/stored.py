@@ -150,10 +150,7 @@ class SelectedPictures(LazyPictures):
 
     def __init__(self, parts: Sequence[tuple[Sequence[bytes], np.ndarray]]):
         """Of pairs of pictures and the rows int [K] that are taken of them."""
-        measured = [measure_pictures(whole) for whole, _ in parts]
-        taken = [
-            [column[rows] for column in m] for m, (_, rows) in zip(measured, parts, strict=True)
-        ]
+        taken = [[column[rows] for column in measure_pictures(whole)] for whole, rows in parts]
         self.lengths, self.checksums = map(np.concatenate, zip(*taken, strict=True))
         self._parts = parts
         self._ends = np.cumsum([len(rows) for _, rows in parts])

@@ -19,7 +19,14 @@ from agenet.figures import (
     subgroup_bars,
 )
 from agenet.labels import TASK_CLASSES
-from agenet.metrics import AGE_MIDPOINTS, CALIBRATION_BINS, LEVEL, MIN_SUBJECTS, RESAMPLES
+from agenet.metrics import (
+    AGE_MIDPOINTS,
+    CALIBRATION_BINS,
+    LAST,
+    LEVEL,
+    MIN_SUBJECTS,
+    RESAMPLES,
+)
 from agenet.report.files import seen_before, views_of
 from agenet.report.published import FOLDS_DIFFER, LIMITS, PUBLISHED, SOURCES, on_adience
 from agenet.writers import write_file
@@ -43,7 +50,6 @@ MAIN_FIGURES = {
     "cs5": ("CS@5 %", 100, 1),
 }
 EXACT_AGES = "Faces of exact age"
-LAST = "last"  # stands for the metric where no state is chosen
 
 
 def write_report(
