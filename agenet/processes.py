@@ -6,6 +6,7 @@ go through the coordinator that JAX itself needs, in process 0.
 """
 
 import ctypes
+import errno
 import itertools
 import json
 import logging
@@ -21,6 +22,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import jax
+from jax._src.clusters import ClusterEnv
 from jax._src.distributed import global_state
 
 from agenet.errors import UserError
@@ -166,6 +168,8 @@ def parse(processes: str) -> dict[str, Any]:
     port = address.rpartition(":")[2]
     if ":" not in address[1:] or len(numbers) != 2 or not all(map(str.isdecimal, [port, *numbers])):
         raise UserError(f"{_FORM}, not {processes!r}")
+    if not 0 < int(port) < 2**16:
+        raise UserError(f"--processes={processes}: ports go from 1 to 65535, not to {port}")
     count, index = map(int, numbers)
     if index >= count:
         raise UserError(
@@ -197,6 +201,9 @@ def _join(processes: str, lost: int) -> None:
     # While C++ waits for the others, Python is deaf.
     interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
+        given = given or _recognised(seconds)
+        if given["process_id"] == 0:
+            _check_port(given["coordinator_address"])
         jax.distributed.initialize(
             **given,
             initialization_timeout=seconds + _JAX_WAITS_LONGER,
@@ -223,6 +230,37 @@ def _join(processes: str, lost: int) -> None:
             f"{global_state.coordinator_address}: see what that one told last"
         )
     )
+
+
+def _recognised(seconds: int) -> dict[str, Any]:
+    """What `jax.distributed.initialize` would find out itself; nothing but None if it cannot."""
+    names = "coordinator_address", "num_processes", "process_id", "local_device_ids"
+    found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)
+    return dict(zip(names, found, strict=True))
+
+
+def _check_port(address: str) -> None:
+    """JAX dies of a segmentation fault, often without a line, where it cannot have its port.
+
+    Raises:
+        UserError: the port is another program's.
+    """
+    every_address = f"[::]:{address.rpartition(':')[2]}"
+    host, _, port = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", every_address).rpartition(":")
+    try:
+        family, *_, where = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As gRPC binds: IPv4 too, and over what has been closed a moment ago.
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise UserError(
+                f"process 0 cannot serve {address} ({error.strerror}): choose another port, with "
+                "--processes=auto by JAX_COORDINATOR_PORT"
+            ) from error
 
 
 def _whoami() -> str:

@@ -189,19 +189,19 @@ def test_sigterm_before_training(records: Records, tmp_path: Path) -> None:
     assert "Traceback" not in (tmp_path / "train.log").read_text()
 
 
-def joining(address: str) -> str:
-    """A program that does nothing but become the first of two processes."""
+def joining(processes: str) -> str:
+    """A program that does nothing but become one of several processes."""
     return f"""
 from agenet.errors import one_line_errors
 from agenet.processes import joined
 print(flush=True)
-with one_line_errors(), joined("{address},2,0"):
+with one_line_errors(), joined("{processes}"):
     pass
 """
 
 
 def test_interrupted_while_it_waits_for_the_others() -> None:
-    command = [sys.executable, "-c", joining(f"127.0.0.1:{free_port()}")]
+    command = [sys.executable, "-c", joining(f"127.0.0.1:{free_port()},2,0")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -213,8 +213,18 @@ def test_interrupted_while_it_waits_for_the_others() -> None:
 def test_the_port_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        told = run_program("-c", joining(address), fails=True)
-    assert f"error: process 0 cannot serve {address} (" in told.splitlines()[-1]
+        told = run_program("-c", joining(f"{address},2,0"), fails=True)
+    line = f"error: process 0 cannot serve {address} (Address already in use): choose another port"
+    assert told.startswith(f"\n{line}") and told.count("\n") == 2
+
+
+def test_the_port_is_taken_as_slurm_tells_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2"}
+        slurm |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "JAX_COORDINATOR_PORT": port}
+        told = run_program("-c", joining("auto"), fails=True, **slurm)
+    assert f"error: process 0 cannot serve 127.0.0.1:{port} (" in told
 
 
 @pytest.mark.parametrize(("index", "told"), [(1, "has not answered for 1 s"), (0, "have come to")])
@@ -234,6 +244,8 @@ def test_those_who_do_not_come(records: Records, tmp_path: Path, index: int, tol
         ("host:1234,2", 'must be "auto" or'),
         ("host:1234,2,-1", 'must be "auto" or'),
         ("host:1234,2,2", "the first is 0 and the last 1, none is 2"),
+        ("host:0,2,0", "ports go from 1 to 65535, not to 0"),
+        ("host:65536,2,0", "not to 65536"),
     ],
 )
 def test_mistaken_flag(processes: str, told: str) -> None:
