@@ -35,7 +35,7 @@ from agenet.processes import agree, gather, is_first
 from agenet.profile import Profile, Window
 from agenet.report.files import views_of
 from agenet.train import Progress, Trainer
-from agenet.writers import Writers, create_writer, log_to, writing_to
+from agenet.writers import Writers, alone_in, create_writer, log_to, writing_to
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ def launch(
     check_same_everywhere({"command": "training", "config": config.to_dict()})
     create_workdir(workdir)
     log_file = workdir / "train.log" if is_first() else None
-    with log_to(log_file, process=jax.process_index()):
+    lock = alone_in(workdir) if is_first() else contextlib.nullcontext()
+    with lock, log_to(log_file, process=jax.process_index()):
         keep_compiled()
         prepare_if_asked(config.dataset)
         asked = config.to_dict()

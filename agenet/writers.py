@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from absl import logging as absl_logging
+from filelock import FileLock, Timeout
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from agenet.errors import UserError
@@ -83,6 +84,28 @@ def writing_to(workdir: Path) -> Iterator[None]:
         raise UserError(
             f"--workdir {workdir} cannot be written to ({error.strerror}): name another one"
         ) from error
+
+
+@contextmanager
+def alone_in(workdir: Path) -> Iterator[None]:
+    """Keeps other processes out of a work directory in the block, however this one ends.
+
+    Raises:
+        UserError: one is there already.
+    """
+    lock = FileLock(workdir / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise UserError(
+            f"--workdir {workdir} is in use by another process: wait for its end, or name another"
+        ) from error
+    except (OSError, NotImplementedError) as error:  # Some shared file systems have no locks.
+        log.debug("%s is not locked: %s", workdir, error)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class MetricWriter(Protocol):

@@ -92,11 +92,11 @@ def train_folds(folds: Sequence[Run], workdir: Path, command: str, train: Train)
     def failed(run: Run, message: str) -> None:
         raise UserError(f"{run.name}: {message}")
 
-    runs.create_folder(workdir)
     try:
-        for run, report in runs.run_all(folds, train, failed):
-            reports[run.config.dataset.test_fold] = report
-            write_tables(reports, len(folds), workdir, command)
+        with runs.own_folder(workdir):
+            for run, report in runs.run_all(folds, train, failed):
+                reports[run.config.dataset.test_fold] = report
+                write_tables(reports, len(folds), workdir, command)
     except StoppedError as stopped:
         runs.end_if_stopped(stopped, folds[len(reports)].name)
     print(markdown(reports, len(folds), command))

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 from agenet.errors import UserError
 from agenet.identity import data_set_names, digest_data, digest_weights, find_differences
 from agenet.main import LARGE_PAGES, config_error
-from agenet.writers import read_json_lines, write_file, writing_to
+from agenet.writers import alone_in, read_json_lines, write_file, writing_to
 from scripts.run_server import Forked, RunServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -172,10 +172,17 @@ def check_fields(arguments: Sequence[str], fixed: Sequence[str] = ()) -> None:
             raise UserError(f"{argument}: {found[1]} is set by this program, leave it out")
 
 
-def create_folder(workdir: Path) -> None:
-    """Makes the folder of several runs; raises `UserError` if it cannot be one."""
+@contextlib.contextmanager
+def own_folder(workdir: Path) -> Iterator[None]:
+    """Makes the folder of several runs, to be this process's alone in the block.
+
+    Raises:
+        UserError: it cannot be one, or is another process's.
+    """
     with writing_to(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
+    with alone_in(workdir):
+        yield
 
 
 def run_all(

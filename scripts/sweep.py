@@ -166,17 +166,19 @@ def train_sweep(sweep: Sweep, workdir: Path, train: Train) -> None:
         print(f"{run.name}: {message}: going on without it", file=sys.stderr, flush=True)
         write_tables(sweep, results, workdir)
 
-    runs.create_folder(workdir)
     try:
-        for run, report in runs.run_all(sweep.runs, train, failed):
-            results.reports[run.name] = report
-            results.figures[run.name] = {
-                "validation": runs.validation_figures(run.workdir, report["training"]["best_step"]),
-                "test": runs.test_figures(report),
-                "seconds": report["seconds"],
-                "stopped_early": runs.stopped_early(report["training"]),
-            }
-            write_tables(sweep, results, workdir)
+        with runs.own_folder(workdir):
+            for run, report in runs.run_all(sweep.runs, train, failed):
+                results.reports[run.name] = report
+                results.figures[run.name] = {
+                    "validation": runs.validation_figures(
+                        run.workdir, report["training"]["best_step"]
+                    ),
+                    "test": runs.test_figures(report),
+                    "seconds": report["seconds"],
+                    "stopped_early": runs.stopped_early(report["training"]),
+                }
+                write_tables(sweep, results, workdir)
     except StoppedError as stopped:
         done = len(results.figures) + len(results.failures)
         runs.end_if_stopped(stopped, sweep.runs[done].name)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from agenet import launch
 from agenet.errors import UserError
+from agenet.writers import alone_in
 from configs import default
 from tests.conftest import ROOT, run_program
 
@@ -175,6 +176,10 @@ def test_drawn_faces_without_tensorflow(drawn_faces: Path, tmp_path: Path) -> No
     assert "to go on, run the same command again" in told
     assert "no TensorBoard log" in told
     assert not (workdir / "report.json").exists()
+
+    with alone_in(workdir):
+        output = run_program(*arguments, fails=True, **environment)
+    assert f"error: --workdir {workdir} is in use by another process: wait for its end" in output
 
     output = run_program(*arguments, **environment)
     assert "continuing from step" in output

@@ -123,6 +123,19 @@ def test_stopped_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert read(tmp_path / "runs")["complete"]
 
 
+def test_started_twice(tmp_path: Path) -> None:
+    file, workdir = write_sweep(tmp_path / "file.py", {"seed": 3}), tmp_path / "runs"
+    again = re.escape(f"{workdir} is in use by another process")
+
+    def train(run: Run) -> None:
+        with pytest.raises(UserError, match=again):
+            sweep.main([f"--sweep={file}", f"--workdir={workdir}"], FakeTrainer())
+        leave_report(run)
+
+    sweep.main([f"--sweep={file}", f"--workdir={workdir}"], train)
+    assert read(workdir)["complete"]
+
+
 def test_first_failure_ends_it(tmp_path: Path) -> None:
     file = write_sweep(tmp_path / "file.py", {"seed": 4}, {})
     trainer = FakeTrainer(default="init: the run in x trained resnet50")

@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import re
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agenet.errors import UserError
-from agenet.writers import JsonLinesWriter, create_writer, log_to, read_json_lines
+from agenet.writers import JsonLinesWriter, alone_in, create_writer, log_to, read_json_lines
 
 
 def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:
@@ -45,6 +46,23 @@ def test_tensorboard_gets_the_same(tmp_path: Path) -> None:
     events.Reload()
     (event,) = events.Tensors("train/loss")
     assert (event.step, make_ndarray(event.tensor_proto)) == (3, 0.25)
+
+
+def test_one_process_alone_in_a_folder(tmp_path: Path) -> None:
+    in_use = pytest.raises(UserError, match=r"is in use by another process")
+    with alone_in(tmp_path), in_use, alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path):  # which a lock that is left does not hinder
+        pass
+
+
+def test_folder_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("agenet.writers.FileLock.acquire", refuse)
+    with alone_in(tmp_path):
+        pass
 
 
 def test_log_goes_to_terminal_and_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
