@@ -448,6 +448,10 @@ def test_training_and_timing(name: str, tmp_path: Path) -> None:
     }
     assert np.isfinite(list(epoch.values())).all()
     assert runs[1][0] == pytest.approx(epoch, rel=1e-4)
+    broken = safetensors.numpy.load_file(initial)
+    safetensors.numpy.save_file({n: v * np.inf for n, v in broken.items()}, initial)
+    with pytest.raises(FloatingPointError, match="training has diverged: its loss in epoch 1 is"):
+        framework.train_all(initial, tmp_path / "out.npy", 4, 1, 0)
     framework.prepare("training", 2)
     assert framework.measure("training", 0.0)[0] > 0
 

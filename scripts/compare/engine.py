@@ -276,7 +276,11 @@ class Framework(Engine):
     def train(
         self, initial: Path, out: Path, batch_size: int, epochs: int, seed: int
     ) -> Iterator[Figures]:
-        """The figures of the test after each epoch; the answers of the last go to `out`."""
+        """The figures of the test after each epoch; the answers of the last go to `out`.
+
+        Raises:
+            FloatingPointError: it has diverged.
+        """
         faces = self.faces
         self.seed(seed)
         self.assign(safetensors.numpy.load_file(initial))
@@ -290,10 +294,15 @@ class Framework(Engine):
                 else:
                     images = faces.inputs(rows, self.work.size)
                 losses.append(self.step(self.place(images, faces.labels[rows])))
+            training_loss = float(np.mean([float(loss) for loss in losses]))
             logits = self._test(batch_size)
+            if not (np.isfinite(training_loss) and np.isfinite(logits).all()):
+                raise FloatingPointError(
+                    f"training has diverged: its loss in epoch {epoch + 1} is {training_loss}"
+                )
             np.save(out, logits)
             figures = test_figures(logits, faces.labels[faces.test])
-            yield {"training_loss": float(np.mean([float(loss) for loss in losses]))} | figures
+            yield {"training_loss": training_loss} | figures
 
     def train_all(
         self, initial: Path, out: Path, batch_size: int, epochs: int, seed: int
