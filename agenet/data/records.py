@@ -198,10 +198,9 @@ def extra_names(name: str) -> list[str]:
 def _prepare_command(name: str, data_dir: str) -> str:
     builder, _, config = name.partition("/")
     where = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
-    return (
-        f"python scripts/prepare.py {builder} --config={config}{where} "
-        "--manual_dir=FOLDER_OF_THE_RELEASE"
-    )
+    # Drawn faces have no release: they are drawn.
+    release = "" if builder == "drawn_faces" else " --manual_dir=FOLDER_OF_THE_RELEASE"
+    return f"python scripts/prepare.py {builder} --config={config}{where}{release}"
 
 
 def _check_kind(builder: Any, path: Path, command: str) -> None:
