@@ -1,6 +1,7 @@
 """Fixtures shared by the tests; eight virtual CPU devices stand in for accelerators."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,12 @@ jax.config.update("jax_num_cpu_devices", 8)
 ROOT = Path(__file__).resolve().parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"
 LOWEST, HIGHEST = zip(*(map(int, group.split("-")) for group in AGE_GROUPS), strict=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hear_ctrl_c() -> None:
+    """Programs in the background of a shell have Ctrl-C ignored, and theirs inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -103,6 +103,7 @@ def test_two_do_what_one_does(records: Records, alone: dict[str, Any], tmp_path:
         len(re.findall(r"step 20/20, .*validation/loss", (tmp_path / "train.log").read_text())) == 1
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".lock",
         "checkpoints",
         "metrics.jsonl",
         "train.log",
