@@ -150,5 +150,8 @@ def _one_line_errors(checkpoint: Path, done: str) -> Iterator[None]:
                 "again, it continues from the checkpoint before"
             ) from error
         reason = (str(error) or type(error).__name__).splitlines()[0][:300]
-        raise UserError(f"the checkpoint {checkpoint} cannot be {done}: {reason}") from error
+        advice = " Put a copy in its place, or begin anew in another --workdir" * (done == "read")
+        raise UserError(
+            f"the checkpoint {checkpoint} cannot be {done}: {reason.rstrip('.')}.{advice}"
+        ) from error
     sys.unraisablehook = hook
