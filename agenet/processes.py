@@ -215,11 +215,11 @@ def _join(processes: str, lost: int) -> None:
             "with jax[k8s], Open MPI): use --processes=HOST:PORT,COUNT,INDEX"
         ) from error
     except (RuntimeError, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        told = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(
-            # Of how many JAX knows later.
-            f"process {global_state.process_id} cannot serve {global_state.coordinator_address} "
-            f"({reason}): is the port free?"
+            f"process {given.get('process_id')} cannot serve {given.get('coordinator_address')} "
+            f"({told.splitlines()[0]}): choose another port, with --processes=auto by "
+            "JAX_COORDINATOR_PORT"
         ) from error
     finally:
         signal.signal(signal.SIGINT, interrupt)
@@ -240,11 +240,7 @@ def _recognised(seconds: int) -> dict[str, Any]:
 
 
 def _check_port(address: str) -> None:
-    """JAX dies of a segmentation fault, often without a line, where it cannot have its port.
-
-    Raises:
-        UserError: the port is another program's.
-    """
+    """Raises `OSError` if JAX could not serve there, of which it dies, often without a line."""
     every_address = f"[::]:{address.rpartition(':')[2]}"
     host, _, port = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", every_address).rpartition(":")
     try:
@@ -257,10 +253,7 @@ def _check_port(address: str) -> None:
             probe.bind(where)
     except OSError as error:
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            raise UserError(
-                f"process 0 cannot serve {address} ({error.strerror}): choose another port, with "
-                "--processes=auto by JAX_COORDINATOR_PORT"
-            ) from error
+            raise  # What else there may be is for JAX to find out, which may know better.
 
 
 def _whoami() -> str:

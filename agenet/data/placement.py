@@ -142,8 +142,7 @@ def free_device_memory(device: jax.Device) -> float:
 
 def host_memory(root: Path = Path("/")) -> int:
     """Bytes of memory of this machine, or the least that this process's control groups allow."""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([machine, *(limit for limit, _ in _limits(root))])
+    return min([_machine_memory(), *(limit for limit, _ in _limits(root))])
 
 
 def free_host_memory(root: Path = Path("/")) -> float:
@@ -153,8 +152,12 @@ def free_host_memory(root: Path = Path("/")) -> float:
         available = next(line for line in lines if line.startswith("MemAvailable:"))
         free = int(available.split()[1]) * 1024
     except (OSError, StopIteration):  # Another system than Linux.
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = _machine_memory()
     return min([free, *(limit - used for limit, used in _limits(root))])
+
+
+def _machine_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:
