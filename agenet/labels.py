@@ -15,7 +15,7 @@ AGE_GROUPS = ("0-2", "4-6", "8-12", "15-20", "25-32", "38-43", "48-53", "60-100"
 GENDERS = ("female", "male")
 TASK_CLASSES = {"age": AGE_GROUPS, "gender": GENDERS}
 AGE_LABELS = ("official", "extended")
-# How a network may tell them, see `agenet.losses`.
+# How a network may tell them, see `agenet.training.losses`.
 HEADS = {"age": ("groups", "distribution", "ordinal"), "gender": ("softmax", "sigmoid")}
 # FairFace's seven, with its spelling (Karkkainen & Joo, 2021).
 RACES = (

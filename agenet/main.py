@@ -19,6 +19,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from agenet.errors import UserError, one_line_errors
+from agenet.files import make_shipped_importable
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment, a file; --config.FIELD=VALUE changes one of its fields."
@@ -72,7 +73,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
         UserError: for a mistake in it, or in the config file that it names.
     """
     # Config files import each other from the checkout's root, wherever the command is typed.
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    make_shipped_importable()
     try:
         rest = flags.FLAGS(arguments)
     except flags.Error as error:
@@ -138,10 +139,10 @@ def _last_line(error: Exception) -> str:
 def main(_: list[str]) -> None:
     """Launches the run that the flags describe."""
     # Imported here, not above: help and mistyped flags must not wait for JAX.
-    from agenet.dry_run import dry_run
-    from agenet.launch import launch
-    from agenet.processes import joined
-    from agenet.profile import parse_window
+    from agenet.distributed.processes import joined
+    from agenet.distributed.profiler import parse_window
+    from agenet.runs.dry_run import dry_run
+    from agenet.runs.launch import launch
 
     # Which tells of every kind of device that this machine has not.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)

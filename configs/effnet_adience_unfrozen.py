@@ -10,9 +10,9 @@ python -m agenet.main --config=configs/effnet_adience_unfrozen.py --workdir=runs
 B0, or another after a colon, the same one in both. Test fold, seed and labels must be those of the
 first run, or else faces that it was trained on are tested. Over the folds:
 
-python scripts/run_folds.py --config=configs/effnet_adience.py --workdir=runs/effnet \
+agenet folds --config=configs/effnet_adience.py --workdir=runs/effnet \
     --config.init=runs/imdb_wiki
-python scripts/run_folds.py --config=configs/effnet_adience_unfrozen.py --workdir=runs/unfrozen \
+agenet folds --config=configs/effnet_adience_unfrozen.py --workdir=runs/unfrozen \
     --config.init=runs/effnet/fold_{fold}
 """
 

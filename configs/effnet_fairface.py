@@ -3,7 +3,7 @@
 B0, or another after a colon. What it learns is taken to Adience afterwards; FairFace is open to
 everybody, IMDb-Wiki is not.
 
-python scripts/prepare.py fairface --config=partial --manual_dir=FOLDER
+agenet prepare fairface --config=partial --manual_dir=FOLDER
 python -m agenet.main --config=configs/effnet_fairface.py --workdir=runs/fairface
 python -m agenet.main --config=configs/effnet_adience.py --workdir=runs/effnet \
     --config.init=runs/fairface

@@ -2,7 +2,7 @@
 
 B0, or another after a colon. What it learns is taken to Adience afterwards.
 
-python scripts/prepare.py imdb_wiki --config=subset_60k --manual_dir=FOLDER
+agenet prepare imdb_wiki --config=subset_60k --manual_dir=FOLDER
 python -m agenet.main --config=configs/effnet_imdb_wiki.py --workdir=runs/imdb_wiki
 python -m agenet.main --config=configs/effnet_adience.py --workdir=runs/effnet \
     --config.init=runs/imdb_wiki

@@ -1,6 +1,6 @@
 """The weights that come with agenet: EfficientNet-Lite0, from ImageNet weights, on FairFace.
 
-python scripts/prepare.py fairface --config=partial --manual_dir=FOLDER
+agenet prepare fairface --config=partial --manual_dir=FOLDER
 python -m agenet.main --config=configs/predictor.py --workdir=runs/predictor
 
 Faces are met in tight and loose crops, turned, in grey and with few pixels. The age is told by a

@@ -1,7 +1,7 @@
 """The weights that come with agenet, trained on as a whole on Adience.
 
 python -m agenet.main --config=configs/predictor_adience.py --workdir=runs/adience
-python scripts/run_folds.py --config=configs/predictor_adience.py --workdir=runs/adience
+agenet folds --config=configs/predictor_adience.py --workdir=runs/adience
 
 They have seen FairFace, nobody of Adience. The heads stay: the one for age, a distribution over
 years, learns from Adience's ranges of years what it learnt from FairFace's.

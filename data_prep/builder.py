@@ -17,7 +17,7 @@ from tqdm import tqdm
 from agenet.errors import UserError
 from data_prep import scale_out
 from data_prep.archives import read_files
-from data_prep.pictures import stored_picture
+from data_prep.images import stored_picture
 from data_prep.release import Release, check_left_out, shortened
 
 NAMES_KEPT = 100  # in the metadata, of pictures that are left out

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from data_prep.archives import Place, locate_files
-from data_prep.pictures import stored_picture
+from data_prep.images import stored_picture
 from data_prep.release import Release
 
 Task = tuple[str, dict[str, Any], Place]  # key of the example, its features, its picture

@@ -13,24 +13,20 @@ that, for some gradients are zero but for rounding.
 """
 
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import numpy as np
 
-from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
-from agenet.models import create_model  # noqa: E402
-from agenet.weights.load import load_into, read_weights  # noqa: E402
-from scripts.frameworks import NETWORKS, Network, create, why_not  # noqa: E402
+from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.frameworks.networks import NETWORKS, Network, create, why_not
+from agenet.models import create_model
+from agenet.weights.load import load_into, read_weights
 
 BOUND = 1e-4
 BOUNDS = {"gradients": 1e-3, "gradients, training": 1e-3}  # where another

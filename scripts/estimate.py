@@ -7,40 +7,36 @@ optimises for a processor, memory traffic and temporaries as it counts them afte
 In bfloat16 activations take half of that; parameters, gradients and Adam's moments stay float32.
 A step takes the longest of its arithmetic, its traffic, the all-reduce of its gradients and the
 input, at a share of the published rates, the same for all, that is assumed. Pictures that are on
-the devices are passed on among them, see `agenet.sharding.make_take`. Batches of each device are
-those of the config; validations are left out.
+the devices are passed on among them, see `agenet.distributed.mesh.make_take`. Batches of each
+device are those of the config; validations are left out.
 """
 
 import dataclasses
 import importlib
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import jax
+import jax.numpy as jnp
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-
-from agenet.data.augment import (  # noqa: E402
+from agenet.data.augment import (
     Augmentation,
     make_eval_transform,
     make_train_transform,
 )
-from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
-from agenet.losses import describe_heads  # noqa: E402
-from agenet.models import create_model  # noqa: E402
-from agenet.optim import create_optimizer  # noqa: E402
-from agenet.report.run import duration  # noqa: E402
-from agenet.sharding import create_mesh  # noqa: E402
-from agenet.state import create_state, create_variables  # noqa: E402
-from agenet.steps import make_feature_step, make_train_step  # noqa: E402
-from scripts.runs import table  # noqa: E402
+from agenet.distributed.mesh import create_mesh
+from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.evaluation.report import duration
+from agenet.models import create_model
+from agenet.runs.series import table
+from agenet.training.losses import describe_heads
+from agenet.training.optimizers import create_optimizer
+from agenet.training.state import create_state, create_variables
+from agenet.training.steps import make_feature_step, make_train_step
 
 GB = 1e9
 COUNTED_AT = 16  # pictures

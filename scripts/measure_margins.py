@@ -8,7 +8,6 @@ around faces that have surroundings than around those that fill the picture.
 """
 
 import argparse
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +15,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.errors import ArgumentParser, one_line_errors  # noqa: E402
-from agenet.faces.crop import Square, face_square  # noqa: E402
-from agenet.faces.detectors import find_detector  # noqa: E402
-from agenet.faces.face import Detection, Detector  # noqa: E402
+from agenet.errors import ArgumentParser, one_line_errors
+from agenet.faces.crop import Square, face_square
+from agenet.faces.detectors import find_detector
+from agenet.faces.face import Detection, Detector
 
 # Of the pictures; their faces are about 0.9 as large.
 _SIDES = (48, 224)

@@ -2,27 +2,23 @@
 
 python scripts/measure_predictor.py [--data_set=fairface/partial] [--fold=0] [--model=default]
 
-Everything runs through `agenet.predict.Predictor.predict`, on the pictures of one fold (0 is the
-test set of data sets that have one). An age's error is its distance from the range of years that
-is known, 0 inside it; where the age is known exactly it is the absolute error.
+Every image of one fold passes through `Predictor.predict` (fold 0 is the test set of data sets that
+have one). An age's error is its distance from the labelled range of years, 0 inside it; where the
+exact age is known it is the absolute error.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
-from agenet.labels import GENDERS, RACES, UNKNOWN  # noqa: E402
-from agenet.predict import Predictor  # noqa: E402
-from scripts.runs import table  # noqa: E402
+from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.inference.predictor import Predictor
+from agenet.labels import GENDERS, RACES, UNKNOWN
+from agenet.runs.series import table
 
 BATCH = 256
 Figures = dict[str, np.ndarray]
@@ -76,9 +72,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=0, help="of faces, drawn at random; 0: all")
     args = parser.parse_args()
     from agenet.data.records import open_records
-    from agenet.default_weights import find_weights
-    from agenet.engines import create_engine
-    from agenet.lineage import is_seen
+    from agenet.inference.engines import create_engine
+    from agenet.runs.lineage import is_seen
+    from agenet.weights.bundled import find_weights
 
     records = open_records(args.data_set, args.data_dir, args.labels)
     rows = np.flatnonzero(records.fold == args.fold)

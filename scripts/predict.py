@@ -1,11 +1,6 @@
-"""Tells age and gender of the faces in picture files; see --help."""
+"""Predicts age and gender of the faces in image files, as `agenet predict` does; see --help."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from agenet.programs.predict import main
+import runpy
 
 if __name__ == "__main__":
-    main()
+    runpy.run_module("agenet.cli.predict", run_name="__main__", alter_sys=True)

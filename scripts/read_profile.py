@@ -4,17 +4,13 @@ python scripts/read_profile.py RUN [--rows=15]
 """
 
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
-from scripts.runs import table  # noqa: E402
+from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.runs.series import table
 
 # Of the path to an operation, what is in every path or only JAX's own way to it.
 _NOT_A_PLACE = re.compile(r"\w+\(.*\)|closed_call|while|body|cond|branch_\d+_fun")

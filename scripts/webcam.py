@@ -1,11 +1,6 @@
-"""Tells age and gender of the faces of a camera, a video or a stream; see --help."""
+"""Predicts age and gender from a camera or video, as `agenet webcam` does; see --help."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from agenet.programs.webcam import main
+import runpy
 
 if __name__ == "__main__":
-    main()
+    runpy.run_module("agenet.cli.webcam", run_name="__main__", alter_sys=True)

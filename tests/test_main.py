@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from agenet import launch
 from agenet.errors import UserError
-from agenet.writers import alone_in
+from agenet.files import alone_in
+from agenet.runs import launch
 from configs import default
 from tests.conftest import ROOT, run_program
 
@@ -57,7 +57,7 @@ def test_mistake_is_one_line(tmp_path: Path, arguments: list[str], told: str) ->
         ("augment.mixup", -1.0, "augment.mixup -1 must be a number from 0"),
         ("input.size", 100, "--config.input.size=227 or more"),
         ("dataset.labels", "all", '"all" is not known'),
-        ("dataset.data_dir", "nowhere", "python scripts/prepare.py adience --config=faces"),
+        ("dataset.data_dir", "nowhere", "agenet prepare adience --config=faces"),
     ],
 )
 def test_mistake_in_a_field(tmp_path: Path, field: str, value: object, told: str) -> None:
@@ -94,7 +94,7 @@ def test_mistake_in_a_config_file(tmp_path: Path, text: str, told: str) -> None:
 
 
 def test_help_does_not_import_jax() -> None:
-    for module in ("agenet.main", "agenet.evaluate"):
+    for module in ("agenet.main", "agenet.cli.evaluate"):
         code = (
             "import runpy, sys\n"
             f"sys.argv = ['{module}', '--help']\n"
@@ -193,7 +193,7 @@ def test_drawn_faces_without_tensorflow(drawn_faces: Path, tmp_path: Path) -> No
 
     checkpoint_alone = tmp_path / "copy"
     shutil.copytree(workdir / "checkpoints", checkpoint_alone / "checkpoints")
-    run_program("-m", "agenet.evaluate", f"--workdir={checkpoint_alone}", **environment)
+    run_program("-m", "agenet.cli.evaluate", f"--workdir={checkpoint_alone}", **environment)
     again = (checkpoint_alone / "report.json").read_text()
     assert _tasks(again) == _tasks(report)
 
@@ -203,6 +203,6 @@ def _tasks(report: str) -> object:
 
 
 def test_evaluating_what_is_no_run(tmp_path: Path) -> None:
-    output = run_program("-m", "agenet.evaluate", f"--workdir={tmp_path}", fails=True)
+    output = run_program("-m", "agenet.cli.evaluate", f"--workdir={tmp_path}", fails=True)
     assert output.startswith("error: ")
     assert "holds no checkpoints" in output

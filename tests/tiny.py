@@ -19,15 +19,15 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from agenet import dry_run, experiment, launch
-from agenet.checkpoint import Checkpoints
 from agenet.data.records import Records
 from agenet.data.resident import Resident
+from agenet.distributed.mesh import create_mesh
+from agenet.distributed.processes import joined
 from agenet.errors import one_line_errors
-from agenet.experiment import Experiment
 from agenet.models import MODELS
-from agenet.processes import joined
-from agenet.sharding import create_mesh
+from agenet.runs import dry_run, experiment, launch
+from agenet.runs.experiment import Experiment
+from agenet.training.checkpoints import Checkpoints
 from configs import default
 from tests.conftest import TinyNet
 

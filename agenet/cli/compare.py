@@ -1,8 +1,8 @@
 """The same network, weights and faces in JAX, PyTorch and Keras: what differs, and what it costs.
 
-python scripts/compare_frameworks.py --out=runs/frameworks                  # a laptop: an hour
-python scripts/compare_frameworks.py --out=runs/report --scale=report       # as the report trained
-python scripts/compare_frameworks.py --out=runs/frameworks --page           # the pages alone
+agenet compare --out=runs/frameworks                  # a laptop: an hour
+agenet compare --out=runs/report --scale=report       # as the report trained
+agenet compare --out=runs/frameworks --page           # the pages alone
 
 Every framework runs in a process of its own. All start from the same weights, which travel through
 the name maps of `agenet.weights.names`, and see the same pictures in the same order. What is there
@@ -13,21 +13,17 @@ say is in results.json.
 import json
 import os
 import shutil
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
-from scripts.compare.data import prepare_data  # noqa: E402
-from scripts.compare.engine import NETWORKS, VARIANTS  # noqa: E402
-from scripts.compare.engines import ENGINES, not_installed  # noqa: E402
-from scripts.compare.parts import agree, environment, measure, train  # noqa: E402
-from scripts.compare.results import RESULTS, Results, log  # noqa: E402
+from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.frameworks.comparison.data import prepare_data
+from agenet.frameworks.comparison.engine import NETWORKS, VARIANTS
+from agenet.frameworks.comparison.engines import ENGINES, not_installed
+from agenet.frameworks.comparison.parts import agree, environment, measure, train
+from agenet.frameworks.comparison.results import RESULTS, Results, log
 
 # Settings by what there is time for; sizes in pixels by network.
 SCALES: dict[str, dict[str, Any]] = {
@@ -75,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with environment(ON_CPU if args.platform == "cpu" else {}):
             run(results, args)
     # Imported here: what is measured needs no Matplotlib.
-    from scripts.compare.page import write_pages
+    from agenet.frameworks.comparison.page import write_pages
 
     for path in write_pages(args.out):
         print(path)
@@ -84,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """The options, with lists as lists and what is not given from the scale."""
     parser = ArgumentParser(
-        prog="python scripts/compare_frameworks.py",
+        prog="agenet compare",
         description="Runs one network in JAX, PyTorch and Keras from the same weights on the same "
         "faces, and writes what differs and what it costs to results.json and two pages.",
     )

@@ -14,7 +14,7 @@ import numpy as np
 
 from agenet.errors import UserError
 from agenet.faces.drawing import draw_faces
-from agenet.faces.pictures import write_picture
+from agenet.faces.image_io import write_picture
 from agenet.faces.video import Frame
 
 KEYS = {ord("q"): "quit", 27: "quit", ord(" "): "pause", ord("s"): "snapshot"}

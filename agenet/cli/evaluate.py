@@ -1,6 +1,6 @@
 """Tests a run's best state again and rewrites its report, from the checkpoint alone.
 
-python -m agenet.evaluate --workdir=RUN [--data_dir=DIR] [--test_views=N]
+agenet evaluate --workdir=RUN [--data_dir=DIR] [--test_views=N]
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: what is there cannot be evaluated.
     """
     parser = ArgumentParser(
-        prog="python -m agenet.evaluate",
+        prog="agenet evaluate",
         description="Tests a run's best state again and rewrites its report, from the checkpoint "
         "alone.",
     )
@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     # Imported here, not above: help and mistyped flags must not wait for JAX.
-    from agenet.compiled import keep_compiled
-    from agenet.evaluation import report_again
-    from agenet.writers import log_to
+    from agenet.distributed.compilation_cache import keep_compiled
+    from agenet.runs.evaluator import report_again
+    from agenet.runs.logging import log_to
 
     with log_to():
         keep_compiled()

@@ -1,11 +1,10 @@
 """Writes a trained network as a file for other runtimes, once it is seen to give the same answers.
 
-python scripts/export_model.py MODEL OUTPUT [--format=onnx|stablehlo|int8] [--check=FACES] [--half]
+agenet export MODEL OUTPUT [--format=onnx|stablehlo|int8] [--check=FACES] [--half]
 """
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
-from agenet.writers import check_output, write_file  # noqa: E402
+from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.files import check_output, write_file
 
 if TYPE_CHECKING:
-    from agenet.serving import Served
+    from agenet.inference.network import Served
 
 FORMATS = ("onnx", "stablehlo", "int8")
 # Of log-probabilities, relative to the largest one.
@@ -75,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: it cannot be exported, or its answers differ.
     """
     parser = ArgumentParser(
-        prog="python scripts/export_model.py",
+        prog="agenet export",
         description="Writes a trained network as a file for other runtimes.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -90,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     check_arguments(args)
 
-    from agenet.serving import load_served
+    from agenet.inference.network import load_served
 
     served = load_served(args.model)
     faces = find_faces(args.check, args.data_dir, served.stored_size, args.format == "int8")
@@ -155,7 +151,7 @@ def create_metadata(served: "Served") -> dict[str, str]:
 def output_labels(served: "Served") -> dict[str, list[Any]]:
     """What the columns of the outputs stand for."""
     from agenet.labels import TASK_CLASSES
-    from agenet.losses import YEARS
+    from agenet.training.losses import YEARS
 
     labels: dict[str, list[Any]] = {task: list(TASK_CLASSES[task]) for task in served.spec.heads}
     if served.spec.heads.get("age", "groups") != "groups":
@@ -206,7 +202,7 @@ def draw_faces(size: int) -> np.ndarray:
 def read_folder(folder: Path, size: int, rng: np.random.Generator) -> Faces:
     """Half of a folder's pictures to check on, the other half to calibrate with."""
     from agenet.data.square import to_square
-    from agenet.faces.pictures import FORMATS, read_picture
+    from agenet.faces.image_io import FORMATS, read_picture
 
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in FORMATS)
     paths = [paths[i] for i in rng.permutation(len(paths))[: MOST_CHECKED + CALIBRATED_WITH]]

@@ -1,6 +1,6 @@
 """Trains and tests one config on each fold of its data set: mean and standard deviation.
 
-python scripts/run_folds.py --config=configs/effnet_adience.py:lite0 --workdir=runs/folds
+agenet folds --config=configs/effnet_adience.py:lite0 --workdir=runs/folds
     [--config.any.field=value ...]
 
 The folds are trained one after the other, each in a process and a folder of its own,
@@ -18,21 +18,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.data.records import find_prepared, name_tested  # noqa: E402
-from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
-from agenet.writers import write_file  # noqa: E402
-from scripts import runs  # noqa: E402
-from scripts.runs import Run, StoppedError, Train  # noqa: E402
+from agenet.data.records import find_prepared, name_tested
+from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.files import write_file
+from agenet.runs import series
+from agenet.runs.series import Run, StoppedError, Train
 
 FOLDS = range(5)  # of a data set that is not prepared yet
 
 Reports = Mapping[int, dict[str, Any]]
 
 
-def main(arguments: Sequence[str] | None = None, train: Train = runs.train_in_child) -> None:
+def main(arguments: Sequence[str] | None = None, train: Train = series.train_in_child) -> None:
     """Parses the command line, trains the folds and writes folds.md and folds.json.
 
     Raises:
@@ -40,7 +37,7 @@ def main(arguments: Sequence[str] | None = None, train: Train = runs.train_in_ch
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = ArgumentParser(
-        prog="python scripts/run_folds.py",
+        prog="agenet folds",
         description="Trains and tests one config on each fold of its data set.",
         epilog="--config.FIELD=VALUE changes a field of the config, for all folds; {fold} in its "
         "value stands for the fold.",
@@ -49,10 +46,10 @@ def main(arguments: Sequence[str] | None = None, train: Train = runs.train_in_ch
     parser.add_argument("--config", metavar="FILE", required=True, help="as agenet.main takes it")
     parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of all folds")
     args, fields = parser.parse_known_args(arguments)
-    runs.check_fields(fields, fixed=["dataset.test_fold"])
+    series.check_fields(fields, fixed=["dataset.test_fold"])
     numbers = find_folds(_run(args.config, args.workdir, fields, 0).config.dataset)
     folds = [_run(args.config, args.workdir, fields, fold) for fold in numbers]
-    command = runs.command_line("run_folds.py", arguments)
+    command = series.command_line("folds", arguments)
     train_folds(folds, args.workdir, command, train)
 
 
@@ -93,12 +90,12 @@ def train_folds(folds: Sequence[Run], workdir: Path, command: str, train: Train)
         raise UserError(f"{run.name}: {message}")
 
     try:
-        with runs.own_folder(workdir):
-            for run, report in runs.run_all(folds, train, failed):
+        with series.own_folder(workdir):
+            for run, report in series.run_all(folds, train, failed):
                 reports[run.config.dataset.test_fold] = report
                 write_tables(reports, len(folds), workdir, command)
     except StoppedError as stopped:
-        runs.end_if_stopped(stopped, folds[len(reports)].name)
+        series.end_if_stopped(stopped, folds[len(reports)].name)
     print(markdown(reports, len(folds), command))
 
 
@@ -134,7 +131,7 @@ def test_figures(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
             for name, value in figures.items()
             if name not in ("mae", "cs5") or 2 * tasks[task]["exact_ages"] >= tasks[task]["count"]
         }
-        for task, figures in runs.test_figures(report).items()
+        for task, figures in series.test_figures(report).items()
     }
 
 
@@ -148,7 +145,7 @@ def write_tables(reports: Reports, total: int, workdir: Path, command: str) -> N
         },
         "summary": summarize(reports),
     }
-    runs.write_json(workdir / "folds.json", result)
+    series.write_json(workdir / "folds.json", result)
     write_file(workdir / "folds.md", markdown(reports, total, command).encode())
 
 
@@ -163,8 +160,8 @@ def markdown(reports: Reports, total: int, command: str) -> str:
     if not reports:
         return f"No fold is finished yet.\n\n```sh\n{command}\n```\n"
     # Imported here, not above: it brings Matplotlib.
-    from agenet.report.published import PUBLISHED, on_adience
-    from agenet.report.run import conditions
+    from agenet.evaluation.published import PUBLISHED, on_adience
+    from agenet.evaluation.report import conditions
 
     first = next(iter(reports.values()))
     dataset, name = first["dataset"], name_tested(first["dataset"]["name"])
@@ -180,7 +177,7 @@ def markdown(reports: Reports, total: int, command: str) -> str:
         means = [_percent(summary, *figure) for figure in _COMPARED]
         rows = [["**These runs**", *means], *map(list, PUBLISHED)]
         header = ["System", "Age %", "Age 1-off %", "Gender %"]
-        parts += ["## Beside published results", runs.table(header, rows)]
+        parts += ["## Beside published results", series.table(header, rows)]
         parts.append(
             "Figures in per cent, of papers the means of the five official folds; how the "
             "reference report split the data is not documented. Sources: report.md of any fold."
@@ -205,7 +202,7 @@ def _with_deviation(found: Mapping[str, Any], factor: float, digits: int) -> str
 
 
 def _task_table(task: str, reports: Reports, summary: Mapping[str, Any]) -> str:
-    from agenet.report import MAIN_FIGURES
+    from agenet.evaluation.report import MAIN_FIGURES
 
     shown = {name: figure for name, figure in MAIN_FIGURES.items() if name in summary}
     rows = []
@@ -213,14 +210,14 @@ def _task_table(task: str, reports: Reports, summary: Mapping[str, Any]) -> str:
         figures = test_figures(report)[task]
         count = report["evaluation"]["tasks"][task]["count"]
         cells = [f"{figures[name] * k:.{d}f}" for name, (_, k, d) in shown.items()]
-        early = runs.stopped_early(report["training"])
+        early = series.stopped_early(report["training"])
         time = f"{report['seconds']:,.0f}" + (f" ({early})" if early else "")
         rows.append([f"fold {fold}", f"{count:,}", *cells, time])
     mean = [_with_deviation(summary[name], k, d) for name, (_, k, d) in shown.items()]
     total = sum(report["seconds"] for report in reports.values())
     rows.append(["**mean**", "", *mean, f"{total:,.0f} in all"])
     header = [task.capitalize(), "Faces", *(heading for heading, *_ in shown.values()), "Time, s"]
-    return runs.table(header, rows)
+    return series.table(header, rows)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from agenet.default_weights import DEFAULT
 from agenet.faces.face import Detector
+from agenet.weights.bundled import DEFAULT
 
 if TYPE_CHECKING:
-    from agenet.predict import Predictor
+    from agenet.inference.predictor import Predictor
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_flags(parser: ArgumentParser) -> None:
 def load_predictor(args: Namespace, detector: Detector | None) -> "Predictor":
     """The predictor that the flags ask for; `detector` may be None where faces are given."""
     # Imported here, not above: neither help, mistakes nor the first picture wait for it.
-    from agenet.predict import Predictor
+    from agenet.inference.predictor import Predictor
 
     groups = [group.strip() for group in args.age_groups.split(",") if group.strip()]
     return Predictor.load(args.model, detector=detector, engine=args.engine, age_groups=groups)

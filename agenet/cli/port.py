@@ -1,25 +1,22 @@
 """Brings pre-trained weights into this package's own format, or networks of ours elsewhere.
 
-python scripts/port_weights.py SOURCE OUTPUT.safetensors [--model=NETWORK] [--flavour=FLAVOUR]
-python scripts/port_weights.py RUN_OR_SOURCE OUTPUT --to=torchvision [--check]  # or keras
-python scripts/port_weights.py RUN OUTPUT.safetensors [--licence=TEXT] [--half] [--balance=0.5]
-python scripts/port_weights.py --list
+agenet port SOURCE OUTPUT.safetensors [--model=NETWORK] [--flavour=FLAVOUR]
+agenet port RUN_OR_SOURCE OUTPUT --to=torchvision [--check]  # or keras
+agenet port RUN OUTPUT.safetensors [--licence=TEXT] [--half] [--balance=0.5]
+agenet port --list
 """
 
 import difflib
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet import default_weights  # noqa: E402
-from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
-from agenet.writers import check_output, log_to  # noqa: E402
+from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.files import check_output
+from agenet.runs.logging import log_to
+from agenet.weights import bundled
 
 if TYPE_CHECKING:
     from agenet.weights.load import Weights
@@ -36,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: the source cannot be ported, or differs from its own framework's network.
     """
     parser = ArgumentParser(
-        prog="python scripts/port_weights.py",
+        prog="agenet port",
         description="Brings pre-trained weights into safetensors with this package's names, their "
         "input specification and provenance inside, or takes those of a run or file elsewhere.",
     )
@@ -52,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choices=TO,
         help="instead of our own format, a file that opens there: .safetensors or .pth for "
         "torchvision's network, .weights.h5 or .keras for Keras's; Levi-Hassner's and "
-        "EfficientNet-Lite0 are written out in scripts/compare",
+        "EfficientNet-Lite0 are written out in agenet/frameworks/comparison",
     )
     parser.add_argument("--model", default="", help="the network, for a file not in the table")
     parser.add_argument("--flavour", default="", help="its variant, where the file leaves it open")
@@ -79,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if args.source is None or args.output is None:
         parser.error("SOURCE and OUTPUT.safetensors are needed")
-    if args.source == default_weights.DEFAULT:
-        args.source = str(default_weights.find_weights(args.source))
+    if args.source == bundled.DEFAULT:
+        args.source = str(bundled.find_weights(args.source))
     check_output(args.output, args.overwrite)
     if args.to:
         port_to(args)
@@ -106,7 +103,7 @@ def print_table() -> None:
 
 def port_to(args: Any) -> None:
     """Weights of a run or a file, as a file of another framework's network."""
-    from scripts.port_out import export, takes_normalised, write
+    from agenet.frameworks.port_out import export, takes_normalised, write
 
     if args.half:
         raise UserError("--half is for this package's own format, not --to")
@@ -129,7 +126,7 @@ def port_to(args: Any) -> None:
 
 
 def port_run(args: Any) -> None:
-    """The best state of a run, as one file that `agenet.predict.Predictor` takes."""
+    """The best state of a run, as one file that `agenet.inference.predictor.Predictor` takes."""
     from agenet.weights.load import save_weights
 
     if args.check:
@@ -141,7 +138,7 @@ def port_run(args: Any) -> None:
 
 def read_run(args: Any) -> "Weights":
     """The best state of a run, with the options for it applied."""
-    from agenet.serving import weights_of_run
+    from agenet.inference.network import weights_of_run
     from agenet.weights.load import Weights
 
     if args.model or args.flavour:
@@ -163,10 +160,10 @@ def balance_ages(weights: "Weights", workdir: Path, part: float) -> None:
     import numpy as np
     from ml_collections import ConfigDict
 
-    from agenet.checkpoint import Checkpoints
-    from agenet.evaluation import read_best
-    from agenet.experiment import create_experiment
-    from agenet.losses import years_told_by
+    from agenet.runs.evaluator import read_best
+    from agenet.runs.experiment import create_experiment
+    from agenet.training.checkpoints import Checkpoints
+    from agenet.training.losses import years_told_by
 
     if weights.spec.heads.get("age") != "distribution" or not 0 < part <= 1:
         raise UserError("--balance takes a number up to 1, and a run with the head distribution")
@@ -179,8 +176,8 @@ def balance_ages(weights: "Weights", workdir: Path, part: float) -> None:
 
 
 def port(source: str, output: Path, model: str, flavour: str, check: bool, half: bool) -> None:
+    from agenet.frameworks.port_out import fill_network
     from agenet.weights.load import save_weights
-    from scripts.port_out import fill_network
 
     path, weights = find_weights(source, model, flavour)
     network, variables = fill_network(weights)
@@ -236,8 +233,8 @@ def compare(path: Path, weights: "Weights", network: Any, variables: Mapping[str
     import jax
     import numpy as np
 
+    from agenet.frameworks import networks
     from agenet.weights.known import hash_file
-    from scripts import frameworks
 
     spec = weights.spec
     # A file in our own format states the hash of the one that it was made from.
@@ -246,10 +243,10 @@ def compare(path: Path, weights: "Weights", network: Any, variables: Mapping[str
             f"--check: {path} is in this package's format already: name the file that it was "
             f"made from ({spec.origin or spec.source})"
         )
-    if spec.source not in frameworks.NETWORKS or not spec.classes:
+    if spec.source not in networks.NETWORKS or not spec.classes:
         what = f"names of {spec.source}" if spec.classes else "no classifier"
         raise UserError(f"--check: {path} has {what}, there is no other network to compare with")
-    other = frameworks.create(spec.source, their_name(weights))
+    other = networks.create(spec.source, their_name(weights))
     other.load(path)
     if spec.source == "keras":
         normalise_outside(other.module)

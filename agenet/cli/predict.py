@@ -1,6 +1,6 @@
 """Age and gender of the faces in files, folders and patterns of picture files.
 
-agenet-predict PATH [PATH ...] [--csv FILE] [--jsonl FILE] [--annotated FOLDER]
+agenet predict PATH [PATH ...] [--csv FILE] [--jsonl FILE] [--annotated FOLDER]
 """
 
 import dataclasses
@@ -21,20 +21,9 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from agenet.errors import ArgumentParser, UserError, one_line_errors
-from agenet.faces.detectors import find_detector
-from agenet.faces.drawing import draw_faces
-from agenet.faces.face import Box, Detection, Face, FacePredictor, Prediction
-from agenet.faces.pictures import (
-    FORMATS,
-    FULL_SIZE_PIXELS,
-    PictureError,
-    read_reduced,
-    write_picture,
-)
-from agenet.programs.finding import common_folder, find_pictures
-from agenet.programs.network import add_flags, load_predictor
-from agenet.programs.results import (
+from agenet.cli.inputs import common_folder, find_pictures
+from agenet.cli.options import add_flags, load_predictor
+from agenet.cli.results import (
     LISTED,
     CsvWriter,
     JsonLinesWriter,
@@ -44,8 +33,19 @@ from agenet.programs.results import (
     Writer,
     open_output,
 )
+from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.faces.detectors import find_detector
+from agenet.faces.drawing import draw_faces
+from agenet.faces.face import Box, Detection, Face, FacePredictor, Prediction
+from agenet.faces.image_io import (
+    FORMATS,
+    FULL_SIZE_PIXELS,
+    PictureError,
+    read_reduced,
+    write_picture,
+)
+from agenet.runs.logging import log_to
 from agenet.weights.text import printable
-from agenet.writers import log_to
 
 EPILOG = f"""\
 A folder is searched with all folders below it for names that end in
@@ -255,7 +255,7 @@ def _load_predictor(args: Namespace) -> PicturePredictor:
 
 def _parse(arguments: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(
-        prog="agenet-predict",
+        prog="agenet predict",
         description="Tells age and gender of the faces in pictures.",
         epilog=EPILOG,
         formatter_class=RawDescriptionHelpFormatter,

@@ -1,4 +1,4 @@
-"""Prepares a data set for training: python scripts/prepare.py adience --manual_dir=FOLDER."""
+"""Prepares a data set for training: agenet prepare adience --manual_dir=FOLDER."""
 
 import argparse
 import contextlib
@@ -10,17 +10,14 @@ import os
 import shlex
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
+from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.files import SHIPPED, make_shipped_importable
 
 
 def parse_arguments(arguments: Sequence[str] | None, names: list[str]) -> argparse.Namespace:
@@ -56,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         UserError: for everything that the user can mend; nothing half-written is left behind.
     """
-    names = sorted(path.parent.name for path in ROOT.glob("data_prep/*/*_dataset_builder.py"))
+    make_shipped_importable()
+    names = sorted(path.parent.name for path in SHIPPED.glob("data_prep/*/*_dataset_builder.py"))
     args = parse_arguments(arguments, names)
     if args.name not in names:
         raise UserError(f'data set "{args.name}" is not known{_nearest(args.name, names)}')

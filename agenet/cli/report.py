@@ -1,6 +1,6 @@
 """Compares finished runs: one HTML page that needs nothing else, and the same in Markdown.
 
-python -m agenet.report RUN RUN ... [--out=FOLDER] [--no-faces]
+agenet report RUN RUN ... [--out=FOLDER] [--no-faces]
 """
 
 import re
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: a run cannot be compared, or there is no place for the pages.
     """
     parser = ArgumentParser(
-        prog="python -m agenet.report",
+        prog="agenet report",
         description="Compares finished runs: one HTML page that needs nothing else, and the same "
         "in Markdown.",
     )
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "runs",
         metavar="RUN",
         nargs="+",
-        help="--workdir of a finished run, or of scripts/run_folds.py; LABEL=RUN to call it LABEL",
+        help="--workdir of a finished run, or of agenet folds; LABEL=RUN to call it LABEL",
     )
     parser.add_argument(
         "--out", metavar="FOLDER", type=Path, default=Path("comparison"), help="for the pages"
@@ -37,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if any(part.exists() and not part.is_dir() for part in (args.out, *args.out.parents)):
         raise UserError(f"--out {args.out} is no folder")
     # Imported here, not above: help and mistyped flags must not wait for Matplotlib.
-    from agenet.report.contents import compose
-    from agenet.report.finished import read_runs
-    from agenet.report.page import pictures, to_html, to_markdown
-    from agenet.writers import write_file
+    from agenet.evaluation.comparison.contents import compose
+    from agenet.evaluation.comparison.runs import read_runs
+    from agenet.evaluation.page import pictures, to_html, to_markdown
+    from agenet.files import write_file
 
     title, nodes = compose(read_runs(args.runs), faces=not args.no_faces)
     drawn = {picture.name: picture.content for picture in pictures(nodes)}

@@ -1,6 +1,6 @@
 """Trains the variants that a sweep file names and compares them, a table for each setting.
 
-python scripts/sweep.py --sweep=configs/sweeps/report.py:lite0 --workdir=runs/sweep
+agenet sweep --sweep=configs/sweeps/report.py:lite0 --workdir=runs/sweep
     [--config.any.field=value ...]
 
 Variants of several tables that come to the same config are one run. All runs are trained one after
@@ -18,13 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
-from agenet.writers import write_file  # noqa: E402
-from scripts import runs  # noqa: E402
-from scripts.runs import Run, StoppedError, Train  # noqa: E402
+from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.files import SHIPPED, write_file
+from agenet.runs import series
+from agenet.runs.series import Run, StoppedError, Train
 
 # Task and figure, of validation and of test; the report's tables have gender first.
 FIGURES = (("gender", "accuracy"), ("age", "accuracy"))
@@ -59,7 +56,7 @@ class Sweep:
     runs: list[Run]
 
 
-def main(arguments: Sequence[str] | None = None, train: Train = runs.train_in_child) -> None:
+def main(arguments: Sequence[str] | None = None, train: Train = series.train_in_child) -> None:
     """Parses the command line, trains the variants and writes sweep.md and sweep.json.
 
     Raises:
@@ -67,7 +64,7 @@ def main(arguments: Sequence[str] | None = None, train: Train = runs.train_in_ch
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = ArgumentParser(
-        prog="python scripts/sweep.py",
+        prog="agenet sweep",
         description="Trains the variants that a sweep file names and compares them.",
         epilog="--config.FIELD=VALUE changes a field of all runs that do not vary it.",
         allow_abbrev=False,
@@ -75,8 +72,8 @@ def main(arguments: Sequence[str] | None = None, train: Train = runs.train_in_ch
     parser.add_argument("--sweep", metavar="FILE", required=True, help="such as configs/sweeps/*")
     parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of all runs")
     args, fields = parser.parse_known_args(arguments)
-    runs.check_fields(fields)
-    command = runs.command_line("sweep.py", arguments)
+    series.check_fields(fields)
+    command = series.command_line("sweep", arguments)
     sweep = read_sweep(args.sweep, args.workdir, fields, command)
     train_sweep(sweep, args.workdir, train)
 
@@ -96,7 +93,7 @@ def read_sweep(file: str, workdir: Path, fields: Sequence[str], command: str) ->
     path, *argument = file.split(":", 1)
     if not Path(path).is_file():
         known = ", ".join(
-            sorted(os.path.relpath(p) for p in (ROOT / "configs/sweeps").glob("*.py"))
+            sorted(os.path.relpath(p) for p in (SHIPPED / "configs/sweeps").glob("*.py"))
         )
         raise UserError(f"there is no sweep file {path}: known ones are {known}")
     try:
@@ -104,7 +101,7 @@ def read_sweep(file: str, workdir: Path, fields: Sequence[str], command: str) ->
         config = str(described["config"])
         # Of this checkout, wherever the command is typed.
         base = (
-            f"--config={os.path.relpath(ROOT / config)}",
+            f"--config={os.path.relpath(SHIPPED / config)}",
             *_flags(described["fields"]),
             *fields,
         )
@@ -167,21 +164,21 @@ def train_sweep(sweep: Sweep, workdir: Path, train: Train) -> None:
         write_tables(sweep, results, workdir)
 
     try:
-        with runs.own_folder(workdir):
-            for run, report in runs.run_all(sweep.runs, train, failed):
+        with series.own_folder(workdir):
+            for run, report in series.run_all(sweep.runs, train, failed):
                 results.reports[run.name] = report
                 results.figures[run.name] = {
-                    "validation": runs.validation_figures(
+                    "validation": series.validation_figures(
                         run.workdir, report["training"]["best_step"]
                     ),
-                    "test": runs.test_figures(report),
+                    "test": series.test_figures(report),
                     "seconds": report["seconds"],
-                    "stopped_early": runs.stopped_early(report["training"]),
+                    "stopped_early": series.stopped_early(report["training"]),
                 }
                 write_tables(sweep, results, workdir)
     except StoppedError as stopped:
         done = len(results.figures) + len(results.failures)
-        runs.end_if_stopped(stopped, sweep.runs[done].name)
+        series.end_if_stopped(stopped, sweep.runs[done].name)
     print(markdown(sweep, results))
 
 
@@ -201,7 +198,7 @@ def write_tables(sweep: Sweep, results: Results, workdir: Path) -> None:
             for run in sweep.runs
         },
     }
-    runs.write_json(workdir / "sweep.json", result)
+    series.write_json(workdir / "sweep.json", result)
     write_file(workdir / "sweep.md", markdown(sweep, results).encode())
 
 
@@ -232,7 +229,7 @@ def markdown(sweep: Sweep, results: Results) -> str:
 def _conditions(reports: Mapping[str, Any]) -> list[str]:
     """What to know beside the figures, with the names of the runs where it is not the same."""
     # Imported here, not above: it brings Matplotlib.
-    from agenet.report.run import conditions
+    from agenet.evaluation.report import conditions
 
     names: dict[str, list[str]] = {}
     for name, report in reports.items():
@@ -270,7 +267,7 @@ def _table(title: str, variants: Sequence[Variant], results: Results) -> str:
     header = [title, "Validation", "Test", "Time, s", "Reported"]
     if not any(row[-1] != "–" for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
-    return runs.table(header, rows)
+    return series.table(header, rows)
 
 
 def _choice(figures: Mapping[str, Any]) -> float:

@@ -1,6 +1,6 @@
 """Tells age and gender of the faces of a camera, a video or a stream, as it runs.
 
-agenet-webcam [SOURCE] [--output FILE] [--json FILE]
+agenet webcam [SOURCE] [--output FILE] [--json FILE]
 """
 
 import contextlib
@@ -18,6 +18,8 @@ from typing import TextIO
 import numpy as np
 from tqdm import tqdm
 
+from agenet.cli.display import Display, Screen, Window, check_window
+from agenet.cli.options import add_flags, load_predictor
 from agenet.errors import ArgumentParser, UserError, one_line_errors
 from agenet.faces.detectors import find_detector
 from agenet.faces.drawing import draw_faces
@@ -25,9 +27,7 @@ from agenet.faces.face import Detector, FacePredictor
 from agenet.faces.pipeline import Pipeline
 from agenet.faces.tracking import TrackedFace
 from agenet.faces.video import CODECS, Frame, Source, VideoWriter, check_output, open_source
-from agenet.programs.display import Display, Screen, Window, check_window
-from agenet.programs.network import add_flags, load_predictor
-from agenet.writers import log_to
+from agenet.runs.logging import log_to
 
 LONGEST_GAP = 1.0  # seconds; a longer one in a recording, such as a pause, is left out
 EARLY = 0.9  # part of the frames that a file tells of, below which its end is told as early
@@ -87,7 +87,7 @@ def main(
 
 def _parse(arguments: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(
-        prog="agenet-webcam",
+        prog="agenet webcam",
         description="Tells age and gender of the faces of a camera, a video file or a stream.",
         epilog=EPILOG,
         formatter_class=RawDescriptionHelpFormatter,

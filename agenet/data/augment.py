@@ -44,7 +44,9 @@ class Augmentation:
     color_probability: float = 0.5  # of brightness and contrast together
     grey: float = 0.0  # probability of losing the colours
     low_resolution: float = 0.0  # probability of losing details, down to a quarter of the pixels
-    mixup: float = 0.0  # alpha of mixup, which is the training step's, see `agenet.steps.Recipe`
+    mixup: float = (
+        0.0  # alpha of mixup, which is the training step's, see `agenet.training.steps.Recipe`
+    )
 
     def __post_init__(self) -> None:
         if self.crop not in ("random", "center"):

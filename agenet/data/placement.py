@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from agenet.data.records import Records
 from agenet.data.resident import Resident
 from agenet.data.stream import Stream
+from agenet.distributed.processes import gather
 from agenet.errors import UserError
-from agenet.processes import gather
 
 log = logging.getLogger(__name__)
 

@@ -200,7 +200,7 @@ def _prepare_command(name: str, data_dir: str) -> str:
     where = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
     # Drawn faces have no release: they are drawn.
     release = "" if builder == "drawn_faces" else " --manual_dir=FOLDER_OF_THE_RELEASE"
-    return f"python scripts/prepare.py {builder} --config={config}{where}{release}"
+    return f"agenet prepare {builder} --config={config}{where}{release}"
 
 
 def _check_kind(builder: Any, path: Path, command: str) -> None:
@@ -220,9 +220,7 @@ def _check_kind(builder: Any, path: Path, command: str) -> None:
         )
     else:
         return
-    raise UserError(
-        f"{path} {wrong}: choose a --config.dataset.name that scripts/prepare.py prepares"
-    )
+    raise UserError(f"{path} {wrong}: choose a --config.dataset.name that agenet prepare makes")
 
 
 def _fold(split: str) -> int:

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from agenet.data.records import Records
 from agenet.data.square import to_square
 from agenet.data.stored import read_pictures
+from agenet.distributed.mesh import batch_sharded, local_part, make_take, place
 from agenet.errors import UserError
-from agenet.sharding import batch_sharded, local_part, make_take, place
 
 # Rows int [B] of a data set that make a batch, and bool [B], False for padding; None: no padding.
 Part = tuple[np.ndarray, np.ndarray | None]

@@ -22,7 +22,7 @@ from agenet.data.resident import (
     decode_some,
     label_columns,
 )
-from agenet.sharding import batch_sharded, local_part, place
+from agenet.distributed.mesh import batch_sharded, local_part, place
 
 # Batches that are made ahead, or as many as keep all cores busy, but no more bytes than that.
 AHEAD = 4

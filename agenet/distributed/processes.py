@@ -25,8 +25,8 @@ import jax
 from jax._src.clusters import ClusterEnv
 from jax._src.distributed import global_state
 
+from agenet.distributed.mesh import create_mesh, make_largest
 from agenet.errors import UserError
-from agenet.sharding import create_mesh, make_largest
 
 log = logging.getLogger(__name__)
 

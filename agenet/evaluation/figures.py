@@ -105,7 +105,7 @@ def confusion_matrix(task: str, metrics: dict[str, Any], subtitle: str, notice: 
 
     Args:
         task: "age" or "gender".
-        metrics: what `agenet.metrics.task_metrics` returned.
+        metrics: what `agenet.evaluation.metrics.task_metrics` returned.
         subtitle: model and data set.
         notice: what a viewer has to know about the data, or "".
     """
@@ -155,7 +155,7 @@ def reliability_diagram(task: str, metrics: dict[str, Any], subtitle: str, notic
 
     Args:
         task: "age" or "gender".
-        metrics: what `agenet.metrics.report_metrics` returned.
+        metrics: what `agenet.evaluation.metrics.report_metrics` returned.
         subtitle: model and data set.
         notice: what a viewer has to know about the data, or "".
     """
@@ -204,7 +204,7 @@ def subgroup_bars(task: str, metrics: dict[str, Any], subtitle: str, notice: str
 
     Args:
         task: "age" or "gender".
-        metrics: what `agenet.metrics.report_metrics` returned.
+        metrics: what `agenet.evaluation.metrics.report_metrics` returned.
         subtitle: model and data set.
         notice: what a viewer has to know about the data, or "".
     """

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from agenet.data.records import extra_names, name_tested
-from agenet.figures import (
+from agenet.evaluation.comparison.files import seen_before, views_of
+from agenet.evaluation.figures import (
     confusion_matrix,
     face_sheet,
     learning_curves,
@@ -18,8 +19,7 @@ from agenet.figures import (
     reliability_diagram,
     subgroup_bars,
 )
-from agenet.labels import TASK_CLASSES
-from agenet.metrics import (
+from agenet.evaluation.metrics import (
     AGE_MIDPOINTS,
     CALIBRATION_BINS,
     LAST,
@@ -27,9 +27,9 @@ from agenet.metrics import (
     MIN_SUBJECTS,
     RESAMPLES,
 )
-from agenet.report.files import seen_before, views_of
-from agenet.report.published import FOLDS_DIFFER, LIMITS, PUBLISHED, SOURCES, on_adience
-from agenet.writers import write_file
+from agenet.evaluation.published import FOLDS_DIFFER, LIMITS, PUBLISHED, SOURCES, on_adience
+from agenet.files import write_file
+from agenet.labels import TASK_CLASSES
 
 INTERVALS = f"""\
 In brackets: {100 * LEVEL:.0f} % intervals, percentiles of {RESAMPLES:,} bootstrap resamples of \
@@ -37,7 +37,7 @@ persons, not of pictures, since the pictures of one person are alike. They say h
 could lie off because other persons might have been tested; what another training run would \
 change is not in them. *No interval*: fewer than {MIN_SUBJECTS} persons, or a figure that too many \
 resamples leave undefined, or the calibration error, which resampling misjudges."""
-# The main figures of `agenet.metrics`: heading, factor, digits.
+# The main figures of `agenet.evaluation.metrics`: heading, factor, digits.
 MAIN_FIGURES = {
     "accuracy": ("Accuracy %", 100, 1),
     "one_off": ("1-off %", 100, 1),

@@ -94,7 +94,7 @@ class Face:
 
 
 class FacePredictor(Protocol):
-    """What programs need of a predictor; `agenet.predict.Predictor` is one."""
+    """What programs need of a predictor; `agenet.inference.predictor.Predictor` is one."""
 
     def predict_faces(
         self, image: np.ndarray, detections: Sequence[Detection] | None = None

@@ -32,10 +32,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.errors import UserError  # noqa: E402
+from agenet.errors import UserError
 
 NETWORKS: dict[str, tuple[str, ...]] = {
     "torchvision": (
@@ -87,7 +84,9 @@ def create(
         UserError: the source is not installed, or has no such network.
     """
     if name not in NETWORKS.get(source, ()):
-        raise UserError(f"{source} has no network {name!r}: see NETWORKS in scripts/frameworks.py")
+        raise UserError(
+            f"{source} has no network {name!r}: see NETWORKS in agenet/frameworks/networks.py"
+        )
     if message := why_not(source):
         raise UserError(message)
     if source == "caffe":

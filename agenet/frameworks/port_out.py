@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agenet.errors import UserError
+from agenet.frameworks import networks
 from agenet.weights.names import keras, torchvision
-from scripts import frameworks
 
 if TYPE_CHECKING:
     from agenet.weights.load import Weights
@@ -24,7 +24,7 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "torchvision": (".safetensors", ".pth"),
     "keras": (".weights.h5", ".keras"),
 }
-# What no library has is written out in scripts/compare, to compute as these flavours.
+# What no library has is written out in agenet/frameworks/comparison, to compute as these flavours.
 WRITTEN_OUT = {"levi_hassner": "report", "efficientnet_lite0": "tensorflow"}
 TOLERANCE = 1e-4
 EXTRA_LAYER = "params/heads/bn/scale"
@@ -66,8 +66,8 @@ def export(weights: "Weights", target: str) -> Export:
     to_theirs: Any = {"torchvision": torchvision.from_agenet, "keras": keras.from_agenet}[target]
     if name in WRITTEN_OUT:
         # Imported here: the comparison of frameworks needs this module.
-        from scripts.compare.in_keras import keras_from_agenet
-        from scripts.compare.in_torch import torch_names
+        from agenet.frameworks.comparison.in_keras import keras_from_agenet
+        from agenet.frameworks.comparison.in_torch import torch_names
 
         to_theirs = {"torchvision": torch_names, "keras": keras_from_agenet}[target]
     return Export(weights, target, name, to_theirs(tensors, spec.model), columns)
@@ -81,9 +81,9 @@ def fill_network(weights: "Weights") -> tuple[Any, Any]:
     """
     import jax
 
-    from agenet.losses import describe_heads
     from agenet.models import create_model
-    from agenet.state import create_variables
+    from agenet.training.losses import describe_heads
+    from agenet.training.state import create_variables
     from agenet.weights.load import load_into
 
     spec = weights.spec
@@ -146,7 +146,7 @@ def write(exported: Export, output: Path, check: bool) -> str:
     if not output.name.endswith(suffixes):
         raise UserError(f"{output}: --to {target} writes {' or '.join(suffixes)}")
     needed = check or output.suffix != ".safetensors"
-    if needed and (message := frameworks.why_not(target)):
+    if needed and (message := networks.why_not(target)):
         raise UserError(message)
     writer: Callable[[Export, Path], str]
     writer, run = {
@@ -165,9 +165,9 @@ def write(exported: Export, output: Path, check: bool) -> str:
 
 def create_torchvision(exported: Export) -> Any:
     """Torchvision's network, or the one written out here, in inference mode."""
-    models = frameworks.import_torchvision().models
+    models = networks.import_torchvision().models
     if exported.name in WRITTEN_OUT:
-        from scripts.compare.in_torch import create_torch
+        from agenet.frameworks.comparison.in_torch import create_torch
 
         return create_torch(_work(exported), exported.classes).eval()
     return getattr(models, exported.name)(num_classes=exported.classes).eval()
@@ -175,9 +175,9 @@ def create_torchvision(exported: Export) -> Any:
 
 def create_keras(exported: Export) -> Any:
     """The network of Keras applications, or the one written out here."""
-    applications, classes = frameworks.import_keras().applications, exported.classes
+    applications, classes = networks.import_keras().applications, exported.classes
     if exported.name in WRITTEN_OUT:
-        from scripts.compare import in_keras
+        from agenet.frameworks.comparison import in_keras
 
         return in_keras.create_keras(_work(exported), classes)
     shape = (*(exported.weights.spec.input.size,) * 2, 3)
@@ -186,15 +186,16 @@ def create_keras(exported: Export) -> Any:
 
 
 def _work(exported: Export) -> Any:
-    from scripts.compare.engine import Work
+    from agenet.frameworks.comparison.engine import Work
 
     return Work(exported.name, exported.weights.spec.input.size)
 
 
 def _written_out(exported: Export, function: str) -> str:
     """How to create a network of ours there, from this repository's folder."""
-    work = f"scripts.compare.engine.Work({exported.name!r}, {exported.weights.spec.input.size})"
-    return f"model = scripts.compare.{function}({work}, {exported.classes})"
+    package = "agenet.frameworks.comparison"
+    work = f"{package}.engine.Work({exported.name!r}, {exported.weights.spec.input.size})"
+    return f"model = {package}.{function}({work}, {exported.classes})"
 
 
 def assign_keras(model: Any, tensors: Mapping[str, np.ndarray]) -> None:
@@ -217,7 +218,7 @@ def assign_keras(model: Any, tensors: Mapping[str, np.ndarray]) -> None:
 
 def _their_name(model: str, flavour: str, target: str) -> str:
     known = {
-        "torchvision": {name: name for name in frameworks.NETWORKS["torchvision"]},
+        "torchvision": {name: name for name in networks.NETWORKS["torchvision"]},
         "keras": {
             **{f"resnet{depth}": f"ResNet{depth}" for depth in (50, 101, 152)},
             **{f"efficientnet_b{i}": f"EfficientNetB{i}" for i in range(8)},
@@ -299,7 +300,7 @@ def _run_torchvision(exported: Export, path: Path, pixels: np.ndarray) -> np.nda
 
 def _run_keras(exported: Export, path: Path, pixels: np.ndarray) -> np.ndarray:
     if path.suffix == ".keras":
-        model = frameworks.import_keras().models.load_model(path)
+        model = networks.import_keras().models.load_model(path)
     else:
         model = create_keras(exported)
         model.load_weights(path)

@@ -16,9 +16,9 @@ import numpy as np
 
 import agenet
 from agenet.errors import UserError
+from agenet.files import write_file
 from agenet.weights.cache import cache_dir
 from agenet.weights.spec import WeightsSpec
-from agenet.writers import write_file
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Engine(Protocol):
     spec: WeightsSpec
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Log-probabilities as of `agenet.serving.Served.answer`, for uint8 [B, S, S, 3].
+        """Log-probabilities as of `agenet.inference.network.Served.answer`, for uint8 [B, S, S, 3].
 
         B is from 1 to `MAX_BATCH`.
         """
@@ -52,7 +52,7 @@ def create_engine(path: Path, name: str = "auto") -> Engine:
     """The network of a file of weights or of a run, ready to run.
 
     Args:
-        path: see `agenet.serving.load_served`.
+        path: see `agenet.inference.network.load_served`.
         name: one of `ENGINES`; "auto" is JAX where it has an accelerator, or else ONNX Runtime.
 
     Raises:
@@ -74,7 +74,7 @@ class JaxEngine:
     def __init__(self, path: Path) -> None:
         import jax
 
-        from agenet.serving import load_served
+        from agenet.inference.network import load_served
 
         if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
             jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
@@ -132,7 +132,7 @@ def _find_graph(path: Path) -> bytes:
         kept.touch()
         return graph
     from agenet.export import to_onnx
-    from agenet.serving import load_served
+    from agenet.inference.network import load_served
 
     served = load_served(path)
     graph = to_onnx(

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agenet.checkpoint import Checkpoints
 from agenet.data.augment import make_eval_transform
-from agenet.default_weights import DEFAULT, find_weights
 from agenet.errors import UserError
-from agenet.initial import find_initial
-from agenet.losses import describe_heads, log_probabilities
 from agenet.models import create_model
+from agenet.runs.initial_weights import find_initial
+from agenet.training.checkpoints import Checkpoints
+from agenet.training.losses import describe_heads, log_probabilities
+from agenet.weights.bundled import DEFAULT, find_weights
 from agenet.weights.load import Weights, load_into, read_weights
 from agenet.weights.spec import InputSpec, WeightsSpec
 
@@ -47,7 +47,7 @@ class Served:
         """Returns `answer(images uint8 [B, S, S, 3]) -> {task: log-probabilities [B, C]}`.
 
         S is `stored_size`. A head that tells ages by year adds `years`, see
-        `agenet.losses.log_probabilities`.
+        `agenet.training.losses.log_probabilities`.
         """
         spec = self.spec
         _, ordinal = describe_heads(spec.heads)

@@ -1,6 +1,6 @@
 """Ages and genders of faces: of pictures that show one, or of those in a whole picture.
 
->>> from agenet.predict import Predictor
+>>> from agenet.inference.predictor import Predictor
 >>> predictor = Predictor.load()  # doctest: +SKIP
 >>> for face in predictor.predict_faces(image):  # doctest: +SKIP
 ...     print(face.detection.box, face.prediction.age, face.prediction.gender)
@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from agenet.data.square import to_square
-from agenet.default_weights import DEFAULT, find_weights
-from agenet.engines import MAX_BATCH, Engine, create_engine
 from agenet.errors import UserError
 from agenet.faces.crop import crop_face
 from agenet.faces.detectors import find_detector
 from agenet.faces.face import Detection, Detector, Face, Prediction
+from agenet.inference.engines import MAX_BATCH, Engine, create_engine
 from agenet.labels import AGE_GROUPS, GENDERS, MAX_AGE, nearest_range
+from agenet.weights.bundled import DEFAULT, find_weights
 
 
 class Predictor:
@@ -71,7 +71,7 @@ class Predictor:
             name_or_path: "default" for those that come with agenet, a `.safetensors` file of ours,
                 or the `--workdir` of a finished run.
             detector, align, age_groups: see `Predictor`.
-            engine: "onnxruntime", "jax" or "auto", see `agenet.engines`.
+            engine: "onnxruntime", "jax" or "auto", see `agenet.inference.engines`.
 
         Raises:
             UserError: there are no such weights, they tell neither age nor gender, or the groups

@@ -13,10 +13,10 @@ import numpy as np
 from agenet.data.order import epoch_order, evaluation_batches, training_batch
 from agenet.data.placement import Pictures
 from agenet.data.resident import label_columns
-from agenet.experiment import Experiment
-from agenet.features import View, find_obstacle, hash_weights
-from agenet.sharding import batch_sharded, replicated
-from agenet.steps import Batch
+from agenet.distributed.mesh import batch_sharded, replicated
+from agenet.runs.experiment import Experiment
+from agenet.runs.feature_cache import View, find_obstacle, hash_weights
+from agenet.training.steps import Batch
 from agenet.weights.cache import cache_dir
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _VERSION = 2
 
 
 class Batches(Protocol):
-    """Batches for `agenet.steps`, on the devices.
+    """Batches for `agenet.training.steps`, on the devices.
 
     Attributes:
         epochs_found: epochs of the training whose features were on disk from the first.

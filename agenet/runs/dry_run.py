@@ -7,19 +7,19 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from agenet.compiled import keep_compiled
 from agenet.data.placement import host_memory
 from agenet.data.resident import load_faces
+from agenet.distributed.compilation_cache import keep_compiled
 from agenet.errors import UserError
-from agenet.launch import (
+from agenet.runs.launch import (
     check_same_everywhere,
     log_summary,
     open_experiment,
     read_report,
     read_saved,
 )
-from agenet.memory import explain_needs, explained, measure
-from agenet.writers import log_to
+from agenet.runs.logging import log_to
+from agenet.runs.memory import explain_needs, explained, measure
 
 log = logging.getLogger(__name__)
 

@@ -16,17 +16,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from agenet.batches import AT_ONCE, Batches, PictureBatches
-from agenet.checkpoint import Checkpoints, is_complete
 from agenet.data.records import Records
 from agenet.data.resident import load_faces
+from agenet.distributed.mesh import create_mesh
+from agenet.distributed.processes import is_first
 from agenet.errors import UserError
-from agenet.experiment import Experiment, create_experiment
-from agenet.identity import ADDED_FIELDS, check_same_run
-from agenet.labels import UNKNOWN
-from agenet.losses import YEARS
-from agenet.memory import is_exhausted
-from agenet.metrics import (
+from agenet.evaluation.comparison.files import views_of
+from agenet.evaluation.metrics import (
     LEVEL,
     MIN_SUBJECTS,
     RESAMPLES,
@@ -37,12 +33,16 @@ from agenet.metrics import (
     report_metrics,
     task_metrics,
 )
-from agenet.processes import is_first
-from agenet.report import write_report
-from agenet.report.files import views_of
-from agenet.sharding import create_mesh
-from agenet.steps import Batch, EvalStep
-from agenet.writers import read_json_lines
+from agenet.evaluation.report import write_report
+from agenet.files import read_json_lines
+from agenet.labels import UNKNOWN
+from agenet.runs.batches import AT_ONCE, Batches, PictureBatches
+from agenet.runs.experiment import Experiment, create_experiment
+from agenet.runs.identity import ADDED_FIELDS, check_same_run
+from agenet.runs.memory import is_exhausted
+from agenet.training.checkpoints import Checkpoints, is_complete
+from agenet.training.losses import YEARS
+from agenet.training.steps import Batch, EvalStep
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +61,9 @@ def predict(
     `years` [N, 101] are among them where ages are told by year.
 
     Args:
-        eval_step: from `agenet.steps.make_eval_step`.
+        eval_step: from `agenet.training.steps.make_eval_step`.
         variables: parameters and batch statistics.
-        batches: with masks bool [B], False for padding, see `agenet.batches`.
+        batches: with masks bool [B], False for padding, see `agenet.runs.batches`.
         faces: N, for the progress bar.
         stop: asked before every batch; if it says yes the result is None.
         progress: title of a progress bar; none if empty.
@@ -92,7 +92,7 @@ def _fetch(log_probs: Any, mask: np.ndarray) -> tuple[dict[str, np.ndarray], np.
 def measure(
     experiment: Experiment, log_probs: dict[str, np.ndarray], rows: np.ndarray
 ) -> dict[str, dict[str, Any]]:
-    """`agenet.metrics.task_metrics` per task of the predictions [N, C] for the given rows [N]."""
+    """`task_metrics` of each task for the predictions [N, C] for the given rows [N]."""
     labels = experiment.records.labels
     return {
         task: task_metrics(task, log_probs[task], labels[task][rows]) for task in experiment.tasks
@@ -102,7 +102,7 @@ def measure(
 def measure_in_full(
     experiment: Experiment, log_probs: dict[str, np.ndarray], rows: np.ndarray
 ) -> dict[str, dict[str, Any]]:
-    """`agenet.metrics.report_metrics` per task of the predictions [N, C] for the given rows [N].
+    """`report_metrics` of each task for the predictions [N, C] for the given rows [N].
 
     Where ages are told by year, `range_accuracy` in the data set's own age ranges is added.
     """

@@ -32,27 +32,27 @@ from agenet.data.records import Records, join_records, open_records
 from agenet.data.resident import available_cores
 from agenet.data.splits import Splits, count_leaked, describe, make_splits
 from agenet.data.stream import Stream
+from agenet.distributed.mesh import check_batch_size, create_mesh, place, replicated
 from agenet.errors import UserError
-from agenet.features import check_fields as check_feature_fields
-from agenet.freeze import count_frozen, split
-from agenet.identity import data_set_names, digest_weights
-from agenet.initial import Initial, find_initial
+from agenet.evaluation.metrics import LAST
 from agenet.labels import HEADS, TASK_CLASSES
-from agenet.lineage import TrainedOn, check_not_seen, leaves_out_the_same, trained_on
-from agenet.losses import (
+from agenet.models import create_model, option_names
+from agenet.models.classifier import Classifier
+from agenet.runs.feature_cache import check_fields as check_feature_fields
+from agenet.runs.identity import data_set_names, digest_weights
+from agenet.runs.initial_weights import Initial, find_initial
+from agenet.runs.lineage import TrainedOn, check_not_seen, leaves_out_the_same, trained_on
+from agenet.training.freeze import count_frozen, split
+from agenet.training.losses import (
     CLASS_WEIGHTS,
     balanced_weights,
     describe_heads,
     known_classes,
     years_told_by,
 )
-from agenet.metrics import LAST
-from agenet.models import create_model, option_names
-from agenet.models.classifier import Classifier
-from agenet.optim import create_optimizer, create_schedule, to_steps
-from agenet.sharding import check_batch_size, create_mesh, place, replicated
-from agenet.state import TrainState, create_state, create_variables
-from agenet.steps import (
+from agenet.training.optimizers import create_optimizer, create_schedule, to_steps
+from agenet.training.state import TrainState, create_state, create_variables
+from agenet.training.steps import (
     EvalStep,
     FeatureStep,
     Recipe,

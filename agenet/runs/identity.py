@@ -9,8 +9,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from agenet.data.records import find_prepared
-from agenet.default_weights import DEFAULT, FILE
 from agenet.errors import UserError
+from agenet.weights.bundled import DEFAULT, FILE
 
 # These change neither the numbers of a training nor what they mean.
 _MAY_DIFFER = (

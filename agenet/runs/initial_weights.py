@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from agenet.checkpoint import Checkpoints, is_complete
 from agenet.errors import UserError
-from agenet.lineage import TrainedOn
-from agenet.losses import describe_heads
 from agenet.models import create_model, option_names
-from agenet.state import create_variables
+from agenet.runs.lineage import TrainedOn
+from agenet.training.checkpoints import Checkpoints, is_complete
+from agenet.training.losses import describe_heads
+from agenet.training.state import create_variables
 from agenet.weights.cache import find_file, find_init
 from agenet.weights.known import KnownWeights
 from agenet.weights.load import read_weights
@@ -33,7 +33,7 @@ class Initial:
         init: what names them exactly.
         flavour: of the network that they are for.
         mean, std: of the pixels that they expect, RGB, 0 to 255.
-        trained_on: whom they have seen, see `agenet.lineage`.
+        trained_on: whom they have seen, see `agenet.runs.lineage`.
         run: what an earlier run's checkpoint was saved with; None for a file.
         read: gives {"params/backbone/...": array, "batch_stats/...": array}.
     """

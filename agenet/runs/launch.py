@@ -12,30 +12,31 @@ from typing import Any
 import jax
 import ml_collections
 
-from agenet.batches import create_batches
-from agenet.checkpoint import Checkpoints
-from agenet.compiled import keep_compiled
 from agenet.data.records import find_prepared
+from agenet.distributed.compilation_cache import keep_compiled
+from agenet.distributed.processes import agree, gather, is_first
+from agenet.distributed.profiler import Profile, Window
 from agenet.errors import UserError
-from agenet.evaluation import log_results, report_run
-from agenet.experiment import (
+from agenet.evaluation.comparison.files import views_of
+from agenet.files import alone_in, writing_to
+from agenet.runs.batches import create_batches
+from agenet.runs.evaluator import log_results, report_run
+from agenet.runs.experiment import (
     Experiment,
     create_experiment,
     describe_machine,
     take_from_weights,
 )
-from agenet.identity import (
+from agenet.runs.identity import (
     check_same_run,
     check_same_weights,
     data_set_names,
     find_differences,
 )
-from agenet.memory import explained
-from agenet.processes import agree, gather, is_first
-from agenet.profile import Profile, Window
-from agenet.report.files import views_of
-from agenet.train import Progress, Trainer
-from agenet.writers import Writers, alone_in, create_writer, log_to, writing_to
+from agenet.runs.logging import Writers, create_writer, log_to
+from agenet.runs.loop import Progress, Trainer
+from agenet.runs.memory import explained
+from agenet.training.checkpoints import Checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -195,8 +196,7 @@ def prepare_if_asked(dataset: ml_collections.ConfigDict) -> None:
 
 def _prepare(name: str, data_dir: str) -> None:
     builder, _, builder_config = name.partition("/")
-    script = Path(__file__).resolve().parents[1] / "scripts" / "prepare.py"
-    command = [sys.executable, str(script), builder, f"--config={builder_config}"]
+    command = [sys.executable, "-m", "agenet.cli.prepare", builder, f"--config={builder_config}"]
     if data_dir:
         command.append(f"--data_dir={data_dir}")
     log.info("%s is not prepared yet: doing it now", name)

@@ -16,7 +16,7 @@ import numpy as np
 from agenet.data.records import NO_FOLD, Records, extra_names
 from agenet.data.splits import Splits
 from agenet.errors import UserError
-from agenet.identity import comparable
+from agenet.runs.identity import comparable
 from agenet.weights.spec import NOT_FOLD_0
 
 TrainedOn = dict[str, str]

@@ -19,16 +19,16 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
-from agenet.batches import Batches
-from agenet.checkpoint import Checkpoints
+from agenet.distributed.mesh import make_largest
+from agenet.distributed.processes import agree
+from agenet.distributed.profiler import Profile
 from agenet.errors import UserError
-from agenet.evaluation import measure, predict
-from agenet.experiment import Experiment
-from agenet.processes import agree
-from agenet.profile import Profile
-from agenet.sharding import make_largest
-from agenet.state import TrainState
-from agenet.writers import MetricWriter
+from agenet.runs.batches import Batches
+from agenet.runs.evaluator import measure, predict
+from agenet.runs.experiment import Experiment
+from agenet.runs.logging import MetricWriter
+from agenet.training.checkpoints import Checkpoints
+from agenet.training.state import TrainState
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from agenet.batches import AT_ONCE, evaluated_rows, why_pictures
 from agenet.data.placement import agree_on_free, choose_placement, host_memory
 from agenet.data.resident import label_columns
+from agenet.distributed.mesh import batch_sharded
 from agenet.errors import UserError
-from agenet.experiment import Experiment
-from agenet.sharding import batch_sharded
+from agenet.runs.batches import AT_ONCE, evaluated_rows, why_pictures
+from agenet.runs.experiment import Experiment
 
 log = logging.getLogger(__name__)
 

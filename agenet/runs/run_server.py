@@ -19,7 +19,7 @@ from multiprocessing.reduction import recv_handle, send_handle
 
 # What a run imports sooner or later. Not TensorFlow, which only some need, for TensorBoard's files.
 _IMPORTED = (
-    "agenet.launch",
+    "agenet.runs.launch",
     "tensorflow_datasets.proto",
     "array_record.python.array_record_data_source",
     "matplotlib.backends.backend_agg",
@@ -57,7 +57,7 @@ class RunServer:
         self._is_ready = False
         with other:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "scripts.run_server", str(other.fileno())],
+                [sys.executable, "-m", "agenet.runs.run_server", str(other.fileno())],
                 env=environment,
                 pass_fds=[other.fileno()],
                 start_new_session=True,  # Where no terminal sends it a Ctrl-C.

@@ -22,12 +22,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from agenet.errors import UserError
-from agenet.identity import data_set_names, digest_data, digest_weights, find_differences
+from agenet.files import alone_in, read_json_lines, write_file, writing_to
 from agenet.main import LARGE_PAGES, config_error
-from agenet.writers import alone_in, read_json_lines, write_file, writing_to
-from scripts.run_server import Forked, RunServer
+from agenet.runs.identity import data_set_names, digest_data, digest_weights, find_differences
+from agenet.runs.run_server import Forked, RunServer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FINISHED = "finished.json"
 TIME = "time.json"
 _TAIL = 20_000  # bytes of what a run printed last, in which the reason of a failure is looked for
@@ -376,7 +376,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def command_line(program: str, arguments: Sequence[str]) -> str:
-    return shlex.join(["python", f"scripts/{program}", *arguments])
+    return shlex.join(["agenet", program, *arguments])
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -384,7 +384,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _is_whole(report: Mapping[str, Any]) -> bool:
-    """Whether a report is of a run's end; agenet.evaluate also writes one half-way."""
+    """Whether a report is of a run's end; agenet.cli.evaluate also writes one half-way."""
     training = report["training"]
     return training.get("complete", training["steps"] == training.get("total_steps"))
 

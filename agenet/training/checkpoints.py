@@ -19,8 +19,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from agenet.errors import UserError
-from agenet.state import TrainState
-from agenet.writers import write_file
+from agenet.files import write_file
+from agenet.training.state import TrainState
 
 
 class Checkpoints:

@@ -132,7 +132,7 @@ def example_losses(
         task: "age" or "gender".
         head: one of `HEADS[task]`.
         logits: [B, D] float32, D as `describe_heads` says.
-        batch: see `agenet.steps`.
+        batch: see `agenet.training.steps`.
         smoothing: from 0 to below 1.
 
     Returns:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from agenet.labels import UNKNOWN
-from agenet.losses import example_losses, known_classes, log_probabilities
+from agenet.training.losses import example_losses, known_classes, log_probabilities
 
 # A batch's labels and mask, with the share that the pictures have of what they tell of.
 Truth = tuple[jax.typing.ArrayLike, Mapping[str, jax.Array]]
@@ -19,8 +19,8 @@ class Objective:
     """The sum over tasks of the mean loss over examples that are known.
 
     Attributes:
-        heads: which head each task has, see `agenet.losses`.
-        label_smoothing: see `agenet.losses.example_losses`.
+        heads: which head each task has, see `agenet.training.losses`.
+        label_smoothing: see `agenet.training.losses.example_losses`.
         class_weights: per task float32 [C]; without, all classes weigh 1. The mean is that of
             PyTorch's `cross_entropy` with `weight`, sum(w l) / sum(w), w being the label's.
     """

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from agenet.freeze import split
 from agenet.models.classifier import Classifier
+from agenet.training.freeze import split
 
 
 @flax.struct.dataclass

@@ -17,12 +17,12 @@ import optax
 from jax.sharding import Mesh
 
 from agenet.data.augment import Transform, example_keys
-from agenet.freeze import merge, split
-from agenet.losses import log_probabilities
+from agenet.distributed.mesh import batch_sharded, divide, replicated
 from agenet.models.classifier import Classifier
-from agenet.objective import Objective
-from agenet.sharding import batch_sharded, divide, replicated
-from agenet.state import TrainState
+from agenet.training.freeze import merge, split
+from agenet.training.losses import log_probabilities
+from agenet.training.objective import Objective
+from agenet.training.state import TrainState
 
 Batch = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
@@ -42,7 +42,7 @@ class Recipe:
             picture is mixed with that before it in the batch, all of a batch in one proportion
             that is drawn from Beta(alpha, alpha), and so are their losses; 0: none. The pictures
             of a whole batch are transformed at once for it.
-        label_smoothing, class_weights: see `agenet.objective.Objective`.
+        label_smoothing, class_weights: see `Objective`.
         ema: decay of the averages that the state keeps of parameters and batch statistics, in
             step n from 0 at most (1 + n) / (10 + n), as in TensorFlow; 0: none are kept.
     """
@@ -67,11 +67,11 @@ def make_train_step(
 ) -> TrainStep:
     """Returns `train_step(state, batch) -> (state, sums)`, compiled; the given state is donated.
 
-    The loss is that of `agenet.objective.Objective`; `heads` says for each task which head it has,
-    see `agenet.losses`. All randomness follows from the seed: augmentation from epoch and row, all
-    else from `state.step`. The sums are scalars: `step`, `loss` and `gradient_norm` of this step,
-    the latter before any clipping, and per task, over known labels, `<task>_loss` (the negative
-    log-likelihood of the class, whatever the head and the recipe), `<task>_correct` and
+    The loss is that of `Objective`; `heads` says for each task which head it has,
+    see `agenet.training.losses`. All randomness follows from the seed: augmentation from epoch and
+    row, all else from `state.step`. The sums are scalars: `step`, `loss` and `gradient_norm` of
+    this step, the latter before any clipping, and per task, over known labels, `<task>_loss` (the
+    negative log-likelihood of the class, whatever the head and the recipe), `<task>_correct` and
     `<task>_count`; of a mixed picture each label counts by its proportion. What is frozen passes
     through.
     """
@@ -205,7 +205,7 @@ def make_eval_step(
     """Returns `eval_step(variables, batch) -> {task: log-probabilities float32 [B, C]}`.
 
     `heads` says for each task which head it has; one that tells ages by year adds `years`, see
-    `agenet.losses.log_probabilities`. If the transform gives several views of a picture, [B, V, S,
+    `log_probabilities`. If the transform gives several views of a picture, [B, V, S,
     S, 3], the probabilities are the means over them.
     """
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from agenet.default_weights import DEFAULT, find_weights
 from agenet.errors import UserError
+from agenet.weights.bundled import DEFAULT, find_weights
 from agenet.weights.download import PATIENCE, Patience, download
 from agenet.weights.known import KNOWN, KnownWeights, find_known, hash_file
 

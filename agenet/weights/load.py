@@ -11,8 +11,8 @@ import safetensors.numpy
 from flax.core import FrozenDict, freeze
 from flax.traverse_util import empty_node, flatten_dict, unflatten_dict
 
-from agenet.default_weights import FILE, TRAINED_ON
 from agenet.errors import UserError
+from agenet.weights.bundled import FILE, TRAINED_ON
 from agenet.weights.formats import TensorFile, read_tensors
 from agenet.weights.identify import identify
 from agenet.weights.known import KnownWeights

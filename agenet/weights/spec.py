@@ -61,9 +61,10 @@ class WeightsSpec:
         origin: address, or package, that the original file came from.
         sha256: of the original file, 64 hexadecimal digits; None where it is not known.
         licence: of the weights, as their publisher states it.
-        heads: how the logits of each task trained here are meant, see `agenet.losses`, such as
-            {"age": "distribution"}; none for other tasks.
-        trained_on: by data set whom they have seen, see `agenet.lineage`; none where none is known.
+        heads: how the logits of each task are read, see `agenet.training.losses`, such
+            as {"age": "distribution"}; none for other tasks.
+        trained_on: by data set whom they have seen, see `agenet.runs.lineage`; empty where
+            nothing is known.
     """
 
     model: str

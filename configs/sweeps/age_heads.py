@@ -1,6 +1,6 @@
 """Ways to tell an age, on EfficientNet's frozen features of Adience: groups, years, ordered years.
 
-python scripts/sweep.py --sweep=configs/sweeps/age_heads.py --workdir=runs/age_heads \
+agenet sweep --sweep=configs/sweeps/age_heads.py --workdir=runs/age_heads \
     --config.init=runs/fairface
 
 B0, or another after a colon. The best state of each run is that of the highest accuracy in the age

@@ -1,6 +1,6 @@
 """The reference report's five tables: EfficientNet on Adience, one setting varied at a time.
 
-python scripts/sweep.py --sweep=configs/sweeps/report.py --workdir=runs/sweep \
+agenet sweep --sweep=configs/sweeps/report.py --workdir=runs/sweep \
     --config.init=runs/imdb_wiki
 
 B0, or another after a colon; without --config.init from ImageNet weights. The report's figures are

@@ -22,8 +22,7 @@ class Builder(FoldsBuilder):
     LICENSE = "Apache-2.0"
     MAKES_RELEASE = True
     SOURCE = (
-        "Drawn faces come from: python scripts/prepare.py drawn_faces, which draws them into an "
-        "empty folder."
+        "Drawn faces come from: agenet prepare drawn_faces, which draws them into an empty folder."
     )
     MANUAL_DOWNLOAD_INSTRUCTIONS = SOURCE
 

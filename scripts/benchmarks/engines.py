@@ -108,7 +108,7 @@ class Limits:
         self.jax, self.device = jax, jax.devices()[0]
 
     def describe(self) -> Figures:
-        from agenet.experiment import describe_machine
+        from agenet.runs.experiment import describe_machine
 
         return {"platform": self.device.platform, "machine": describe_machine()}
 
@@ -157,9 +157,9 @@ class Agenet(Engine):
         import jax
         import optax
 
+        from agenet.distributed.mesh import create_mesh, replicated
         from agenet.models import create_model
-        from agenet.sharding import create_mesh, replicated
-        from agenet.state import create_state, create_variables
+        from agenet.training.state import create_state, create_variables
 
         jax.config.update("jax_enable_compilation_cache", False)
         self.jax, self.work, self.device = jax, work, jax.devices()[0]
@@ -179,8 +179,8 @@ class Agenet(Engine):
         return {"parameters": sum(leaf.size for leaf in leaves)}
 
     def build(self, stage: str, batch: int) -> Figures:
-        from agenet.sharding import batch_sharded
-        from agenet.steps import make_train_step
+        from agenet.distributed.mesh import batch_sharded
+        from agenet.training.steps import make_train_step
 
         arrays = {
             "image": _images(batch, self.work.size),
@@ -439,17 +439,17 @@ def create_torch(work: Work) -> Any:
     """
     import torch
 
-    from scripts import frameworks
+    from agenet.frameworks import networks
 
     nn = torch.nn
     torch.manual_seed(0)
     if "lite" in work.model:
-        frameworks.import_torchvision()
+        networks.import_torchvision()
         import timm
 
         return timm.create_model(work.model)
     if work.model != "levi_hassner":
-        return frameworks.create("torchvision", work.model, size=work.size).module
+        return networks.create("torchvision", work.model, size=work.size).module
     module = nn.Sequential(
         *(nn.Conv2d(3, 96, 7, 4, 1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.LocalResponseNorm(5)),
         *(nn.Conv2d(96, 256, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.LocalResponseNorm(5)),

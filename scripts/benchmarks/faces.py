@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import sys
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.errors import UserError  # noqa: E402
-from agenet.faces.detectors import find_detector  # noqa: E402
-from agenet.faces.pictures import FORMATS, PictureError, read_picture  # noqa: E402
+from agenet.errors import UserError
+from agenet.faces.detectors import find_detector
+from agenet.faces.image_io import FORMATS, PictureError, read_picture
 
 WIDTH, HEIGHT = 640, 480
 LOOP = 8  # frames

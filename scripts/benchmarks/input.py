@@ -1,6 +1,6 @@
 """How fast pictures are prepared, decoded and fed to a network on this machine.
 
-python scripts/bench_input.py [--manual_dir=FOLDER --data_set=adience/faces] [--config=FILE]
+python scripts/benchmarks/input.py [--manual_dir=FOLDER --data_set=adience/faces] [--config=FILE]
 """
 
 import argparse
@@ -20,10 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from agenet.errors import UserError, one_line_errors
 
-from agenet.errors import UserError, one_line_errors  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 DRAWN = "drawn_faces/faces"
 BLOCK = 1000  # pictures; all stages take turns, to suffer alike from what else the machine does
@@ -116,7 +115,7 @@ def touch() -> Figures:
 def build(name: str, manual_dir: Path, data_dir: str) -> Figures:
     """The whole of scripts/prepare.py, its imports included."""
     start = time.perf_counter()
-    from scripts import prepare
+    from agenet.cli import prepare
 
     builder, _, config = name.partition("/")
     options = [f"--config={config}", f"--manual_dir={manual_dir}", f"--data_dir={data_dir}"]
@@ -152,7 +151,7 @@ def decode(name: str, data_dir: str, config_file: Path) -> Figures:
     from agenet.data.records import open_records
     from agenet.data.resident import create_images, decode_pictures
     from agenet.data.stream import Stream
-    from agenet.sharding import create_mesh
+    from agenet.distributed.mesh import create_mesh
 
     config = _load_config(config_file, name, data_dir)
     size, batch_size = config.input.size, config.batch_size
@@ -202,7 +201,7 @@ def stream(name: str, data_dir: str, config_file: Path) -> Figures:
 
     from agenet.data.records import open_records
     from agenet.data.stream import Stream
-    from agenet.sharding import create_mesh
+    from agenet.distributed.mesh import create_mesh
 
     config = _load_config(config_file, name, data_dir)
     records = open_records(name, data_dir)
@@ -224,7 +223,7 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
     from agenet.data.augment import Augmentation, make_train_transform
     from agenet.data.order import training_batch
     from agenet.data.resident import Resident
-    from agenet.experiment import create_experiment, describe_machine
+    from agenet.runs.experiment import create_experiment, describe_machine
 
     config = _load_config(config_file, name, data_dir)
     experiment = create_experiment(config)

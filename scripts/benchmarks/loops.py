@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -21,13 +20,10 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.data.records import Records, open_records  # noqa: E402
-from agenet.data.square import to_square  # noqa: E402
-from agenet.labels import TASK_CLASSES, UNKNOWN  # noqa: E402
-from scripts.bench_engines import (  # noqa: E402
+from agenet.data.records import Records, open_records
+from agenet.data.square import to_square
+from agenet.labels import TASK_CLASSES, UNKNOWN
+from scripts.benchmarks.engines import (
     ENGINES,
     Engine,
     Figures,
@@ -36,7 +32,7 @@ from scripts.bench_engines import (  # noqa: E402
     compile_counted,
     filled_state,
 )
-from scripts.bench_input import BLOCK, decode_by_opencv  # noqa: E402
+from scripts.benchmarks.input import BLOCK, decode_by_opencv
 
 # Steps that a run's rows are about, see `log_every`. On a CPU each takes so long that few must do.
 STEPS, STEPS_ON_CPU = 20, 2
@@ -77,7 +73,7 @@ class AgenetTraining(StagedEngine):
     def __init__(self, work: Training) -> None:
         import jax
 
-        from agenet.sharding import create_mesh
+        from agenet.distributed.mesh import create_mesh
 
         jax.config.update("jax_enable_compilation_cache", False)
         super().__init__()
@@ -89,9 +85,9 @@ class AgenetTraining(StagedEngine):
         self.result: Any = None
 
     def build(self, stage: str, batch: int) -> Figures:
-        from agenet.batches import create_batches
-        from agenet.experiment import create_experiment
-        from agenet.sharding import replicated
+        from agenet.distributed.mesh import replicated
+        from agenet.runs.batches import create_batches
+        from agenet.runs.experiment import create_experiment
 
         if self.experiment is None or self.experiment.config.batch_size != batch:
             config = self.work.config.copy_and_resolve_references()
@@ -118,7 +114,7 @@ class AgenetTraining(StagedEngine):
     def _build_step(self, state: Any, batch: int) -> Figures:
         from agenet.data.order import training_batch
         from agenet.data.resident import label_columns, load_faces
-        from agenet.sharding import batch_sharded
+        from agenet.distributed.mesh import batch_sharded
 
         experiment = self.experiment
         records, size = experiment.records, experiment.config.input.size
@@ -161,7 +157,7 @@ def make_idle_step(experiment: Any) -> Any:
     import jax
     import jax.numpy as jnp
 
-    from agenet.sharding import batch_sharded, replicated
+    from agenet.distributed.mesh import batch_sharded, replicated
 
     def idle_step(state: Any, batch: dict[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
         _, sums = jax.eval_shape(experiment.train_step, state, batch)
@@ -198,8 +194,8 @@ class Loop:
 
         A row before them is not counted, for it begins with nothing prepared.
         """
-        from agenet.profile import Profile
-        from agenet.train import Progress, Trainer
+        from agenet.distributed.profiler import Profile
+        from agenet.runs.loop import Progress, Trainer
 
         self._times: list[float] = []
         self._seconds = seconds

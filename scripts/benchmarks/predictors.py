@@ -6,7 +6,6 @@ Each is an `Engine` in a process of its own, which gets its pictures before it p
 import contextlib
 import itertools
 import os
-import sys
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -17,15 +16,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.data.square import to_square  # noqa: E402
-from agenet.errors import UserError  # noqa: E402
-from agenet.faces.face import Detection, Detector, FacePredictor  # noqa: E402
-from agenet.faces.video import Frame, Source  # noqa: E402
-from scripts.bench_engines import ENGINES, Engine, Figures, Work  # noqa: E402
-from scripts.torch_lite import create_torch  # noqa: E402
+from agenet.data.square import to_square
+from agenet.errors import UserError
+from agenet.faces.face import Detection, Detector, FacePredictor
+from agenet.faces.video import Frame, Source
+from agenet.frameworks.torch_lite import create_torch
+from scripts.benchmarks.engines import ENGINES, Engine, Figures, Work
 
 Answer = Callable[[np.ndarray], dict[str, np.ndarray]]
 See = Callable[[], int]
@@ -51,8 +47,8 @@ class Exporter:
         self.work = work
 
     def describe(self) -> Figures:
-        from agenet.experiment import describe_machine
-        from agenet.serving import load_served
+        from agenet.inference.network import load_served
+        from agenet.runs.experiment import describe_machine
 
         self.served = load_served(self.work.weights)
         spec = self.served.spec
@@ -98,7 +94,7 @@ class Exporter:
         """Of probabilities of age groups and genders, at most."""
         import jax.numpy as jnp
 
-        from agenet.losses import log_probabilities
+        from agenet.training.losses import log_probabilities
 
         differences = []
         for task, head in self.served.spec.heads.items():
@@ -147,7 +143,7 @@ class Ours(Network):
 
     def __init__(self, work: Task) -> None:
         super().__init__(work)
-        from agenet.engines import create_engine
+        from agenet.inference.engines import create_engine
 
         self.network = create_engine(work.weights, self.engine)
 
@@ -165,7 +161,7 @@ class WholePredictor(Predicting):
     """`Predictor.predict` of pictures of any size, resizing and words for the answer included."""
 
     def build(self, stage: str, batch: int) -> Figures:
-        from agenet.predict import Predictor
+        from agenet.inference.predictor import Predictor
 
         predictor, pictures = Predictor.load(self.work.weights), self.inputs["pictures"]
         starts = itertools.cycle(range(0, len(pictures) - batch + 1, batch))
@@ -313,7 +309,7 @@ class OursByFrame(Frames):
 
     def load(self) -> tuple[Detector, FacePredictor]:
         from agenet.faces.detectors import find_detector
-        from agenet.predict import Predictor
+        from agenet.inference.predictor import Predictor
 
         detector = find_detector(self.detector or self.work.detector)
         return detector, Predictor.load(self.work.weights, detector=detector)

@@ -3,15 +3,11 @@
 import argparse
 import contextlib
 import importlib.metadata
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.errors import UserError  # noqa: E402
-from scripts.bench_engines import Figures, Work  # noqa: E402
+from agenet.errors import UserError
+from scripts.benchmarks.engines import Figures, Work
 
 DTYPES = ("float32", "bfloat16")
 

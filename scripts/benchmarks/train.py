@@ -1,6 +1,6 @@
 """How fast networks are trained on this machine, in one step and in the whole loop.
 
-python scripts/bench_train.py [--models=efficientnet_b0,resnet50] [--data_set=adience/faces]
+python scripts/benchmarks/train.py [--models=efficientnet_b0,resnet50] [--data_set=adience/faces]
 
 The bare compiled step, agenet.main's loop around it and the loaders, beside PyTorch with a loader
 of its own, and the limit that the device sets. All take turns, each in a process of its own.
@@ -20,18 +20,13 @@ import contextlib
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.errors import ArgumentParser, UserError, one_line_errors  # noqa: E402
-from scripts.bench_engines import Figures, Work  # noqa: E402
-from scripts.bench_loops import Training  # noqa: E402
-from scripts.bench_tables import (  # noqa: E402
+from agenet.errors import ArgumentParser, UserError, one_line_errors
+from scripts.benchmarks.engines import Figures, Work
+from scripts.benchmarks.loops import Training
+from scripts.benchmarks.tables import (
     add_network_options,
     add_turn_options,
     cell,
@@ -45,7 +40,7 @@ from scripts.bench_tables import (  # noqa: E402
     versions,
     work_on,
 )
-from scripts.bench_turns import (  # noqa: E402
+from scripts.benchmarks.turns import (
     log,
     median_ratio,
     prepare,
@@ -54,7 +49,7 @@ from scripts.bench_turns import (  # noqa: E402
     take_turns,
     use_environment,
 )
-from scripts.bench_worker import Worker  # noqa: E402
+from scripts.benchmarks.worker import Worker
 
 MODELS = "efficientnet_b0,resnet50,levi_hassner"
 PEERS = ("torch", "torch_compiled")
@@ -157,7 +152,7 @@ def create_config(args: argparse.Namespace) -> Any:
         UserError: the data set is not prepared.
     """
     from agenet.data.records import find_prepared
-    from agenet.launch import prepare_if_asked
+    from agenet.runs.launch import prepare_if_asked
     from configs import default
 
     config = default.get_config()
@@ -172,7 +167,7 @@ def create_config(args: argparse.Namespace) -> Any:
 
 def network_config(work: Training) -> Any:
     """The config with what is the network's."""
-    from agenet.experiment import IMAGENET_MEAN, IMAGENET_STD
+    from agenet.runs.experiment import IMAGENET_MEAN, IMAGENET_STD
 
     config = work.config.copy_and_resolve_references()
     config.model.name, config.model.dtype = work.model, work.dtype

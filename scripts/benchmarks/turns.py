@@ -9,14 +9,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.main import LARGE_PAGES  # noqa: E402
-from scripts.bench_engines import Figures  # noqa: E402
-from scripts.bench_worker import Worker  # noqa: E402
+from agenet.main import LARGE_PAGES
+from scripts.benchmarks.engines import Figures
+from scripts.benchmarks.worker import Worker
 
 # By the names of the table: a process, and which of its stages has the turns.
 Contestants = Mapping[str, tuple[Worker, str]]

@@ -7,18 +7,13 @@ libraries wait by spinning, which would slow down whoever's turn it is.
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Self
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agenet.errors import UserError  # noqa: E402
-from scripts.bench_engines import ENGINES, Figures  # noqa: E402
+from agenet.errors import UserError
+from scripts.benchmarks.engines import ENGINES, Figures
 
 _MOMENT = 5.0  # seconds
 

@@ -7,8 +7,6 @@ The report's backbone had learnt 60,000 faces of IMDb-Wiki first: --weights take
 """
 
 import os
-import sys
-from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -16,8 +14,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import tensorflow as tf
 from keras import layers
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from agenet.errors import one_line_errors
 from scripts.references.faces import CLASSES, Faces, getting, parser, read_faces

@@ -2,20 +2,15 @@
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from agenet.data.records import open_records  # noqa: E402
-from agenet.data.resident import load_faces  # noqa: E402
-from agenet.data.splits import make_splits  # noqa: E402
-from agenet.errors import ArgumentParser, UserError  # noqa: E402
+from agenet.data.records import open_records
+from agenet.data.resident import load_faces
+from agenet.data.splits import make_splits
+from agenet.errors import ArgumentParser, UserError
 
 CLASSES = {"age": 8, "gender": 2}
 # RGB, 0 to 255.

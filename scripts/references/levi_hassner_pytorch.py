@@ -3,19 +3,15 @@
 python scripts/references/levi_hassner_pytorch.py --task=age
 """
 
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from agenet.errors import one_line_errors
-from scripts.frameworks import import_torchvision
+from agenet.frameworks.networks import import_torchvision
 from scripts.references.faces import CLASSES, MEAN, STD, Faces, parser, read_faces
 
 import_torchvision()  # Works beside a build of PyTorch that is not torchvision's own, too.

@@ -3,17 +3,13 @@
 python scripts/references/resnet50_torchvision.py --task=age
 """
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from agenet.errors import one_line_errors
-from scripts.frameworks import import_torchvision
+from agenet.frameworks.networks import import_torchvision
 from scripts.references.faces import CLASSES, getting, parser
 from scripts.references.levi_hassner_pytorch import create_loaders, train
 

@@ -13,21 +13,21 @@ import onnxruntime
 import pytest
 from flax.traverse_util import flatten_dict
 
+from agenet.cli import export
 from agenet.data import records
 from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.export.stablehlo import from_stablehlo
+from agenet.inference.network import load_served
 from agenet.labels import AGE_GROUPS, GENDERS
-from agenet.losses import describe_heads
 from agenet.models import create_model
-from agenet.serving import load_served
+from agenet.training.losses import describe_heads
 from agenet.weights.load import Weights, save_weights
 from agenet.weights.spec import InputSpec, WeightsSpec
-from scripts import export_model
 from tests.conftest import run_program
 from tests.random_variables import random_variables
 
-PROGRAM = "scripts/export_model.py"
+PROGRAM = ("-m", "agenet.cli.export")
 HEADS = {"age": "distribution", "gender": "softmax"}
 
 
@@ -65,7 +65,7 @@ def faces(tmp_path: Path) -> Path:
 
 def test_onnx(trained: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out.onnx"
-    export_model.main([trained, str(output)])
+    export.main([trained, str(output)])
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "tiny, onnx"
     assert printed[1].endswith("images, uint8 [batch, 20, 20, 3], RGB; it sees 16 px")
@@ -78,15 +78,15 @@ def test_onnx(trained: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert WeightsSpec.from_json(metadata["spec"]) == served.spec
     labels = json.loads(metadata["labels"])
     assert labels == {"age": [*AGE_GROUPS], "gender": [*GENDERS], "years": [*range(101)]}
-    images = export_model.draw_faces(20)
+    images = export.draw_faces(20)
     (gender,) = onnxruntime.InferenceSession(output).run(["gender"], {"images": images})
     np.testing.assert_allclose(gender, served.answer()(images)["gender"], atol=1e-4)
 
     before = output.read_bytes()
     with pytest.raises(UserError, match="--overwrite"):
-        export_model.main([trained, str(output)])
+        export.main([trained, str(output)])
     assert output.read_bytes() == before
-    export_model.main([trained, str(output), "--overwrite", "--half"])
+    export.main([trained, str(output), "--overwrite", "--half"])
     assert "weights in 16 bits" in capsys.readouterr().out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.onnx", "trained.safetensors"]
 
@@ -95,7 +95,7 @@ def test_stablehlo(
     trained: str, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.stablehlo"
-    export_model.main([trained, str(output), "--format=stablehlo", f"--check={faces}"])
+    export.main([trained, str(output), "--format=stablehlo", f"--check={faces}"])
     assert f"on 24 faces of {faces}: largest difference" in capsys.readouterr().out
     function, metadata = from_stablehlo(output.read_bytes())
     assert WeightsSpec.from_json(metadata["spec"]).heads == HEADS
@@ -113,12 +113,12 @@ def test_integers_are_written_only_if_accuracy_holds(
     monkeypatch.setattr(records, "open_records", lambda name, data_dir: prepared)
     output = tmp_path / "out.onnx"
     arguments = [trained, str(output), "--format=int8", "--check=noise/faces"]
-    monkeypatch.setattr(export_model, "LOST_POINTS", -100.0)
+    monkeypatch.setattr(export, "LOST_POINTS", -100.0)
     with pytest.raises(UserError, match=r"^not written: .*points are lost.*before.*after"):
-        export_model.main(arguments)
+        export.main(arguments)
     assert not output.exists()
-    monkeypatch.setattr(export_model, "LOST_POINTS", 100.0)
-    export_model.main(arguments)
+    monkeypatch.setattr(export, "LOST_POINTS", 100.0)
+    export.main(arguments)
     told = capsys.readouterr().out
     test_faces = (prepared.fold == 0).sum()
     assert f"on {test_faces} test faces of noise/faces/1.0.0: age " in told
@@ -131,28 +131,28 @@ def test_integers_in_a_folder(trained: str, faces: Path, tmp_path: Path) -> None
     for path in list(faces.iterdir())[:10]:
         path.unlink()
     with pytest.raises(UserError, match="fewer than 40 faces"):
-        export_model.main([trained, str(output), "--format=int8", f"--check={faces}"])
+        export.main([trained, str(output), "--format=int8", f"--check={faces}"])
     changed = {"age": np.eye(8, dtype=np.float32)}
-    same = export_model.Faces("8 faces", np.zeros(()), {}, np.zeros(()))
+    same = export.Faces("8 faces", np.zeros(()), {}, np.zeros(()))
     rolled = {"age": np.roll(changed["age"], 1, axis=1)}
-    verdict = export_model.check_accuracy(lambda _: changed, lambda _: changed, same)
+    verdict = export.check_accuracy(lambda _: changed, lambda _: changed, same)
     assert verdict == "on 8 faces: age differs for 0.00%"
     with pytest.raises(UserError, match=r"age differs for 100.00%; a prepared data set"):
-        export_model.check_accuracy(lambda _: changed, lambda _: rolled, same)
+        export.check_accuracy(lambda _: changed, lambda _: rolled, same)
 
 
 def test_another_answer_is_not_written(
     trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out.onnx"
-    run_onnx = export_model.run_onnx
+    run_onnx = export.run_onnx
 
-    def run(content: bytes) -> export_model.Run:
+    def run(content: bytes) -> export.Run:
         return lambda images: {k: v + np.nan for k, v in run_onnx(content)(images).items()}
 
-    monkeypatch.setattr(export_model, "run_onnx", run)
+    monkeypatch.setattr(export, "run_onnx", run)
     with pytest.raises(UserError, match=r"^not written: on 16 drawn faces .* by nan"):
-        export_model.main([trained, str(output)])
+        export.main([trained, str(output)])
     assert not output.exists()
 
 
@@ -170,13 +170,13 @@ def test_mistakes(trained: str, tmp_path: Path) -> None:
         ([trained], "OUTPUT, see --help"),
     ):
         with pytest.raises(UserError, match=message):
-            export_model.main(arguments)
+            export.main(arguments)
     assert not Path(output).exists()
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no faces to check on"):
-        export_model.main([trained, output, f"--check={tmp_path / 'empty'}"])
+        export.main([trained, output, f"--check={tmp_path / 'empty'}"])
 
 
 def test_one_line(tmp_path: Path) -> None:
-    printed = run_program(PROGRAM, str(tmp_path / "none"), str(tmp_path), fails=True)
+    printed = run_program(*PROGRAM, str(tmp_path / "none"), str(tmp_path), fails=True)
     assert printed == f"error: {tmp_path} is a folder: name a file in it\n"

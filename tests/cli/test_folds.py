@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from agenet.cli import folds
 from agenet.errors import UserError
-from scripts import run_folds, runs
-from scripts.runs import Run, RunError, StoppedError
+from agenet.runs import series
+from agenet.runs.series import Run, RunError, StoppedError
 from tests.conftest import ROOT
 
 # How ml_collections reads config files.
@@ -71,23 +72,23 @@ def test_continues_where_it_failed(tmp_path: Path, capsys: pytest.CaptureFixture
     arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
     failing = FakeTrainer(fold_2="the disk is full")
     with pytest.raises(UserError, match=r"^fold 2: the disk is full$"):
-        run_folds.main(arguments, failing)
+        folds.main(arguments, failing)
     assert failing.ran == ["fold_0", "fold_1", "fold_2"]
     assert not read(tmp_path)["complete"] and set(read(tmp_path)["folds"]) == {"0", "1"}
     assert "2 of 5 folds" in (tmp_path / "folds.md").read_text()
 
     trainer = FakeTrainer()
-    run_folds.main(arguments, trainer)
+    folds.main(arguments, trainer)
     assert trainer.ran == ["fold_2", "fold_3", "fold_4"]
     printed = capsys.readouterr()
     assert "run 1 of 5: fold 0: finished before" in printed.err
     assert printed.out.strip() == (tmp_path / "folds.md").read_text().strip()
-    run_folds.main(arguments, trainer)
+    folds.main(arguments, trainer)
     assert len(trainer.ran) == 3
 
 
 def test_mean_and_deviation(tmp_path: Path) -> None:
-    run_folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], FakeTrainer())
+    folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], FakeTrainer())
     values = [0.5 + 0.064 + 0.01 * fold**2 for fold in range(5)]
     result = read(tmp_path)
     assert result["complete"]
@@ -116,7 +117,7 @@ def test_the_last_state_of_joined_data_sets(tmp_path: Path) -> None:
         report["training"]["best_metric"] = "last"
         path.write_text(json.dumps(report))
 
-    run_folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
+    folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
     text = (tmp_path / "folds.md").read_text()
     assert re.match(r"# efficientnet_b0 on adience/faces/1\.0\.0, 5 of 5 folds\n", text)
     assert "; the state at the end of training is tested on `adience/faces/1.0.0`, folds" in text
@@ -125,33 +126,33 @@ def test_the_last_state_of_joined_data_sets(tmp_path: Path) -> None:
 
 def test_another_config_is_left_to_agenet_main(tmp_path: Path) -> None:
     arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
-    run_folds.main(arguments, FakeTrainer())
+    folds.main(arguments, FakeTrainer())
     trainer = FakeTrainer(fold_0="the checkpoint is of another run")
     tables = {name: (tmp_path / name).read_text() for name in ("folds.json", "folds.md")}
     with pytest.raises(UserError, match="another run"):
-        run_folds.main([*arguments, "--config.batch_size=32"], trainer)
+        folds.main([*arguments, "--config.batch_size=32"], trainer)
     assert tables == {name: (tmp_path / name).read_text() for name in tables}
     # What did not come from here is not trusted either.
     trainer = FakeTrainer()
     report = tmp_path / "fold_1" / "report.json"
     report.write_text(report.read_text() + "\n")
-    run_folds.main(arguments, trainer)
+    folds.main(arguments, trainer)
     assert trainer.ran == ["fold_1"]
 
 
 def test_what_an_earlier_version_left_is_finished(tmp_path: Path) -> None:
     arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
-    run_folds.main(arguments, FakeTrainer())
+    folds.main(arguments, FakeTrainer())
     for fold, damaged in enumerate(["", "{}", "[]", '{"seconds": null}']):
-        path = tmp_path / f"fold_{fold}" / runs.FINISHED
+        path = tmp_path / f"fold_{fold}" / series.FINISHED
         finished = json.loads(path.read_text())
         del finished["config"]["test_views"], finished["config"]["patience"]
         path.write_text(json.dumps(finished))
-        (tmp_path / f"fold_{fold}" / runs.TIME).write_text(damaged)
+        (tmp_path / f"fold_{fold}" / series.TIME).write_text(damaged)
     trainer = FakeTrainer()
-    run_folds.main(arguments, trainer)
+    folds.main(arguments, trainer)
     assert not trainer.ran
-    run_folds.main([*arguments, "--config.test_views=4"], trainer)  # to be tested anew
+    folds.main([*arguments, "--config.test_views=4"], trainer)  # to be tested anew
     assert len(trainer.ran) == 5
 
 
@@ -165,7 +166,7 @@ def test_other_weights_or_data_are_left_to_agenet_main(
 
     def ran() -> int:
         trainer = FakeTrainer()
-        run_folds.main(arguments, trainer)
+        folds.main(arguments, trainer)
         return len(trainer.ran)
 
     for path in (weights, info):
@@ -187,7 +188,7 @@ def test_a_run_that_stopped_early_is_finished(
         report["training"]["complete"] = True
         (run.workdir / "report.json").write_text(json.dumps(report))
 
-    run_folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
+    folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
     assert read(tmp_path)["complete"]
     assert capsys.readouterr().out.count(f" (60 of {STEPS} steps) |") == 2 * 5
 
@@ -197,7 +198,7 @@ def test_half_a_run_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixtur
         leave_report(run, steps=STEPS if run.workdir.name == "fold_0" else 60)
 
     with pytest.raises(SystemExit) as caught:
-        run_folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
+        folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
     assert caught.value.code == 1
     assert "fold 1: stopped; to go on, run the same command again" in capsys.readouterr().err
     assert set(read(tmp_path)["folds"]) == {"0"}
@@ -211,13 +212,13 @@ def test_start_from_runs_of_the_same_folds(tmp_path: Path) -> None:
         leave_report(run)
 
     arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
-    run_folds.main([*arguments, "--config.init=first/fold_{fold}"], train)
+    folds.main([*arguments, "--config.init=first/fold_{fold}"], train)
     assert inits == [f"first/fold_{fold}" for fold in range(5)]
 
 
 def test_time_counts_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(series, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
     def train(run: Run) -> None:
         clock[0] += 100
@@ -230,13 +231,13 @@ def test_time_counts_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "fold_0").mkdir()
     for _ in range(4):
         with pytest.raises(SystemExit):
-            run_folds.main(arguments, train)
-    run_folds.main(arguments, train)
-    run_folds.main(arguments, train)
+            folds.main(arguments, train)
+    folds.main(arguments, train)
+    folds.main(arguments, train)
     times = [fold["seconds"] for fold in read(tmp_path)["folds"].values()]
     assert times == [100, 200, 200, 200, 200]
     (tmp_path / "fold_2" / "time.json").unlink()  # It came from elsewhere.
-    run_folds.main(arguments, train)
+    folds.main(arguments, train)
     assert read(tmp_path)["folds"]["2"]["seconds"] == 44
 
 
@@ -250,7 +251,7 @@ def test_errors_in_years_of_few_faces(tmp_path: Path, exact: int, shown: bool) -
         report["evaluation"]["tasks"]["age"] |= {"exact_ages": number, "mae": 4.25, "cs5": 0.75}
         path.write_text(json.dumps(report))
 
-    run_folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
+    folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
     text = (tmp_path / "folds.md").read_text()
     assert ("MAE" in text) == ("CS@5" in text) == shown
     assert ("mae" in read(tmp_path)["summary"]["age"]) == shown
@@ -268,10 +269,10 @@ def test_folds_are_those_of_the_data_set(tmp_path: Path) -> None:
     arguments.append(f"--config.dataset.data_dir={tmp_path}")
     prepare(["train", "test"])
     with pytest.raises(UserError, match=r"^adience/faces has no folds \(train, test\): train it"):
-        run_folds.main(arguments, trainer)
+        folds.main(arguments, trainer)
     assert not trainer.ran and not workdir.exists()
     prepare(["fold_0", "fold_2", "fold_1"])
-    run_folds.main(arguments, trainer)
+    folds.main(arguments, trainer)
     assert trainer.ran == ["fold_0", "fold_1", "fold_2"] and read(workdir)["complete"]
     assert "3 of 3 folds" in (workdir / "folds.md").read_text()
 
@@ -289,7 +290,7 @@ def test_folds_are_those_of_the_data_set(tmp_path: Path) -> None:
 def test_mistakes(tmp_path: Path, arguments: list[str], told: str) -> None:
     trainer = FakeTrainer()
     with pytest.raises(UserError, match=re.escape(told)):
-        run_folds.main([*arguments, f"--workdir={tmp_path / 'new'}"], trainer)
+        folds.main([*arguments, f"--workdir={tmp_path / 'new'}"], trainer)
     assert not trainer.ran and not (tmp_path / "new").exists()
 
 
@@ -311,13 +312,13 @@ def stand_in(
         return Run("fold 0", tmp_path / "run", ("--config=file", "--config.seed=1"))
 
     monkeypatch.setattr(sys, "platform", request.param)
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
-    monkeypatch.setattr(runs, "_server", None)
+    monkeypatch.setattr(series, "ROOT", tmp_path)
+    monkeypatch.setattr(series, "_server", None)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
     yield write
-    if runs._server:
-        runs._server.close()
+    if series._server:
+        series._server.close()
 
 
 @pytest.mark.parametrize(
@@ -334,7 +335,7 @@ def stand_in(
 def test_reason_of_a_failure(stand_in: Callable[[str], Run], code: str, told: str) -> None:
     run = stand_in(f"import os, signal, sys\n{code}")
     with pytest.raises(RunError, match=told):
-        runs.train_in_child(run)
+        series.train_in_child(run)
 
 
 def test_child_gets_flags_and_one_signal(
@@ -350,7 +351,7 @@ def test_child_gets_flags_and_one_signal(
     )
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(StoppedError) as caught:
-        runs.train_in_child(run)
+        series.train_in_child(run)
     assert caught.value.number == signal.SIGINT
     assert signal.getsignal(signal.SIGINT) == before
     printed = capfd.readouterr().err
@@ -370,16 +371,16 @@ def test_runs_are_forked_from_one_server(
         "print(*told, sys.argv[0], sys.orig_argv[1:3], __name__, file=sys.stderr)\n"
     )
     for _ in range(2):
-        runs.train_in_child(run)
+        series.train_in_child(run)
     first, second = capfd.readouterr().err.splitlines()
     assert first == second and f" 1 {run.workdir.parent}/agenet/main.py ['-m', 'ag" in first
-    if runs._server is None:
+    if series._server is None:
         assert first.split()[0] == str(os.getpid())
         return
     assert " glibc.malloc.hugetlb=1 " in first and first.endswith(" __main__")
     os.kill(int(first.split()[0]), signal.SIGKILL)
-    runs._server._process.wait()
-    runs.train_in_child(run)
+    series._server._process.wait()
+    series.train_in_child(run)
     assert capfd.readouterr().err.split()[0] != first.split()[0]
 
 
@@ -422,7 +423,7 @@ def test_signal_while_the_server_starts(stand_in: Callable[[str], Run]) -> None:
     )
     if sys.platform == "linux":
         with pytest.raises(StoppedError) as caught:
-            runs.train_in_child(run)
+            series.train_in_child(run)
         assert caught.value.number == signal.SIGTERM
 
 

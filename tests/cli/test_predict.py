@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agenet.faces import pictures
+from agenet.cli.inputs import find_pictures
+from agenet.cli.predict import main, predict_files
+from agenet.cli.results import JsonLinesWriter, Result, TableWriter
+from agenet.faces import image_io
 from agenet.faces.detectors import find_detector
 from agenet.faces.face import Box, Detection, Face, Prediction
-from agenet.faces.pictures import read_picture
-from agenet.programs.finding import find_pictures
-from agenet.programs.predict import main, predict_files
-from agenet.programs.results import JsonLinesWriter, Result, TableWriter
-from tests.test_faces_pictures import png
+from agenet.faces.image_io import read_picture
+from tests.faces.test_image_io import png
 
 REAL_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
@@ -182,7 +182,7 @@ def test_cropped_pictures_are_one_face_each(tmp_path: Path) -> None:
 def test_large_picture_has_boxes_in_its_own_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "FULL_SIZE_PIXELS", 1000)
+    monkeypatch.setattr(image_io, "FULL_SIZE_PIXELS", 1000)
     file = io.StringIO()
     path = picture(tmp_path / "large.png", 1)
     predict_files([Result(path)], BrightFaces(), [JsonLinesWriter(file)])
@@ -310,7 +310,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
 
 def test_starts_without_jax() -> None:
     code = (
-        "import sys, agenet.programs.predict as p\n"
+        "import sys, agenet.cli.predict as p\n"
         "try: p.main(['/nowhere'])\n"
         "finally: print(sorted({m.split('.')[0] for m in sys.modules}))"
     )

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from agenet.cli import prepare
 from agenet.data.records import open_records
 from agenet.errors import UserError
 from data_prep.adience.folds_builder import FoldsBuilder
-from scripts import prepare
 from tests.conftest import run_program
-from tests.test_data_prep_adience import write_release
-from tests.test_data_prep_archives import extract
-from tests.test_data_prep_pictures import noise_jpeg
+from tests.data_prep.test_adience import write_release
+from tests.data_prep.test_archives import extract
+from tests.data_prep.test_images import noise_jpeg
 
 PREPARED = "adience/faces/1.1.0"
 

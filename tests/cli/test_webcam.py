@@ -14,16 +14,16 @@ import cv2
 import numpy as np
 import pytest
 
+from agenet.cli import display as display_module
+from agenet.cli import webcam
+from agenet.cli.display import Display, check_window
+from agenet.cli.webcam import main, run
 from agenet.errors import UserError
 from agenet.faces.detectors import find_detector
 from agenet.faces.face import Detector
 from agenet.faces.video import Frame, VideoWriter, open_source
 from agenet.faces.yunet import YUNET
-from agenet.programs import display as display_module
-from agenet.programs import webcam
-from agenet.programs.display import Display, check_window
-from agenet.programs.webcam import main, run
-from tests.test_faces_pipeline import Camera, Fake
+from tests.faces.test_pipeline import Camera, Fake
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIPS = {  # frames and people, as a person sees them
@@ -381,9 +381,9 @@ PREPARE = """
 import os, subprocess, time
 import cv2
 from agenet.errors import UserError
-from agenet.programs.display import Window, check_window
-from agenet.programs.webcam import run
-from tests.test_faces_pipeline import Camera, Fake
+from agenet.cli.display import Window, check_window
+from agenet.cli.webcam import run
+from tests.faces.test_pipeline import Camera, Fake
 
 check_window()
 camera = Camera(10**6, 0.01)

@@ -27,8 +27,8 @@ from agenet.data.augment import (
     reduce_resolution,
     to_grey,
 )
+from agenet.distributed.mesh import batch_sharded, create_mesh
 from agenet.errors import UserError
-from agenet.sharding import batch_sharded, create_mesh
 from configs import default
 
 MEAN, STD = (100.0, 50.0, 25.0), (10.0, 20.0, 40.0)

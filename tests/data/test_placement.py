@@ -20,8 +20,8 @@ from agenet.data.placement import (
 from agenet.data.records import Records
 from agenet.data.resident import Resident
 from agenet.data.stream import Stream
+from agenet.distributed.mesh import create_mesh
 from agenet.errors import UserError
-from agenet.sharding import create_mesh
 
 GB = 10**9
 

@@ -178,7 +178,7 @@ def test_default_data_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_not_prepared_names_the_command(tmp_path: Path) -> None:
-    command = f"python scripts/prepare.py adience --config=faces --data_dir={tmp_path} --manual_dir"
+    command = f"agenet prepare adience --config=faces --data_dir={tmp_path} --manual_dir"
     with pytest.raises(UserError, match=f"not prepared in {tmp_path}: run  {command}"):
         open_records("adience/faces", str(tmp_path))
 
@@ -237,7 +237,7 @@ def test_prepared_by_an_older_version(copy: Path) -> None:
         del features["age_low"], features["age_high"]
 
     edit(prepared(copy) / "features.json", older_features)
-    command = r"python scripts/prepare\.py drawn_faces --config=faces --data_dir="
+    command = r"agenet prepare drawn_faces --config=faces --data_dir="
     with pytest.raises(UserError, match=rf"older version and lacks .*age_low: .* {command}"):
         open_records(NAME, str(copy))
 

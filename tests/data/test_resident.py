@@ -15,8 +15,8 @@ from agenet.data.resident import (
     decode_picture,
     load_faces,
 )
+from agenet.distributed.mesh import batch_sharded, create_mesh
 from agenet.errors import UserError
-from agenet.sharding import batch_sharded, create_mesh
 
 SIZE = 20
 ROWS = np.array([3, 0, 40, 40, 17, 8, 9, 21, 2, 5, 7, 11, 13, 1, 39, 30])  # 40 is the last one

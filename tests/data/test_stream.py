@@ -15,8 +15,8 @@ from agenet.data.order import evaluation_batches, training_batch
 from agenet.data.records import Records, open_records
 from agenet.data.resident import Part, Resident
 from agenet.data.stream import AHEAD, Stream
+from agenet.distributed.mesh import create_mesh
 from agenet.errors import UserError
-from agenet.sharding import create_mesh
 
 SIZE, BATCH = 20, 16
 

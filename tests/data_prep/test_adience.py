@@ -9,8 +9,8 @@ from agenet.labels import UNKNOWN, adience_age_group, adience_gender
 from data_prep.adience import release
 from data_prep.adience.release import COLUMNS, Face, read_fold_lists
 from data_prep.archives import read_files
-from tests.test_data_prep_archives import extract, write_archive
-from tests.test_data_prep_pictures import noise_jpeg
+from tests.data_prep.test_archives import extract, write_archive
+from tests.data_prep.test_images import noise_jpeg
 
 
 def row(face: Face) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from agenet.data.records import open_records
 from tests.conftest import run_program
-from tests.test_data_prep_imdb_wiki import pack, run, write_release
+from tests.data_prep.test_imdb_wiki import pack, run, write_release
 
 if importlib.util.find_spec("apache_beam") is None:
     pytest.skip("Apache Beam is not installed", allow_module_level=True)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from agenet.cli import prepare
 from agenet.data.records import open_records
 from agenet.data.splits import make_splits
 from agenet.errors import UserError
 from agenet.labels import RACES
 from data_prep.fairface import release
 from data_prep.fairface.release import read_labels
-from scripts import prepare
-from tests.test_data_prep_pictures import noise_jpeg
+from tests.data_prep.test_images import noise_jpeg
 
 HEADER = "file,age,gender,race,service_test"
 AGES = ["0-2", "03-Sep", "Oct-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70"]

@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 
-from data_prep.pictures import MAX_PIXELS, jpeg_size, stored_picture
+from data_prep.images import MAX_PIXELS, jpeg_size, stored_picture
 
 
 def noise_jpeg(width: int, height: int, seed: int = 0) -> bytes:

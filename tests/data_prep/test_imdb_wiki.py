@@ -12,6 +12,7 @@ import pytest
 import scipy.io
 import tensorflow_datasets as tfds
 
+from agenet.cli import prepare
 from agenet.data.records import open_records
 from agenet.errors import UserError
 from agenet.labels import nearest_age_group
@@ -20,8 +21,7 @@ from data_prep.imdb_wiki.imdb_wiki_dataset_builder import Builder, ImdbWikiConfi
 from data_prep.imdb_wiki.matlab import parse_metadata
 from data_prep.imdb_wiki.noise import NoiseFilter, ages
 from data_prep.imdb_wiki.release import Row, draw, split_by_person, usable_rows
-from scripts import prepare
-from tests.test_data_prep_pictures import noise_jpeg
+from tests.data_prep.test_images import noise_jpeg
 
 PREPARED = "imdb_wiki/wiki/1.0.0"
 # No rule drops anything.

@@ -11,7 +11,7 @@ PROGRAM = """
 import sys
 import jax
 from agenet import compiled
-from agenet.writers import log_to
+from agenet.runs.logging import log_to
 compiled._SHORTEST = 0
 with log_to():
     compiled.keep_compiled()

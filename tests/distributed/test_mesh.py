@@ -2,8 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from agenet.errors import UserError
-from agenet.sharding import (
+from agenet.distributed.mesh import (
     batch_sharded,
     check_batch_size,
     create_mesh,
@@ -13,6 +12,7 @@ from agenet.sharding import (
     place,
     replicated,
 )
+from agenet.errors import UserError
 
 
 def test_mesh_has_one_axis_over_all_devices() -> None:

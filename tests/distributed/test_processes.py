@@ -15,8 +15,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from agenet.data.records import Records
+from agenet.distributed.processes import agree, gather, joined, parse
 from agenet.errors import UserError
-from agenet.processes import agree, gather, joined, parse
 from tests.conftest import ROOT, run_program
 from tests.tiny import result, run_process, run_processes, tiny_config
 
@@ -194,7 +194,7 @@ def joining(processes: str) -> str:
     """A program that does nothing but become one of several processes."""
     return f"""
 from agenet.errors import one_line_errors
-from agenet.processes import joined
+from agenet.distributed.processes import joined
 print(flush=True)
 with one_line_errors(), joined("{processes}"):
     pass

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from jax.profiler import ProfileData
 
-from agenet import launch
 from agenet.data.records import Records
+from agenet.distributed.profiler import Window, parse_window
 from agenet.errors import UserError
-from agenet.profile import Window, parse_window
+from agenet.runs import launch
 from scripts import read_profile
 from tests.tiny import result, tiny_config, use_records
 

@@ -12,14 +12,20 @@ import cv2
 import numpy as np
 import pytest
 
+from agenet.cli.report import main
 from agenet.errors import UserError
-from agenet.figures import reliability_diagram
-from agenet.report import contents, overlays
-from agenet.report.__main__ import main
-from agenet.report.comparison import confusion, differences, estimate, reliability, subgroups
-from agenet.report.finished import read_runs
-from agenet.report.page import Cell, Table, Text, to_html, to_markdown
-from tests.test_report import finished_run, measure
+from agenet.evaluation.comparison import contents, figures
+from agenet.evaluation.comparison.runs import read_runs
+from agenet.evaluation.comparison.statistics import (
+    confusion,
+    differences,
+    estimate,
+    reliability,
+    subgroups,
+)
+from agenet.evaluation.figures import reliability_diagram
+from agenet.evaluation.page import Cell, Table, Text, to_html, to_markdown
+from tests.evaluation.test_report import finished_run, measure
 
 HOSTILE = "<script>alert(1)</script> *x* $a$ `b` |c|"
 
@@ -178,7 +184,7 @@ def test_lines_of_calibration_leave_out_bins_of_few_faces(
     change(folder, *AGE, "reliability", to=bins)
     (run,) = read_runs([str(folder)])
     metrics = run.tests[0].tasks["age"]
-    both = overlays.calibration([(run, overlays.look(0, run))], "age")
+    both = figures.calibration([(run, figures.look(0, run))], "age")
     assert both is not None
     for figure in (both, reliability_diagram("age", metrics, "model", "")):
         line = figure.axes[0].lines[-1]

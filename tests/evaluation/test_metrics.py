@@ -7,15 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from agenet import metrics
-from agenet.labels import AGE_GROUPS
-from agenet.metrics import (
+from agenet.evaluation.metrics import (
     expected_age,
     in_ranges,
     range_accuracy,
     report_metrics,
     task_metrics,
 )
+from agenet.labels import AGE_GROUPS
+from agenet.evaluation import metrics
 
 
 def log_probs_for(predicted, classes, sure=0.9):

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from agenet import figures, writers
+from agenet.evaluation.metrics import report_metrics
+from agenet.evaluation.report import markdown, write_report
 from agenet.labels import TASK_CLASSES
-from agenet.metrics import report_metrics
-from agenet.report import run as report
-from agenet.report import write_report
-from agenet.report.run import markdown
+from agenet.runs import logging
+from agenet.evaluation import figures
+from agenet.evaluation import report
 
 FILES = {"report.md", "report.json", "predictions.npz"}
 KINDS = ("confusion", "reliability", "subgroups", "faces")
@@ -334,7 +334,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(writers.os, "replace", fail)
+    monkeypatch.setattr(logging.os, "replace", fail)
     run.summary["model"]["name"] = "another"
     before = written(tmp_path)
     with pytest.raises(OSError, match="No space"):

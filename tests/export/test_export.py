@@ -15,8 +15,8 @@ from agenet.export import to_onnx
 from agenet.export.equations import Answer
 from agenet.export.int8 import quantize
 from agenet.export.stablehlo import from_stablehlo, to_stablehlo
-from agenet.losses import describe_heads, log_probabilities
 from agenet.models import create_model
+from agenet.training.losses import describe_heads, log_probabilities
 from tests.random_variables import random_variables
 
 GROUPS = {"age": "groups", "gender": "softmax"}

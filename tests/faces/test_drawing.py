@@ -17,7 +17,7 @@ from agenet.faces.drawing import (
     is_sure,
 )
 from agenet.faces.face import Box, Detection, Face, Prediction
-from agenet.faces.pictures import read_picture
+from agenet.faces.image_io import read_picture
 from agenet.faces.yunet import YUNET
 
 SURE = Prediction(31.6, "25-32", {"25-32": 0.8, "38-43": 0.2}, "female", 0.97)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agenet.faces import pictures
-from agenet.faces.pictures import PictureError, read_picture, read_reduced, write_picture
+from agenet.faces import image_io
+from agenet.faces.image_io import PictureError, read_picture, read_reduced, write_picture
 
 # Red and blue above, green and white below, in whole blocks of JPEG; 48 wide, 32 high.
 COLOURS = [[[255, 0, 0], [0, 0, 255]], [[0, 255, 0], [255, 255, 255]]]
@@ -127,7 +127,7 @@ def test_size_is_judged_before_decoding(tmp_path: Path, monkeypatch: pytest.Monk
         assert "more than the 100,000,000 pixels" in refusal(path)
     path.write_bytes(png(5_000, 5_000))
     assert refusal(path) == "damaged or cut short"
-    monkeypatch.setattr(pictures, "FULL_SIZE_PIXELS", 47 * 32)
+    monkeypatch.setattr(image_io, "FULL_SIZE_PIXELS", 47 * 32)
     for format in ("JPEG", "PNG", "TIFF"):
         exif = Image.Exif()
         exif[0x0112] = 6
@@ -180,7 +180,7 @@ def test_time_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     # Fill bytes before a marker; each is read by itself.
     path = tmp_path / "slow.jpg"
     path.write_bytes(b"\xff\xd8" + b"\xff" * 10_000_000)
-    monkeypatch.setattr(pictures, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(image_io, "MAX_SECONDS", 0.1)
     began = time.monotonic()
     assert refusal(path) == "not read within 0.1 seconds"
     assert time.monotonic() - began < 2
@@ -192,7 +192,7 @@ def test_written_as_named(tmp_path: Path, name: str) -> None:
     path.write_bytes(b"old")
     write_picture(path, IMAGE)
     with Image.open(path) as image:
-        assert image.format == pictures.FORMATS.get(path.suffix.lower(), "PNG")
+        assert image.format == image_io.FORMATS.get(path.suffix.lower(), "PNG")
     inside = read_picture(path)[8::16, 12::24].astype(int)
     np.testing.assert_allclose(inside, IMAGE[8::16, 12::24], atol=6)
     assert list(tmp_path.iterdir()) == [path]

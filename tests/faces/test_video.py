@@ -10,7 +10,7 @@ import pytest
 
 from agenet.errors import UserError
 from agenet.faces import video
-from agenet.faces.pictures import read_picture
+from agenet.faces.image_io import read_picture
 from agenet.faces.video import CODECS, Frame, Source, VideoWriter, check_output, open_source
 
 CLIPS = {  # frames and seconds, as a browser plays them

@@ -14,17 +14,23 @@ import pytest
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
+from agenet.cli import compare
 from agenet.data.records import Records
 from agenet.errors import UserError
+from agenet.frameworks.comparison import data, engine, page, parts
+from agenet.frameworks.comparison.difference import compare as compare_states
+from agenet.frameworks.comparison.engine import OUTPUTS, Work, flavour_of, write_faces
+from agenet.frameworks.comparison.engines import ENGINES, not_installed
+from agenet.frameworks.comparison.findings import (
+    ROUNDING,
+    excesses,
+    findings,
+    five_epochs,
+    permutation_p,
+)
+from agenet.frameworks.comparison.results import Results, read_results
 from agenet.models import create_model
-from agenet.state import create_variables
-from scripts import compare_frameworks
-from scripts.compare import data, engine, page, parts
-from scripts.compare.difference import compare
-from scripts.compare.engine import OUTPUTS, Work, flavour_of, write_faces
-from scripts.compare.engines import ENGINES, not_installed
-from scripts.compare.findings import ROUNDING, excesses, findings, five_epochs, permutation_p
-from scripts.compare.results import Results, read_results
+from agenet.training.state import create_variables
 from tests.random_variables import random_variables
 
 SIZE = 35
@@ -52,7 +58,7 @@ def test_difference() -> None:
     a["1:batch_stats/m"] = np.array([np.nan])
     start = {"params/k": np.array([0.5, 0.0])}
     about = [{"loss": loss, "losses": [loss], "steps": [1]} for loss in (2.2, 2.0)]
-    found = compare(a, b, start, *about)
+    found = compare_states(a, b, start, *about)
     assert found["logits"] == pytest.approx(0.1) and found["loss"] == pytest.approx(0.1)
     assert found["gradients"] == pytest.approx({"largest": 0.125, "norm": 0.1})
     step = found["steps"]["1"]
@@ -194,7 +200,7 @@ def test_projection_is_of_the_reports_size_only() -> None:
 
 def test_pages(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(content()))
-    compare_frameworks.main([f"--out={tmp_path}", "--page"])
+    compare.main([f"--out={tmp_path}", "--page"])
     html, text = ((tmp_path / name).read_text() for name in (page.PAGE, page.TEXT))
     for part in (html, text):
         assert "k is not installed" in part  # A missing framework is a line, not an error.
@@ -221,11 +227,11 @@ def test_mistakes(tmp_path: Path) -> None:
         (["--train_faces=20"], "not even one batch: with --results_batch=32"),
     ):
         with pytest.raises(UserError, match=message):
-            compare_frameworks.main([out, *options])
+            compare.main([out, *options])
     assert not any(tmp_path.iterdir())
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
-        compare_frameworks.main([out, "--page"])
+        compare.main([out, "--page"])
     settings = {"epochs": 2, "seeds": 3}
     (tmp_path / "results.json").unlink()
     Results(tmp_path, settings).save()
@@ -363,11 +369,11 @@ def test_data(
     monkeypatch.setattr("agenet.weights.cache._installed_file", lambda known: None)
     options = [f"--out={tmp_path}", "--agreement=efficientnet_lite0:35", "--seeds=1"]
     options += ["--train_faces=32", "--test_faces=20"]
-    cost = compare_frameworks.parse([*options, "--parts=cost"])
+    cost = compare.parse([*options, "--parts=cost"])
     results = Results(tmp_path, {})
     data.prepare_data(results, cost)
     assert not any(tmp_path.iterdir()) and "data" not in results.content
-    data.prepare_data(results, compare_frameworks.parse([*options, "--parts=agreement"]))
+    data.prepare_data(results, compare.parse([*options, "--parts=agreement"]))
     assert "efficientnet_lite0 has no weights to start from: random (" in capsys.readouterr().err
     labels = np.load(tmp_path / "data" / "efficientnet_lite0-35" / "labels.npy")
     faces = engine.read_faces(tmp_path / "data" / "efficientnet_lite0-35")
@@ -425,7 +431,7 @@ def test_frameworks_compute_the_same(name: str, model: str, tmp_path: Path) -> N
     theirs = outcome(tmp_path, name, model, initial)
     ours = outcome(tmp_path, "jax", model, initial)
     begun = safetensors.numpy.load_file(initial)
-    found = compare(theirs[0], ours[0], begun, theirs[1], ours[1])
+    found = compare_states(theirs[0], ours[0], begun, theirs[1], ours[1])
     assert found["logits"] < 1e-5 and found["loss"] < 1e-5
     # Units at the kinks of ReLU6 make the gradients of random weights jump.
     assert found["gradients"]["norm"] < 2e-2 and found["steps"]["1"]["norm"] < 1e-3

@@ -10,12 +10,13 @@ import pytest
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
+from agenet.cli import port
 from agenet.errors import UserError
+from agenet.frameworks import networks, port_out
 from agenet.models import create_model
-from agenet.state import create_variables
+from agenet.training.state import create_variables
 from agenet.weights.load import Weights, read_weights, save_weights
 from agenet.weights.spec import InputSpec, WeightsSpec
-from scripts import frameworks, port_out, port_weights
 from tests.random_variables import random_variables
 
 CLASSES = {"age": 8, "gender": 2}
@@ -45,7 +46,7 @@ def test_torchvision_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture
     weights = weights_of("resnet18", "torchvision")
     source, output = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
     save_weights(source, weights)
-    port_weights.main([str(source), str(output), "--to=torchvision"])
+    port.main([str(source), str(output), "--to=torchvision"])
     printed = capsys.readouterr().out
     assert "age 0 to 7, gender 8 to 9" in printed
     assert f"resnet18(num_classes=10); model.load_state_dict({'safetensors'}" in printed
@@ -65,20 +66,22 @@ def test_written_out(
     model: str, flavour: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Networks that torchvision has not, as the comparison of frameworks has them."""
-    if reason := frameworks.why_not("torchvision"):
+    if reason := networks.why_not("torchvision"):
         pytest.skip(reason)
     output = tmp_path / "x.safetensors"
     exported = port_out.export(weights_of(model, flavour), "torchvision")
     how = port_out.write(exported, output, check=True)
     assert "torchvision's logits" in capsys.readouterr().out
-    assert f"in_torch.create_torch(scripts.compare.engine.Work({model!r}, 32), 10)" in how
+    assert (
+        f"in_torch.create_torch(agenet.frameworks.comparison.engine.Work({model!r}, 32), 10)" in how
+    )
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_torchvision_agrees(
     suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if reason := frameworks.why_not("torchvision"):
+    if reason := networks.why_not("torchvision"):
         pytest.skip(reason)
     exported = port_out.export(weights_of("resnet18", "torchvision"), "torchvision")
     port_out.write(exported, tmp_path / f"x{suffix}", check=True)
@@ -106,7 +109,7 @@ def test_torchvision_agrees(
 def test_keras_agrees(
     model: str, flavour: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if reason := frameworks.why_not("keras"):
+    if reason := networks.why_not("keras"):
         pytest.skip(reason)
     weights = weights_of(model, flavour)
     exported = port_out.export(weights, "keras")
@@ -141,7 +144,7 @@ def test_mistakes(tmp_path: Path) -> None:
     save_weights(source, resnet)
     for option, message in (("--half", "own format"), ("--to=keras", "no resnet18 there")):
         with pytest.raises(UserError, match=message):
-            port_weights.main([str(source), str(output), "--to=torchvision", option])
+            port.main([str(source), str(output), "--to=torchvision", option])
     assert not output.exists()
 
 

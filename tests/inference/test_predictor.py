@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from agenet import engines
 from agenet.data.square import to_square
-from agenet.engines import MAX_BATCH, create_engine
 from agenet.errors import UserError
 from agenet.faces.detectors import find_detector
 from agenet.faces.face import Box, Detection
+from agenet.inference import engines
+from agenet.inference.engines import MAX_BATCH, create_engine
+from agenet.inference.network import load_served
+from agenet.inference.predictor import Predictor
 from agenet.labels import AGE_GROUPS, GENDERS
-from agenet.losses import describe_heads
 from agenet.models import create_model
-from agenet.predict import Predictor
-from agenet.serving import load_served
-from agenet.state import create_variables
+from agenet.training.losses import describe_heads
+from agenet.training.state import create_variables
 from agenet.weights.load import Weights, save_weights
 from agenet.weights.spec import InputSpec, WeightsSpec
 from tests.conftest import ROOT
@@ -96,7 +96,7 @@ def test_a_graph_is_made_once_and_again_when_damaged(
     (kept,) = (tmp_path / "graphs").glob("*.onnx")
     written = kept.stat().st_ino
     # JAX is not asked for again.
-    code = "import sys; from agenet.predict import Predictor; Predictor.load(sys.argv[1]); "
+    code = "import sys; from agenet import Predictor; Predictor.load(sys.argv[1]); "
     code += "assert not {'jax', 'flax', 'onnx'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code, str(by_year)], cwd=ROOT, check=True)
     assert kept.stat().st_ino == written

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax import export
 
+from agenet.distributed.mesh import batch_sharded, create_mesh
 from agenet.models import convolution, layers
 from agenet.models.convolution import conv, depthwise_conv
-from agenet.sharding import batch_sharded, create_mesh
 
 # Kernels [k, k, C, F], one at least for each lowering that `conv` knows.
 KERNELS = [(1, 1, 6, 5), (3, 3, 3, 32), (3, 3, 3, 4), (7, 7, 3, 8), (3, 3, 8, 8), (3, 3, 128, 4)]

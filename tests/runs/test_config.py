@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from agenet import launch
 from agenet.data.records import Records
 from agenet.main import config_fields
+from agenet.runs import launch
 from configs import default
 from tests.conftest import ROOT
 from tests.tiny import tiny_config, use_records

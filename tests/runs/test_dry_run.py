@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from agenet import launch, memory
 from agenet.data.records import Records
-from agenet.dry_run import dry_run
 from agenet.errors import UserError
+from agenet.runs import launch, memory
+from agenet.runs.dry_run import dry_run
 from tests.tiny import on_batch, tiny_config, use_records
 
 Dry = Callable[..., str]

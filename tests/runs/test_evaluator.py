@@ -12,14 +12,14 @@ import jax
 import numpy as np
 import pytest
 
-from agenet import evaluation, experiment, launch
+from agenet.cli.evaluate import main
 from agenet.data.order import evaluation_batches
 from agenet.data.records import Records
 from agenet.errors import UserError
-from agenet.evaluate import main
-from agenet.evaluation import predict
+from agenet.evaluation.metrics import expected_age
 from agenet.labels import RACES
-from agenet.metrics import expected_age
+from agenet.runs import evaluator, experiment, launch
+from agenet.runs.evaluator import predict
 from tests.conftest import run_program
 from tests.tiny import on_batch, tiny_config, use_records
 
@@ -61,7 +61,7 @@ def finished(records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     report_run = launch.report_run
     use_records(records, monkeypatch.setattr)
     monkeypatch.setattr(launch, "report_run", report_run)
-    monkeypatch.setattr(evaluation, "write_report", write_summary)
+    monkeypatch.setattr(evaluator, "write_report", write_summary)
     launch.launch(tiny_config(), tmp_path, "the command")
     return tmp_path
 
@@ -142,7 +142,7 @@ def test_subgroups_and_years_are_of_the_data_set(
     low, high = np.where(known, 30, 20), np.where(known, 30, 90)
     richer = dataclasses.replace(records, race=race, age_low=low, age_high=high)
     monkeypatch.setattr(experiment, "open_records", lambda *args: richer)
-    monkeypatch.setattr(evaluation, "check_same_run", lambda *args: None)
+    monkeypatch.setattr(evaluator, "check_same_run", lambda *args: None)
     main([f"--workdir={finished}"])
     tasks = read_summary(finished)["evaluation"]["tasks"]
     assert list(tasks["age"]["subgroups"]) == ["age", "gender", "race"]
@@ -164,10 +164,10 @@ def test_accuracy_in_ranges_has_an_interval(records: Records) -> None:
     rng = np.random.default_rng(0)
     answers = {"age": np.log(rng.dirichlet(np.ones(8), len(rows)))}
     experiment: Any = SimpleNamespace(records=records)
-    age = evaluation.measure_in_full(experiment, answers, rows)["age"]
+    age = evaluator.measure_in_full(experiment, answers, rows)["age"]
     assert "range_accuracy" not in age and "range_accuracy" not in age["intervals"]
     answers["years"] = np.log(rng.dirichlet(np.ones(101), len(rows)))
-    age = evaluation.measure_in_full(experiment, answers, rows)["age"]
+    age = evaluator.measure_in_full(experiment, answers, rows)["age"]
     low, high = age["intervals"]["range_accuracy"]
     assert 0 <= low < age["range_accuracy"] < high <= 1
 
@@ -180,7 +180,7 @@ def test_ages_by_year(
     exact = dataclasses.replace(records, age_high=records.age_low)
     use_records(exact, monkeypatch.setattr)
     monkeypatch.setattr(launch, "report_run", report_run)
-    monkeypatch.setattr(evaluation, "write_report", write_summary)
+    monkeypatch.setattr(evaluator, "write_report", write_summary)
     launch.launch(tiny_config(heads__age=head), tmp_path / "years", "the command")
     age = read_summary(tmp_path / "years")["evaluation"]["tasks"]["age"]
     with np.load(tmp_path / "years" / "predictions.npz") as saved:
@@ -201,10 +201,10 @@ def test_ages_by_year(
 def test_any_number_of_devices_will_do(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = read_summary(finished)["evaluation"]
     used = []
-    create_mesh = evaluation.create_mesh
+    create_mesh = evaluator.create_mesh
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:6])
     monkeypatch.setattr(
-        evaluation, "create_mesh", lambda devices: used.append(devices) or create_mesh(devices)
+        evaluator, "create_mesh", lambda devices: used.append(devices) or create_mesh(devices)
     )
     main([f"--workdir={finished}"])
     assert len(used[0]) == 2  # Of six for batches of 16.
@@ -229,7 +229,7 @@ def test_run_without_a_best_state(
         main([f"--workdir={tmp_path}"])
     use_records(records, monkeypatch.setattr)
     stop = iter([True])
-    monkeypatch.setattr("agenet.train.StopRequest.__call__", lambda self: next(stop))
+    monkeypatch.setattr("agenet.runs.loop.StopRequest.__call__", lambda self: next(stop))
     launch.launch(tiny_config(), tmp_path, "command")
     with pytest.raises(UserError, match="no evaluated state yet: train past the first validation"):
         main([f"--workdir={tmp_path}"])
@@ -241,9 +241,9 @@ def test_times_are_of_training_and_validation_over_all_sessions(
     report_run = launch.report_run
     use_records(records, monkeypatch.setattr)
     monkeypatch.setattr(launch, "report_run", report_run)
-    monkeypatch.setattr(evaluation, "write_report", write_summary)
+    monkeypatch.setattr(evaluator, "write_report", write_summary)
     clock = [0.0]
-    monkeypatch.setattr("agenet.train.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("agenet.runs.loop.time.perf_counter", lambda: clock[0])
     for name, cost in {
         "Experiment.load_pictures": 1e6,
         "Checkpoints.save_latest": 1e4,
@@ -276,11 +276,11 @@ def slow_down(patch: pytest.MonkeyPatch, name: str, clock: list[float], cost: fl
 
 
 def test_help_does_not_wait_for_jax() -> None:
-    told = run_program("-X", "importtime", "-m", "agenet.evaluate", "--help")
+    told = run_program("-X", "importtime", "-m", "agenet.cli.evaluate", "--help")
     assert "--data_dir DIR" in told
     assert not re.search(r"\| +(jax|numpy|flax)\b", told)
 
 
 def test_mistyped_flags_are_one_line() -> None:
-    told = run_program("-m", "agenet.evaluate", "--workdr=x", fails=True)
+    told = run_program("-m", "agenet.cli.evaluate", "--workdr=x", fails=True)
     assert told == "error: the following arguments are required: --workdir, see --help\n"

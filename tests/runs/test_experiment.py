@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from agenet import experiment
 from agenet.data.records import Records
-from agenet.sharding import create_mesh
+from agenet.distributed.mesh import create_mesh
+from agenet.runs import experiment
 from tests.tiny import tiny_config, use_records
 
 

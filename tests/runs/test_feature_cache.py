@@ -15,11 +15,11 @@ import safetensors.numpy
 from filelock import FileLock
 from ml_collections import ConfigDict
 
-from agenet import launch
-from agenet.checkpoint import Checkpoints
 from agenet.data.records import Records
 from agenet.errors import UserError
-from agenet.features import PART, View, check_fields, find_obstacle, hash_weights
+from agenet.runs import launch
+from agenet.runs.feature_cache import PART, View, check_fields, find_obstacle, hash_weights
+from agenet.training.checkpoints import Checkpoints
 from tests.tiny import read_rows, tiny_config, use_records
 
 Run = Callable[..., Path]
@@ -43,7 +43,7 @@ def run(
     """Launches a tiny run on the frozen backbone of another, "first"."""
     use_records(make_records(), monkeypatch.setattr)
     # Only the backbone's features count here, and other seeds and folds test whom "first" has seen.
-    monkeypatch.setattr("agenet.experiment.check_not_seen", lambda *_: None)
+    monkeypatch.setattr("agenet.runs.experiment.check_not_seen", lambda *_: None)
 
     def run(name: str, **fields: Any) -> Path:
         config = tiny_config(**{"init": str(tmp_path / "first"), **FROZEN, **fields})
@@ -115,7 +115,7 @@ def test_runs_share_what_does_not_depend_on_them(
     run("one")
     before = files(cache)
     # Neither the pictures nor the backbone are needed again.
-    monkeypatch.setattr("agenet.experiment.Experiment.load_pictures", None)
+    monkeypatch.setattr("agenet.runs.experiment.Experiment.load_pictures", None)
     run("batches", batch_size=8)
     run("rate", optimizer__name="sgd", schedule__learning_rate=0.1, model__dropout_rate=0.1)
     heads = run("heads", heads__gender="sigmoid", duration="9 steps")

@@ -6,9 +6,9 @@ import pytest
 
 from agenet.data.records import Records, join_records
 from agenet.data.splits import Splits, make_splits
-from agenet.default_weights import FILE
 from agenet.errors import UserError
-from agenet.lineage import check_not_seen, is_seen, trained_on
+from agenet.runs.lineage import check_not_seen, is_seen, trained_on
+from agenet.weights.bundled import FILE
 from agenet.weights.load import read_weights
 
 OPTIONS: dict[str, Any] = {"tasks": ("age",), "validation_fraction": 0.2, "seed": 0}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from agenet.errors import UserError
-from agenet.writers import JsonLinesWriter, alone_in, create_writer, log_to, read_json_lines
+from agenet.files import alone_in, read_json_lines
+from agenet.runs.logging import JsonLinesWriter, create_writer, log_to
 
 
 def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_folder_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("agenet.writers.FileLock.acquire", refuse)
+    monkeypatch.setattr("agenet.runs.logging.FileLock.acquire", refuse)
     with alone_in(tmp_path):
         pass
 

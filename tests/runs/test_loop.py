@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from agenet import launch
-from agenet.checkpoint import Checkpoints
 from agenet.data.records import Records
 from agenet.errors import UserError
-from agenet.experiment import validation_metrics
-from agenet.metrics import task_metrics
-from agenet.train import is_better, validation_row
+from agenet.evaluation.metrics import task_metrics
+from agenet.runs import launch
+from agenet.runs.experiment import validation_metrics
+from agenet.runs.loop import is_better, validation_row
+from agenet.training.checkpoints import Checkpoints
 from tests.tiny import read_rows, result, tiny_config, use_records
 
 Run = Callable[..., Path]

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agenet import experiment, launch, memory
 from agenet.data import placement, resident
 from agenet.data.records import Records
+from agenet.distributed.mesh import create_mesh
 from agenet.errors import UserError
-from agenet.experiment import Experiment
-from agenet.memory import Line, Needs, advise, explained, measure, measure_step
 from agenet.models import MODELS
-from agenet.sharding import create_mesh
+from agenet.runs import experiment, launch, memory
+from agenet.runs.experiment import Experiment
+from agenet.runs.memory import Line, Needs, advise, explained, measure, measure_step
 from tests.conftest import TinyNet
 from tests.tiny import tiny_config, use_records
 

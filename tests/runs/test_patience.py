@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from agenet import evaluation, launch
-from agenet.checkpoint import Checkpoints, is_complete
 from agenet.data.records import Records
 from agenet.errors import UserError
-from agenet.report.run import markdown
-from tests.test_report import finished_run
+from agenet.evaluation.report import markdown
+from agenet.runs import evaluator, launch
+from agenet.training.checkpoints import Checkpoints, is_complete
+from tests.evaluation.test_report import finished_run
 from tests.tiny import on_batch, read_rows, result, tiny_config, use_records
 
 Run = Callable[..., Path]
@@ -105,8 +105,8 @@ def test_is_finished_and_reported_so(
     def write(workdir: Path, summary: dict[str, Any], *args: Any) -> None:
         (workdir / "report.json").write_text(json.dumps(summary))
 
-    monkeypatch.setattr(launch, "report_run", evaluation.report_run)
-    monkeypatch.setattr(evaluation, "write_report", write)
+    monkeypatch.setattr(launch, "report_run", evaluator.report_run)
+    monkeypatch.setattr(evaluator, "write_report", write)
     training = json.loads((run() / "report.json").read_text())["training"]
     assert training["complete"] and training["steps"] < training["total_steps"] == 20
     capsys.readouterr()

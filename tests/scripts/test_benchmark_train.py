@@ -10,13 +10,13 @@ import jax
 import numpy as np
 import pytest
 
-from agenet import launch
-from agenet.batches import create_batches
 from agenet.data.records import Records
-from agenet.experiment import Experiment
-from scripts import bench_train
-from scripts.bench_engines import filled_state
-from scripts.bench_loops import Faces, Loop, Shuffled, make_idle_step
+from agenet.runs import launch
+from agenet.runs.batches import create_batches
+from agenet.runs.experiment import Experiment
+from scripts.benchmarks import train
+from scripts.benchmarks.engines import filled_state
+from scripts.benchmarks.loops import Faces, Loop, Shuffled, make_idle_step
 from tests.conftest import run_program
 from tests.tiny import tiny_config, use_records
 
@@ -25,7 +25,7 @@ from tests.tiny import tiny_config, use_records
 def test_tables_of_a_tiny_setting(tmp_path: Path, drawn_faces: Path) -> None:
     file = tmp_path / "figures.json"
     output = run_program(
-        "scripts/bench_train.py",
+        "scripts/benchmarks/train.py",
         *("--models=levi_hassner", "--size=67", "--batch_size=4", "--rounds=1", "--seconds=0"),
         *(f"--data_dir={drawn_faces}", f"--json={file}"),
     )
@@ -113,11 +113,11 @@ def test_shares_and_ratios_by_round() -> None:
         "torch, loop": figures(2.5, 25.0, 9.0),
     }
     loaded = {"agenet, device": figures(0.1), "opencv": figures(0.2)}
-    bench_train.compare(trained, loaded, "device")
+    train.compare(trained, loaded, "device")
     assert trained["agenet, loop, device"]["of_step"] == 0.8
     assert trained["torch, loop"]["of_step"] == 0.8 and trained["torch, loop"]["ratio"] == 2.0
     assert trained["torch, step"]["ratio"] == 2.0 and loaded["agenet, device"]["of_opencv"] == 2.0
-    found = bench_train.summary(trained, loaded, 4)
+    found = train.summary(trained, loaded, 4)
     assert found["step_pictures_per_second"] == 4 and found["host_seconds_per_step"] == 0.1
     assert found["loop_pictures_per_second"] == {"device": 3.2}
     assert found["pictures_per_second"]["loading: opencv"] == 20
@@ -133,5 +133,5 @@ def test_shares_and_ratios_by_round() -> None:
     ],
 )
 def test_bad_options_are_one_line(option: str, message: str) -> None:
-    output = run_program("scripts/bench_train.py", option, fails=True)
+    output = run_program("scripts/benchmarks/train.py", option, fails=True)
     assert output.startswith("error: ") and message in output and output.count("\n") == 1

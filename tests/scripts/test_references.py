@@ -5,13 +5,13 @@ import importlib
 import numpy as np
 import pytest
 
-from scripts import frameworks
+from agenet.frameworks import networks
 
 SIZE = 64
 
 
 def test_pytorch() -> None:
-    if reason := frameworks.why_not("torchvision"):
+    if reason := networks.why_not("torchvision"):
         pytest.skip(reason)
     import torch
 
@@ -31,9 +31,9 @@ def test_pytorch() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_keras() -> None:
-    if reason := frameworks.why_not("keras"):
+    if reason := networks.why_not("keras"):
         pytest.skip(reason)
-    frameworks.import_keras()
+    networks.import_keras()
     reference = importlib.import_module("scripts.references.efficientnet_b0_keras")
     model = reference.create_model(SIZE, "none")
     answers = model(np.zeros((2, SIZE, SIZE, 3), np.float32))

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agenet.checkpoint import Checkpoints, is_complete
 from agenet.errors import UserError
-from agenet.identity import check_same_run, find_differences
-from agenet.state import TrainState
+from agenet.runs.identity import check_same_run, find_differences
+from agenet.training.checkpoints import Checkpoints, is_complete
+from agenet.training.state import TrainState
 
 
 @pytest.fixture(autouse=True)

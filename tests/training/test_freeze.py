@@ -13,18 +13,18 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from agenet import launch
-from agenet.checkpoint import Checkpoints
 from agenet.data.augment import make_train_transform
 from agenet.data.records import Records
+from agenet.distributed.mesh import batch_sharded, create_mesh
 from agenet.errors import UserError
-from agenet.freeze import count_frozen, merge, split
+from agenet.inference.network import weights_of_run
 from agenet.models import create_model
-from agenet.optim import create_optimizer
-from agenet.serving import weights_of_run
-from agenet.sharding import batch_sharded, create_mesh
-from agenet.state import TrainState, create_state, create_variables
-from agenet.steps import make_train_step
+from agenet.runs import launch
+from agenet.training.checkpoints import Checkpoints
+from agenet.training.freeze import count_frozen, merge, split
+from agenet.training.optimizers import create_optimizer
+from agenet.training.state import TrainState, create_state, create_variables
+from agenet.training.steps import make_train_step
 from agenet.weights.load import save_weights
 from configs import default
 from tests.tiny import on_batch, tiny_config, use_records

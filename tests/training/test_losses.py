@@ -6,7 +6,9 @@ import pytest
 import scipy.stats
 
 from agenet.labels import AGE_GROUPS, HEADS, UNKNOWN, nearest_age_group
-from agenet.losses import (
+from agenet.models.heads import OrdinalHead
+from agenet.models.layers import Dense
+from agenet.training.losses import (
     balanced_weights,
     describe_heads,
     example_losses,
@@ -14,8 +16,6 @@ from agenet.losses import (
     log_probabilities,
     years_told_by,
 )
-from agenet.models.heads import OrdinalHead
-from agenet.models.layers import Dense
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(6, 8)).astype(np.float32)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agenet.objective import Objective
+from agenet.training.objective import Objective
 
 RNG = np.random.default_rng(0)
 HEADS = {"age": "groups", "gender": "softmax"}

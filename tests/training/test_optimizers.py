@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from agenet.errors import UserError
-from agenet.optim import create_optimizer, create_schedule, to_steps
+from agenet.training.optimizers import create_optimizer, create_schedule, to_steps
 from configs import default
 
 RATE = optax.constant_schedule(0.1)

@@ -13,11 +13,11 @@ from agenet.data.augment import (
     make_train_transform,
     make_views_transform,
 )
+from agenet.distributed.mesh import batch_sharded, create_mesh, replicated
 from agenet.models import MODELS, create_model
 from agenet.models.classifier import Classifier
-from agenet.sharding import batch_sharded, create_mesh, replicated
-from agenet.state import TrainState, create_state, create_variables
-from agenet.steps import (
+from agenet.training.state import TrainState, create_state, create_variables
+from agenet.training.steps import (
     Recipe,
     _scan_sum,
     make_eval_step,

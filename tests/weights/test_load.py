@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 
 from agenet.errors import UserError
 from agenet.models import create_model
-from agenet.state import create_variables
+from agenet.training.state import create_variables
 from agenet.weights import identify
 from agenet.weights.cache import find_file
 from agenet.weights.known import FileHash, find_known

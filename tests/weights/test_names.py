@@ -10,12 +10,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from agenet.errors import UserError
+from agenet.frameworks import networks
 from agenet.labels import GENDERS
 from agenet.models import create_model
-from agenet.state import create_variables
+from agenet.training.state import create_variables
 from agenet.weights.formats import read_tensors
 from agenet.weights.names import MAPS, detect, keras
-from scripts import frameworks
 
 
 def of_shape(*shape: int) -> np.ndarray:
@@ -273,11 +273,11 @@ def test_there_and_back(source: str, model: str, flavour: str) -> None:
     ],
 )
 def test_whole_torch_networks(source: str, name: str, model: str) -> None:
-    if reason := frameworks.why_not(source):
+    if reason := networks.why_not(source):
         pytest.skip(reason)
     import torch
 
-    frameworks.import_torchvision()
+    networks.import_torchvision()
     with torch.device("meta"):
         if source == "lite":
             from efficientnet_lite_pytorch import EfficientNet
@@ -302,9 +302,9 @@ def test_whole_torch_networks(source: str, name: str, model: str) -> None:
 @pytest.mark.parametrize("suffix", [".h5", ".weights.h5"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:keras")
 def test_whole_keras_networks(name: str, model: str, suffix: str, tmp_path: Path) -> None:
-    if reason := frameworks.why_not("keras"):
+    if reason := networks.why_not("keras"):
         pytest.skip(reason)
-    network = frameworks.create("keras", name, size=32)
+    network = networks.create("keras", name, size=32)
     path = tmp_path / f"x{suffix}"
     network.save(path)
     tensors = read_tensors(path).tensors

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from agenet.frameworks.networks import create, why_not
 from agenet.models import create_model
 from scripts.check_parity import compare, compare_gradients, too_large
-from scripts.frameworks import create, why_not
 from tests.random_variables import random_variables
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -1,4 +1,4 @@
-"""What a page that compares runs says: from the runs to a document for `agenet.report.page`."""
+"""What a page that compares runs says: from the runs to a document for `agenet.evaluation.page`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,17 +7,12 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from agenet.figures import MIN_IN_BIN, percent
-from agenet.metrics import LEVEL, MIN_SUBJECTS, RESAMPLES
-from agenet.report import overlays
-from agenet.report.comparison import differences
-from agenet.report.files import views_of
-from agenet.report.finished import FOLDS, Run
-from agenet.report.overlays import Point
-from agenet.report.page import Details, Grid, Heading, Listing, Node, Picture, Text
-from agenet.report.published import FOLDS_DIFFER, LIMITS, REFERENCE, SOURCES
-from agenet.report.run import tested_state
-from agenet.report.tables import (
+from agenet.evaluation.comparison import figures
+from agenet.evaluation.comparison.figures import Point
+from agenet.evaluation.comparison.files import views_of
+from agenet.evaluation.comparison.runs import FOLDS, Run
+from agenet.evaluation.comparison.statistics import differences
+from agenet.evaluation.comparison.tables import (
     Group,
     dataset_of,
     features_found,
@@ -28,6 +23,11 @@ from agenet.report.tables import (
     reference,
     what_was_run,
 )
+from agenet.evaluation.figures import MIN_IN_BIN, percent
+from agenet.evaluation.metrics import LEVEL, MIN_SUBJECTS, RESAMPLES
+from agenet.evaluation.page import Details, Grid, Heading, Listing, Node, Picture, Text
+from agenet.evaluation.published import FOLDS_DIFFER, LIMITS, REFERENCE, SOURCES
+from agenet.evaluation.report import tested_state
 
 MAX_SHEET = 32 << 20  # bytes of a sheet of faces
 SHEET_WIDTH = 1400  # pixels
@@ -46,7 +46,7 @@ def compose(runs: Sequence[Run], *, faces: bool) -> tuple[str, list[Node]]:
     for run in runs:
         for test in run.tests:
             _ = test.predictions  # Raises for a damaged file before anything is drawn.
-    looked = [(run, overlays.look(number, run)) for number, run in enumerate(runs)]
+    looked = [(run, figures.look(number, run)) for number, run in enumerate(runs)]
     groups: dict[str, Group] = {}
     for run, look in looked:
         groups.setdefault(dataset_of(run), []).append((run, look))
@@ -109,7 +109,7 @@ def _group(group: Group, prefix: str, anchor: str, faces: bool) -> list[Node]:
         *(Text(text, "note") for text in (_uncertainty(group), features_found(group)) if text),
         _picture(
             f"{anchor}cost",
-            overlays.cost(group, tasks, _points() if is_adience(group) else {}),
+            figures.cost(group, tasks, _points() if is_adience(group) else {}),
             "Accuracy on the test against the time of training, one panel for each task",
             "Up and to the left is better. Times are of the machines named below: compare them "
             "only where the machine is the same.",
@@ -126,7 +126,7 @@ def _group(group: Group, prefix: str, anchor: str, faces: bool) -> list[Node]:
             ),
         ]
     nodes += [Heading(2, f"{prefix}What was run", f"{anchor}runs"), *what_was_run(group)]
-    curves = overlays.curves(group, tasks)
+    curves = figures.curves(group, tasks)
     if curves:
         picture = _picture(
             f"{anchor}curves",
@@ -192,13 +192,13 @@ def _task(group: Group, task: str, prefix: str, anchor: str, faces: bool) -> lis
     matrices = [
         _picture(
             f"{anchor}-confusion-{look.key}",
-            overlays.matrix(run, look, task),
+            figures.matrix(run, look, task),
             f"Confusion matrix of {look.label}, {task}",
         )
         for run, look in tested
     ]
     nodes += [Heading(3, f"{name}: what is taken for what"), Grid(matrices)]
-    calibration = overlays.calibration(tested, task)
+    calibration = figures.calibration(tested, task)
     if calibration:
         picture = _picture(
             f"{anchor}-calibration",
@@ -212,7 +212,7 @@ def _task(group: Group, task: str, prefix: str, anchor: str, faces: bool) -> lis
     alt = f"Accuracy in {task} by subgroup, the runs beside each other"
     bars = [
         _picture(f"{anchor}-subgroups-{number}", figure, alt)
-        for number, figure in enumerate(overlays.bars(tested, task))
+        for number, figure in enumerate(figures.bars(tested, task))
     ]
     if bars:
         text = (
@@ -245,7 +245,7 @@ def _paired(group: Group, task: str, anchor: str) -> list[Node]:
         nodes += [
             _picture(
                 f"{anchor}-differences",
-                overlays.forest(found, looks, task),
+                figures.forest(found, looks, task),
                 f"Difference in {task} accuracy of every two runs tested on the same faces",
                 f"Lines: {100 * LEVEL:.0f} % intervals by person. Both runs of a pair answer for "
                 "the same faces, and are resampled together: a line that crosses zero is a "
@@ -268,7 +268,7 @@ def _paired(group: Group, task: str, anchor: str) -> list[Node]:
         nodes.append(
             Text(
                 f"Not compared face by face for want of predictions.npz: {', '.join(lacking)}. "
-                "python -m agenet.evaluate --workdir=RUN writes it.",
+                "agenet evaluate --workdir=RUN writes it.",
                 "note",
             )
         )
@@ -306,7 +306,7 @@ def _smaller(path: Path) -> bytes | None:
 
 
 def _picture(name: str, figure: Figure, alt: str, caption: str = "") -> Picture:
-    svg, png = overlays.to_svg(figure, name), overlays.to_png(figure)
+    svg, png = figures.to_svg(figure, name), figures.to_png(figure)
     wide = figure.get_figwidth() > 8
     return Picture(f"{name}.png", png, alt, caption, svg, wide)
 

@@ -1,7 +1,8 @@
 """Pictures of several runs on the same axes, for a page and for a talk.
 
-As in `agenet.figures`, no figure is known to any global state. A run has the same colour, mark
-and letter in every picture; the colours (Okabe & Ito's) stay apart for colour-blind readers.
+As in `agenet.evaluation.figures`, no figure is registered with Matplotlib's global state. A run has
+the same colour, marker and letter in every figure; Okabe & Ito's colours remain distinct for
+colour-blind readers.
 """
 
 import io
@@ -19,10 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from agenet.figures import FAINT, INK, MIN_IN_BIN, SHADES, ink_on, percent, quiet, series
-from agenet.labels import TASK_CLASSES
-from agenet.metrics import SUBGROUPS
-from agenet.report.comparison import (
+from agenet.evaluation.comparison.runs import Run
+from agenet.evaluation.comparison.statistics import (
     Bar,
     Difference,
     Estimate,
@@ -32,7 +31,9 @@ from agenet.report.comparison import (
     reliability,
     subgroups,
 )
-from agenet.report.finished import Run
+from agenet.evaluation.figures import FAINT, INK, MIN_IN_BIN, SHADES, ink_on, percent, quiet, series
+from agenet.evaluation.metrics import SUBGROUPS
+from agenet.labels import TASK_CLASSES
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1")
 DASHES = ("-", "--", ":")

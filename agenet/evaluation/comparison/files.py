@@ -240,5 +240,5 @@ def _read_text(path: Path, limit: int) -> str:
 def damaged(path: Path, why: str) -> UserError:
     # What was read may hold anything, and the message is to be one line.
     why = "".join(c if c.isprintable() else " " for c in why)[:200]
-    again = f"python -m agenet.evaluate --workdir={path.parent}"
+    again = f"agenet evaluate --workdir={path.parent}"
     return UserError(f"{path} is damaged: {why}; {again} writes it anew")

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from agenet.errors import UserError
-from agenet.labels import TASK_CLASSES, UNKNOWN
-from agenet.report.files import (
+from agenet.evaluation.comparison.files import (
     BAD_ARCHIVE,
     MAX_ARRAYS,
     MAX_NUMBER,
@@ -24,6 +23,7 @@ from agenet.report.files import (
     read_json,
     views_of,
 )
+from agenet.labels import TASK_CLASSES, UNKNOWN
 
 FOLDS = 5
 MAX_RUNS = 20

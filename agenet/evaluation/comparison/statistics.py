@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from agenet.evaluation.comparison.runs import Run, Test
+from agenet.evaluation.metrics import estimate_with_intervals, mean_figures
 from agenet.labels import TASK_CLASSES, UNKNOWN
-from agenet.metrics import estimate_with_intervals, mean_figures
-from agenet.report.finished import Run, Test
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ class Difference:
 
 
 def estimate(run: Run, task: str, name: str) -> Estimate | None:
-    """A main figure of `agenet.metrics`; None where the report of any fold lacks it."""
+    """A main figure of `agenet.evaluation.metrics`; None where the report of any fold lacks it."""
     tests = [test.tasks[task] for test in run.tests if task in test.tasks]
     values = [metrics.get(name) for metrics in tests]
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
     if run.is_folds:
-        # Of a sample, n - 1 in the denominator, as scripts/run_folds.py has it.
+        # Of a sample, n - 1 in the denominator, as agenet folds has it.
         return Estimate(fmean(known), deviation=stdev(known))
     return Estimate(known[0], interval=_pair(tests[0].get("intervals", {}).get(name)))
 

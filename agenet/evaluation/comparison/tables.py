@@ -6,15 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from agenet.data.records import name_tested
-from agenet.figures import percent
-from agenet.identity import ADDED_FIELDS
-from agenet.report.comparison import Difference, Estimate, estimate, largest_class, mean
-from agenet.report.files import seen_before, views_of
-from agenet.report.finished import Run
-from agenet.report.overlays import Look, signed
-from agenet.report.page import Cell, Details, Node, Table
-from agenet.report.published import PUBLISHED, REFERENCE, on_adience
-from agenet.report.run import MAIN_FIGURES, duration, epochs
+from agenet.evaluation.comparison.figures import Look, signed
+from agenet.evaluation.comparison.files import seen_before, views_of
+from agenet.evaluation.comparison.runs import Run
+from agenet.evaluation.comparison.statistics import (
+    Difference,
+    Estimate,
+    estimate,
+    largest_class,
+    mean,
+)
+from agenet.evaluation.figures import percent
+from agenet.evaluation.page import Cell, Details, Node, Table
+from agenet.evaluation.published import PUBLISHED, REFERENCE, on_adience
+from agenet.evaluation.report import MAIN_FIGURES, duration, epochs
+from agenet.runs.identity import ADDED_FIELDS
 
 MAX_SETTINGS = 80  # rows of the table of settings
 NONE = Cell("–")

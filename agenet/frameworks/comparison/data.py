@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from agenet.errors import UserError
-from scripts.compare.engine import OUTPUTS, flavour_of, write_faces
-from scripts.compare.results import Results, log
+from agenet.frameworks.comparison.engine import OUTPUTS, flavour_of, write_faces
+from agenet.frameworks.comparison.results import Results, log
 
 
 def prepare_data(results: Results, args: Namespace) -> None:
@@ -115,7 +115,7 @@ def initial_of(results: Results, model: str, size: int, seed: int) -> Path:
 
 def _find(model: str, init: str) -> tuple[Any, str]:
     """Pre-trained weights of the network that all frameworks compute, or why there are none."""
-    from agenet.initial import find_initial
+    from agenet.runs.initial_weights import find_initial
 
     if init == "random" or model == "levi_hassner":
         return None, "random"
@@ -129,7 +129,7 @@ def _find(model: str, init: str) -> tuple[Any, str]:
 
 
 def _normalisation(model: str, init: str) -> tuple[Sequence[float], Sequence[float]]:
-    from agenet.experiment import IMAGENET_MEAN, IMAGENET_STD
+    from agenet.runs.experiment import IMAGENET_MEAN, IMAGENET_STD
 
     initial, _ = _find(model, init)
     return (initial.mean, initial.std) if initial else (IMAGENET_MEAN, IMAGENET_STD)
@@ -142,7 +142,7 @@ def write_initial(path: Path, model: str, size: int, seed: int, init: str) -> No
     from flax.traverse_util import flatten_dict
 
     from agenet.models import create_model
-    from agenet.state import create_variables
+    from agenet.training.state import create_variables
     from agenet.weights.load import load_into
 
     network = create_model(model, {"classes": OUTPUTS}, flavour=flavour_of(model))

@@ -23,7 +23,7 @@ import safetensors.numpy
 from agenet.data.order import evaluation_batches, steps_per_epoch, training_batch
 from agenet.errors import UserError
 from agenet.labels import TASK_CLASSES
-from scripts.bench_engines import Engine, Figures
+from scripts.benchmarks.engines import Engine, Figures
 
 Tensors = dict[str, np.ndarray]
 

@@ -2,10 +2,10 @@
 
 import importlib.util
 
-from scripts.compare.engine import Framework
-from scripts.compare.in_jax import Jax
-from scripts.compare.in_keras import Keras
-from scripts.compare.in_torch import Torch
+from agenet.frameworks.comparison.engine import Framework
+from agenet.frameworks.comparison.in_jax import Jax
+from agenet.frameworks.comparison.in_keras import Keras
+from agenet.frameworks.comparison.in_torch import Torch
 
 ENGINES: dict[str, type[Framework]] = {"jax": Jax, "torch": Torch, "keras": Keras}
 _MODULES = {

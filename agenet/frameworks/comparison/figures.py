@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from agenet.figures import FAINT, INK, quiet
-from agenet.report.overlays import COLORS, MARKS
-from scripts.compare.findings import (
+from agenet.evaluation.comparison.figures import COLORS, MARKS
+from agenet.evaluation.figures import FAINT, INK, quiet
+from agenet.frameworks.comparison.findings import (
     NAMES,
     NETWORKS,
     ROUNDING,

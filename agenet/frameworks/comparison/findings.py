@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from agenet.figures import percent
-from agenet.report.published import REFERENCE
-from agenet.report.run import duration
-from scripts.compare.engine import KERAS_ADAM, NETWORKS
+from agenet.evaluation.figures import percent
+from agenet.evaluation.published import REFERENCE
+from agenet.evaluation.report import duration
+from agenet.frameworks.comparison.engine import KERAS_ADAM, NETWORKS
 
 Part = Mapping[str, Any]
 Content = Mapping[str, Any]

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from scripts.bench_engines import Figures
-from scripts.compare.engine import AGE, OUTPUTS, RATES, Framework, Tensors, flavour_of
+from agenet.frameworks.comparison.engine import AGE, OUTPUTS, RATES, Framework, Tensors, flavour_of
+from scripts.benchmarks.engines import Figures
 
 
 class Jax(Framework):
@@ -21,7 +21,7 @@ class Jax(Framework):
 
         from agenet.data.augment import Augmentation, example_keys, make_train_transform
         from agenet.models import create_model
-        from agenet.objective import Objective
+        from agenet.training.objective import Objective
 
         jax.config.update("jax_enable_compilation_cache", False)
         if self.work.exact:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from agenet.frameworks.comparison.engine import AGE, OUTPUTS, RATES, Framework, Tensors, Work
+from agenet.frameworks.port_out import assign_keras
 from agenet.weights.names import keras as names
-from scripts.bench_engines import Figures
-from scripts.compare.engine import AGE, OUTPUTS, RATES, Framework, Tensors, Work
-from scripts.port_out import assign_keras
+from scripts.benchmarks.engines import Figures
 
 
 class Keras(Framework):

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from agenet.frameworks.comparison.engine import AGE, OUTPUTS, RATES, Framework, Tensors, Work
+from agenet.frameworks.networks import import_torchvision
 from agenet.weights.names import torchvision
 from agenet.weights.names.common import from_torch, to_torch
-from scripts.bench_engines import Figures
-from scripts.compare.engine import AGE, OUTPUTS, RATES, Framework, Tensors, Work
-from scripts.frameworks import import_torchvision
+from scripts.benchmarks.engines import Figures
 
 DENSE = ("conv1", "conv2", "conv3", "fc1", "fc2")  # of Levi and Hassner's network
 

@@ -1,4 +1,4 @@
-"""The pages of a comparison of frameworks, in the look of `python -m agenet.report`."""
+"""The pages of a comparison of frameworks, in the look of `agenet report`."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from agenet.figures import percent
-from agenet.report.overlays import to_png, to_svg
-from agenet.report.page import (
+from agenet.evaluation.comparison.figures import to_png, to_svg
+from agenet.evaluation.comparison.tables import NONE, reference
+from agenet.evaluation.figures import percent
+from agenet.evaluation.page import (
     Cell,
     Details,
     Heading,
@@ -22,13 +23,12 @@ from agenet.report.page import (
     to_html,
     to_markdown,
 )
-from agenet.report.published import SOURCES
-from agenet.report.run import duration
-from agenet.report.tables import NONE, reference
-from agenet.writers import write_file
-from scripts.compare import figures
-from scripts.compare.engine import LEFT, flavour_of
-from scripts.compare.findings import (
+from agenet.evaluation.published import SOURCES
+from agenet.evaluation.report import duration
+from agenet.files import write_file
+from agenet.frameworks.comparison import figures
+from agenet.frameworks.comparison.engine import LEFT, flavour_of
+from agenet.frameworks.comparison.findings import (
     NAMES,
     NETWORKS,
     PROJECTION,
@@ -56,7 +56,7 @@ from scripts.compare.findings import (
     train_faces,
     trainings,
 )
-from scripts.compare.results import read_results
+from agenet.frameworks.comparison.results import read_results
 
 PAGE, TEXT, PICTURES = "frameworks.html", "frameworks.md", "frameworks_pictures"
 TITLE = "One network, three frameworks"

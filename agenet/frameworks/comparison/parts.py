@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from scripts.bench_engines import Figures
-from scripts.bench_worker import Worker
-from scripts.compare.data import folder_of, initial_of
-from scripts.compare.difference import differences
-from scripts.compare.engine import AGE, VARIANTS, Faces, Work, read_faces
-from scripts.compare.engines import ENGINES, not_installed
-from scripts.compare.results import Results, log
+from agenet.frameworks.comparison.data import folder_of, initial_of
+from agenet.frameworks.comparison.difference import differences
+from agenet.frameworks.comparison.engine import AGE, VARIANTS, Faces, Work, read_faces
+from agenet.frameworks.comparison.engines import ENGINES, not_installed
+from agenet.frameworks.comparison.results import Results, log
+from scripts.benchmarks.engines import Figures
+from scripts.benchmarks.worker import Worker
 
 
 def _worker(name: str, work: Work, args: Namespace) -> Worker:
@@ -119,7 +119,7 @@ def train(
 
 def test_intervals(folder: Path, file: Path) -> dict[str, Any]:
     """What other persons in the test could have changed, by a bootstrap over persons."""
-    from agenet.metrics import estimate_with_intervals
+    from agenet.evaluation.metrics import estimate_with_intervals
 
     faces: Faces = read_faces(folder)
     logits, labels = np.load(file), faces.labels[faces.test]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from agenet.errors import UserError
-from agenet.writers import write_file
-from scripts.bench_engines import Figures
+from agenet.files import write_file
+from scripts.benchmarks.engines import Figures
 
 RESULTS = "results.json"
 # Of settings, what only adds to what is there.
@@ -86,7 +86,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 def describe_machine() -> dict[str, Any]:
     """What every number was measured on."""
     from agenet.data.resident import available_cores
-    from agenet.experiment import _processor_name
+    from agenet.runs.experiment import _processor_name
 
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {

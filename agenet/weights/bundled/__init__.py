@@ -7,7 +7,7 @@ from agenet.errors import UserError
 from agenet.weights.spec import NOT_FOLD_0
 
 DEFAULT = "default"
-FILE = Path(__file__).parent / "default" / "weights.safetensors"
+FILE = Path(__file__).parent / "default.safetensors"
 # As `WeightsSpec.trained_on`, of which the file says nothing.
 TRAINED_ON = {"fairface": NOT_FOLD_0}
 

@@ -1,0 +1,1 @@
+"""Metrics, figures, the report of a run and the comparison of several."""

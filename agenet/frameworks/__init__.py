@@ -1,0 +1,1 @@
+"""The same networks in PyTorch and Keras: weights ported out, frameworks compared."""

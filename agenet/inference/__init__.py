@@ -1,0 +1,1 @@
+"""Predicts age and gender with a trained network."""

@@ -1,0 +1,6 @@
+"""Compares JAX, PyTorch and Keras, as `agenet compare` does; see --help."""
+
+import runpy
+
+if __name__ == "__main__":
+    runpy.run_module("agenet.cli.compare", run_name="__main__", alter_sys=True)
