@@ -1,4 +1,4 @@
-"""The one exception that programs show to their user as a single line."""
+"""Errors that commands show to their user as a single line."""
 
 import argparse
 import errno
@@ -10,6 +10,13 @@ from typing import NoReturn
 
 class UserError(Exception):
     """A mistake that the user can mend: the message says what, where, and what to do."""
+
+
+def needs_extra(extra: str, what: str, error: ImportError) -> UserError:
+    """The error for `what`, a job that needs packages of an extra which is not installed."""
+    return UserError(
+        f'{what} needs the extra "{extra}" ({error}): pip install -e ".[{extra}]" in a clone'
+    )
 
 
 class ArgumentParser(argparse.ArgumentParser):
