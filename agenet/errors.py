@@ -19,6 +19,11 @@ def needs_extra(extra: str, what: str, error: ImportError) -> UserError:
     )
 
 
+def printable(text: str, longest: int = 100) -> str:
+    """The first characters of untrusted text; "?" for what could control a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text[:longest])
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """Raises `UserError` for a mistake in the command line."""
 

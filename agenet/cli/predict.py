@@ -33,7 +33,7 @@ from agenet.cli.results import (
     Writer,
     open_output,
 )
-from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.errors import ArgumentParser, UserError, one_line_errors, printable
 from agenet.faces.detectors import find_detector
 from agenet.faces.drawing import draw_faces
 from agenet.faces.face import Box, Detection, Face, FacePredictor, Prediction
@@ -45,7 +45,6 @@ from agenet.faces.image_io import (
     write_picture,
 )
 from agenet.runs.logging import log_to
-from agenet.weights.text import printable
 
 EPILOG = f"""\
 A folder is searched with all folders below it for names that end in

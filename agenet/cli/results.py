@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TextIO
 
+from agenet.errors import printable
 from agenet.faces.face import Face
-from agenet.weights.text import printable
 
 LISTED = 10  # problems in the summary
 

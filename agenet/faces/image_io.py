@@ -15,9 +15,8 @@ from PIL import Image, UnidentifiedImageError
 from PIL import TiffImagePlugin as _TiffImagePlugin  # noqa: F401
 from PIL import WebPImagePlugin as _WebPImagePlugin  # noqa: F401
 
-from agenet.errors import UserError
+from agenet.errors import UserError, printable
 from agenet.files import write_file
-from agenet.weights.text import printable
 
 MAX_PIXELS = 100_000_000  # claimed by the header; more is not decoded
 FULL_SIZE_PIXELS = 25_000_000  # 75 MB; of a larger picture, half of each side is kept

@@ -17,7 +17,7 @@ from agenet.errors import UserError
 from agenet.faces.face import Box, Detection
 from agenet.faces.opencv import SILENT, set_log_level
 from agenet.weights.cache import find_file
-from agenet.weights.download import Patience
+from agenet.weights.download import RetryPolicy
 from agenet.weights.known import FileHash, KnownWeights
 from agenet.weights.spec import InputSpec
 
@@ -40,7 +40,7 @@ _MIRROR = (
     "face_detection_yunet/face_detection_yunet_2023mar.onnx"
 )
 # The mirror is the second attempt; whoever is without a network should not wait for long.
-_PATIENCE = Patience(timeout=10.0, attempts=1, max_bytes=2**20)
+_RETRIES = RetryPolicy(timeout=10.0, attempts=1, max_bytes=2**20)
 
 # Of faces of 25 px 91 % are found, 79 % with 0.7. Below 0.6 the clips have finds that are no faces.
 SCORE_THRESHOLD = 0.6
@@ -66,10 +66,10 @@ def find_yunet() -> Path:
         UserError: it cannot be had.
     """
     try:
-        return find_file(YUNET, _PATIENCE)
+        return find_file(YUNET, _RETRIES)
     except UserError as error:
         try:
-            return find_file(replace(YUNET, url=_MIRROR), _PATIENCE)
+            return find_file(replace(YUNET, url=_MIRROR), _RETRIES)
         except UserError:
             raise error from None
 

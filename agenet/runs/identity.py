@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from agenet.data.records import find_prepared
 from agenet.errors import UserError
-from agenet.weights.bundled import DEFAULT, FILE
+from agenet.weights.bundled import DEFAULT, DEFAULT_FILE
 
 # These change neither the numbers of a training nor what they mean.
 _MAY_DIFFER = (
@@ -55,7 +55,7 @@ def digest_weights(init: str) -> str | None:
     Those of a run go by what its best state was saved with. None for those that never change, such
     as published ones, and where nothing is there.
     """
-    path = FILE if init == DEFAULT else Path(init).expanduser()
+    path = DEFAULT_FILE if init == DEFAULT else Path(init).expanduser()
     if path.is_dir():
         return _digest(sorted(path.glob("checkpoints/best/*/run/metadata")))
     return _digest([path] if path.is_file() else [])

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from agenet.errors import UserError
 from agenet.weights.bundled import DEFAULT, find_weights
-from agenet.weights.download import PATIENCE, Patience, download
+from agenet.weights.download import DEFAULT_RETRIES, RetryPolicy, download
 from agenet.weights.known import KNOWN, KnownWeights, find_known, hash_file
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def find_init(init: str, model: str, flavour: str = "") -> KnownWeights | Path:
     )
 
 
-def find_file(known: KnownWeights, patience: Patience = PATIENCE) -> Path:
+def find_file(known: KnownWeights, patience: RetryPolicy = DEFAULT_RETRIES) -> Path:
     """The verified file of a known set of weights.
 
     Looked for in the cache, then in an installed package, then downloaded into the cache, which

@@ -17,8 +17,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from agenet.errors import UserError
-from agenet.weights.text import printable
+from agenet.errors import UserError, printable
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ _SPARE_BYTES = 2**24
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """When to give up.
 
     Attributes:
@@ -45,7 +44,7 @@ class Patience:
     max_bytes: int = 2 * 2**30
 
 
-PATIENCE = Patience()
+DEFAULT_RETRIES = RetryPolicy()
 
 
 class _TransferError(Exception):
@@ -53,7 +52,7 @@ class _TransferError(Exception):
 
 
 def download(
-    url: str, path: Path, check: Callable[[Path], None], patience: Patience = PATIENCE
+    url: str, path: Path, check: Callable[[Path], None], patience: RetryPolicy = DEFAULT_RETRIES
 ) -> None:
     """Brings the file at `url` to `path`, whose folder must be there.
 
@@ -115,7 +114,7 @@ class _Part:
         self._version.unlink(missing_ok=True)
 
 
-def _continue(url: str, part: _Part, patience: Patience) -> None:
+def _continue(url: str, part: _Part, patience: RetryPolicy) -> None:
     """One connection: brings `part` to the file's full size, or as far as it gets."""
     version = part.version()
     with _open(url, part.size() if version else 0, version, patience.timeout) as response:

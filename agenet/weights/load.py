@@ -11,15 +11,14 @@ import safetensors.numpy
 from flax.core import FrozenDict, freeze
 from flax.traverse_util import empty_node, flatten_dict, unflatten_dict
 
-from agenet.errors import UserError
-from agenet.weights.bundled import FILE, TRAINED_ON
+from agenet.errors import UserError, printable
+from agenet.weights.bundled import DEFAULT_FILE, DEFAULT_TRAINED_ON
 from agenet.weights.formats import TensorFile, read_tensors
 from agenet.weights.identify import identify
 from agenet.weights.known import KnownWeights
 from agenet.weights.names import MAPS, detect, keras
 from agenet.weights.names.common import bounded
 from agenet.weights.spec import WeightsSpec
-from agenet.weights.text import printable
 
 METADATA_KEY = "agenet"
 COLLECTIONS = ("params", "batch_stats")
@@ -56,8 +55,8 @@ def read_weights(
     file = read_tensors(path)
     if METADATA_KEY in file.metadata:
         weights = _read_own(path, file)
-        if path == FILE:
-            weights = replace(weights, spec=replace(weights.spec, trained_on=TRAINED_ON))
+        if path == DEFAULT_FILE:
+            weights = replace(weights, spec=replace(weights.spec, trained_on=DEFAULT_TRAINED_ON))
     else:
         weights = _read_foreign(path, file, model, flavour, known)
     spec = weights.spec

@@ -62,7 +62,7 @@ def load_pretrained(
     return Pretrained(network, variables, spec)
 
 
-def prepare_picture(picture: np.ndarray, spec: InputSpec) -> np.ndarray:
+def prepare_image(picture: np.ndarray, spec: InputSpec) -> np.ndarray:
     """A picture uint8 [H, W, 3], RGB, as a network takes it: float32 [size, size, 3].
 
     The central square of `crop_fraction` of the shorter side, resized and normalised. What is

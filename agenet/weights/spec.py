@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from agenet.errors import UserError
+from agenet.errors import UserError, printable
 from agenet.labels import HEADS
-from agenet.weights.text import printable
 
 RGB = tuple[float, float, float]
 

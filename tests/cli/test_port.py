@@ -10,7 +10,7 @@ import safetensors.numpy
 from agenet.cli import port
 from agenet.errors import UserError
 from agenet.frameworks import networks
-from agenet.weights.bundled import DEFAULT, FILE
+from agenet.weights.bundled import DEFAULT, DEFAULT_FILE
 from agenet.weights.cache import find_file
 from agenet.weights.known import KNOWN, find_known
 from agenet.weights.load import read_weights
@@ -54,7 +54,7 @@ def test_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "mine.safetensors"
     port.main([DEFAULT, str(output)])
     assert "efficientnet_lite0" in capsys.readouterr().out
-    assert read_weights(output).tensors.keys() == read_weights(FILE).tensors.keys()
+    assert read_weights(output).tensors.keys() == read_weights(DEFAULT_FILE).tensors.keys()
 
 
 def test_mistakes(caffe_names: Path, tmp_path: Path) -> None:

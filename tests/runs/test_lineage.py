@@ -8,7 +8,7 @@ from agenet.data.records import Records, join_records
 from agenet.data.splits import Splits, make_splits
 from agenet.errors import UserError
 from agenet.runs.lineage import check_not_seen, is_seen, trained_on
-from agenet.weights.bundled import FILE
+from agenet.weights.bundled import DEFAULT_FILE
 from agenet.weights.load import read_weights
 
 OPTIONS: dict[str, Any] = {"tasks": ("age",), "validation_fraction": 0.2, "seed": 0}
@@ -53,7 +53,7 @@ def test_what_was_added_is_known_but_for_its_test_set(
 
 
 def test_weights_that_come_along_have_seen_fairface(records: Records) -> None:
-    seen = read_weights(FILE).spec.trained_on
+    seen = read_weights(DEFAULT_FILE).spec.trained_on
     rows = np.arange(len(records.fold))
     assert not is_seen(seen, records, rows).any()
     fairface = Records(**{**vars(records), "name": "fairface/partial/1.0.0"})

@@ -18,14 +18,14 @@ import pytest
 from agenet.errors import UserError
 from agenet.weights import cache, download
 from agenet.weights.cache import find_file, find_init
-from agenet.weights.download import Patience
+from agenet.weights.download import RetryPolicy
 from agenet.weights.known import KNOWN, FileHash, KnownWeights, Package
 from tests.conftest import ROOT
 
 BODY = np.random.default_rng(0).bytes(300_000)
 OTHER = np.random.default_rng(1).bytes(300_000)
 HALF = len(BODY) // 2
-QUICK = Patience(timeout=0.3, attempts=3, pause=0.01)
+QUICK = RetryPolicy(timeout=0.3, attempts=3, pause=0.01)
 
 
 @dataclass
@@ -178,7 +178,7 @@ def test_part_of_another_version_is_not_glued(server: Server) -> None:
     ],
 )
 def test_says_what_went_wrong(
-    server: Server, folder: Path, reply: Reply, patience: Patience, message: str, requests: int
+    server: Server, folder: Path, reply: Reply, patience: RetryPolicy, message: str, requests: int
 ) -> None:
     server.replies = [reply]
     with pytest.raises(UserError, match=message) as error:

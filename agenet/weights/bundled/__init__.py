@@ -7,9 +7,9 @@ from agenet.errors import UserError
 from agenet.weights.spec import NOT_FOLD_0
 
 DEFAULT = "default"
-FILE = Path(__file__).parent / "default.safetensors"
+DEFAULT_FILE = Path(__file__).parent / "default.safetensors"
 # As `WeightsSpec.trained_on`, of which the file says nothing.
-TRAINED_ON = {"fairface": NOT_FOLD_0}
+DEFAULT_TRAINED_ON = {"fairface": NOT_FOLD_0}
 
 
 def find_weights(name_or_path: str | Path) -> Path:
@@ -19,9 +19,9 @@ def find_weights(name_or_path: str | Path) -> Path:
         UserError: there is no such thing.
     """
     if str(name_or_path) == DEFAULT:
-        if not FILE.is_file():
-            raise UserError(f"{FILE} is missing: install agenet again")
-        return FILE
+        if not DEFAULT_FILE.is_file():
+            raise UserError(f"{DEFAULT_FILE} is missing: install agenet again")
+        return DEFAULT_FILE
     path = Path(name_or_path).expanduser()
     if not path.exists():
         near = difflib.get_close_matches(str(name_or_path), [DEFAULT], n=1)

@@ -11,9 +11,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from agenet.errors import UserError
+from agenet.errors import UserError, printable
 from agenet.weights.formats import caffe, pytorch, safetensors
-from agenet.weights.text import printable
 
 HEAD = 1024
 

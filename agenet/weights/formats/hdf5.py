@@ -24,7 +24,7 @@ import h5py
 import ml_dtypes
 import numpy as np
 
-from agenet.weights.formats.limits import Allowance
+from agenet.weights.formats.limits import SizeLimit
 
 MAX_OBJECTS = 100_000
 MAX_DEPTH = 50  # of groups in groups
@@ -45,7 +45,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
       ValueError, OSError, RuntimeError: The file is damaged, or holds more than plain arrays.
     """
-    allowance = Allowance(path.stat().st_size)
+    limit = SizeLimit(path.stat().st_size)
     tensors = {}
     with h5py.File(path, "r") as file:
         group = _member(file, "model_weights") if "model_weights" in list(file) else file
@@ -57,7 +57,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             name = _legacy_name(parts) if legacy else _name(parts, dataset.parent)
             if name in tensors:
                 raise ValueError(f"two variables are called {name[:100]}")
-            tensors[name] = _array(dataset, name[:100], allowance)
+            tensors[name] = _array(dataset, name[:100], limit)
     return tensors, {}
 
 
@@ -117,7 +117,7 @@ def _datasets(root: h5py.Group) -> Iterator[tuple[list[str], h5py.Dataset]]:
                 yield [*parts, name], member
 
 
-def _array(dataset: h5py.Dataset, name: str, allowance: Allowance) -> np.ndarray:
+def _array(dataset: h5py.Dataset, name: str, limit: SizeLimit) -> np.ndarray:
     """Returns the values, after a look at where HDF5 would take them from."""
     plist, dtype, shape = dataset.id.get_create_plist(), dataset.dtype, dataset.shape
     bfloat16 = dtype == np.dtype("V2")  # HDF5 has no such type
@@ -127,9 +127,9 @@ def _array(dataset: h5py.Dataset, name: str, allowance: Allowance) -> np.ndarray
         raise ValueError(f"variable {name} keeps its values in another file")
     if plist.get_nfilters():  # HDF5 would inflate a chunk beyond the size that it states.
         raise ValueError(f"variable {name} is compressed, which Keras never does: h5repack -f NONE")
-    allowance.take(name, shape, dtype)
+    limit.take(name, shape, dtype)
     if dataset.chunks:  # HDF5 reads whole chunks, however little of one is in use.
-        allowance.take(name, dataset.chunks, dtype)
+        limit.take(name, dataset.chunks, dtype)
     if dataset.id.get_storage_size() < math.prod(shape) * dtype.itemsize:
         raise ValueError(f"variable {name} is larger than what the file holds of it")
     values = np.asarray(dataset[()])

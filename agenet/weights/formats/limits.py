@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-class Allowance:
+class SizeLimit:
     """Counts the bytes that tensors take, to stop at files that unfold into far more.
 
     Weights hardly compress, and few are shared between tensors, so sixteen times the file is
@@ -20,7 +20,7 @@ class Allowance:
         """Accounts for a tensor.
 
         Raises:
-          ValueError: The tensors up to this one exceed the allowance.
+          ValueError: The tensors up to this one exceed the limit.
         """
         self._left -= math.prod(shape) * dtype.itemsize
         if self._left < 0:

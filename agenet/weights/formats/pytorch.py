@@ -25,7 +25,7 @@ import numpy as np
 
 from agenet.errors import UserError
 from agenet.weights.formats import pickles
-from agenet.weights.formats.limits import Allowance
+from agenet.weights.formats.limits import SizeLimit
 
 MAGIC = 0x1950A86A20F9469CFC6C
 MAX_AXES = 32
@@ -229,7 +229,7 @@ def _state_dict(state: Any) -> dict[str, _Tensor]:
 def _arrays(
     state: Mapping[str, _Tensor], flat: Mapping[str, memoryview], file_size: int, byteorder: str
 ) -> dict[str, np.ndarray]:
-    allowance = Allowance(file_size)
+    limit = SizeLimit(file_size)
     arrays = {}
     for name, tensor in state.items():
         dtype, size = tensor.storage.dtype, tensor.storage.size
@@ -241,7 +241,7 @@ def _arrays(
         # A stride of zero would unfold few elements into many.
         if elements and (end > size or elements > size):
             raise ValueError(f"tensor {name[:100]} is larger than its storage")
-        allowance.take(name[:100], tensor.shape, dtype)
+        limit.take(name[:100], tensor.shape, dtype)
         raw = np.dtype(f"{byteorder}u{dtype.itemsize}")
         view = np.ndarray(
             tensor.shape,

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from agenet.errors import UserError
-from agenet.weights.text import printable
+from agenet.errors import UserError, printable
 
 _SHOWN = 5
 _NORM = {
