@@ -1,7 +1,19 @@
 """Age and gender classification from face images, in JAX and Flax."""
 
-from agenet.inference.predictor import Predictor
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agenet.inference.predictor import Predictor
 
 __all__ = ["Predictor"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: the command line must not wait for NumPy and OpenCV.
+    if name == "Predictor":
+        from agenet.inference.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,12 +1,14 @@
-"""Atomic writes, locks, JSON lines, and the folders that are shipped beside the package."""
+"""Atomic writes, hashes, locks and JSON files, and where configs and builders are installed."""
 
+import hashlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -15,18 +17,18 @@ from agenet.errors import UserError
 log = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).resolve().parent
-# Holds configs/ and data_prep/: a folder of an installed wheel, or the root of a clone.
+# The folder that holds configs/ and data_prep/: part of an installed wheel, or the root of a clone.
 SHIPPED = _PACKAGE / "shipped" if (_PACKAGE / "shipped").is_dir() else _PACKAGE.parent
 
 
 def make_shipped_importable() -> None:
-    """Lets `from configs import default` and `import data_prep` work wherever agenet is called."""
+    """Makes `from configs import default` and `import data_prep` work from any folder."""
     if str(SHIPPED) not in sys.path:
         sys.path.insert(0, str(SHIPPED))
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replaces a file at once: a reader sees the old content or the new, never a part."""
+    """Replaces a file atomically: readers see either the old content or the new."""
     unfinished = path.with_name(f".{path.name}.tmp")
     try:
         unfinished.write_bytes(content)
@@ -35,19 +37,57 @@ def write_file(path: Path, content: bytes) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replaces a file atomically by indented JSON."""
+    write_file(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file with one JSON object per line; [] if there is no file.
+
+    A last line that a killed process left incomplete is dropped.
+    """
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def hash_file(path: Path, algorithm: str = "sha256") -> str:
+    """The hexadecimal digest of a file; `algorithm` is a name that hashlib knows."""
+    # Keras publishes MD5 digests. They guard against damage only; saying so lets MD5 work on
+    # systems whose policy forbids it for security.
+    with path.open("rb") as file:
+        return hashlib.file_digest(
+            file, lambda: hashlib.new(algorithm, usedforsecurity=False)
+        ).hexdigest()
+
+
+def hash_text(text: str) -> str:
+    """The hexadecimal SHA-256 digest of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def check_output(path: Path, overwrite: bool) -> None:
-    """Raises `UserError` if a file cannot be made there, or would take the place of another."""
+    """Checks that a command may write a file.
+
+    Raises:
+        UserError: the path is a folder, its folder is missing, or the file exists already.
+    """
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it")
     if not path.parent.is_dir():
-        raise UserError(f"{path.parent}: no such folder, make it first")
+        raise UserError(f"{path.parent}: no such folder, create it first")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: name another file, or add --overwrite")
 
 
 @contextmanager
-def writing_to(workdir: Path) -> Iterator[None]:
-    """Turns what a disk says of a work directory into a `UserError` of one line."""
+def write_errors_explained(workdir: Path) -> Iterator[None]:
+    """Turns an `OSError` from writing to a work directory into a `UserError` of one line."""
     try:
         yield
     except OSError as error:
@@ -57,33 +97,23 @@ def writing_to(workdir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone_in(workdir: Path) -> Iterator[None]:
-    """Keeps other processes out of a work directory in the block, however this one ends.
+def exclusive_lock(workdir: Path) -> Iterator[None]:
+    """Locks a work directory against other processes; the lock ends with this process.
 
     Raises:
-        UserError: one is there already.
+        UserError: another process holds the lock.
     """
     lock = FileLock(workdir / ".lock")
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
         raise UserError(
-            f"--workdir {workdir} is in use by another process: wait for its end, or name another"
+            f"--workdir {workdir} is in use by another process: wait until it ends, or name "
+            "another folder"
         ) from error
-    except (OSError, NotImplementedError) as error:  # Some shared file systems have no locks.
+    except (OSError, NotImplementedError) as error:  # Some network file systems have no locks.
         log.debug("%s is not locked: %s", workdir, error)
     try:
         yield
     finally:
         lock.release()
-
-
-def read_json_lines(path: Path) -> list[dict[str, float]]:
-    """The rows of a file that `JsonLinesWriter` wrote, without a last one that was cut off."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:  # Killed while writing.
-            break
-    return rows

@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from agenet.errors import UserError
-from agenet.files import alone_in
+from agenet.files import exclusive_lock
 from agenet.runs import launch
 from configs import default
 from tests.conftest import ROOT, run_program
@@ -177,9 +177,9 @@ def test_drawn_faces_without_tensorflow(drawn_faces: Path, tmp_path: Path) -> No
     assert "no TensorBoard log" in told
     assert not (workdir / "report.json").exists()
 
-    with alone_in(workdir):
+    with exclusive_lock(workdir):
         output = run_program(*arguments, fails=True, **environment)
-    assert f"error: --workdir {workdir} is in use by another process: wait for its end" in output
+    assert f"error: --workdir {workdir} is in use by another process: wait until it ends" in output
 
     output = run_program(*arguments, **environment)
     assert "continuing from step" in output

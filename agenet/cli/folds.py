@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from agenet.data.records import find_prepared, name_tested
 from agenet.errors import ArgumentParser, UserError, one_line_errors
-from agenet.files import write_file
+from agenet.files import write_file, write_json
 from agenet.runs import series
 from agenet.runs.series import Run, StoppedError, Train
 
@@ -145,7 +145,7 @@ def write_tables(reports: Reports, total: int, workdir: Path, command: str) -> N
         },
         "summary": summarize(reports),
     }
-    series.write_json(workdir / "folds.json", result)
+    write_json(workdir / "folds.json", result)
     write_file(workdir / "folds.md", markdown(reports, total, command).encode())
 
 

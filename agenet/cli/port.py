@@ -233,8 +233,8 @@ def compare(path: Path, weights: "Weights", network: Any, variables: Mapping[str
     import jax
     import numpy as np
 
+    from agenet.files import hash_file
     from agenet.frameworks import networks
-    from agenet.weights.known import hash_file
 
     spec = weights.spec
     # A file in our own format states the hash of the one that it was made from.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from agenet.errors import ArgumentParser, UserError, one_line_errors
-from agenet.files import SHIPPED, write_file
+from agenet.files import SHIPPED, write_file, write_json
 from agenet.runs import series
 from agenet.runs.series import Run, StoppedError, Train
 
@@ -198,7 +198,7 @@ def write_tables(sweep: Sweep, results: Results, workdir: Path) -> None:
             for run in sweep.runs
         },
     }
-    series.write_json(workdir / "sweep.json", result)
+    write_json(workdir / "sweep.json", result)
     write_file(workdir / "sweep.md", markdown(sweep, results).encode())
 
 

@@ -28,7 +28,7 @@ from agenet.evaluation.metrics import (
     RESAMPLES,
 )
 from agenet.evaluation.published import FOLDS_DIFFER, LIMITS, PUBLISHED, SOURCES, on_adience
-from agenet.files import write_file
+from agenet.files import write_file, write_json
 from agenet.labels import TASK_CLASSES
 
 INTERVALS = f"""\
@@ -104,7 +104,7 @@ def write_report(
     np.savez_compressed(arrays, allow_pickle=False, **predictions)
     write_file(workdir / "predictions.npz", arrays.getvalue())
     write_file(workdir / "report.md", markdown(summary, set(pictures)).encode())
-    write_file(workdir / "report.json", (json.dumps(summary, indent=2) + "\n").encode())
+    write_json(workdir / "report.json", summary)
 
 
 def markdown(summary: dict[str, Any], pictures: set[str]) -> str:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from agenet.data.records import find_prepared
 from agenet.errors import UserError
+from agenet.files import hash_file
 from agenet.weights.bundled import DEFAULT, DEFAULT_FILE
 
 # These change neither the numbers of a training nor what they mean.
@@ -71,8 +72,7 @@ def digest_data(name: str, data_dir: str) -> str | None:
 def _digest(paths: Sequence[Path]) -> str | None:
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(hash_file(path)))
     return digest.hexdigest()[:16] if paths else None
 
 

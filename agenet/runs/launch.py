@@ -18,7 +18,7 @@ from agenet.distributed.processes import agree, gather, is_first
 from agenet.distributed.profiler import Profile, Window
 from agenet.errors import UserError
 from agenet.evaluation.comparison.files import views_of
-from agenet.files import alone_in, writing_to
+from agenet.files import exclusive_lock, write_errors_explained
 from agenet.runs.batches import create_batches
 from agenet.runs.evaluator import log_results, report_run
 from agenet.runs.experiment import (
@@ -55,7 +55,7 @@ def launch(
     check_same_everywhere({"command": "training", "config": config.to_dict()})
     create_workdir(workdir)
     log_file = workdir / "train.log" if is_first() else None
-    lock = alone_in(workdir) if is_first() else contextlib.nullcontext()
+    lock = exclusive_lock(workdir) if is_first() else contextlib.nullcontext()
     with lock, log_to(log_file, process=jax.process_index()):
         keep_compiled()
         prepare_if_asked(config.dataset)
@@ -156,7 +156,7 @@ def train_and_test(
 
 def create_workdir(workdir: Path) -> None:
     """Makes the folder; raises `UserError` if not every process can write there."""
-    with writing_to(workdir):
+    with write_errors_explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=workdir, prefix=".shared-") as file:
             seen = gather((workdir / agree(Path(file.name).name)).exists())

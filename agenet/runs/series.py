@@ -1,7 +1,6 @@
 """Several runs of agenet.main, one after the other: what run_folds.py and sweep.py share."""
 
 import contextlib
-import hashlib
 import json
 import os
 import pty
@@ -22,7 +21,13 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from agenet.errors import UserError
-from agenet.files import alone_in, read_json_lines, write_file, writing_to
+from agenet.files import (
+    exclusive_lock,
+    hash_text,
+    read_json_lines,
+    write_errors_explained,
+    write_json,
+)
 from agenet.main import LARGE_PAGES, config_error
 from agenet.runs.identity import data_set_names, digest_data, digest_weights, find_differences
 from agenet.runs.run_server import Forked, RunServer
@@ -65,7 +70,7 @@ class Run:
             finished = json.loads((self.workdir / FINISHED).read_text())
             config = {"config": _plain(self.config)}
             same = not find_differences({"config": finished["config"]}, config, may_differ=())
-            same = same and finished["report"] == _hash(text)
+            same = same and finished["report"] == hash_text(text)
             # What an earlier version did not record is taken to be the same.
             then, now = finished.get("sources", {}), self._digest_sources()
             same = same and all(then.get(name, digest) == digest for name, digest in now.items())
@@ -87,7 +92,7 @@ class Run:
             return None
         finished = {
             "config": _plain(self.config),
-            "report": _hash(text),
+            "report": hash_text(text),
             "sources": self._digest_sources(),
         }
         write_json(self.workdir / FINISHED, finished)
@@ -179,9 +184,9 @@ def own_folder(workdir: Path) -> Iterator[None]:
     Raises:
         UserError: it cannot be one, or is another process's.
     """
-    with writing_to(workdir):
+    with write_errors_explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    with alone_in(workdir):
+    with exclusive_lock(workdir):
         yield
 
 
@@ -379,10 +384,6 @@ def command_line(program: str, arguments: Sequence[str]) -> str:
     return shlex.join(["agenet", program, *arguments])
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_file(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
 def _is_whole(report: Mapping[str, Any]) -> bool:
     """Whether a report is of a run's end; agenet.cli.evaluate also writes one half-way."""
     training = report["training"]
@@ -398,7 +399,3 @@ def stopped_early(training: Mapping[str, Any]) -> str:
 def _plain(config: ConfigDict) -> dict[str, Any]:
     """As JSON has it."""
     return json.loads(json.dumps(config.to_dict()))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

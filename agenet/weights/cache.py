@@ -12,9 +12,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from agenet.errors import UserError
+from agenet.files import hash_file
 from agenet.weights.bundled import DEFAULT, find_weights
 from agenet.weights.download import DEFAULT_RETRIES, RetryPolicy, download
-from agenet.weights.known import KNOWN, KnownWeights, find_known, hash_file
+from agenet.weights.known import KNOWN, KnownWeights, find_known
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from agenet.errors import UserError
+from agenet.files import hash_file
 from agenet.models import MODELS, create_model
-from agenet.weights.known import KNOWN, KnownWeights, hash_file
+from agenet.weights.known import KNOWN, KnownWeights
 from agenet.weights.spec import InputSpec, WeightsSpec
 
 # Of the networks of each source.

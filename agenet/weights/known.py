@@ -7,10 +7,8 @@ for is not in the table.
 """
 
 import difflib
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from agenet.errors import UserError
 from agenet.weights.spec import NOT_FOLD_0, RGB, InputSpec, WeightsSpec
@@ -22,15 +20,6 @@ class FileHash:
 
     algorithm: str
     digest: str
-
-
-def hash_file(path: Path, algorithm: str) -> str:
-    """Hexadecimal digits of a file's hash; `algorithm` is one of hashlib's."""
-    # Keras publishes MD5; said to be harmless, it works where policy forbids it for security.
-    with path.open("rb") as file:
-        return hashlib.file_digest(
-            file, lambda: hashlib.new(algorithm, usedforsecurity=False)
-        ).hexdigest()
 
 
 @dataclass(frozen=True)

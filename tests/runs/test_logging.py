@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agenet.errors import UserError
-from agenet.files import alone_in, read_json_lines
+from agenet.files import exclusive_lock, read_json_lines
 from agenet.runs.logging import JsonLinesWriter, create_writer, log_to
 
 
@@ -51,9 +51,9 @@ def test_tensorboard_gets_the_same(tmp_path: Path) -> None:
 
 def test_one_process_alone_in_a_folder(tmp_path: Path) -> None:
     in_use = pytest.raises(UserError, match=r"is in use by another process")
-    with alone_in(tmp_path), in_use, alone_in(tmp_path):
+    with exclusive_lock(tmp_path), in_use, exclusive_lock(tmp_path):
         pass
-    with alone_in(tmp_path):  # which a lock that is left does not hinder
+    with exclusive_lock(tmp_path):  # which a lock that is left does not hinder
         pass
 
 
@@ -61,8 +61,8 @@ def test_folder_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("agenet.runs.logging.FileLock.acquire", refuse)
-    with alone_in(tmp_path):
+    monkeypatch.setattr("agenet.files.FileLock.acquire", refuse)
+    with exclusive_lock(tmp_path):
         pass
 
 
