@@ -18,10 +18,10 @@ from typing import TextIO
 import numpy as np
 from tqdm import tqdm
 
-from agenet.cli.display import Display, Screen, Window, check_window
 from agenet.cli.options import add_flags, load_predictor
 from agenet.errors import ArgumentParser, UserError, one_line_errors
 from agenet.faces.detectors import find_detector
+from agenet.faces.display import Display, Screen, Window, check_window
 from agenet.faces.drawing import draw_faces
 from agenet.faces.face import Detector, FacePredictor
 from agenet.faces.pipeline import Pipeline

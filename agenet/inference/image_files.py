@@ -21,18 +21,7 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from agenet.cli.inputs import common_folder, find_pictures
 from agenet.cli.options import add_flags, load_predictor
-from agenet.cli.results import (
-    LISTED,
-    CsvWriter,
-    JsonLinesWriter,
-    Result,
-    Summary,
-    TableWriter,
-    Writer,
-    open_output,
-)
 from agenet.errors import ArgumentParser, UserError, one_line_errors, printable
 from agenet.faces.detectors import find_detector
 from agenet.faces.drawing import draw_faces
@@ -43,6 +32,17 @@ from agenet.faces.image_io import (
     PictureError,
     read_reduced,
     write_picture,
+)
+from agenet.inference.inputs import common_folder, find_pictures
+from agenet.inference.results import (
+    LISTED,
+    CsvWriter,
+    JsonLinesWriter,
+    Result,
+    Summary,
+    TableWriter,
+    Writer,
+    open_output,
 )
 from agenet.runs.logging import log_to
 

@@ -5,9 +5,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agenet.cli.results import Result
 from agenet.errors import UserError
 from agenet.faces.image_io import FORMATS
+from agenet.inference.results import Result
 
 
 def find_pictures(paths: Sequence[str], leave_out: str | None = None) -> Iterator[Result]:

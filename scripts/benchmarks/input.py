@@ -115,7 +115,7 @@ def touch() -> Figures:
 def build(name: str, manual_dir: Path, data_dir: str) -> Figures:
     """The whole of scripts/prepare.py, its imports included."""
     start = time.perf_counter()
-    from agenet.cli import prepare
+    from agenet.data import prepare
 
     builder, _, config = name.partition("/")
     options = [f"--config={config}", f"--manual_dir={manual_dir}", f"--data_dir={data_dir}"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from agenet.cli import prepare
+from agenet.data import prepare
 from agenet.data.records import open_records
 from agenet.errors import UserError
 from data_prep.adience.folds_builder import FoldsBuilder

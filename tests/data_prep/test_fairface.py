@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from agenet.cli import prepare
+from agenet.data import prepare
 from agenet.data.records import open_records
 from agenet.data.splits import make_splits
 from agenet.errors import UserError

@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 import tensorflow_datasets as tfds
 
-from agenet.cli import prepare
+from agenet.data import prepare
 from agenet.data.records import open_records
 from agenet.errors import UserError
 from agenet.labels import nearest_age_group

@@ -14,14 +14,14 @@ import cv2
 import numpy as np
 import pytest
 
-from agenet.cli import display as display_module
-from agenet.cli import webcam
-from agenet.cli.display import Display, check_window
-from agenet.cli.webcam import main, run
 from agenet.errors import UserError
+from agenet.faces import display as display_module
+from agenet.faces import webcam
 from agenet.faces.detectors import find_detector
+from agenet.faces.display import Display, check_window
 from agenet.faces.face import Detector
 from agenet.faces.video import Frame, VideoWriter, open_source
+from agenet.faces.webcam import main, run
 from agenet.faces.yunet import YUNET
 from tests.faces.test_pipeline import Camera, Fake
 
@@ -381,8 +381,8 @@ PREPARE = """
 import os, subprocess, time
 import cv2
 from agenet.errors import UserError
-from agenet.cli.display import Window, check_window
-from agenet.cli.webcam import run
+from agenet.faces.display import Window, check_window
+from agenet.faces.webcam import run
 from tests.faces.test_pipeline import Camera, Fake
 
 check_window()

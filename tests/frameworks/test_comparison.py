@@ -14,10 +14,9 @@ import pytest
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
-from agenet.cli import compare
 from agenet.data.records import Records
 from agenet.errors import UserError
-from agenet.frameworks.comparison import data, engine, page, parts
+from agenet.frameworks.comparison import compare, data, engine, page, parts
 from agenet.frameworks.comparison.difference import compare as compare_states
 from agenet.frameworks.comparison.engine import OUTPUTS, Work, flavour_of, write_faces
 from agenet.frameworks.comparison.engines import ENGINES, not_installed

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from agenet.cli import port
 from agenet.errors import UserError
-from agenet.frameworks import networks
+from agenet.frameworks import networks, port
 from agenet.weights.bundled import DEFAULT, DEFAULT_FILE
 from agenet.weights.cache import find_file
 from agenet.weights.known import KNOWN, find_known
@@ -17,7 +16,7 @@ from agenet.weights.load import read_weights
 from tests.conftest import run_program
 from tests.weights.test_load import caffe_levi_hassner
 
-PROGRAM = ("-m", "agenet.cli.port")
+PROGRAM = ("-m", "agenet.frameworks.port")
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ import pytest
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
-from agenet.cli import port
 from agenet.errors import UserError
-from agenet.frameworks import networks, port_out
+from agenet.frameworks import networks, port, port_out
 from agenet.models import create_model
 from agenet.training.state import create_variables
 from agenet.weights.load import Weights, read_weights, save_weights

@@ -13,11 +13,11 @@ import onnxruntime
 import pytest
 from flax.traverse_util import flatten_dict
 
-from agenet.cli import export
 from agenet.data import records
 from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.export.stablehlo import from_stablehlo
+from agenet.inference import export
 from agenet.inference.network import load_served
 from agenet.labels import AGE_GROUPS, GENDERS
 from agenet.models import create_model
@@ -27,7 +27,7 @@ from agenet.weights.spec import InputSpec, WeightsSpec
 from tests.conftest import run_program
 from tests.random_variables import random_variables
 
-PROGRAM = ("-m", "agenet.cli.export")
+PROGRAM = ("-m", "agenet.inference.export")
 HEADS = {"age": "distribution", "gender": "softmax"}
 
 

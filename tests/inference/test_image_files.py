@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agenet.cli.inputs import find_pictures
-from agenet.cli.predict import main, predict_files
-from agenet.cli.results import JsonLinesWriter, Result, TableWriter
 from agenet.faces import image_io
 from agenet.faces.detectors import find_detector
 from agenet.faces.face import Box, Detection, Face, Prediction
 from agenet.faces.image_io import read_picture
+from agenet.inference.image_files import main, predict_files
+from agenet.inference.inputs import find_pictures
+from agenet.inference.results import JsonLinesWriter, Result, TableWriter
 from tests.faces.test_image_io import png
 
 REAL_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
@@ -310,7 +310,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
 
 def test_starts_without_jax() -> None:
     code = (
-        "import sys, agenet.cli.predict as p\n"
+        "import sys, agenet.inference.image_files as p\n"
         "try: p.main(['/nowhere'])\n"
         "finally: print(sorted({m.split('.')[0] for m in sys.modules}))"
     )

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from agenet.cli import folds
 from agenet.errors import UserError
-from agenet.runs import series
+from agenet.runs import folds, series
 from agenet.runs.series import Run, RunError, StoppedError
 from tests.conftest import ROOT
 

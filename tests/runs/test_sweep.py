@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from agenet.cli import sweep
 from agenet.errors import UserError
+from agenet.runs import sweep
 from agenet.runs.series import Run, StoppedError
-from tests.cli.test_folds import FakeTrainer, leave_report
+from tests.runs.test_folds import FakeTrainer, leave_report
 
 # How ml_collections reads config files.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
