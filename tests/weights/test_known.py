@@ -15,6 +15,9 @@ from agenet.weights.cache import find_file
 from agenet.weights.known import KNOWN, KnownWeights, find_known
 from agenet.weights.spec import SOURCES, WeightsSpec
 
+# Networks of agenet's own, by the names that torchvision and timm give them.
+OURS = re.compile(r"resnet(18|34|50|101|152)|(tf_)?efficientnet_(b[0-7]|lite[0-4])")
+
 
 def of(source: str) -> list[KnownWeights]:
     return [entry for entry in KNOWN if entry.source == source]
@@ -28,7 +31,7 @@ def source_file(package: str, path: str) -> str:
     return (Path(spec.submodule_search_locations[0]) / path).read_text()
 
 
-def test_table_is_in_order() -> None:
+def test_table_is_consistent() -> None:
     assert len({entry.name for entry in KNOWN}) == len(KNOWN)
     assert len({(entry.source, entry.file_name) for entry in KNOWN}) == len(KNOWN)
     for entry in KNOWN:
@@ -65,6 +68,9 @@ def test_torchvision_agrees() -> None:
         resized = int((re.findall(r"resize_size=(\d+)", options) or [256])[0])
         assert (entry.input.size, entry.input.crop_fraction) == (size, size / resized)
         assert ("BICUBIC" in options) == (entry.input.interpolation == "bicubic")
+    stems = {url: re.split("_rwightman|_lukemelas|-", Path(url).name)[0] for url in enums}
+    published = {url for url, stem in stems.items() if OURS.fullmatch(stem)}
+    assert published == {entry.url for entry in of("torchvision")}
     for model in {entry.model for entry in of("torchvision")}:
         of_model = text[re.search(f"class {model}_weights", text, re.IGNORECASE).start() :]  # type: ignore[union-attr]
         default = re.findall(r"DEFAULT = (\w+)", of_model)[0]
@@ -83,9 +89,14 @@ def test_timm_agrees() -> None:
         inception = "INCEPTION" in options or "mean=(0.5" in options
         assert (entry.input.mean == (127.5,) * 3) == inception
         assert ("'bilinear'" in options) == (entry.input.interpolation == "bilinear")
+    # Nothing that has an address, and with it a hash, is left out.
+    configs = re.findall(r"'(\w+)\.(\w+)': _cfg\(\s*url='(https[^']+)'", text)
+    published = {Path(url).name for model, _, url in configs if OURS.fullmatch(model)}
+    assert published == {entry.file_name for entry in of("timm")}
 
 
 def test_keras_agrees() -> None:
+    published, listed = 0, 0
     for model in ("resnet", "efficientnet"):
         tree = ast.parse(source_file("keras", f"src/applications/{model}.py"))
         values = {
@@ -94,6 +105,8 @@ def test_keras_agrees() -> None:
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
             if "WEIGHTS" in node.targets[0].id
         }
+        networks = [key for key in values["WEIGHTS_HASHES"] if re.fullmatch(r"b\d|resnet\d+", key)]
+        published += 2 * len(networks)
         for entry in of("keras"):
             if entry.model.startswith(model):
                 key = entry.model.removeprefix("efficientnet_")
@@ -101,6 +114,8 @@ def test_keras_agrees() -> None:
                 assert entry.hash.digest == digest
                 assert entry.url == values["BASE_WEIGHTS_PATH"] + entry.file_name
                 assert bool(entry.classes) != ("notop" in entry.file_name)
+                listed += 1
+    assert published == listed == len(of("keras"))
 
 
 @pytest.mark.parametrize("entry", [e for e in KNOWN if e.package], ids=lambda entry: entry.name)
