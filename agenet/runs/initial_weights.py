@@ -17,8 +17,8 @@ from agenet.runs.lineage import TrainedOn
 from agenet.training.checkpoints import Checkpoints, is_complete
 from agenet.training.losses import describe_heads
 from agenet.training.state import create_variables
-from agenet.weights.cache import find_file, find_init
-from agenet.weights.known import KnownWeights
+from agenet.weights.cache import find_file
+from agenet.weights.known import KnownWeights, find_init
 from agenet.weights.load import read_weights
 from agenet.weights.spec import WeightsSpec
 

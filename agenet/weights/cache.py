@@ -1,100 +1,74 @@
-"""From an entry of the table of known weights to a verified file on this machine."""
+"""Finds the verified file of known weights: in the cache, in a package, or by a download."""
 
-import difflib
 import importlib.metadata
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from agenet.errors import UserError
 from agenet.files import hash_file
-from agenet.weights.bundled import DEFAULT, find_weights
 from agenet.weights.download import DEFAULT_RETRIES, RetryPolicy, download
-from agenet.weights.known import KNOWN, KnownWeights, find_known
+from agenet.weights.known import KnownWeights
 
 log = logging.getLogger(__name__)
 
-# Files that were verified: path, size and time of change. Once per process is enough.
+# Files whose hash was checked by this process: path, size and time of change.
 _verified: set[tuple[str, int, int]] = set()
 
 
 def cache_dir() -> Path:
-    """$AGENET_CACHE, or `agenet` in the user's folder for caches."""
+    """Returns $AGENET_CACHE, or the folder `agenet` in the user's cache folder."""
     if folder := os.environ.get("AGENET_CACHE"):
         return Path(folder).expanduser()
     user = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(user) if Path(user).is_absolute() else Path.home() / ".cache") / "agenet"
 
 
-def find_init(init: str, model: str, flavour: str = "") -> KnownWeights | Path:
-    """What `init` of a config stands for; fetches nothing.
+def find_file(known: KnownWeights, retries: RetryPolicy = DEFAULT_RETRIES) -> Path:
+    """Returns the verified file of known weights.
 
-    Args:
-        init: "imagenet" (the first ImageNet weights of the model in the table), "default" (those
-            that come with agenet), the name of an entry of the table, or a path.
-        model: name of the network.
-        flavour: of the network; any of the table's where empty.
+    It is searched for in the cache and in an installed package, then downloaded into the cache
+    unless $AGENET_OFFLINE is 1. Each process hashes a file once. If several processes ask for the
+    same file, one downloads it and the others wait.
 
     Raises:
-        UserError: it is none of these, or weights of another network or flavour.
-    """
-    if init == "imagenet":
-        entry = find_known(model, flavour)
-        if init not in entry.classes:
-            known = ", ".join(other.name for other in KNOWN if other.model == model)
-            raise UserError(f"{model} has no ImageNet weights; there are {known}")
-        return entry
-    names = [entry.name for entry in KNOWN]
-    if init in names:
-        return find_known(model, flavour, init)
-    path = find_weights(init) if init == DEFAULT else Path(init).expanduser()
-    if path.exists():
-        return path
-    nearest = difflib.get_close_matches(init, ["imagenet", DEFAULT, *names], n=3)
-    did_you_mean = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
-    raise UserError(
-        f'init "{init}" is neither "random", nor "imagenet", nor "{DEFAULT}", nor known weights, '
-        f"nor a file, nor the folder of a run{did_you_mean}"
-    )
-
-
-def find_file(known: KnownWeights, patience: RetryPolicy = DEFAULT_RETRIES) -> Path:
-    """The verified file of a known set of weights.
-
-    Looked for in the cache, then in an installed package, then downloaded into the cache, which
-    $AGENET_OFFLINE=1 forbids. Hashing happens once per process and file. Several processes may
-    ask at once: one downloads, the others wait for it.
-
-    Raises:
-        UserError: it cannot be had, or what can be had does not have the published hash.
+        UserError: the file is not available, or does not have the published hash.
     """
     path = cache_dir() / known.source / known.file_name
-    if path.is_file() and is_intact(path, known):
+    if path.is_file() and _is_intact(path, known):
         return path
-    carried = _installed_file(known)
-    if carried is not None:
-        if is_intact(carried, known):
-            return carried
-        log.warning("%s is damaged: not used", carried)
+    installed = _installed_file(known)
+    if installed is not None:
+        if _is_intact(installed, known):
+            return installed
+        log.warning("%s is damaged: not used", installed)
     _check_may_download(known, path)
-    with _only_one(path):
+    with _download_lock(path):
         if path.is_file():
-            # Another process may have brought it in the meantime.
-            if is_intact(path, known):
+            # Another process may have downloaded it in the meantime.
+            if _is_intact(path, known):
                 return path
-            log.warning("%s is damaged: fetched again", path)
+            log.warning("%s is damaged: downloading it again", path)
         log.info("downloading %s to %s", known.url, path)
-        download(known.url, path, partial(_verify, known), patience)
+
+        def verify(part: Path) -> None:
+            digest = hash_file(part, known.hash.algorithm)
+            if not digest.startswith(known.hash.digest):
+                raise UserError(
+                    f"{known.url} gave a file whose {known.hash.algorithm} is {digest}, "
+                    f"not {known.hash.digest} as published: deleted"
+                )
+
+        download(known.url, path, verify, retries)
     return path
 
 
-def is_intact(path: Path, known: KnownWeights) -> bool:
-    """Whether a file has the hash that its publisher states."""
+def _is_intact(path: Path, known: KnownWeights) -> bool:
+    """Whether a file has its published hash."""
     status = path.stat()
     key = (str(path), status.st_size, status.st_mtime_ns)
     if key not in _verified:
@@ -104,20 +78,11 @@ def is_intact(path: Path, known: KnownWeights) -> bool:
     return True
 
 
-def _verify(known: KnownWeights, path: Path) -> None:
-    got = hash_file(path, known.hash.algorithm)
-    if not got.startswith(known.hash.digest):
-        raise UserError(
-            f"{known.url} gave a file whose {known.hash.algorithm} is {got}, "
-            f"not {known.hash.digest} as published: deleted"
-        )
-
-
 def _installed_file(known: KnownWeights) -> Path | None:
     if known.package is None:
         return None
     try:
-        # Located without importing what is in it.
+        # Locates the file without importing the package.
         distribution = importlib.metadata.distribution(known.package.distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
@@ -140,8 +105,8 @@ def _check_may_download(known: KnownWeights, path: Path) -> None:
 
 
 @contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Held by one process at a time; the system frees it when that one ends, however it ends."""
+def _download_lock(path: Path) -> Iterator[None]:
+    """Lets one process at a time download to `path`; the system frees the lock when it ends."""
     lock = FileLock(f"{path}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,21 @@
-"""One file over HTTPS: resumed where it broke off, and never seen by others half done."""
+"""Downloads one file over HTTPS: resumable, verified, and placed atomically.
+
+No library is used: pooch restarts interrupted downloads from the first byte, compares whole hashes
+only (torchvision and timm publish eight digits), follows redirects to plain http, and has no lock
+and no size limit; huggingface_hub downloads from its own hub, where these files are not.
+"""
 
 import logging
 import os
+import re
 import shutil
 import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage, HTTPResponse
-from io import FileIO
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -22,20 +27,20 @@ from agenet.errors import UserError, printable
 log = logging.getLogger(__name__)
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+_TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
 # Left free on the disk, beyond the file.
 _SPARE_BYTES = 2**24
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """When to give up.
+    """When to give up a download.
 
     Attributes:
-        timeout: seconds without a connection, or without a byte on it.
-        attempts: connections for one file.
+        timeout: seconds to wait for a connection, and for the next byte.
+        attempts: number of connections for one file.
         pause: seconds before the second attempt; doubled before each further one.
-        max_bytes: size beyond which a file is not taken.
+        max_bytes: largest size of a file.
     """
 
     timeout: float = 30.0
@@ -48,49 +53,53 @@ DEFAULT_RETRIES = RetryPolicy()
 
 
 class _TransferError(Exception):
-    """The transfer broke off in a way that may pass."""
+    """The transfer failed in a way that may pass, so that another attempt is worthwhile."""
 
 
 def download(
-    url: str, path: Path, check: Callable[[Path], None], patience: RetryPolicy = DEFAULT_RETRIES
+    url: str, path: Path, verify: Callable[[Path], None], retries: RetryPolicy = DEFAULT_RETRIES
 ) -> None:
-    """Brings the file at `url` to `path`, whose folder must be there.
+    """Downloads `url` to `path`, whose folder must exist.
 
-    What has arrived is kept in `NAME.part` and continued by a later attempt or process, provided
-    that the server still has the same file (its ETag or date, in `NAME.part.version`). The file
-    takes its place at once, after `check`. Of two processes only one may call this for a path.
+    Received bytes are kept in `NAME.part`, and a later attempt or process resumes from there if
+    the server still has the same version of the file (its ETag or date, kept in
+    `NAME.part.version`). After `verify` the file is moved into place atomically. The caller makes
+    sure that one process at a time downloads to a path.
 
     Raises:
-        UserError: it cannot be had, or written, or what `check` raises; then it is deleted.
+        UserError: the file cannot be downloaded or written, or `verify` raised this; then what
+            was received is deleted.
     """
     if urlsplit(url).scheme != "https" and not _is_local(url):
         raise UserError(f"{url} is not an https address")
     part = _Part(path)
     try:
-        for attempt in range(1, patience.attempts + 1):
+        for attempt in range(1, retries.attempts + 1):
             try:
-                _continue(url, part, patience)
+                _transfer(url, part, retries)
                 break
-            except _TransferError as interruption:
-                if attempt == patience.attempts:
-                    raise UserError(_gave_up(url, interruption, part)) from interruption
-                pause = patience.pause * 2 ** (attempt - 1)
-                log.info("%s: %s, trying again in %g s", path.name, interruption, pause)
+            except _TransferError as error:
+                if attempt == retries.attempts:
+                    kept = f"; {part.size():,} bytes are kept, the same command resumes from there"
+                    advice = kept if part.size() else ""
+                    raise UserError(f"cannot download {url}: {error}{advice}") from error
+                pause = retries.pause * 2 ** (attempt - 1)
+                log.info("%s: %s, trying again in %g s", path.name, error, pause)
                 time.sleep(pause)
         try:
-            check(part.path)
+            verify(part.path)
         except UserError:
             part.delete()
             raise
         os.replace(part.path, path)
         part.delete()
-    except OSError as error:  # Of the disk; the network's are _TransferError.
+    except OSError as error:  # From the disk; network errors have become _TransferError.
         where = error.filename or path.parent
         raise UserError(f"cannot write {where}: {error.strerror or error}") from error
 
 
 class _Part:
-    """What has arrived of a file, and of which version of it."""
+    """The received part of a file, and the version of the file that it belongs to."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.with_name(path.name + ".part")
@@ -100,7 +109,7 @@ class _Part:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def version(self) -> str:
-        """The ETag or date that the server gave; empty where nothing can be continued."""
+        """The server's ETag or date; empty if there is nothing to resume."""
         if not self.size() or not self._version.exists():
             return ""
         return self._version.read_text(encoding="latin-1")
@@ -114,43 +123,34 @@ class _Part:
         self._version.unlink(missing_ok=True)
 
 
-def _continue(url: str, part: _Part, patience: RetryPolicy) -> None:
-    """One connection: brings `part` to the file's full size, or as far as it gets."""
+def _transfer(url: str, part: _Part, retries: RetryPolicy) -> None:
+    """Makes one connection and appends to `part` until the file is complete."""
     version = part.version()
-    with _open(url, part.size() if version else 0, version, patience.timeout) as response:
-        start, total = _range(response)
+    with _open(url, part.size() if version else 0, version, retries.timeout) as response:
+        start, total = _content_range(response)
         served = _strong_version(response.headers)
         if start and (start != part.size() or served not in ("", version)):
             part.delete()
-            raise _TransferError("the server answered with a part that does not fit")
-        _check_size(url, part.path, start, total, patience.max_bytes)
+            raise _TransferError("the server sent a part that does not fit")
+        _check_size(url, part.path, start, total, retries.max_bytes)
         if not start:
             part.begin(served)
-        label = part.path.name.removesuffix(".part")
-        with (
-            # Unbuffered: what has arrived outlives a kill.
-            part.path.open("ab", buffering=0) as file,
-            tqdm(
-                desc=label, total=total, initial=start, unit="B", unit_scale=True, disable=None
-            ) as progress,
-        ):
-            size = start
-            for chunk in _chunks(response):
+        size = start
+        bar = {"desc": part.path.stem, "total": total, "initial": start, "disable": None}
+        with part.path.open("ab") as file, tqdm(**bar, unit="B", unit_scale=True) as progress:
+            while chunk := _read(response):
                 size += len(chunk)
-                if size > patience.max_bytes:
+                if size > retries.max_bytes:
                     part.delete()
-                    raise UserError(f"{url} has more than {patience.max_bytes:,} bytes: not taken")
-                _write(file, chunk)
+                    raise UserError(
+                        f"{url} is larger than the limit of {retries.max_bytes:,} bytes"
+                    )
+                file.write(chunk)
+                file.flush()  # Received bytes survive a kill.
                 progress.update(len(chunk))
             os.fsync(file.fileno())
     if total is not None and size != total:
-        raise _TransferError(f"broke off after {size:,} of {total:,} bytes")
-
-
-def _write(file: FileIO, chunk: bytes) -> None:
-    rest = memoryview(chunk)
-    while rest:  # An unbuffered write may take less than it is given.
-        rest = rest[file.write(rest) :]
+        raise _TransferError(f"interrupted after {size:,} of {total:,} bytes")
 
 
 def _open(url: str, start: int, version: str, timeout: float) -> HTTPResponse:
@@ -159,27 +159,27 @@ def _open(url: str, start: int, version: str, timeout: float) -> HTTPResponse:
         headers |= {"Range": f"bytes={start}-", "If-Range": version}
     host = urlsplit(url).hostname
     try:
-        # Proxies are taken from the environment.
-        opener = urllib.request.build_opener(_OnlySafeRedirects)
+        # urllib takes proxies from the environment.
+        opener = urllib.request.build_opener(_SafeRedirects)
         return opener.open(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and start:  # Nothing from there on: the file has shrunk.
+        if error.code == 416 and start:  # There is nothing from there on: the file has shrunk.
             return _open(url, 0, "", timeout)
         answer = f"{host} answered {error.code} {printable(error.reason)}"
-        if error.code in _TRY_AGAIN:
+        if error.code in _TRANSIENT_STATUS:
             raise _TransferError(answer) from error
         raise UserError(f"{url}: {answer}") from error
-    except urllib.error.URLError as error:
-        reason = _reason(error.reason)
-        if isinstance(error.reason, ssl.SSLCertVerificationError):
-            raise UserError(f"{url}: {host} has no valid certificate: {reason}") from error
-        raise _TransferError(f"no connection to {host}: {reason}") from error
     except (OSError, HTTPException) as error:
-        raise _TransferError(f"no answer from {host}: {_reason(error)}") from error
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise UserError(f"{url}: {host} has no valid certificate: {_reason(cause)}") from error
+        raise _TransferError(f"no connection to {host}: {_reason(cause)}") from error
 
 
-class _OnlySafeRedirects(urllib.request.HTTPRedirectHandler):
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to https only, except from one local server to another."""
+
     def redirect_request(
         self,
         req: urllib.request.Request,
@@ -192,7 +192,7 @@ class _OnlySafeRedirects(urllib.request.HTTPRedirectHandler):
         secure = urlsplit(newurl).scheme == "https"
         if not secure and (req.type == "https" or not _is_local(newurl)):
             fp.close()
-            raise UserError(f"{req.full_url} leads to {newurl}: only https is followed")
+            raise UserError(f"{req.full_url} redirects to {newurl}: only https is followed")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -207,26 +207,22 @@ def _strong_version(headers: HTTPMessage) -> str:
     return etag if etag.startswith('"') else headers.get("Last-Modified", "")
 
 
-def _range(response: HTTPResponse) -> tuple[int, int | None]:
-    """Where the answer begins in the file, and the file's size where the server tells."""
-    try:
-        if response.status == 206:
-            unit, _, rest = response.headers.get("Content-Range", "").partition(" ")
-            first_last, _, total = rest.partition("/")
-            if unit != "bytes":
-                raise ValueError
-            return int(first_last.partition("-")[0]), None if total == "*" else int(total)
-        length = response.headers.get("Content-Length")
-        return 0, None if length is None else int(length)
-    except ValueError as error:
-        raise _TransferError("the server's answer has no readable size") from error
+def _content_range(response: HTTPResponse) -> tuple[int, int | None]:
+    """Returns where the response starts in the file, and the file's size if the server says."""
+    if response.status != 206:
+        return 0, response.length
+    text = response.headers.get("Content-Range", "")
+    match = re.fullmatch(r"bytes (\d{1,18})-\d*/(\d{1,18}|\*)", text)
+    if not match:
+        raise _TransferError("the server sent a part without a readable range")
+    return int(match[1]), None if match[2] == "*" else int(match[2])
 
 
 def _check_size(url: str, path: Path, start: int, total: int | None, max_bytes: int) -> None:
     if total is None:
         return
     if total > max_bytes:
-        raise UserError(f"{url} has {total:,} bytes, more than the {max_bytes:,} that are taken")
+        raise UserError(f"{url} has {total:,} bytes, more than the limit of {max_bytes:,}")
     free = shutil.disk_usage(path.parent).free
     if total - start + _SPARE_BYTES > free:
         raise UserError(
@@ -234,23 +230,16 @@ def _check_size(url: str, path: Path, start: int, total: int | None, max_bytes: 
         )
 
 
-def _chunks(response: HTTPResponse) -> Iterator[bytes]:
+def _read(response: HTTPResponse) -> bytes:
     try:
-        while chunk := response.read1(2**18):
-            yield chunk
+        return response.read1(2**18)
     except (OSError, HTTPException) as error:
-        raise _TransferError(f"broke off: {_reason(error)}") from error
+        raise _TransferError(f"interrupted: {_reason(error)}") from error
 
 
 def _reason(error: object) -> str:
-    """For one line; some of these texts are the server's."""
+    """A one-line reason; some of these texts come from the server."""
     if isinstance(error, TimeoutError):
-        return "nothing came in time"
+        return "timed out"
     strerror = getattr(error, "strerror", None)
     return printable(str(strerror or error or type(error).__name__), 300)
-
-
-def _gave_up(url: str, interruption: _TransferError, part: _Part) -> str:
-    size = part.size()
-    kept = f"; {size:,} bytes are kept, the same command continues from there" if size else ""
-    return f"cannot download {url}: {interruption}{kept}"

@@ -23,6 +23,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from agenet.errors import UserError
+from agenet.weights.bundled import DEFAULT, find_weights
 from agenet.weights.spec import NOT_FOLD_0, RGB, InputSpec, WeightsSpec
 
 
@@ -163,3 +164,35 @@ def find_known(model: str = "", flavour: str = "", name: str = "") -> KnownWeigh
     else:
         there_is = [f"{entry.name} ({entry.flavour})" for entry in known]
     raise UserError(f"there are no weights {asked}; there are {', '.join(there_is) or 'none'}")
+
+
+def find_init(init: str, model: str, flavour: str = "") -> KnownWeights | Path:
+    """Resolves the field `init` of a config without downloading anything.
+
+    Args:
+        init: "imagenet" (the model's first ImageNet weights in the table), "default" (the bundled
+            weights), the name of an entry of the table, or a path.
+        model: name of the network.
+        flavour: of the network; any of the table's if empty.
+
+    Raises:
+        UserError: it is none of these, or names weights of another network or flavour.
+    """
+    if init == "imagenet":
+        entry = find_known(model, flavour)
+        if init not in entry.classes:
+            known = ", ".join(other.name for other in KNOWN if other.model == model)
+            raise UserError(f"{model} has no ImageNet weights; there are {known}")
+        return entry
+    names = [entry.name for entry in KNOWN]
+    if init in names:
+        return find_known(model, flavour, init)
+    path = find_weights(init) if init == DEFAULT else Path(init).expanduser()
+    if path.exists():
+        return path
+    nearest = difflib.get_close_matches(init, ["imagenet", DEFAULT, *names], n=3)
+    did_you_mean = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
+    raise UserError(
+        f'init "{init}" is neither "random", nor "imagenet", nor "{DEFAULT}", nor known weights, '
+        f"nor a file, nor the folder of a run{did_you_mean}"
+    )

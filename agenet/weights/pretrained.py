@@ -11,8 +11,8 @@ from jax.typing import DTypeLike
 from agenet.errors import UserError
 from agenet.models import create_model
 from agenet.models.classifier import Classifier
-from agenet.weights.cache import find_file, find_init
-from agenet.weights.known import KnownWeights
+from agenet.weights.cache import find_file
+from agenet.weights.known import KnownWeights, find_init
 from agenet.weights.load import load_into, read_weights
 from agenet.weights.spec import InputSpec, WeightsSpec
 

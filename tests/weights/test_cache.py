@@ -17,7 +17,7 @@ import pytest
 
 from agenet.errors import UserError
 from agenet.weights import cache, download
-from agenet.weights.cache import find_file, find_init
+from agenet.weights.cache import find_file
 from agenet.weights.download import RetryPolicy
 from agenet.weights.known import KNOWN, FileHash, KnownWeights, Package
 from tests.conftest import ROOT
@@ -165,24 +165,24 @@ def test_part_of_another_version_is_not_glued(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "patience", "message", "requests"),
+    ("reply", "retries", "message", "requests"),
     [
         (Reply(status=404), QUICK, "answered 404", 1),
         (Reply(status=503), QUICK, "answered 503", 3),
         (Reply(status=404, reason="\x1b[2Jgone"), QUICK, r"answered 404 \?\[2Jgone$", 1),
         (Reply(status=503, reason="\x1b[2Jlater"), QUICK, r"answered 503 \?\[2Jlater", 3),
-        (Reply(pause_at=HALF), QUICK, "150,000 bytes are kept, the same command", 3),
+        (Reply(pause_at=HALF), QUICK, "150,000 bytes are kept, the same command resumes", 3),
         (Reply(body=OTHER), QUICK, "not .* as published: deleted", 1),
-        (Reply(), replace(QUICK, max_bytes=1000), "300,000 bytes, more than", 1),
+        (Reply(), replace(QUICK, max_bytes=1000), "300,000 bytes, more than the limit", 1),
         (Reply(status=302, headers={"Location": "http://example.org"}), QUICK, "only https", 1),
     ],
 )
 def test_says_what_went_wrong(
-    server: Server, folder: Path, reply: Reply, patience: RetryPolicy, message: str, requests: int
+    server: Server, folder: Path, reply: Reply, retries: RetryPolicy, message: str, requests: int
 ) -> None:
     server.replies = [reply]
     with pytest.raises(UserError, match=message) as error:
-        find_file(server.known(), patience)
+        find_file(server.known(), retries)
     assert "\n" not in str(error.value)
     assert len(server.requests) == requests
     kept = [KNOWN[0].file_name + suffix for suffix in (".part", ".part.version")]
@@ -225,7 +225,7 @@ def test_damaged_file_is_fetched_again(
     path.write_bytes(BODY[:-1])
     with caplog.at_level(logging.WARNING):
         assert find_file(server.known(), QUICK).read_bytes() == BODY
-    assert "is damaged: fetched again" in caplog.text
+    assert "is damaged: downloading it again" in caplog.text
 
 
 def test_offline(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,40 +284,6 @@ def test_a_killed_download_is_continued(server: Server, folder: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
     assert find_file(server.known(), QUICK).read_bytes() == BODY
     assert server.requests[1]["Range"] == f"bytes={HALF}-"
-
-
-def test_init(tmp_path: Path) -> None:
-    found = find_init("imagenet", "resnet50")
-    assert isinstance(found, KnownWeights)
-    assert found.name == "torchvision/resnet50.imagenet1k_v2"
-    found = find_init("timm/tf_efficientnet_b0.ns_jft_in1k", "efficientnet_b0")
-    assert isinstance(found, KnownWeights)
-    assert found.flavour == "tensorflow"
-    file = tmp_path / "mine.safetensors"
-    file.touch()
-    assert find_init(str(file), "resnet50") == file
-
-
-@pytest.mark.parametrize(
-    ("init", "model", "flavour", "message"),
-    [
-        ("imagnet", "resnet50", "", "did you mean imagenet?"),
-        (
-            "torchvision/resnet50.imagenet_v1",
-            "resnet50",
-            "",
-            "mean torchvision/resnet50.imagenet1k",
-        ),
-        ("imagenet", "levi_hassner", "", "no ImageNet weights; there are caffe/levi_hassner.age"),
-        ("imagenet", "resnet18", "keras", "resnet18 of the flavour keras; there are torchvision"),
-        ("keras/resnet50.imagenet", "resnet18", "", "no weights called 'keras/resnet50.imagenet'"),
-        ("keras/resnet50.imagenet", "resnet50", "torchvision", "of the flavour torchvision"),
-        ("runs/none", "resnet50", "", "nor a file"),
-    ],
-)
-def test_init_that_is_nothing(init: str, model: str, flavour: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        find_init(init, model, flavour)
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from agenet.errors import UserError
 from agenet.models import create_model
 from agenet.weights.cache import find_file
-from agenet.weights.known import KNOWN, KnownWeights, find_known
+from agenet.weights.known import KNOWN, KnownWeights, find_init, find_known
 from agenet.weights.spec import SOURCES, WeightsSpec
 
 # Networks of agenet's own, by the names that torchvision and timm give them.
@@ -130,6 +130,40 @@ def test_packages_agree(entry: KnownWeights, monkeypatch: pytest.MonkeyPatch) ->
     assert base64.urlsafe_b64decode(stated.value + "=").hex() == entry.hash.digest
     monkeypatch.setenv("AGENET_OFFLINE", "1")
     assert find_file(entry).name == entry.file_name
+
+
+def test_init(tmp_path: Path) -> None:
+    found = find_init("imagenet", "resnet50")
+    assert isinstance(found, KnownWeights)
+    assert found.name == "torchvision/resnet50.imagenet1k_v2"
+    found = find_init("timm/tf_efficientnet_b0.ns_jft_in1k", "efficientnet_b0")
+    assert isinstance(found, KnownWeights)
+    assert found.flavour == "tensorflow"
+    file = tmp_path / "mine.safetensors"
+    file.touch()
+    assert find_init(str(file), "resnet50") == file
+
+
+@pytest.mark.parametrize(
+    ("init", "model", "flavour", "message"),
+    [
+        ("imagnet", "resnet50", "", "did you mean imagenet?"),
+        (
+            "torchvision/resnet50.imagenet_v1",
+            "resnet50",
+            "",
+            "mean torchvision/resnet50.imagenet1k",
+        ),
+        ("imagenet", "levi_hassner", "", "no ImageNet weights; there are caffe/levi_hassner.age"),
+        ("imagenet", "resnet18", "keras", "resnet18 of the flavour keras; there are torchvision"),
+        ("keras/resnet50.imagenet", "resnet18", "", "no weights called 'keras/resnet50.imagenet'"),
+        ("keras/resnet50.imagenet", "resnet50", "torchvision", "of the flavour torchvision"),
+        ("runs/none", "resnet50", "", "nor a file"),
+    ],
+)
+def test_init_that_is_nothing(init: str, model: str, flavour: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        find_init(init, model, flavour)
 
 
 def changed(**fields: Any) -> str:
