@@ -139,7 +139,7 @@ def _last_line(error: Exception) -> str:
 def main(_: list[str]) -> None:
     """Launches the run that the flags describe."""
     # Imported here, not above: help and mistyped flags must not wait for JAX.
-    from agenet.distributed.processes import joined
+    from agenet.distributed.processes import distributed_session
     from agenet.distributed.profiler import parse_window
     from agenet.runs.dry_run import dry_run
     from agenet.runs.launch import launch
@@ -149,7 +149,7 @@ def main(_: list[str]) -> None:
     command = shlex.join(["python", "-m", "agenet.main", *sys.argv[1:]])
     workdir = Path(_WORKDIR.value or "")
     window = parse_window(_PROFILE.value)
-    with joined(_PROCESSES.value or ""):
+    with distributed_session(_PROCESSES.value or ""):
         if _DRY_RUN.value:
             dry_run(_CONFIG.value, workdir, command)
         else:

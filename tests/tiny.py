@@ -22,7 +22,7 @@ from tqdm import tqdm
 from agenet.data.records import Records
 from agenet.data.resident import Resident
 from agenet.distributed.mesh import create_mesh
-from agenet.distributed.processes import joined
+from agenet.distributed.processes import distributed_session
 from agenet.errors import one_line_errors
 from agenet.models import MODELS
 from agenet.runs import dry_run, experiment, launch
@@ -119,7 +119,7 @@ def run_process(
 
 
 def run_processes(*runs: tuple[Path, Records, ConfigDict, Any]) -> list[tuple[int, str]]:
-    """As `run_process`, several at once: with the events `joined`, the flag, and `env`."""
+    """As `run_process`, several at once: with the events `processes`, the flag, and `env`."""
     # Forked from a server that has imported everything but started nothing.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.tiny"])
@@ -140,7 +140,7 @@ def _run(
     workdir: Path, records: Records, config: ConfigDict, events: dict[str, Any], stderr: str
 ) -> None:
     os.environ.update(events.get("env", {}))
-    processes = events.get("joined", "")
+    processes = events.get("processes", "")
     jax.config.update("jax_num_cpu_devices", 4 if processes else 1)
     os.dup2(os.open(stderr, os.O_WRONLY), sys.stderr.fileno())
     tqdm.set_lock(threading.RLock())  # Its own is a semaphore, which a kill leaves behind.
@@ -181,6 +181,6 @@ def _run(
             time.sleep(60)
 
         Checkpoints.save_latest = save  # type: ignore[method-assign]
-    with one_line_errors(), joined(processes):
+    with one_line_errors(), distributed_session(processes):
         program = dry_run.dry_run if "dry_run" in events else launch.launch
         program(config, workdir, "command")

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from agenet.data.records import Records
 from agenet.data.resident import Resident
 from agenet.data.stream import Stream
-from agenet.distributed.processes import gather
+from agenet.distributed.coordination import all_gather
 from agenet.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,9 @@ def agree_on_free(free_device: float) -> dict[str, float]:
         free_device: bytes that every device of this process has left.
     """
     machine = socket.gethostname()
-    devices, hosts, machines = zip(*gather([free_device, free_host_memory(), machine]), strict=True)
+    devices, hosts, machines = zip(
+        *all_gather([free_device, free_host_memory(), machine]), strict=True
+    )
     shares = [free / machines.count(name) for free, name in zip(hosts, machines, strict=True)]
     return {"free_device": min(devices), "free_host": min(shares)}
 

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from agenet.data.records import Records
 from agenet.data.resident import load_faces
+from agenet.distributed.coordination import is_first_process
 from agenet.distributed.mesh import create_mesh
-from agenet.distributed.processes import is_first
 from agenet.errors import UserError
 from agenet.evaluation.comparison.files import views_of
 from agenet.evaluation.metrics import (
@@ -182,7 +182,7 @@ def report_run(
         progress="testing" if show_progress else "",
     )
     assert log_probs is not None
-    if not is_first():
+    if not is_first_process():
         return
     seconds = time.perf_counter() - start
     pictures_trained = steps * experiment.config.batch_size

@@ -14,7 +14,7 @@ import ml_collections
 
 from agenet.data.records import find_prepared
 from agenet.distributed.compilation_cache import keep_compiled
-from agenet.distributed.processes import agree, gather, is_first
+from agenet.distributed.coordination import all_gather, broadcast, is_first_process
 from agenet.distributed.profiler import Profile, Window
 from agenet.errors import UserError
 from agenet.evaluation.comparison.files import views_of
@@ -54,8 +54,8 @@ def launch(
     # First of all, for processes that do not all do the same would wait for each other.
     check_same_everywhere({"command": "training", "config": config.to_dict()})
     create_workdir(workdir)
-    log_file = workdir / "train.log" if is_first() else None
-    lock = exclusive_lock(workdir) if is_first() else contextlib.nullcontext()
+    log_file = workdir / "train.log" if is_first_process() else None
+    lock = exclusive_lock(workdir) if is_first_process() else contextlib.nullcontext()
     with lock, log_to(log_file, process=jax.process_index()):
         keep_compiled()
         prepare_if_asked(config.dataset)
@@ -64,7 +64,7 @@ def launch(
         experiment, identity = open_experiment(config, saved, workdir)
         check_same_everywhere(identity)
         if saved is not None:
-            summary = agree(read_report(workdir, config.test_views))
+            summary = broadcast(read_report(workdir, config.test_views))
             if summary is not None:
                 log.info("this run is finished; for another give another --workdir")
                 log_results(summary, workdir)
@@ -83,7 +83,7 @@ def launch(
 
 def read_saved(workdir: Path) -> dict[str, Any] | None:
     """What the latest checkpoint in `workdir` was saved with, if there is one; writes nothing."""
-    if not agree((workdir / "checkpoints").is_dir()):
+    if not broadcast((workdir / "checkpoints").is_dir()):
         return None
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         return checkpoints.read_run("latest")
@@ -119,7 +119,7 @@ def train_and_test(
 ) -> None:
     """Trains, from the latest checkpoint if `saved` is what it was saved with, and reports."""
     log_summary(experiment, run["command"])
-    show_progress = is_first() and sys.stderr.isatty()
+    show_progress = is_first_process() and sys.stderr.isatty()
     if saved is None:
         state, progress = experiment.create_state(), Progress()
     else:
@@ -131,7 +131,7 @@ def train_and_test(
     )
     if saved is None:
         progress.epochs_found = batches.epochs_found
-    if is_first():
+    if is_first_process():
         tensorboard = experiment.config.tensorboard
         writer = create_writer(workdir, tensorboard=tensorboard, keep=progress.rows)
     else:
@@ -145,7 +145,7 @@ def train_and_test(
             run=run,
             progress=progress,
             show_progress=show_progress,
-            profile=Profile(workdir / "profile", profile if is_first() else None),
+            profile=Profile(workdir / "profile", profile if is_first_process() else None),
         )
         complete = trainer.run(state)
     if complete:
@@ -159,7 +159,7 @@ def create_workdir(workdir: Path) -> None:
     with write_errors_explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=workdir, prefix=".shared-") as file:
-            seen = gather((workdir / agree(Path(file.name).name)).exists())
+            seen = all_gather((workdir / broadcast(Path(file.name).name)).exists())
     if not all(seen):
         raise UserError(
             f"--workdir {workdir} is another one for process {seen.index(False)} than for process "
@@ -169,7 +169,7 @@ def create_workdir(workdir: Path) -> None:
 
 def check_same_everywhere(identity: dict[str, Any]) -> None:
     """Raises `UserError` if this process's settings or data are not those of the first one."""
-    differences = find_differences(agree(identity), identity, ["config.dataset.data_dir"])
+    differences = find_differences(broadcast(identity), identity, ["config.dataset.data_dir"])
     if differences:
         raise UserError(
             f"all processes must have the same settings and data: {'; '.join(differences)}, where "
@@ -185,13 +185,13 @@ def prepare_if_asked(dataset: ml_collections.ConfigDict) -> None:
     """
     if not dataset.prepare:
         return
-    if is_first():
+    if is_first_process():
         for name in data_set_names(dataset):
             with contextlib.suppress(UserError):
                 find_prepared(name, dataset.data_dir)
                 continue
             _prepare(name, dataset.data_dir)
-    gather(None)
+    all_gather(None)
 
 
 def _prepare(name: str, data_dir: str) -> None:

@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
+from agenet.distributed.coordination import broadcast
 from agenet.distributed.mesh import make_largest
-from agenet.distributed.processes import agree
 from agenet.distributed.profiler import Profile
 from agenet.errors import UserError
 from agenet.runs.batches import Batches
@@ -269,7 +269,7 @@ class Trainer:
         # A run that was killed may have kept, in an earlier session, a state that lies ahead.
         self._progress.improved_step = best["step"] if best is not None else 0
         # Agreed on, for processors may round in different ways.
-        if agree(best is None or is_better(name, value, best["value"])):
+        if broadcast(best is None or is_better(name, value, best["value"])):
             self._progress.improved_step = step
             self._checkpoints.save_best(
                 state, self._record(step) | {"metric": name, "value": value}

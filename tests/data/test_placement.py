@@ -56,7 +56,7 @@ def test_each_process_decodes_its_part_for_the_devices() -> None:
 
 def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     others = [[4.0, 50.0, "b"], [2.0, 60.0, "b"]]
-    monkeypatch.setattr(placement, "gather", lambda own: [own, *others])
+    monkeypatch.setattr(placement, "all_gather", lambda own: [own, *others])
     monkeypatch.setattr(placement, "free_host_memory", lambda: 30.0)
     monkeypatch.setattr("socket.gethostname", lambda: "a")
     assert agree_on_free(3.0) == {"free_device": 2.0, "free_host": 25.0}

@@ -15,7 +15,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from agenet.data.records import Records
-from agenet.distributed.processes import agree, gather, joined, parse
+from agenet.distributed.coordination import all_gather, broadcast
+from agenet.distributed.processes import distributed_session, parse_processes
 from agenet.errors import UserError
 from tests.conftest import ROOT, run_program
 from tests.tiny import result, run_process, run_processes, tiny_config
@@ -49,7 +50,7 @@ def run_pair(*runs: tuple[Path, Records, dict[str, Any], dict[str, Any]]) -> lis
                 records,
                 config(**fields),
                 # Compiling may take long where others compile, too.
-                {"joined": f"{address},2,{index}", "env": {"AGENET_LOST_TIMEOUT": "5"}} | events,
+                {"processes": f"{address},2,{index}", "env": {"AGENET_LOST_TIMEOUT": "5"}} | events,
             )
             for index, (workdir, records, fields, events) in enumerate(runs)
         )
@@ -117,9 +118,9 @@ def test_killed_continued_alone_stopped_and_continued(
     two = [(tmp_path, records, {}, {})] * 2
     killed = run_pair(two[0], (tmp_path, records, {}, {"kill_with": 9}))
     assert [code for code, _ in killed] == [1, -signal.SIGKILL], killed
-    line = "error: process 1 of 2 has not been heard of for 5 s: it was killed, or its machine is"
+    line = "process 1 of 2 has sent no heartbeat for 5 s: it was killed, or its machine failed"
     for told in (killed[0][1], (tmp_path / "train.log").read_text()):
-        assert line in told.splitlines()[-1]
+        assert f"error: {line}" in told.splitlines()[-1]
     assert "Traceback" not in killed[0][1]
 
     code, told = run_process(tmp_path, records, config(), stop_at=5)
@@ -186,7 +187,7 @@ def test_a_signal_before_training_ends_all(
 def test_sigterm_before_training(records: Records, tmp_path: Path) -> None:
     code, told = run_process(tmp_path, records, config(), end_with=signal.SIGTERM)
     assert code == 128 + signal.SIGTERM
-    assert re.fullmatch("[0-9:]+ SIGTERM: stopped; to go on, run the same command again\n", told)
+    assert re.fullmatch("[0-9:]+ SIGTERM: stopped; to resume, run the same command again\n", told)
     assert "Traceback" not in (tmp_path / "train.log").read_text()
 
 
@@ -194,9 +195,9 @@ def joining(processes: str) -> str:
     """A program that does nothing but become one of several processes."""
     return f"""
 from agenet.errors import one_line_errors
-from agenet.distributed.processes import joined
+from agenet.distributed.processes import distributed_session
 print(flush=True)
-with one_line_errors(), joined("{processes}"):
+with one_line_errors(), distributed_session("{processes}"):
     pass
 """
 
@@ -228,10 +229,10 @@ def test_the_port_is_taken_as_slurm_tells_it() -> None:
     assert f"error: process 0 cannot serve 127.0.0.1:{port} (" in told
 
 
-@pytest.mark.parametrize(("index", "told"), [(1, "has not answered for 1 s"), (0, "have come to")])
+@pytest.mark.parametrize(("index", "told"), [(1, "has not answered for 1 s"), (0, "have joined")])
 def test_those_who_do_not_come(records: Records, tmp_path: Path, index: int, told: str) -> None:
     address = f"127.0.0.1:{free_port()}"
-    events = {"joined": f"{address},2,{index}", "env": {"AGENET_START_TIMEOUT": "1"}}
+    events = {"processes": f"{address},2,{index}", "env": {"AGENET_START_TIMEOUT": "1"}}
     code, stderr = run_process(tmp_path, records, config(), **events)
     assert code == 1
     assert re.fullmatch(f"error: .*{told}.*\n", stderr) and address in stderr
@@ -251,15 +252,18 @@ def test_those_who_do_not_come(records: Records, tmp_path: Path, index: int, tol
 )
 def test_mistaken_flag(processes: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        parse(processes)
+        parse_processes(processes)
 
 
 def test_mistaken_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENET_LOST_TIMEOUT", "soon")
-    with pytest.raises(UserError, match="AGENET_LOST_TIMEOUT=soon must be"), joined("auto"):
+    with (
+        pytest.raises(UserError, match="AGENET_LOST_TIMEOUT=soon must be"),
+        distributed_session("auto"),
+    ):
         pass
 
 
 def test_one_process() -> None:
-    with joined(""):
-        assert agree({"a": (1,)}) == {"a": (1,)} and gather(2) == [2]
+    with distributed_session(""):
+        assert broadcast({"a": (1,)}) == {"a": (1,)} and all_gather(2) == [2]

@@ -67,9 +67,10 @@ def test_placement_is_what_all_processes_choose(
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for free, where in ((250_000, "device"), (230_000, "stream")):
         others = [math.inf, free, "another machine"]
-        monkeypatch.setattr(placement, "gather", lambda own, others=others: [own, others])
+        monkeypatch.setattr(placement, "all_gather", lambda own, others=others: [own, others])
         assert measure(run, 0).placement == where
-    monkeypatch.setattr(placement, "gather", None)  # Where one is out of memory, others are not.
+    # Where one process is out of memory, others are not.
+    monkeypatch.setattr(placement, "all_gather", None)
     assert measure(run, 0, math.inf).placement == "device"
 
 
