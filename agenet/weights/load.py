@@ -17,7 +17,7 @@ from agenet.weights.formats import TensorFile, read_tensors
 from agenet.weights.identify import identify
 from agenet.weights.known import KnownWeights
 from agenet.weights.names import MAPS, detect, keras
-from agenet.weights.names.common import bounded
+from agenet.weights.names.common import list_names
 from agenet.weights.spec import WeightsSpec
 
 METADATA_KEY = "agenet"
@@ -159,7 +159,7 @@ def _read_foreign(
     source = detect(file.tensors)
     if source is None:
         raise UserError(
-            f"{path}: no network of ours has these names: {bounded(sorted(file.tensors))}"
+            f"{path}: no network of ours has these names: {list_names(sorted(file.tensors))}"
         )
     spec, is_known = identify(path, source, model, flavour, known)
     try:
@@ -196,7 +196,9 @@ def _classes(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, int]:
         if parts[:2] == ["params", "heads"] and parts[3:] == ["kernel"]:
             if tensor.ndim != 2 or not tensor.size:
                 shape = f"the shape {tensor.shape}"
-                raise UserError(f"{path}: {bounded([name])} has {shape}, not [features, classes]")
+                raise UserError(
+                    f"{path}: {list_names([name])} has {shape}, not [features, classes]"
+                )
             classes[parts[2]] = tensor.shape[1]
     return classes
 
@@ -227,7 +229,7 @@ def _check_new(names: set[str], new: Sequence[str]) -> None:
 
 def _refuse(title: str, groups: Mapping[str, Collection[str]]) -> None:
     """Raises UserError unless all the groups are empty."""
-    found = [f"{kind}: {bounded(sorted(names))}" for kind, names in groups.items() if names]
+    found = [f"{kind}: {list_names(sorted(names))}" for kind, names in groups.items() if names]
     if found:
         raise UserError(f"{title}: {'; '.join(found)}")
 

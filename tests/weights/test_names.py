@@ -185,7 +185,7 @@ def test_caffe_of_another_network() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "model", "stranger"),
+    ("source", "model", "unknown"),
     [
         ("torchvision", "resnet50", "layer1.0.conv1.running_mean_"),
         ("torchvision", "resnet50", "layer1.0.se.fc1.weight"),
@@ -198,11 +198,11 @@ def test_caffe_of_another_network() -> None:
         ("caffe", "levi_hassner", "fc7/2"),
     ],
 )
-def test_leftovers_are_refused(source: str, model: str, stranger: str) -> None:
-    tensors = {stranger: np.zeros(3)}
-    with pytest.raises(UserError, match=stranger):
+def test_leftovers_are_refused(source: str, model: str, unknown: str) -> None:
+    tensors = {unknown: np.zeros(3)}
+    with pytest.raises(UserError, match=unknown):
         MAPS[source].to_agenet(tensors, model)
-    many = {f"stranger{i}": np.zeros(3) for i in range(1000)}
+    many = {f"unknown{i}": np.zeros(3) for i in range(1000)}
     with pytest.raises(UserError, match=r"1000 in all") as error:
         MAPS[source].to_agenet(many, model)
     assert len(str(error.value)) < 500
@@ -242,6 +242,8 @@ def assert_complete(
         ("torchvision", "efficientnet_b1", "torchvision"),
         ("keras", "resnet50", "keras"),
         ("keras", "efficientnet_b1", "tensorflow"),
+        ("timm", "efficientnet_b1", "timm"),
+        ("timm", "efficientnet_lite0", "tensorflow"),
     ],
 )
 def test_there_and_back(source: str, model: str, flavour: str) -> None:
@@ -255,9 +257,22 @@ def test_there_and_back(source: str, model: str, flavour: str) -> None:
     back = MAPS[source].to_agenet(theirs, model)
     assert back.keys() == ours.keys()
     assert all(np.array_equal(back[name], value) for name, value in ours.items())
-    for stranger in ("params/backbone/conv9/kernel", "params/heads/age/gaps"):
-        with pytest.raises(UserError, match=f"no place for {stranger}"):
-            MAPS[source].from_agenet(ours | {stranger: np.zeros(3)}, model)
+    for unknown in ("params/backbone/conv9/kernel", "params/heads/age/gaps"):
+        with pytest.raises(UserError, match=f"no place for {unknown}"):
+            MAPS[source].from_agenet(ours | {unknown: np.zeros(3)}, model)
+
+
+@pytest.mark.parametrize("classes", [8, 2])
+def test_there_and_back_caffe(classes: int) -> None:
+    theirs = caffe_tensors(classes)
+    back = MAPS["caffe"].from_agenet(
+        MAPS["caffe"].to_agenet(theirs, "levi_hassner"), "levi_hassner"
+    )
+    assert back.keys() == theirs.keys()
+    # The published files give every blob four axes, with ones in front.
+    assert all(np.array_equal(back[name], value.squeeze()) for name, value in theirs.items())
+    with pytest.raises(UserError, match="no place for params/backbone/bn1/scale"):
+        MAPS["caffe"].from_agenet({"params/backbone/bn1/scale": np.zeros(3)}, "levi_hassner")
 
 
 @pytest.mark.slow

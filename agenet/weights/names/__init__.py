@@ -1,7 +1,9 @@
-"""From the names of a source framework to ours, one module per source.
+"""Name maps: how other frameworks name and lay out the tensors of our networks.
 
-Each has `matches(names)`, whether a file's names are this source's, and `to_agenet(tensors,
-model)`, the tensors by names such as "params/backbone/layer1_0/conv1/kernel" and in our layout.
+There is one module for each source. It has `matches(names)`, whether the names of a file are this
+source's, and `to_agenet(tensors, model)`, which returns the tensors under our names, such as
+"params/backbone/layer1_0/conv1/kernel", and in our layout. `from_agenet(tensors, model)`, where
+there is one, is its inverse for a network with one head.
 """
 
 from collections.abc import Collection
@@ -19,5 +21,5 @@ MAPS: dict[str, ModuleType] = {
 
 
 def detect(names: Collection[str]) -> str | None:
-    """The source whose names these are, None if it is none of them."""
+    """Returns the source that names its tensors like this; None if no map fits."""
     return next((source for source, module in MAPS.items() if module.matches(names)), None)

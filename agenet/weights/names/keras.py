@@ -1,4 +1,4 @@
-"""Names of Keras applications: ResNet50, ResNet101, ResNet152 and EfficientNetB0 to B7."""
+"""Name map of Keras applications: ResNet50, ResNet101, ResNet152 and EfficientNetB0 to B7."""
 
 import re
 import string
@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 import numpy as np
 
 from agenet.errors import UserError
-from agenet.weights.names.common import head, no_place, place_of, refuse
+from agenet.weights.names.common import check_known, check_placed, head_path, split_name
 from agenet.weights.spec import RGB
 
 _NORM = {
@@ -16,7 +16,7 @@ _NORM = {
     "moving_mean": "batch_stats/{}/mean",
     "moving_variance": "batch_stats/{}/var",
 }
-# tf.keras calls the depthwise kernel differently.
+# tf.keras calls the kernel of a depthwise convolution "depthwise_kernel".
 _AFFINE = {
     "kernel": "params/{}/kernel",
     "depthwise_kernel": "params/{}/kernel",
@@ -46,8 +46,8 @@ _EXPANDED = _PLAIN | {
     "project_bn": "bn3",
 }
 _NORMALISATION = re.compile(r"normalization(_\d+)?/(mean|variance|count)")
-# Keras's EfficientNet divides by the root of its layer's variance, which ImageNet's weights set to
-# the standard deviations, and then, for these weights alone, by the root of them once more.
+# Keras's EfficientNet divides by the root of its layer's variance. The ImageNet weights set that
+# variance to the standard deviations, and the network divides by their root once more.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -56,62 +56,62 @@ def matches(names: Collection[str]) -> bool:
 
 
 def to_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
-    """Tensors by our names; depthwise kernels [k, k, C, 1] become [k, k, 1, C].
+    """Returns the tensors under our names; depthwise kernels [k, k, C, 1] become [k, k, 1, C].
 
-    The ResNets take BGR, ours RGB: the input channels of the first kernel are reversed. The layer
-    that normalises EfficientNet's input is no tensor of ours, see `input_normalisation`.
+    Keras's ResNets take BGR and ours RGB, so the input channels of the first kernel are reversed.
+    Our networks do not normalise their input themselves, see `input_normalisation`.
 
     Raises:
-        UserError: a tensor has no place with us.
+        UserError: a tensor has no counterpart in our network.
     """
-    result, strangers = {}, []
+    result, unknown = {}, []
     for name, tensor in tensors.items():
         if _NORMALISATION.fullmatch(name):
             continue
         layer, _, variable = name.rpartition("/")
         path = _path(layer, tensors)
-        place = (_NORM if layer.endswith("bn") else _AFFINE).get(variable)
-        if path is None or place is None or place.format(path) in result:
-            strangers.append(name)
+        template = (_NORM if layer.endswith("bn") else _AFFINE).get(variable)
+        if path is None or template is None or template.format(path) in result:
+            unknown.append(name)
             continue
         if layer.endswith("dwconv") and tensor.ndim == 4:
             tensor = tensor.transpose(0, 1, 3, 2)
         elif name == "conv1_conv/kernel" and tensor.ndim == 4:
             tensor = tensor[:, :, ::-1]
-        result[place.format(path)] = tensor
-    refuse(strangers, "Keras applications")
+        result[template.format(path)] = tensor
+    check_known(unknown, "Keras applications")
     return result
 
 
 def from_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
-    """Tensors by Keras's names, of a network with one head; the inverse of `to_agenet`.
+    """Returns the tensors of a network with one head under Keras's names.
 
     Raises:
-        UserError: a tensor has no place with them.
+        UserError: a tensor has no counterpart in Keras's network.
     """
     layers = {path: name for name in _layers(model) if (path := _path(name, {}))}
     heads = {name.split("/")[2] for name in tensors if name.startswith("params/heads/")}
     layers |= {f"heads/{task}": "predictions" for task in sorted(heads)[:1]}
-    result, strangers = {}, []
+    result, unplaced = {}, []
     for name, tensor in tensors.items():
-        path, place = place_of(name)
+        path, template = split_name(name)
         layer = layers.get(path, "")
         variables = _NORM if layer.endswith("bn") else _AFFINE
-        variable = next((v for v, known in variables.items() if known == place), None)
+        variable = next((v for v, known in variables.items() if known == template), None)
         if not layer or variable is None:
-            strangers.append(name)
+            unplaced.append(name)
             continue
         if layer.endswith("dwconv"):
             tensor = tensor.transpose(0, 1, 3, 2)
         elif layer == "conv1_conv" and variable == "kernel":
             tensor = tensor[:, :, ::-1]
         result[f"{layer}/{variable}"] = np.ascontiguousarray(tensor)
-    no_place(strangers, "Keras applications")
+    check_placed(unplaced, "Keras applications")
     return result
 
 
 def _layers(model: str) -> Iterator[str]:
-    """All names that layers of such a network may have, and more."""
+    """Yields a superset of the names of layers in such a network."""
     if model.startswith("resnet"):
         yield from ("conv1_conv", "conv1_bn")
         numbers = [f"{number}_{kind}" for number in range(4) for kind in ("conv", "bn")]
@@ -131,7 +131,7 @@ def _layers(model: str) -> Iterator[str]:
 def _path(layer: str, tensors: Mapping[str, np.ndarray]) -> str | None:
     if layer in ("predictions", "probs"):
         bias = tensors.get(f"{layer}/bias")
-        return None if bias is None else head(bias.size)
+        return None if bias is None else head_path(bias.size)
     if layer in _OUTER:
         return f"backbone/{_OUTER[layer]}"
     if part := re.fullmatch(r"conv([2-5])_block(\d{1,2})_([0-3])_(conv|bn)", layer):
@@ -147,16 +147,14 @@ def _path(layer: str, tensors: Mapping[str, np.ndarray]) -> str | None:
     return None
 
 
-def input_normalisation(
-    tensors: Mapping[str, np.ndarray],
-) -> tuple[RGB, RGB] | None:
-    """Mean and standard deviation, RGB in 0 to 255, that the file's network takes from a picture.
+def input_normalisation(tensors: Mapping[str, np.ndarray]) -> tuple[RGB, RGB] | None:
+    """Returns the mean and standard deviation (RGB, 0 to 255) that the network itself applies.
 
-    None if the network does not normalise its input itself.
+    None if the network does not normalise its input.
 
     Raises:
-        UserError: they are neither ImageNet's nor 0 and 1, and what a network computes from
-            others is not in its weights.
+        UserError: they are neither ImageNet's nor 0 and 1. The weights do not say what the network
+            computes from other values.
     """
     layer = {
         part[2]: np.asarray(tensor, np.float64).reshape(-1)
@@ -165,7 +163,7 @@ def input_normalisation(
     }
     if not layer:
         return None
-    # Without those weights the root is taken once, as the layer's name says.
+    # Networks without ImageNet weights take the root once.
     once = tuple(value**2 for value in _STD)
     for mean, variance, std in (
         (_MEAN, _STD, _STD),

@@ -1,11 +1,11 @@
-"""Names of efficientnet-lite-pytorch: EfficientNet-Lite0 to Lite4."""
+"""Name map of the package efficientnet-lite-pytorch: EfficientNet-Lite0 to Lite4."""
 
 import re
 from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from agenet.weights.names.common import from_torch, head
+from agenet.weights.names.common import from_torch, head_path
 
 _OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
 _PLAIN = {"depthwise_conv": "conv_dw", "bn1": "bn1", "project_conv": "conv_pw", "bn2": "bn2"}
@@ -24,12 +24,13 @@ def matches(names: Collection[str]) -> bool:
 
 
 def to_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
-    """Tensors by our names, see `common.from_torch`."""
+    """Returns the tensors under our names, see `common.from_torch`."""
     blocks = _blocks(tensors)
 
     def rename(module: str) -> str | None:
         if module == "_fc":
-            return head(len(tensors["_fc.bias"])) if "_fc.bias" in tensors else None
+            bias = tensors.get("_fc.bias")
+            return None if bias is None else head_path(len(bias))
         if module in _OUTER:
             return f"backbone/{_OUTER[module]}"
         layer = re.fullmatch(r"_blocks\.(\d{1,3})\._(\w+)", module)
@@ -43,9 +44,9 @@ def to_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.nda
 
 
 def _blocks(tensors: Mapping[str, np.ndarray]) -> dict[int, str]:
-    """Our names of the blocks, which the file numbers throughout.
+    """Returns our name of each block; the file numbers them across all stages.
 
-    A stage ends where the number of features changes: no two neighbours have the same.
+    A stage ends where the number of features changes: no two successive stages share it.
     """
     result: dict[int, str] = {}
     stage, index, features = -1, 0, 0

@@ -1,13 +1,13 @@
-"""torchvision's names (ResNet, EfficientNet); timm's ResNets have the same."""
+"""Name map of torchvision: ResNet and EfficientNet-B; timm's ResNets have the same names."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
-from agenet.weights.names.common import from_torch, head, to_torch
+from agenet.weights.names.common import from_torch, head_path, to_torch
 
-# Inside `block`: the layers of an inverted residual block without and with expansion.
+# The layers inside `block`, of an inverted residual block without and with expansion.
 _PLAIN = {
     "0.0": "conv_dw",
     "0.1": "bn1",
@@ -39,22 +39,23 @@ def matches(names: Collection[str]) -> bool:
 
 
 def to_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
-    """Tensors by our names, see `common.from_torch`."""
+    """Returns the tensors under our names, see `common.from_torch`."""
     top = _top(model)
 
     def rename(module: str) -> str | None:
         if module == top:
-            return head(tensors[f"{top}.bias"].size) if f"{top}.bias" in tensors else None
+            bias = tensors.get(f"{top}.bias")
+            return None if bias is None else head_path(bias.size)
         return _backbone(module, model)
 
     return from_torch(tensors, rename, "torchvision")
 
 
 def from_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
-    """Tensors by torchvision's names, of a network with one head; the inverse of `to_agenet`.
+    """Returns the tensors of a network with one head under torchvision's names.
 
     Raises:
-        UserError: a tensor has no place with them.
+        UserError: a tensor has no counterpart in torchvision's network.
     """
     modules = {path: name for name in _modules(model) if (path := _backbone(name, model))}
     heads = {name.split("/")[2] for name in tensors if name.startswith("params/heads/")}
@@ -72,7 +73,7 @@ def _backbone(module: str, model: str) -> str | None:
 
 
 def _modules(model: str) -> Iterator[str]:
-    """All names that modules of such a network may have, and more."""
+    """Yields a superset of the names of modules in such a network."""
     if model.startswith("resnet"):
         layers = [f"{kind}{i}" for kind in ("conv", "bn") for i in (1, 2, 3)]
         layers += ["downsample.0", "downsample.1"]
