@@ -37,7 +37,7 @@ def read_files(source: Path, wanted: Set[str]) -> Iterator[tuple[str, bytes]]:
 
 
 @dataclass(frozen=True)
-class Place:
+class FileLocation:
     """Where a file's bytes lie: in a file of its own or within an uncompressed archive."""
 
     file: str
@@ -50,7 +50,7 @@ class Place:
             return stream.read(self.size)
 
 
-def locate_files(source: Path, wanted: Set[str]) -> Iterator[tuple[str, Place]]:
+def locate_files(source: Path, wanted: Set[str]) -> Iterator[tuple[str, FileLocation]]:
     """Where those of the `wanted` files lie that a source has; none of them is read.
 
     Args:
@@ -62,12 +62,12 @@ def locate_files(source: Path, wanted: Set[str]) -> Iterator[tuple[str, Place]]:
     """
     if source.is_dir():
         for name, path in _files_in(source, wanted):
-            yield name, Place(str(path), 0, path.stat().st_size)
+            yield name, FileLocation(str(path), 0, path.stat().st_size)
         return
     left = set(wanted)
     with _as_user_errors(source), _open_tar(source) as archive:
         for name, member in _members(source, archive, left):
-            yield name, Place(str(source), member.offset_data, member.size)
+            yield name, FileLocation(str(source), member.offset_data, member.size)
         _check_end(archive)
 
 

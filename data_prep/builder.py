@@ -15,9 +15,9 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from agenet.errors import UserError
-from data_prep import scale_out
+from data_prep import beam_images
 from data_prep.archives import read_files
-from data_prep.images import stored_picture
+from data_prep.images import encode_for_storage
 from data_prep.release import Release, check_left_out, shortened
 
 NAMES_KEPT = 100  # in the metadata, of pictures that are left out
@@ -66,8 +66,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     HOMEPAGE = ""
     LICENSE = ""
     FEATURES: Mapping[str, Any] = {}  # those besides COMMON_FEATURES
-    MAKES_RELEASE = False  # whether ensure_release() needs nothing of the user's
-    SCALES_OUT = False  # whether it runs on Apache Beam, too
+    GENERATES_RELEASE = False  # whether ensure_release() needs nothing of the user's
+    SUPPORTS_BEAM = False  # whether it runs on Apache Beam, too
 
     beam = False  # set it before preparing, to do so on the runner of TFDS's DownloadConfig
     _scaled_out: tuple[Release, list[str]] | None = None  # a release, and what is missing
@@ -118,11 +118,11 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
     def _split_transforms(self, release: Release) -> dict[str, Any]:
         """What `_split_generators` returns where Beam reads the pictures."""
-        places, missing = scale_out.locate(release)
+        places, missing = beam_images.locate(release)
         check_left_out(release, missing, [])
         self._scaled_out = release, missing
         return {
-            split: scale_out.store_pictures(
+            split: beam_images.store_pictures(
                 [
                     (path, self._features(row), places[path])
                     for path, row in rows.items()
@@ -141,7 +141,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         broken = [
             path
             for split in release.splits
-            for path in scale_out.broken_pictures(self._exchange / split)
+            for path in beam_images.broken_pictures(self._exchange / split)
         ]
         shutil.rmtree(self._exchange)
         check_left_out(release, missing, broken)
@@ -205,7 +205,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         broken = []
 
         def store(picture: tuple[str, bytes]) -> tuple[str, bytes | None]:
-            return picture[0], stored_picture(picture[1], max_side)
+            return picture[0], encode_for_storage(picture[1], max_side)
 
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))

@@ -39,7 +39,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def stored_picture(data: bytes, max_side: int | None) -> bytes | None:
+def encode_for_storage(data: bytes, max_side: int | None) -> bytes | None:
     """The JPEG file to store for a released one, or None if it does not decode.
 
     A picture whose shorter side is at most `max_side` keeps its bytes. A larger one is decoded,

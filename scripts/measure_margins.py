@@ -17,7 +17,7 @@ import numpy as np
 
 from agenet.errors import ArgumentParser, one_line_errors
 from agenet.faces.crop import Square, face_square
-from agenet.faces.detectors import find_detector
+from agenet.faces.detectors import create_detector
 from agenet.faces.face import Detection, Detector
 
 # Of the pictures; their faces are about 0.9 as large.
@@ -36,7 +36,7 @@ def main() -> None:
     with one_line_errors():
         args = parser.parse_args()
         for name in (args.yunet, "hog"):
-            detector = find_detector(name)
+            detector = create_detector(name)
             found = list(_found(detector, args.tar, args.count, args.seed))
             print(f"{detector.name}: {len(found)} of {args.count} found")
             _report(detector.name, found)

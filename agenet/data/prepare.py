@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             if args.manual_dir:
                 manual_dir = args.manual_dir.expanduser()
-            elif builder.MAKES_RELEASE:
+            elif builder.GENERATES_RELEASE:
                 manual_dir = Path(scratch) / "manual"
             else:
                 manual_dir = Path(builder.data_dir_root) / "downloads" / "manual"
@@ -118,7 +118,7 @@ def _beam_options(options: str | None, builder: Any) -> Any:
     """Beam's own object for the pipeline options; None prepares without Beam."""
     if options is None:
         return None
-    if not builder.SCALES_OUT:
+    if not builder.SUPPORTS_BEAM:
         raise UserError(f"{builder.name} does not run on Beam: leave out --beam_options")
     try:
         beam = importlib.import_module("apache_beam")

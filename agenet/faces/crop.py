@@ -82,7 +82,7 @@ def crop_face(
     Raises:
         ValueError: the box is empty or not finite, or nothing is known of the detector.
     """
-    return cut(image, face_square(detection, detector_name, align=align), size)
+    return crop_square(image, face_square(detection, detector_name, align=align), size)
 
 
 def face_square(detection: Detection, detector_name: str, *, align: bool = True) -> Square:
@@ -125,7 +125,7 @@ def face_square(detection: Detection, detector_name: str, *, align: bool = True)
     return Square(float(centre.real), float(centre.imag), side, float(np.angle(turn)))
 
 
-def cut(image: np.ndarray, square: Square, size: int) -> np.ndarray:
+def crop_square(image: np.ndarray, square: Square, size: int) -> np.ndarray:
     """The square of an RGB picture uint8 [H, W, 3] as one of uint8 [size, size, 3].
 
     Time and memory depend on `size` and on what of the picture lies in the square, not on the

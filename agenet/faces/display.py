@@ -14,7 +14,7 @@ import numpy as np
 
 from agenet.errors import UserError
 from agenet.faces.drawing import draw_faces
-from agenet.faces.image_io import write_picture
+from agenet.faces.image_io import write_image
 from agenet.faces.video import Frame
 
 KEYS = {ord("q"): "quit", 27: "quit", ord(" "): "pause", ord("s"): "snapshot"}
@@ -148,7 +148,7 @@ class Display:
             return
         path = Path(f"agenet-{datetime.now():%Y%m%d-%H%M%S-%f}"[:-3] + ".png")
         try:
-            write_picture(path, self._drawn)
+            write_image(path, self._drawn)
             self._notice = f"saved {path}"
         except OSError as error:
             self._notice = f"not saved: {error.strerror}"

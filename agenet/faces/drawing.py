@@ -44,7 +44,7 @@ def draw_faces(
     scale = max(0.4, min(image.shape[:2]) / 1000)
     numbers = range(len(faces)) if numbers is None else numbers
     colors = [
-        COLORS[number % len(COLORS)] if is_sure(face.prediction) else UNSURE_COLOR
+        COLORS[number % len(COLORS)] if is_confident(face.prediction) else UNSURE_COLOR
         for number, face in zip(numbers, faces, strict=True)
     ]
     for face, color in zip(faces, colors, strict=True):
@@ -114,7 +114,7 @@ def describe_briefly(prediction: Prediction) -> list[str]:
     return [" ".join(words)] if words else []
 
 
-def is_sure(prediction: Prediction) -> bool:
+def is_confident(prediction: Prediction) -> bool:
     """Whether nothing that is told of a face deserves a question mark."""
     return _sure_of_age(prediction) and _sure_of_gender(prediction)
 

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from agenet.errors import UserError
+from agenet.errors import needs_extra
 from agenet.faces.face import Box, Detection
 
 # dlib's window is 80 px. A small picture is enlarged to what a camera's plain frame costs, which
@@ -26,9 +26,7 @@ class Hog:
         try:
             import dlib
         except ImportError as error:
-            raise UserError(
-                'the HOG face detector needs dlib: pip install "agenet[webcam]"'
-            ) from error
+            raise needs_extra("webcam", "the HOG face detector", error) from error
         self._detector = dlib.get_frontal_face_detector()
 
     def detect(self, image: np.ndarray) -> list[Detection]:

@@ -47,7 +47,7 @@ _TURN_UPRIGHT = {  # Exif 2.32, tag 0x0112
 }
 
 
-class PictureError(UserError):
+class ImageFileError(UserError):
     """A file that is not read; `reason` says why without naming it."""
 
     def __init__(self, path: str | os.PathLike[str], reason: str):
@@ -55,7 +55,7 @@ class PictureError(UserError):
         self.reason = reason
 
 
-def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """The picture in a JPEG, PNG, WebP, BMP, TIFF or GIF file, RGB uint8 [H, W, 3].
 
     It stands upright as its Exif data say. Of an animation it is the first frame, of 16 bits the
@@ -64,37 +64,37 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
     of more than `FULL_SIZE_PIXELS` comes at half its size.
 
     Raises:
-        PictureError: it cannot be had, is none of these formats, is larger than `MAX_PIXELS`,
+        ImageFileError: it cannot be had, is none of these formats, is larger than `MAX_PIXELS`,
             takes longer than `MAX_SECONDS`, or does not decode to its end.
     """
-    return read_reduced(path)[0]
+    return read_image_reduced(path)[0]
 
 
-def read_reduced(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
-    """`read_picture`, and by how much each side was divided: 1 or 2."""
+def read_image_reduced(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
+    """`read_image`, and by how much each side was divided: 1 or 2."""
     try:
         # Not held up by a pipe that nobody writes to.
         with io.BufferedReader(_TimedFile(path, opener=_open_at_once)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise PictureError(path, "neither a file nor a folder")
+                raise ImageFileError(path, "neither a file nor a folder")
             if status.st_size == 0:
-                raise PictureError(path, "empty file")
+                raise ImageFileError(path, "empty file")
             return _decode(path, file)
     except TimeoutError as error:
-        raise PictureError(path, f"not read within {MAX_SECONDS:g} seconds") from error
+        raise ImageFileError(path, f"not read within {MAX_SECONDS:g} seconds") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path.
         reason = getattr(error, "strerror", None) or str(error)
-        raise PictureError(path, reason[:1].lower() + reason[1:]) from error
+        raise ImageFileError(path, reason[:1].lower() + reason[1:]) from error
 
 
-def write_picture(path: Path, image: np.ndarray) -> None:
+def write_image(path: Path, image: np.ndarray) -> None:
     """Writes an RGB picture uint8 [H, W, 3], in the format that the name's ending says, or PNG.
 
     The file is there as a whole or not at all; one of this name is replaced.
 
     Raises:
-        PictureError: the format cannot hold it.
+        ImageFileError: the format cannot hold it.
         OSError: the file cannot be written.
     """
     content = io.BytesIO()
@@ -103,7 +103,7 @@ def write_picture(path: Path, image: np.ndarray) -> None:
     try:
         Image.fromarray(image).save(content, format, **options)
     except (OSError, ValueError) as error:
-        raise PictureError(path, f"a {format} file cannot hold it") from error
+        raise ImageFileError(path, f"a {format} file cannot hold it") from error
     write_file(path, content.getvalue())
 
 
@@ -137,16 +137,16 @@ def _decode(path: str | os.PathLike[str], file: BinaryIO) -> tuple[np.ndarray, i
             return np.array(rgb if upright is None else rgb.transpose(upright)), reduction
     except UnidentifiedImageError as error:
         reason = "no JPEG, PNG, WebP, BMP, TIFF or GIF picture, or damaged at its beginning"
-        raise PictureError(path, reason) from error
+        raise ImageFileError(path, reason) from error
     except (_RefusedError, Image.DecompressionBombError) as error:
         reason = str(error) if isinstance(error, _RefusedError) else _TOO_MANY
-        raise PictureError(path, reason) from error
+        raise ImageFileError(path, reason) from error
     except MemoryError as error:
-        raise PictureError(path, "too large for this machine's memory") from error
+        raise ImageFileError(path, "too large for this machine's memory") from error
     except Exception as error:  # Pillow raises what it comes upon in a damaged file.
         if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno):
             raise
-        raise PictureError(path, "damaged or cut short") from error
+        raise ImageFileError(path, "damaged or cut short") from error
 
 
 def _load(image: Image.Image) -> tuple[Image.Image, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from agenet.faces.channel import Channel, Closed, start_thread
 from agenet.faces.face import Detection, Detector, Face, FacePredictor
 from agenet.faces.tracking import Scene, Track, TrackedFace, Tracker
-from agenet.faces.video import TIMEOUT, Frame, Source
+from agenet.faces.video import TIMEOUT, Frame, VideoSource
 
 LIVE_BUDGET, FILE_BUDGET = 4, 32  # faces predicted at once, at most
 POLL = 0.5  # seconds after which one who waits for a picture is told that there is none yet
@@ -43,7 +43,7 @@ class Pipeline:
 
     def __init__(
         self,
-        source: Source,
+        source: VideoSource,
         detector: Detector,
         load: Callable[[], FacePredictor],
         *,

@@ -37,7 +37,7 @@ class Frame:
     image: np.ndarray
 
 
-class Source:
+class VideoSource:
     """An opened camera, video file or stream.
 
     Attributes:
@@ -104,7 +104,7 @@ class Source:
         return seconds
 
 
-def open_source(text: str, clock: Callable[[], float] = time.monotonic) -> Source:
+def open_video(text: str, clock: Callable[[], float] = time.monotonic) -> VideoSource:
     """Opens what a user names.
 
     Args:
@@ -125,7 +125,7 @@ def open_source(text: str, clock: Callable[[], float] = time.monotonic) -> Sourc
             capture.open(int(text))
         if not capture.isOpened():
             raise UserError(f"camera {text} cannot be opened: {_known_cameras()}")
-        return Source(capture, f"camera {text}", True, clock)
+        return VideoSource(capture, f"camera {text}", True, clock)
     if not path.exists():
         raise UserError(f"{text} is not there: give a video file, a camera's number or an address")
     if not path.is_file():
@@ -137,10 +137,10 @@ def open_source(text: str, clock: Callable[[], float] = time.monotonic) -> Sourc
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
         raise UserError(f"{text} cannot be read as a video: is it one, and complete?")
-    return Source(capture, text, False, clock)
+    return VideoSource(capture, text, False, clock)
 
 
-def _open_stream(address: str, clock: Callable[[], float]) -> Source:
+def _open_stream(address: str, clock: Callable[[], float]) -> VideoSource:
     name = re.sub(r"//[^/]*@", "//***@", address)
     limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC)
     settings = [number for limit in limits for number in (limit, round(1000 * TIMEOUT))]
@@ -152,7 +152,7 @@ def _open_stream(address: str, clock: Callable[[], float]) -> Source:
         )
     # A video file on a web server has an end, and is no more live than one on the disk.
     live = not 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 1e9
-    return Source(capture, name, live, clock)
+    return VideoSource(capture, name, live, clock)
 
 
 def _known_cameras() -> str:

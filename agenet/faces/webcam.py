@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from agenet.cli.options import add_flags, load_predictor
 from agenet.errors import ArgumentParser, UserError, one_line_errors
-from agenet.faces.detectors import find_detector
+from agenet.faces.detectors import create_detector
 from agenet.faces.display import Display, Screen, Window, check_window
 from agenet.faces.drawing import draw_faces
 from agenet.faces.face import Detector, FacePredictor
 from agenet.faces.pipeline import Pipeline
 from agenet.faces.tracking import TrackedFace
-from agenet.faces.video import CODECS, Frame, Source, VideoWriter, check_output, open_source
+from agenet.faces.video import CODECS, Frame, VideoSource, VideoWriter, check_output, open_video
 from agenet.runs.logging import log_to
 
 LONGEST_GAP = 1.0  # seconds; a longer one in a recording, such as a pause, is left out
@@ -59,9 +59,9 @@ def main(
         args = _parse(arguments)
         with contextlib.ExitStack() as stack:
             stack.enter_context(log_to())
-            source = open_source(args.source)
+            source = open_video(args.source)
             screen = Window("agenet") if _wants_window(args, source) else None
-            detector = find_detector(args.detector)
+            detector = create_detector(args.detector)
             # Ended by the system, too, it leaves a video that can be played.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             lines = sys.stdout if args.json == "-" else None
@@ -125,7 +125,7 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
     return args
 
 
-def _wants_window(args: Namespace, source: Source) -> bool:
+def _wants_window(args: Namespace, source: VideoSource) -> bool:
     """Whether frames are shown; a recording needs no window but has one where it can.
 
     Raises:
@@ -144,7 +144,7 @@ def _wants_window(args: Namespace, source: Source) -> bool:
 
 
 def run(
-    source: Source,
+    source: VideoSource,
     detector: Detector,
     load: Callable[[], FacePredictor],
     *,

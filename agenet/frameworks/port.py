@@ -138,13 +138,13 @@ def port_run(args: Any) -> None:
 
 def read_run(args: Any) -> "Weights":
     """The best state of a run, with the options for it applied."""
-    from agenet.inference.network import weights_of_run
+    from agenet.inference.network import read_run_weights
     from agenet.weights.load import Weights
 
     if args.model or args.flavour:
         raise UserError("--model and --flavour are for files of other sources, not runs")
     with log_to():  # else Orbax warns of what is as it should be
-        weights = weights_of_run(Path(args.source))
+        weights = read_run_weights(Path(args.source))
         if args.balance:
             balance_ages(weights, Path(args.source), args.balance)
     if args.licence:

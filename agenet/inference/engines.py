@@ -41,7 +41,7 @@ class Engine(Protocol):
     spec: WeightsSpec
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Log-probabilities as of `agenet.inference.network.Served.answer`, for uint8 [B, S, S, 3].
+        """Log-probabilities of images uint8 [B, S, S, 3], see `TrainedNetwork.make_forward`.
 
         B is from 1 to `MAX_BATCH`.
         """
@@ -52,7 +52,7 @@ def create_engine(path: Path, name: str = "auto") -> Engine:
     """The network of a file of weights or of a run, ready to run.
 
     Args:
-        path: see `agenet.inference.network.load_served`.
+        path: see `agenet.inference.network.load_network`.
         name: one of `ENGINES`; "auto" is JAX where it has an accelerator, or else ONNX Runtime.
 
     Raises:
@@ -74,14 +74,14 @@ class JaxEngine:
     def __init__(self, path: Path) -> None:
         import jax
 
-        from agenet.inference.network import load_served
+        from agenet.inference.network import load_network
 
         if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
             jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-        served = load_served(path)
+        served = load_network(path)
         self.spec = served.spec
-        self._answer: Callable[..., Any] = jax.jit(served.answer())
+        self._answer: Callable[..., Any] = jax.jit(served.make_forward())
         self._fetch = jax.device_get
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -132,11 +132,11 @@ def _find_graph(path: Path) -> bytes:
         kept.touch()
         return graph
     from agenet.export import to_onnx
-    from agenet.inference.network import load_served
+    from agenet.inference.network import load_network
 
-    served = load_served(path)
+    served = load_network(path)
     graph = to_onnx(
-        served.answer(), served.stored_size, metadata={_SPEC_KEY: served.spec.to_json()}
+        served.make_forward(), served.stored_size, metadata={_SPEC_KEY: served.spec.to_json()}
     )
     if kept:
         # Without a cache it is made every time, no more.

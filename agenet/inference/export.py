@@ -16,7 +16,7 @@ from agenet.errors import ArgumentParser, UserError, one_line_errors
 from agenet.files import check_output, write_file
 
 if TYPE_CHECKING:
-    from agenet.inference.network import Served
+    from agenet.inference.network import TrainedNetwork
 
 FORMATS = ("onnx", "stablehlo", "int8")
 # Of log-probabilities, relative to the largest one.
@@ -86,9 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     check_arguments(args)
 
-    from agenet.inference.network import load_served
+    from agenet.inference.network import load_network
 
-    served = load_served(args.model)
+    served = load_network(args.model)
     faces = find_faces(args.check, args.data_dir, served.stored_size, args.format == "int8")
     content, run = export(served, args.format, args.half, faces)
     if args.format == "int8":
@@ -117,11 +117,11 @@ def check_arguments(args: argparse.Namespace) -> None:
         )
 
 
-def export(served: "Served", format: str, half: bool, faces: Faces) -> tuple[bytes, Run]:
+def export(served: "TrainedNetwork", format: str, half: bool, faces: Faces) -> tuple[bytes, Run]:
     """The content of the file, and what runs it as a user of the file would."""
     from agenet.export import to_onnx
 
-    answer, size, metadata = served.answer(), served.stored_size, create_metadata(served)
+    answer, size, metadata = served.make_forward(), served.stored_size, create_metadata(served)
     if format == "stablehlo":
         import jax
 
@@ -137,7 +137,7 @@ def export(served: "Served", format: str, half: bool, faces: Faces) -> tuple[byt
     return content, run_onnx(content)
 
 
-def create_metadata(served: "Served") -> dict[str, str]:
+def create_metadata(served: "TrainedNetwork") -> dict[str, str]:
     """What the file says of itself."""
     size = served.stored_size
     return {
@@ -148,7 +148,7 @@ def create_metadata(served: "Served") -> dict[str, str]:
     }
 
 
-def output_labels(served: "Served") -> dict[str, list[Any]]:
+def output_labels(served: "TrainedNetwork") -> dict[str, list[Any]]:
     """What the columns of the outputs stand for."""
     from agenet.labels import TASK_CLASSES
     from agenet.training.losses import YEARS
@@ -202,11 +202,11 @@ def draw_faces(size: int) -> np.ndarray:
 def read_folder(folder: Path, size: int, rng: np.random.Generator) -> Faces:
     """Half of a folder's pictures to check on, the other half to calibrate with."""
     from agenet.data.square import to_square
-    from agenet.faces.image_io import FORMATS, read_picture
+    from agenet.faces.image_io import FORMATS, read_image
 
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in FORMATS)
     paths = [paths[i] for i in rng.permutation(len(paths))[: MOST_CHECKED + CALIBRATED_WITH]]
-    images = [to_square(read_picture(path), size) for path in paths]
+    images = [to_square(read_image(path), size) for path in paths]
     others = min(len(images) // 2, CALIBRATED_WITH)
     what = f"{len(images) - others} faces of {folder}"
     faces = np.stack(images) if images else np.zeros((0, size, size, 3), np.uint8)
@@ -230,10 +230,10 @@ def read_data_set(name: str, data_dir: str, size: int, rng: np.random.Generator)
     return Faces(f"{len(rows)} test faces of {records.name}", images, labels, others)
 
 
-def original(served: "Served") -> Run:
+def original(served: "TrainedNetwork") -> Run:
     import jax
 
-    return run_jax(jax.jit(served.answer()))
+    return run_jax(jax.jit(served.make_forward()))
 
 
 def run_jax(answer: Callable[..., Any]) -> Run:

@@ -23,15 +23,15 @@ from tqdm import tqdm
 
 from agenet.cli.options import add_flags, load_predictor
 from agenet.errors import ArgumentParser, UserError, one_line_errors, printable
-from agenet.faces.detectors import find_detector
+from agenet.faces.detectors import create_detector
 from agenet.faces.drawing import draw_faces
 from agenet.faces.face import Box, Detection, Face, FacePredictor, Prediction
 from agenet.faces.image_io import (
     FORMATS,
     FULL_SIZE_PIXELS,
-    PictureError,
-    read_reduced,
-    write_picture,
+    ImageFileError,
+    read_image_reduced,
+    write_image,
 )
 from agenet.inference.inputs import common_folder, find_pictures
 from agenet.inference.results import (
@@ -160,8 +160,8 @@ def _read(found: Result) -> _Picture:
     if found.error:
         return _Picture(found)
     try:
-        image, reduction = read_reduced(found.path)
-    except PictureError as error:
+        image, reduction = read_image_reduced(found.path)
+    except ImageFileError as error:
         return _Picture(dataclasses.replace(found, error=error.reason))
     size = (image.shape[1] * reduction, image.shape[0] * reduction)
     return _Picture(dataclasses.replace(found, size=size), image, reduction)
@@ -237,8 +237,8 @@ def _annotator(args: Namespace) -> Annotate:
             return "annotated copy not written: it exists; add --overwrite"
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
-            write_picture(copy, draw_faces(image, faces))
-        except PictureError as error:
+            write_image(copy, draw_faces(image, faces))
+        except ImageFileError as error:
             return f"annotated copy not written: {error.reason}"
         except OSError as error:
             return f"annotated copy not written: {error.strerror or error}"
@@ -248,7 +248,7 @@ def _annotator(args: Namespace) -> Annotate:
 
 
 def _load_predictor(args: Namespace) -> PicturePredictor:
-    detector = None if args.cropped else find_detector(args.detector)
+    detector = None if args.cropped else create_detector(args.detector)
     return load_predictor(args, detector)
 
 

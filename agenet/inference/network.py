@@ -1,4 +1,4 @@
-"""A trained network as it is served: a function from face pictures to log-probabilities."""
+"""Turns trained weights into a function from face images to log-probabilities, in JAX."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -20,14 +20,14 @@ from agenet.weights.bundled import DEFAULT, find_weights
 from agenet.weights.load import Weights, load_into, read_weights
 from agenet.weights.spec import InputSpec, WeightsSpec
 
-Answer = Callable[[jax.Array], dict[str, jax.Array]]
+Forward = Callable[[jax.Array], dict[str, jax.Array]]
 
 _NORM_BEFORE_HEADS = "params/heads/bn/scale"
 
 
 @dataclass(frozen=True)
-class Served:
-    """A network that tells ages, genders or both."""
+class TrainedNetwork:
+    """A network that predicts age, gender or both."""
 
     weights: Weights
 
@@ -37,16 +37,17 @@ class Served:
 
     @property
     def stored_size(self) -> int:
-        """Side in pixels of the squares that pictures are brought to, of which it sees the middle.
+        """Side in pixels of the square images that `make_forward`'s function takes.
 
-        As in training, see `agenet.data.square`.
+        As in training, images are stored at this size and cropped to the network's input size,
+        see `agenet.data.square`.
         """
         return self.spec.stored_size
 
-    def answer(self) -> Answer:
-        """Returns `answer(images uint8 [B, S, S, 3]) -> {task: log-probabilities [B, C]}`.
+    def make_forward(self) -> Forward:
+        """Returns `forward(images uint8 [B, S, S, 3]) -> {task: log-probabilities [B, C]}`.
 
-        S is `stored_size`. A head that tells ages by year adds `years`, see
+        S is `stored_size`. A head that predicts age by year adds the key `years`, see
         `agenet.training.losses.log_probabilities`.
         """
         spec = self.spec
@@ -65,38 +66,39 @@ class Served:
         variables = load_into({"batch_stats": {}} | shapes, self.weights, new=())
         transform = make_eval_transform(size, spec.input.mean, spec.input.std)
 
-        def answer(images: jax.Array) -> dict[str, jax.Array]:
+        def forward(images: jax.Array) -> dict[str, jax.Array]:
             logits: Any = model.apply(variables, transform(images), train=False)
-            answers: dict[str, jax.Array] = {}
+            outputs: dict[str, jax.Array] = {}
             for task, head in spec.heads.items():
-                answers |= log_probabilities(task, head, logits[task])
-            return answers
+                outputs |= log_probabilities(task, head, logits[task])
+            return outputs
 
-        return answer
+        return forward
 
 
-def load_served(name_or_path: str | Path = DEFAULT) -> Served:
-    """The network of a file of weights, of a run, or the one that comes with agenet.
+def load_network(name_or_path: str | Path = DEFAULT) -> TrainedNetwork:
+    """Loads the network of a weights file, of a run, or the bundled one.
 
     Args:
-        name_or_path: "default", a safetensors file of ours, or the `--workdir` of a run.
+        name_or_path: "default" (the bundled weights), a safetensors file written by agenet, or the
+            `--workdir` of a run.
 
     Raises:
-        UserError: there is no such thing, or it tells neither age nor gender.
+        UserError: there are no such weights, or they predict neither age nor gender.
     """
     path = find_weights(name_or_path)
-    weights = weights_of_run(path) if path.is_dir() else read_weights(path)
+    weights = read_run_weights(path) if path.is_dir() else read_weights(path)
     spec = weights.spec
     if not spec.heads:
         tasks = ", ".join(spec.classes) or "nothing, without heads"
         raise UserError(
-            f"{path}: weights of {spec.model} that tell {tasks}: for age and gender train with "
+            f"{path}: weights of {spec.model} that predict {tasks}: for age and gender train with "
             f"--config.init={path}, and give the --workdir of that run"
         )
-    return Served(weights)
+    return TrainedNetwork(weights)
 
 
-def weights_of_run(workdir: Path) -> Weights:
+def read_run_weights(workdir: Path) -> Weights:
     """The best state of a finished run.
 
     Raises:

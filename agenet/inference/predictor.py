@@ -1,22 +1,23 @@
-"""Ages and genders of faces: of pictures that show one, or of those in a whole picture.
+"""Predicts age and gender of faces: of images that show one face each, or of whole photographs.
 
->>> from agenet.inference.predictor import Predictor
+>>> from agenet import Predictor
 >>> predictor = Predictor.load()  # doctest: +SKIP
 >>> for face in predictor.predict_faces(image):  # doctest: +SKIP
 ...     print(face.detection.box, face.prediction.age, face.prediction.gender)
 
-No camera, file of pictures, window or TensorFlow in here.
+Takes arrays only: no camera, image file, window or TensorFlow here.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from agenet.data.square import to_square
 from agenet.errors import UserError
 from agenet.faces.crop import crop_face
-from agenet.faces.detectors import find_detector
+from agenet.faces.detectors import create_detector
 from agenet.faces.face import Detection, Detector, Face, Prediction
 from agenet.inference.engines import MAX_BATCH, Engine, create_engine
 from agenet.labels import AGE_GROUPS, GENDERS, MAX_AGE, nearest_range
@@ -24,58 +25,62 @@ from agenet.weights.bundled import DEFAULT, find_weights
 
 
 class Predictor:
-    """Tells ages and genders. Not for two threads at once, because detectors are not.
+    """Predicts age and gender of faces. Not thread-safe, because face detectors are not.
 
     Args:
         engine: runs the network.
-        detector: finds the faces of whole pictures; by default the one that
-            `agenet.faces.detectors.find_detector` chooses once it is needed.
-        align: turn faces upright by their landmarks, where the detector tells them.
-        age_groups: the grouping to answer in, such as ["0-17", "18-64", "65-100"]; by default
-            that of `agenet.labels.AGE_GROUPS`. A year between two groups counts for the nearer.
+        detector: finds faces in whole images: "auto", "yunet", "hog", the path of a YuNet ONNX
+            file, or a detector, see `agenet.faces.detectors.create_detector`. "auto" is resolved
+            at the first image that needs it.
+        align: rotate faces upright by their landmarks, if the detector provides them.
+        age_groups: the age groups to predict, such as ["0-17", "18-64", "65-100"]; by default
+            `agenet.labels.AGE_GROUPS`. A year between two groups counts towards the nearer one.
 
     Raises:
-        UserError: the groups make no sense, or the network tells ages only by its own groups.
+        UserError: there is no such detector, the groups are invalid, or the network predicts only
+            its own age groups.
     """
 
     def __init__(
         self,
         engine: Engine,
         *,
-        detector: Detector | None = None,
+        detector: str | Path | Detector | None = "auto",
         align: bool = True,
         age_groups: Sequence[str] = (),
     ) -> None:
         self._engine = engine
-        self._detector = detector
+        self._detector: Detector | None = None  # created when needed
+        if detector is not None and not (isinstance(detector, str) and detector == "auto"):
+            self._detector = create_detector(detector)
         self._align = align
         self._size = engine.spec.stored_size
         self._by_year = engine.spec.heads.get("age") in ("distribution", "ordinal")
         self._groups = tuple(age_groups) or AGE_GROUPS
         if age_groups and not self._by_year:
-            raise UserError("this network tells ages by its own groups only, not by year")
+            raise UserError("this network predicts its own age groups only, not years")
         self._group_of_year = _group_of_year(self._groups)
 
     @staticmethod
     def load(
         name_or_path: str | Path = DEFAULT,
         *,
-        detector: Detector | None = None,
+        detector: str | Path | Detector | None = "auto",
         align: bool = True,
         age_groups: Sequence[str] = (),
         engine: str = "auto",
     ) -> "Predictor":
-        """The predictor with these weights.
+        """Loads a predictor.
 
         Args:
-            name_or_path: "default" for those that come with agenet, a `.safetensors` file of ours,
+            name_or_path: "default" (the bundled weights), a `.safetensors` file written by agenet,
                 or the `--workdir` of a finished run.
             detector, align, age_groups: see `Predictor`.
             engine: "onnxruntime", "jax" or "auto", see `agenet.inference.engines`.
 
         Raises:
-            UserError: there are no such weights, they tell neither age nor gender, or the groups
-                make no sense.
+            UserError: there are no such weights, they predict neither age nor gender, there is no
+                such detector or engine, or the groups are invalid.
         """
         return Predictor(
             create_engine(find_weights(name_or_path), engine),
@@ -85,40 +90,43 @@ class Predictor:
         )
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """What the network tells of pictures that show one face each, in their order.
+        """Predicts images that show one face each, in their order.
 
         Args:
-            images: RGB uint8 [H, W, 3] of any sizes. The face fills the middle of the picture
-                about as in FairFace's pictures, whose sides are 1.1 times those of YuNet's boxes.
+            images: RGB uint8 [H, W, 3] of any sizes. The face fills the middle of the image about
+                as in FairFace's images, whose sides are 1.1 times those of YuNet's boxes.
 
         Raises:
-            ValueError: one of them is not such a picture.
+            ValueError: one of them is not such an image.
         """
-        squares = [to_square(_checked(image), self._size) for image in images]
+        squares = [to_square(_check_image(image), self._size) for image in images]
         predictions: list[Prediction] = []
         for start in range(0, len(squares), MAX_BATCH):
-            found = self._engine(np.stack(squares[start : start + MAX_BATCH]))
-            predictions += self._tell(found)
+            log_probs = self._engine(np.stack(squares[start : start + MAX_BATCH]))
+            predictions += self._postprocess(log_probs)
         return predictions
 
     def predict_faces(
         self, image: np.ndarray, detections: Sequence[Detection] | None = None
     ) -> list[Face]:
-        """What the network tells of the faces of a picture, RGB uint8 [H, W, 3].
+        """Predicts the faces in a whole image.
 
-        Of those given, or else of those that the detector finds, the largest first.
+        Args:
+            image: RGB uint8 [H, W, 3].
+            detections: the faces to predict, in this order; by default those that the detector
+                finds, largest first.
 
         Raises:
-            ValueError: it is not such a picture.
-            UserError: there is no detector, see `agenet.faces.detectors.find_detector`.
+            ValueError: it is not such an image.
+            UserError: no detector is available.
         """
-        _checked(image)
+        _check_image(image)
         if self._detector is None:
-            self._detector = find_detector()
+            self._detector = create_detector()
         if detections is None:
             detections = self._detector.detect(image)
         faces: list[Face] = []
-        # Cut out and seen a batch at a time, so that a crowd takes no more memory than few.
+        # Cropped one batch at a time, so that memory does not grow with the number of faces.
         for start in range(0, len(detections), MAX_BATCH):
             some = detections[start : start + MAX_BATCH]
             crops = [
@@ -134,39 +142,33 @@ class Predictor:
             faces += map(Face, some, self.predict(crops))
         return faces
 
-    def _tell(self, log_probs: dict[str, np.ndarray]) -> list[Prediction]:
+    def _postprocess(self, log_probs: dict[str, np.ndarray]) -> list[Prediction]:
+        """Turns log-probabilities {task: [B, C]} into B predictions."""
         probabilities = {
             task: np.exp(values.astype(np.float64)) for task, values in log_probs.items()
         }
-        count = len(next(iter(probabilities.values())))
         predictions = []
-        for row in range(count):
-            told: dict[str, object] = {}
+        for row in range(len(next(iter(probabilities.values())))):
+            fields: dict[str, Any] = {}
             if "age" in probabilities:
                 groups = probabilities["age"][row]
                 if self._by_year:
                     years = probabilities["years"][row]
-                    told["age"] = float(years @ np.arange(MAX_AGE + 1) / years.sum())
+                    fields["age"] = float(years @ np.arange(MAX_AGE + 1) / years.sum())
                     groups = np.bincount(self._group_of_year, years, len(self._groups))
-                told |= self._tell_group(groups / groups.sum())
+                groups = groups / groups.sum()
+                fields["age_group"] = self._groups[int(groups.argmax())]
+                fields["age_probabilities"] = dict(zip(self._groups, groups.tolist(), strict=True))
             if "gender" in probabilities:
                 genders = probabilities["gender"][row]
                 best = int(genders.argmax())
-                told |= {
-                    "gender": GENDERS[best],
-                    "gender_probability": float(genders[best] / genders.sum()),
-                }
-            predictions.append(Prediction(**told))  # type: ignore[arg-type]
+                fields["gender"] = GENDERS[best]
+                fields["gender_probability"] = float(genders[best] / genders.sum())
+            predictions.append(Prediction(**fields))
         return predictions
 
-    def _tell_group(self, groups: np.ndarray) -> dict[str, object]:
-        return {
-            "age_group": self._groups[int(groups.argmax())],
-            "age_probabilities": dict(zip(self._groups, groups.tolist(), strict=True)),
-        }
 
-
-def _checked(image: np.ndarray) -> np.ndarray:
+def _check_image(image: np.ndarray) -> np.ndarray:
     if (
         not isinstance(image, np.ndarray)
         or image.dtype != np.uint8
@@ -175,12 +177,12 @@ def _checked(image: np.ndarray) -> np.ndarray:
         or not image.size
     ):
         shape = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else image
-        raise ValueError(f"a picture must be RGB uint8 [H, W, 3], not {str(shape)[:200]}")
+        raise ValueError(f"an image must be RGB uint8 [H, W, 3], not {str(shape)[:200]}")
     return image
 
 
 def _group_of_year(groups: Sequence[str]) -> np.ndarray:
-    """For every year from 0 to `MAX_AGE` the index of its group: int [101]."""
+    """The index of the age group of each year from 0 to `MAX_AGE`: int [101]."""
     ranges: list[tuple[int, int]] = []
     for group in groups:
         first, dash, last = group.partition("-")

@@ -52,7 +52,7 @@ class FoldsBuilder(FaceBuilder, skip_registration=True):  # type: ignore[call-ar
         folds, duplicates = release.read_fold_lists(manual_dir)
         dropped = f"left out: {duplicates} rows that are exact duplicates"
         return Release(
-            sources=[release.picture_source(manual_dir, kind)],
+            sources=[release.image_source(manual_dir, kind)],
             splits={
                 f"fold_{number}": {face.path(kind): face for face in faces}
                 for number, faces in enumerate(folds)

@@ -133,7 +133,7 @@ def _parse_row(where: str, row: str) -> Face:
     )
 
 
-def picture_source(folder: Path, kind: str) -> Path:
+def image_source(folder: Path, kind: str) -> Path:
     """Where pictures are read from: the archive, or the folder where there is no archive."""
     archive = folder / f"{kind}.tar.gz"
     return archive if archive.is_file() else folder / kind

@@ -20,7 +20,7 @@ class Builder(FoldsBuilder):
     ]
     NOTICE = "Drawn faces, not photographs: results on them say nothing about real faces."
     LICENSE = "Apache-2.0"
-    MAKES_RELEASE = True
+    GENERATES_RELEASE = True
     SOURCE = (
         "Drawn faces come from: agenet prepare drawn_faces, which draws them into an empty folder."
     )

@@ -83,7 +83,7 @@ class Builder(FaceBuilder):
         sources: dict[Path, None] = {}
         splits = {}
         for split in release.SPLITS:
-            source = release.picture_source(manual_dir, split, margin)
+            source = release.image_source(manual_dir, split, margin)
             if source and not release.missing_files(manual_dir, split, margin):
                 sources[source] = None
                 splits[split] = release.read_labels(manual_dir, split)

@@ -68,7 +68,7 @@ def label_file(folder: Path, split: str) -> Path:
     return folder / f"fairface_label_{SPLITS[split]}.csv"
 
 
-def picture_source(folder: Path, split: str, margin: str) -> Path | None:
+def image_source(folder: Path, split: str, margin: str) -> Path | None:
     """Where the pictures of a split are read from: the first of these that is there."""
     candidates = [
         folder / f"fairface-img-margin{margin}-trainval.zip",
@@ -81,7 +81,7 @@ def picture_source(folder: Path, split: str, margin: str) -> Path | None:
 def missing_files(folder: Path, split: str, margin: str) -> list[str]:
     """What a split needs and `folder` lacks; empty if all is there."""
     missing = []
-    if picture_source(folder, split, margin) is None:
+    if image_source(folder, split, margin) is None:
         missing.append(
             f"fairface-img-margin{margin}-trainval.zip (or fairface_{SPLITS[split]}.tar, or the "
             f"folder {SPLITS[split]})"

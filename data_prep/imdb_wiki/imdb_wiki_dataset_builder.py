@@ -65,7 +65,7 @@ class Builder(FaceBuilder):
     ]
     HOMEPAGE = PAGE
     LICENSE = "Academic research only; the photographs are their authors'."
-    SCALES_OUT = True
+    SUPPORTS_BEAM = True
     FEATURES = {
         "path": tfds.features.Text(),
         "name": tfds.features.Text(),
@@ -115,7 +115,7 @@ class Builder(FaceBuilder):
                 f"{' or '.join(empty)}: these are too few persons"
             )
         return Release(
-            sources=[release.picture_source(manual_dir, database) for database in config.databases],
+            sources=[release.image_source(manual_dir, database) for database in config.databases],
             splits=splits,
             metadata={
                 "rows_dropped": dropped,

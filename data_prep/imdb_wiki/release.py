@@ -68,14 +68,14 @@ def missing_files(folder: Path, databases: tuple[str, ...]) -> list[str]:
     """What of the release is not in `folder`; empty if all is there."""
     missing = []
     for database in databases:
-        if not picture_source(folder, database).exists():
+        if not image_source(folder, database).exists():
             missing.append(f"{database}_crop.tar (or the folder {database}_crop)")
         elif _metadata_file(folder, database) is None and not _archive(folder, database).is_file():
             missing.append(f"{database}.mat")
     return missing
 
 
-def picture_source(folder: Path, database: str) -> Path:
+def image_source(folder: Path, database: str) -> Path:
     """Where pictures are read from: the archive, or the folder where there is no archive."""
     archive = _archive(folder, database)
     return archive if archive.is_file() else folder / f"{database}_crop"

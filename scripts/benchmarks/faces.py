@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from agenet.errors import UserError
-from agenet.faces.detectors import find_detector
-from agenet.faces.image_io import FORMATS, PictureError, read_picture
+from agenet.faces.detectors import create_detector
+from agenet.faces.image_io import FORMATS, ImageFileError, read_image
 
 WIDTH, HEIGHT = 640, 480
 LOOP = 8  # frames
@@ -36,7 +36,7 @@ def read_pictures(path: Path, count: int) -> list[np.ndarray]:
     pictures = []
     if path.is_dir():
         files = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in FORMATS)
-        pictures = [read_picture(file) for file in itertools.islice(files, count)]
+        pictures = [read_image(file) for file in itertools.islice(files, count)]
     else:
         with tarfile.open(path) as tar:
             for member in tar:
@@ -53,11 +53,11 @@ def read_pictures(path: Path, count: int) -> list[np.ndarray]:
 
 def media_faces(folder: Path, detector: str) -> list[np.ndarray]:
     """The surroundings of the faces in a folder's pictures, of those that are large enough."""
-    finder, faces = find_detector(detector), []
+    finder, faces = create_detector(detector), []
     for path in sorted(folder.iterdir()):
         try:
-            picture = read_picture(path) if path.suffix.lower() in FORMATS else None
-        except PictureError:
+            picture = read_image(path) if path.suffix.lower() in FORMATS else None
+        except ImageFileError:
             continue
         found = [] if picture is None else finder.detect(picture)
         if picture is None or not found or found[0].box.width < LARGE:
@@ -72,9 +72,9 @@ def media_faces(folder: Path, detector: str) -> list[np.ndarray]:
 
 def found_faces(pictures: Sequence[np.ndarray], detector: str, count: int) -> list[np.ndarray]:
     """Pictures that every detector should find, `count` of them on a frame: those that two do."""
-    finders = [find_detector(detector)]
+    finders = [create_detector(detector)]
     with contextlib.suppress(UserError):
-        finders.append(find_detector("hog"))
+        finders.append(create_detector("hog"))
     faces = []
     for picture in pictures:
         frames = compose_frames([picture], count)

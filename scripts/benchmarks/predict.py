@@ -89,8 +89,8 @@ print(imported, time.time())
 """
 _OURS = "Predictor.load(sys.argv[2], engine={engine!r}).predict([image])"
 _FRAME = """
-from agenet.faces.detectors import find_detector
-predictor = Predictor.load(sys.argv[2], detector=find_detector(sys.argv[4]))
+from agenet.faces.detectors import create_detector
+predictor = Predictor.load(sys.argv[2], detector=create_detector(sys.argv[4]))
 predictor.predict_faces(np.load(sys.argv[3]))
 """
 _KERAS = "create_keras().predict(np.zeros((1, 224, 224, 3), np.float32), verbose=0)"

@@ -19,7 +19,7 @@ import numpy as np
 from agenet.data.square import to_square
 from agenet.errors import UserError
 from agenet.faces.face import Detection, Detector, FacePredictor
-from agenet.faces.video import Frame, Source
+from agenet.faces.video import Frame, VideoSource
 from agenet.frameworks.torch_lite import create_torch
 from scripts.benchmarks.engines import ENGINES, Engine, Figures, Work
 
@@ -47,10 +47,10 @@ class Exporter:
         self.work = work
 
     def describe(self) -> Figures:
-        from agenet.inference.network import load_served
+        from agenet.inference.network import load_network
         from agenet.runs.experiment import describe_machine
 
-        self.served = load_served(self.work.weights)
+        self.served = load_network(self.work.weights)
         spec = self.served.spec
         return {
             "machine": describe_machine(),
@@ -62,7 +62,7 @@ class Exporter:
         """By this package."""
         from agenet.export import to_onnx
 
-        graph = to_onnx(self.served.answer(), self.served.stored_size, metadata={})
+        graph = to_onnx(self.served.make_forward(), self.served.stored_size, metadata={})
         (self.work.files / "agenet.onnx").write_bytes(graph)
         return {}
 
@@ -87,7 +87,7 @@ class Exporter:
         """The reference: JAX's."""
         import jax
 
-        found = jax.jit(self.served.answer())(squares)
+        found = jax.jit(self.served.make_forward())(squares)
         return {task: np.asarray(values) for task, values in found.items()}
 
     def difference(self, found: dict[str, np.ndarray], true: dict[str, np.ndarray]) -> float:
@@ -308,10 +308,10 @@ class OursByFrame(Frames):
         return lambda: len(predictor.predict_faces(next(following)))
 
     def load(self) -> tuple[Detector, FacePredictor]:
-        from agenet.faces.detectors import find_detector
+        from agenet.faces.detectors import create_detector
         from agenet.inference.predictor import Predictor
 
-        detector = find_detector(self.detector or self.work.detector)
+        detector = create_detector(self.detector or self.work.detector)
         return detector, Predictor.load(self.work.weights, detector=detector)
 
 
@@ -416,7 +416,7 @@ def create_keras() -> Any:
     return keras.Model(backbone.input, heads)
 
 
-class Loop(Source):
+class Loop(VideoSource):
     """The same frames over and over: at once, or live at a rate of so many per second."""
 
     def __init__(self, frames: Sequence[np.ndarray], rate: float = 0.0) -> None:

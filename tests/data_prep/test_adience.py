@@ -73,11 +73,11 @@ def test_archive_and_folder_give_the_same(tmp_path: Path) -> None:
     write_release(tmp_path)
     faces = [face for fold in read_fold_lists(tmp_path)[0] for face in fold]
     wanted = {face.path("faces") for face in faces} | {"faces/nobody/none.jpg"}
-    from_archive = dict(read_files(release.picture_source(tmp_path, "faces"), wanted))
+    from_archive = dict(read_files(release.image_source(tmp_path, "faces"), wanted))
     assert len(from_archive) == 10
     extract(tmp_path / "faces.tar.gz", tmp_path)
     (tmp_path / "faces.tar.gz").unlink()
-    source = release.picture_source(tmp_path, "faces")
+    source = release.image_source(tmp_path, "faces")
     assert source == tmp_path / "faces" and dict(read_files(source, wanted)) == from_archive
 
 

@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 
-from data_prep.images import MAX_PIXELS, jpeg_size, stored_picture
+from data_prep.images import MAX_PIXELS, encode_for_storage, jpeg_size
 
 
 def noise_jpeg(width: int, height: int, seed: int = 0) -> bytes:
@@ -12,12 +12,12 @@ def noise_jpeg(width: int, height: int, seed: int = 0) -> bytes:
 def test_small_picture_keeps_its_bytes_and_large_one_is_shrunk() -> None:
     small, large = noise_jpeg(256, 300), noise_jpeg(512, 640)
     assert jpeg_size(small) == (256, 300)
-    assert stored_picture(small, 256) is small
-    assert stored_picture(large, None) is large
-    shrunk = stored_picture(large, 256)
+    assert encode_for_storage(small, 256) is small
+    assert encode_for_storage(large, None) is large
+    shrunk = encode_for_storage(large, 256)
     assert shrunk is not None and jpeg_size(shrunk) == (256, 320)
     grey = cv2.imencode(".jpg", np.full((40, 40), 99, np.uint8))[1].tobytes()
-    assert stored_picture(grey, 256) is grey
+    assert encode_for_storage(grey, 256) is grey
 
 
 def test_orientation_in_exif_is_ignored() -> None:
@@ -26,7 +26,7 @@ def test_orientation_in_exif_is_ignored() -> None:
     plain = noise_jpeg(300, 400)
     turned = plain[:2] + segment + plain[2:]
     assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape[:2] == (300, 400)
-    assert stored_picture(turned, 256) == stored_picture(plain, 256)
+    assert encode_for_storage(turned, 256) == encode_for_storage(plain, 256)
 
 
 def test_picture_that_does_not_decode() -> None:
@@ -40,4 +40,4 @@ def test_picture_that_does_not_decode() -> None:
         jpeg[:2] + jpeg[start_of_frame : start_of_frame + 19] + jpeg[jpeg.index(b"\xff\xda") :]
     )
     for data in (huge, png, no_tables, jpeg[: len(jpeg) // 2], jpeg[:-2], jpeg[:3], b"", b"text"):
-        assert stored_picture(data, 256) is None
+        assert encode_for_storage(data, 256) is None

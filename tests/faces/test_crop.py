@@ -5,8 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
-from agenet.faces.crop import GEOMETRIES, Square, crop_face, cut, face_square
-from agenet.faces.detectors import find_detector
+from agenet.faces.crop import GEOMETRIES, Square, crop_face, crop_square, face_square
+from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection
 from agenet.faces.yunet import YUNET
 
@@ -42,8 +42,8 @@ def test_landmarks_land_on_the_mean_ones(side: float, degrees: float) -> None:
 
 def test_whole_picture_is_itself(rng: np.random.Generator) -> None:
     image = rng.integers(0, 256, (224, 224, 3), np.uint8)
-    np.testing.assert_array_equal(cut(image, Square(112, 112, 224), 224), image)
-    turned = cut(image, Square(112, 112, 224, np.pi / 2), 224)
+    np.testing.assert_array_equal(crop_square(image, Square(112, 112, 224), 224), image)
+    turned = crop_square(image, Square(112, 112, 224, np.pi / 2), 224)
     np.testing.assert_array_equal(turned, np.rot90(image))  # counter-clockwise: upright again
 
 
@@ -52,14 +52,14 @@ def test_whole_picture_is_itself(rng: np.random.Generator) -> None:
 def test_what_is_made_smaller_does_not_alias(side: float, degrees: float) -> None:
     board = (np.indices((3000, 3000)).sum(0) % 2 * 255).astype(np.uint8)
     image = np.repeat(board[..., None], 3, axis=2)
-    crop = cut(image, Square(1500, 1500, side, np.radians(degrees)), 146)
+    crop = crop_square(image, Square(1500, 1500, side, np.radians(degrees)), 146)
     assert crop.mean() == pytest.approx(127.5, abs=2)
     assert crop.std() < 6  # 42 with interpolation alone
 
 
 def test_smaller_keeps_its_place(rng: np.random.Generator) -> None:
     image = cv2.resize(rng.integers(0, 256, (20, 20, 3), np.uint8), (999, 999))
-    crop = cut(image, Square(499.5, 499.5, 999), 146)
+    crop = crop_square(image, Square(499.5, 499.5, 999), 146)
     expected = cv2.resize(image, (146, 146), interpolation=cv2.INTER_AREA)
     assert np.abs(crop.astype(int) - expected).mean() < 1.5
 
@@ -67,9 +67,9 @@ def test_smaller_keeps_its_place(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("side", [60.0, 600.0])
 def test_outside_is_black(side: float) -> None:
     image = np.full((1000, 1000, 3), 200, np.uint8)
-    crop = cut(image, Square(0, 500, side), 100)
+    crop = crop_square(image, Square(0, 500, side), 100)
     assert (crop[:, :49] == 0).all() and (crop[:, 51:] == 200).all()
-    assert (cut(image, Square(-side, 500, side), 100) == 0).all()
+    assert (crop_square(image, Square(-side, 500, side), 100) == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_landmarks_that_tell_nothing() -> None:
 
 def test_face_pictures_are_found_again(real_data: Path, tmp_path: Path) -> None:
     """FairFace pictures inside of larger ones: the crops are nearly the pictures themselves."""
-    detector = find_detector(str(real_data / "models" / YUNET.file_name))
+    detector = create_detector(str(real_data / "models" / YUNET.file_name))
     moved = []
     with tarfile.open(real_data / "fairface" / "fairface_val.tar") as archive:
         for _ in range(40):

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from agenet.faces.detectors import find_detector
+from agenet.faces.detectors import create_detector
 from agenet.faces.drawing import (
     COLORS,
     CROWD,
@@ -14,10 +14,10 @@ from agenet.faces.drawing import (
     describe,
     describe_briefly,
     draw_faces,
-    is_sure,
+    is_confident,
 )
 from agenet.faces.face import Box, Detection, Face, Prediction
-from agenet.faces.image_io import read_picture
+from agenet.faces.image_io import read_image
 from agenet.faces.yunet import YUNET
 
 SURE = Prediction(31.6, "25-32", {"25-32": 0.8, "38-43": 0.2}, "female", 0.97)
@@ -66,7 +66,7 @@ def test_words() -> None:
     ]
     assert describe(Prediction(gender="male", gender_probability=0.9999)) == ["male 99%"]
     assert describe(Prediction(gender="male")) == ["male"]
-    assert is_sure(SURE) and is_sure(Prediction()) and not is_sure(UNSURE)
+    assert is_confident(SURE) and is_confident(Prediction()) and not is_confident(UNSURE)
 
 
 def test_colours_follow_numbers_and_tell_who_is_unsure() -> None:
@@ -164,8 +164,8 @@ def test_500_faces_are_drawn_at_once() -> None:
 def test_real_faces_are_labelled_and_seen(
     real_data: Path, picture: str, people: int, height: int
 ) -> None:
-    image = read_picture(real_data / "media" / picture)
-    detections = find_detector(str(real_data / "models" / YUNET.file_name)).detect(image)
+    image = read_image(real_data / "media" / picture)
+    detections = create_detector(str(real_data / "models" / YUNET.file_name)).detect(image)
     assert len(detections) == people
     scale = height / image.shape[0]
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from agenet.faces import image_io
-from agenet.faces.image_io import PictureError, read_picture, read_reduced, write_picture
+from agenet.faces.image_io import ImageFileError, read_image, read_image_reduced, write_image
 
 # Red and blue above, green and white below, in whole blocks of JPEG; 48 wide, 32 high.
 COLOURS = [[[255, 0, 0], [0, 0, 255]], [[0, 255, 0], [255, 255, 255]]]
@@ -23,8 +23,8 @@ def save(path: Path, image: Image.Image, format: str, **options: object) -> Path
 
 
 def refusal(path: str | os.PathLike[str]) -> str:
-    with pytest.raises(PictureError) as refused:
-        read_picture(path)
+    with pytest.raises(ImageFileError) as refused:
+        read_image(path)
     assert str(refused.value).endswith(refused.value.reason)
     assert "\n" not in str(refused.value)
     return refused.value.reason
@@ -43,7 +43,7 @@ def png(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
 def test_formats_whatever_the_name(tmp_path: Path, format: str) -> None:
-    image = read_picture(save(tmp_path / "name.data", Image.fromarray(IMAGE), format))
+    image = read_image(save(tmp_path / "name.data", Image.fromarray(IMAGE), format))
     assert image.dtype == np.uint8 and image.flags.c_contiguous
     np.testing.assert_allclose(image.astype(int), IMAGE, atol=3 if format == "JPEG" else 0)
 
@@ -67,7 +67,7 @@ def test_stands_upright(tmp_path: Path, format: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
-    image = read_picture(save(tmp_path / "turned", stored, format, exif=exif))
+    image = read_image(save(tmp_path / "turned", stored, format, exif=exif))
     assert image.shape == IMAGE.shape
     inside = image[8::16, 12::24].astype(int)
     np.testing.assert_allclose(inside, IMAGE[8::16, 12::24], atol=3)
@@ -81,14 +81,14 @@ def test_sample_formats(tmp_path: Path) -> None:
         (picture.convert("CMYK"), "TIFF"),
         (picture.convert("P", palette=Image.Palette.ADAPTIVE), "PNG"),
     ):
-        read = read_picture(save(tmp_path / "picture", image, format)).astype(int)
+        read = read_image(save(tmp_path / "picture", image, format)).astype(int)
         np.testing.assert_allclose(read, IMAGE, atol=3)
     grey = np.asarray(picture.convert("L"))
     for image in (Image.fromarray(grey), Image.fromarray(grey.astype(np.uint16) * 257)):
         for format in ("PNG", "TIFF"):
-            read = read_picture(save(tmp_path / "grey", image, format))
+            read = read_image(save(tmp_path / "grey", image, format))
             np.testing.assert_array_equal(read, np.stack([grey] * 3, axis=-1))
-    read = read_picture(save(tmp_path / "bits", Image.new("1", (3, 2), 1), "PNG"))
+    read = read_image(save(tmp_path / "bits", Image.new("1", (3, 2), 1), "PNG"))
     np.testing.assert_array_equal(read, np.full((2, 3, 3), 255))
     floats = save(tmp_path / "floats", Image.new("F", (3, 2)), "TIFF")
     assert "32 bits" in refusal(floats)
@@ -98,14 +98,14 @@ def test_what_is_transparent_lies_over_white(tmp_path: Path) -> None:
     opacity = np.repeat([[0], [0], [255], [51]], 48, axis=1).repeat(8, axis=0)
     cut_out = Image.fromarray(np.dstack([IMAGE, opacity.astype(np.uint8)]))
     for format in ("PNG", "WEBP"):
-        read = read_picture(save(tmp_path / "cut_out", cut_out, format, exact=True))
+        read = read_image(save(tmp_path / "cut_out", cut_out, format, exact=True))
         np.testing.assert_array_equal(read[:16], 255)
         np.testing.assert_array_equal(read[16, 0], [0, 255, 0])
         np.testing.assert_array_equal(read[24, 0], [204, 255, 204])
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 9, 9, 9])
     for format in ("PNG", "GIF"):
-        read = read_picture(save(tmp_path / "palette", palette, format, transparency=1))
+        read = read_image(save(tmp_path / "palette", palette, format, transparency=1))
         np.testing.assert_array_equal(read, 255)
 
 
@@ -113,11 +113,11 @@ def test_what_is_transparent_lies_over_white(tmp_path: Path) -> None:
 def test_first_frame(tmp_path: Path, format: str) -> None:
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
     path = save(tmp_path / "clip", frames[0], format, save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(read_picture(path)[0, 0], [255, 0, 0])
+    np.testing.assert_array_equal(read_image(path)[0, 0], [255, 0, 0])
 
 
 def test_one_pixel(tmp_path: Path) -> None:
-    assert read_picture(save(tmp_path / "pixel", Image.new("L", (1, 1)), "JPEG")).shape == (1, 1, 3)
+    assert read_image(save(tmp_path / "pixel", Image.new("L", (1, 1)), "JPEG")).shape == (1, 1, 3)
 
 
 def test_size_is_judged_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_size_is_judged_before_decoding(tmp_path: Path, monkeypatch: pytest.Monk
         exif = Image.Exif()
         exif[0x0112] = 6
         stored = Image.fromarray(np.ascontiguousarray(STORED[6]))
-        image, reduction = read_reduced(save(tmp_path / "large", stored, format, exif=exif))
+        image, reduction = read_image_reduced(save(tmp_path / "large", stored, format, exif=exif))
         assert reduction == 2
         np.testing.assert_allclose(image.astype(int), IMAGE[::2, ::2], atol=3)
 
@@ -149,7 +149,7 @@ def test_damaged(tmp_path: Path, format: str) -> None:
 
 def test_exif_that_is_damaged_leaves_a_picture(tmp_path: Path) -> None:
     path = save(tmp_path / "odd", Image.fromarray(IMAGE), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff")
-    assert read_picture(path).shape == IMAGE.shape
+    assert read_image(path).shape == IMAGE.shape
 
 
 def test_what_is_no_picture_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,15 +190,15 @@ def test_time_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_written_as_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"old")
-    write_picture(path, IMAGE)
+    write_image(path, IMAGE)
     with Image.open(path) as image:
         assert image.format == image_io.FORMATS.get(path.suffix.lower(), "PNG")
-    inside = read_picture(path)[8::16, 12::24].astype(int)
+    inside = read_image(path)[8::16, 12::24].astype(int)
     np.testing.assert_allclose(inside, IMAGE[8::16, 12::24], atol=6)
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_a_format_cannot_hold(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="a WEBP file cannot hold it"):
-        write_picture(tmp_path / "wide.webp", np.zeros((1, 17_000, 3), np.uint8))
+    with pytest.raises(ImageFileError, match="a WEBP file cannot hold it"):
+        write_image(tmp_path / "wide.webp", np.zeros((1, 17_000, 3), np.uint8))
     assert not list(tmp_path.iterdir())

@@ -10,11 +10,11 @@ import pytest
 from agenet.errors import UserError
 from agenet.faces import pipeline as pipeline_module
 from agenet.faces.channel import Channel, Closed, start_thread
-from agenet.faces.detectors import find_detector
+from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection, Face, Prediction
 from agenet.faces.pipeline import Pipeline
 from agenet.faces.tracking import TrackedFace
-from agenet.faces.video import Frame, Source, open_source
+from agenet.faces.video import Frame, VideoSource, open_video
 from agenet.faces.yunet import YUNET
 
 
@@ -25,7 +25,7 @@ def _threads_end() -> Iterator[None]:
     assert set(threading.enumerate()) <= before
 
 
-class Camera(Source):
+class Camera(VideoSource):
     """Gives pictures at a pace; live unless it is told otherwise."""
 
     def __init__(self, count: int, seconds: float = 0.0, live: bool = True) -> None:
@@ -74,7 +74,10 @@ class Fake:
 
 
 def go(
-    source: Source, fake: Fake, load: Callable[[], Fake] | None = None, every_frame: bool = False
+    source: VideoSource,
+    fake: Fake,
+    load: Callable[[], Fake] | None = None,
+    every_frame: bool = False,
 ) -> list[tuple[Frame, list[TrackedFace]]]:
     with Pipeline(source, fake, load or fake.load, every_frame=every_frame) as pipeline:
         return [item for item in pipeline if item is not None]
@@ -203,7 +206,7 @@ def test_memory_is_flat(every_frame: bool) -> None:
     assert camera.number == 250 and most < 30 * camera.image.nbytes
 
 
-def go_through(source: Source, fake: Fake, every_frame: bool) -> None:
+def go_through(source: VideoSource, fake: Fake, every_frame: bool) -> None:
     with Pipeline(source, fake, fake.load, every_frame=every_frame) as pipeline:
         for _ in pipeline:
             pass
@@ -271,11 +274,11 @@ def test_what_goes_wrong_is_raised(live: bool, where: str, monkeypatch: pytest.M
 
 def test_every_frame_is_worked_on(real_data: Path) -> None:
     """The result does not depend on the machine's speed."""
-    detector = find_detector(str(real_data / "models" / YUNET.file_name))
+    detector = create_detector(str(real_data / "models" / YUNET.file_name))
     told = []
     for slow in (0.0, 0.01):
         fake = Fake(predicting=slow)
-        source = open_source(str(real_data / "media" / "classroom.gif"))
+        source = open_video(str(real_data / "media" / "classroom.gif"))
         with Pipeline(source, detector, fake.load, every_frame=True) as pipeline:
             items = [item for item in pipeline if item is not None]
         assert [frame.number for frame, _ in items] == [*range(45)]

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from agenet.faces.detectors import find_detector
+from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection, Face, Prediction
 from agenet.faces.tracking import (
     HALF_LIFE,
@@ -18,7 +18,7 @@ from agenet.faces.tracking import (
     Tracker,
     match,
 )
-from agenet.faces.video import Frame, open_source
+from agenet.faces.video import Frame, open_video
 from agenet.faces.yunet import YUNET
 
 # As a person sees them, in every frame.
@@ -40,7 +40,7 @@ def at(x: float, y: float, side: float = 80.0, score: float = 0.9) -> Detection:
 
 
 def frames(real_data: Path, clip: str) -> list[Frame]:
-    source = open_source(str(real_data / "media" / f"{clip}.gif"))
+    source = open_video(str(real_data / "media" / f"{clip}.gif"))
     found = []
     while (frame := source.read()) is not None:
         found.append(frame)
@@ -136,7 +136,7 @@ def test_pairs_by_overlap() -> None:
 
 @pytest.mark.parametrize("clip", PEOPLE)
 def test_everybody_keeps_a_number(real_data: Path, clip: str) -> None:
-    detector = find_detector(str(real_data / "models" / YUNET.file_name))
+    detector = create_detector(str(real_data / "models" / YUNET.file_name))
     tracker = Tracker(32)
     for frame in frames(real_data, clip):
         tracker.update(frame.image, frame.seconds, detector.detect(frame.image))
@@ -148,7 +148,7 @@ def test_everybody_keeps_a_number(real_data: Path, clip: str) -> None:
 @pytest.mark.parametrize("clip", PEOPLE)
 def test_faces_are_followed_between_detections(real_data: Path, clip: str) -> None:
     """The detector looks at every fifth frame; boxes move with the faces in between."""
-    detector = find_detector(str(real_data / "models" / YUNET.file_name))
+    detector = create_detector(str(real_data / "models" / YUNET.file_name))
     tracker = Tracker(32)
     moved, stayed = [], []
     for frame in frames(real_data, clip):

@@ -10,8 +10,8 @@ import pytest
 
 from agenet.errors import UserError
 from agenet.faces import video
-from agenet.faces.image_io import read_picture
-from agenet.faces.video import CODECS, Frame, Source, VideoWriter, check_output, open_source
+from agenet.faces.image_io import read_image
+from agenet.faces.video import CODECS, Frame, VideoSource, VideoWriter, check_output, open_video
 
 CLIPS = {  # frames and seconds, as a browser plays them
     "classroom": (45, 3.0),
@@ -41,7 +41,7 @@ class FakeCapture:
         self.released = True
 
 
-def read_all(source: Source) -> list[Frame]:
+def read_all(source: VideoSource) -> list[Frame]:
     frames = []
     while (frame := source.read()) is not None:
         frames.append(frame)
@@ -64,7 +64,7 @@ def write(
 
 def refusal(text: str | Path) -> str:
     with pytest.raises(UserError) as refused:
-        open_source(str(text))
+        open_video(str(text))
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -75,7 +75,7 @@ def refusal(text: str | Path) -> str:
 @pytest.mark.parametrize("clip", CLIPS)
 def test_real_clips(real_data: Path, clip: str) -> None:
     path = real_data / "media" / f"{clip}.gif"
-    source = open_source(str(path))
+    source = open_video(str(path))
     frames = read_all(source)
     count, seconds = CLIPS[clip]
     assert source.count == len(frames) == count and not source.live
@@ -83,13 +83,13 @@ def test_real_clips(real_data: Path, clip: str) -> None:
     times = [frame.seconds for frame in frames]
     assert times[0] == 0 and (np.diff(times) > 0).all()
     assert times[-1] + 1 / source.rate == pytest.approx(seconds, abs=0.15)
-    np.testing.assert_array_equal(frames[0].image, read_picture(path))
+    np.testing.assert_array_equal(frames[0].image, read_image(path))
 
 
 @pytest.mark.parametrize("ending", CODECS)
 @pytest.mark.parametrize("shape", [(48, 64), (49, 63)])
 def test_what_is_written_can_be_played(tmp_path: Path, ending: str, shape: tuple[int, int]) -> None:
-    source = open_source(str(write(tmp_path / f"film{ending}", shape=shape)))
+    source = open_video(str(write(tmp_path / f"film{ending}", shape=shape)))
     frames = read_all(source)
     assert source.rate == pytest.approx(10) and len(frames) == 20
     assert frames[0].image.shape == (48, shape[1] // 2 * 2, 3)
@@ -102,7 +102,7 @@ def test_what_is_written_can_be_played(tmp_path: Path, ending: str, shape: tuple
 @pytest.mark.parametrize("shape", [(1, 1), (2, 700), (1081, 3), (4, 4)])
 def test_odd_pictures_can_be_written(tmp_path: Path, shape: tuple[int, int]) -> None:
     for ending in (".avi", ".mp4"):
-        assert len(read_all(open_source(str(write(tmp_path / f"film{ending}", 3, shape))))) == 3
+        assert len(read_all(open_video(str(write(tmp_path / f"film{ending}", 3, shape))))) == 3
 
 
 def test_other_sizes_are_fitted(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_other_sizes_are_fitted(tmp_path: Path) -> None:
     for side in (60, 30, 90):
         writer.write(np.full((side, side, 3), 200, np.uint8))
     writer.close()
-    frames = read_all(open_source(str(writer.path)))
+    frames = read_all(open_video(str(writer.path)))
     assert [frame.image.shape for frame in frames] == [(60, 60, 3)] * 3
 
 
@@ -119,7 +119,7 @@ def test_uneven_pictures_are_recorded_at_true_speed(tmp_path: Path) -> None:
     for seconds in (0.0, 0.01, 0.02, 0.5, 1.0, 1.01, 2.0):
         writer.write_until(np.zeros((48, 64, 3), np.uint8), seconds)
     writer.close()
-    assert len(read_all(open_source(str(writer.path)))) == writer.count == 41
+    assert len(read_all(open_video(str(writer.path)))) == writer.count == 41
 
 
 def test_nothing_written_leaves_no_file(tmp_path: Path) -> None:
@@ -148,17 +148,17 @@ def test_cut_film_gives_what_it_has(tmp_path: Path, ending: str) -> None:
     writer.close()
     content = writer.path.read_bytes()
     writer.path.write_bytes(content[: len(content) // 2])
-    assert 3 <= len(read_all(open_source(str(writer.path)))) <= 15
+    assert 3 <= len(read_all(open_video(str(writer.path)))) <= 15
 
 
 def test_cut_clip(real_data: Path, tmp_path: Path) -> None:
     content = (real_data / "media" / "classroom.gif").read_bytes()
     path = tmp_path / "cut.gif"
     path.write_bytes(content[: len(content) // 2])
-    assert 10 < len(read_all(open_source(str(path)))) < 35
+    assert 10 < len(read_all(open_video(str(path)))) < 35
     path.write_bytes(content[:100])
     with pytest.raises(UserError, match=f"{path}.*is it (a video|one), and complete"):
-        open_source(str(path))
+        open_video(str(path))
 
 
 def test_what_is_no_film(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_cameras_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_camera(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([100.0, 100.5, 101.25])
     capture = FakeCapture(3)
-    source = Source(capture, "camera 0", True, lambda: next(times))
+    source = VideoSource(capture, "camera 0", True, lambda: next(times))
     assert source.live and source.count is None and source.rate == video.DEFAULT_RATE
     frames = read_all(source)
     assert [(frame.number, frame.seconds) for frame in frames] == [(0, 0), (1, 0.5), (2, 1.25)]
@@ -212,7 +212,7 @@ def test_camera(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("end", [None, cv2.error("unplugged")])
 def test_camera_that_disappears(end: Exception | None) -> None:
-    source = Source(FakeCapture(2, end), "camera 0", True, lambda: 0.0)
+    source = VideoSource(FakeCapture(2, end), "camera 0", True, lambda: 0.0)
     assert len(read_all(source)) == 2
     assert source.read() is None
 
@@ -221,12 +221,12 @@ def test_camera_that_disappears(end: Exception | None) -> None:
 def test_camera_without_a_picture(end: Exception | None) -> None:
     capture = FakeCapture(0, end)
     with pytest.raises(UserError, match="camera 0 gives no picture: is another program using it"):
-        Source(capture, "camera 0", True, lambda: 0.0)
+        VideoSource(capture, "camera 0", True, lambda: 0.0)
     assert capture.released
 
 
 def test_a_film_without_times_has_its_rate() -> None:
-    source = Source(FakeCapture(3, rate=20.0), "film", False, lambda: 0.0)
+    source = VideoSource(FakeCapture(3, rate=20.0), "film", False, lambda: 0.0)
     assert [frame.seconds for frame in read_all(source)] == pytest.approx([0, 0.05, 0.1])
 
 
@@ -253,7 +253,7 @@ def address(tmp_path: Path) -> Iterator[str]:
 def test_film_on_a_server(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     write(tmp_path / "film.mp4")
-    source = open_source(f"{address}/film.mp4")
+    source = open_video(f"{address}/film.mp4")
     assert not source.live and len(read_all(source)) == 20
 
 
@@ -268,7 +268,7 @@ def test_stream_is_live(monkeypatch: pytest.MonkeyPatch) -> None:
     capture = FakeCapture(1)
     monkeypatch.setattr(capture, "isOpened", lambda: True, raising=False)
     monkeypatch.setattr(cv2, "VideoCapture", lambda *arguments: capture)
-    assert open_source("rtsp://host/stream").live
+    assert open_video("rtsp://host/stream").live
 
 
 # Where to write.

@@ -17,10 +17,10 @@ import pytest
 from agenet.errors import UserError
 from agenet.faces import display as display_module
 from agenet.faces import webcam
-from agenet.faces.detectors import find_detector
+from agenet.faces.detectors import create_detector
 from agenet.faces.display import Display, check_window
 from agenet.faces.face import Detector
-from agenet.faces.video import Frame, VideoWriter, open_source
+from agenet.faces.video import Frame, VideoWriter, open_video
 from agenet.faces.webcam import main, run
 from agenet.faces.yunet import YUNET
 from tests.faces.test_pipeline import Camera, Fake
@@ -62,7 +62,7 @@ class Ticks:
 
 @pytest.fixture
 def yunet(real_data: Path) -> Detector:
-    return find_detector(str(real_data / "models" / YUNET.file_name))
+    return create_detector(str(real_data / "models" / YUNET.file_name))
 
 
 @pytest.fixture
@@ -86,10 +86,10 @@ def status(*arguments: object, fake: Fake | None = None) -> int:
     """Runs the program; a fake takes the place of detector and predictor, or of the latter."""
 
     def find(name: str) -> Detector:
-        return fake or find_detector(name)
+        return fake or create_detector(name)
 
     with (
-        mock.patch.object(webcam, "find_detector", find),
+        mock.patch.object(webcam, "create_detector", find),
         pytest.raises(SystemExit) as end,
     ):
         main([str(argument) for argument in arguments], load=lambda *_: fake or Fake())
@@ -100,7 +100,7 @@ def status(*arguments: object, fake: Fake | None = None) -> int:
 
 
 def read_all(path: Path) -> list[Frame]:
-    source = open_source(str(path))
+    source = open_video(str(path))
     frames = []
     while (frame := source.read()) is not None:
         frames.append(frame)
@@ -145,7 +145,7 @@ def test_lines_on_stdout(film: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_film_that_ends_early_is_told(tmp_path: Path, film: Path) -> None:
-    source = open_source(str(film))
+    source = open_video(str(film))
     source.count = 60
     summary = run(source, Fake(), Fake().load, writer=VideoWriter(tmp_path / "a.avi", 10.0))
     assert summary.endswith("film.avi ends early, it tells of 60 frames")
@@ -215,7 +215,7 @@ def test_interrupted_film_can_be_played(tmp_path: Path, film: Path, end: signal.
     output, fake = tmp_path / "output.mp4", Ends()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
-        run(open_source(str(film)), fake, fake.load, writer=VideoWriter(output, 10.0))
+        run(open_video(str(film)), fake, fake.load, writer=VideoWriter(output, 10.0))
     assert 1 <= len(read_all(output)) < 20
 
 
@@ -284,7 +284,7 @@ def test_snapshot_that_cannot_be_written(
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(display_module, "write_picture", full)
+    monkeypatch.setattr(display_module, "write_image", full)
     run(Camera(9, 0.01), Fake(), Fake().load, screen=FakeScreen({2: "snapshot", 6: "quit"}))
     assert capsys.readouterr().err == "not saved: No space left on device\n"
 

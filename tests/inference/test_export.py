@@ -18,7 +18,7 @@ from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.export.stablehlo import from_stablehlo
 from agenet.inference import export
-from agenet.inference.network import load_served
+from agenet.inference.network import load_network
 from agenet.labels import AGE_GROUPS, GENDERS
 from agenet.models import create_model
 from agenet.training.losses import describe_heads
@@ -74,13 +74,13 @@ def test_onnx(trained: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert len(printed) == 5 and str(output) in printed[4]
 
     metadata = {prop.key: prop.value for prop in onnx.load(output).metadata_props}
-    served = load_served(trained)
+    served = load_network(trained)
     assert WeightsSpec.from_json(metadata["spec"]) == served.spec
     labels = json.loads(metadata["labels"])
     assert labels == {"age": [*AGE_GROUPS], "gender": [*GENDERS], "years": [*range(101)]}
     images = export.draw_faces(20)
     (gender,) = onnxruntime.InferenceSession(output).run(["gender"], {"images": images})
-    np.testing.assert_allclose(gender, served.answer()(images)["gender"], atol=1e-4)
+    np.testing.assert_allclose(gender, served.make_forward()(images)["gender"], atol=1e-4)
 
     before = output.read_bytes()
     with pytest.raises(UserError, match="--overwrite"):

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from agenet.faces import image_io
-from agenet.faces.detectors import find_detector
+from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection, Face, Prediction
-from agenet.faces.image_io import read_picture
+from agenet.faces.image_io import read_image
 from agenet.inference.image_files import main, predict_files
 from agenet.inference.inputs import find_pictures
 from agenet.inference.results import JsonLinesWriter, Result, TableWriter
@@ -111,8 +111,8 @@ def test_table_csv_json_lines_and_copies(
     assert good["faces"][1]["box"] == [1, 1.2, 5, 6]
     assert empty["faces"] == []
     assert sorted(path.name for path in copies.rglob("*.*")) == ["none.JPG", "two.png"]
-    assert not np.array_equal(read_picture(copies / "two.png"), read_picture(two))
-    same = read_picture(copies / "below" / "none.JPG")[9, 9]
+    assert not np.array_equal(read_image(copies / "two.png"), read_image(two))
+    same = read_image(copies / "below" / "none.JPG")[9, 9]
     np.testing.assert_allclose(same.astype(int), [0, 30, 200], atol=2)
 
 
@@ -326,7 +326,7 @@ def test_real_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
     class Real(BrightFaces):
         def __init__(self, args: Namespace) -> None:
-            self.detect = find_detector(args.detector).detect
+            self.detect = create_detector(args.detector).detect
 
     detector = str(REAL_DATA / "models" / "face_detection_yunet_2023mar.onnx")
     outputs = ["--detector", detector, "--jsonl", "-", "--annotated", str(tmp_path / "copies")]

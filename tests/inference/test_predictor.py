@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jax
@@ -11,11 +12,11 @@ from flax.traverse_util import flatten_dict
 
 from agenet.data.square import to_square
 from agenet.errors import UserError
-from agenet.faces.detectors import find_detector
+from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection
 from agenet.inference import engines
 from agenet.inference.engines import MAX_BATCH, create_engine
-from agenet.inference.network import load_served
+from agenet.inference.network import load_network
 from agenet.inference.predictor import Predictor
 from agenet.labels import AGE_GROUPS, GENDERS
 from agenet.models import create_model
@@ -56,46 +57,52 @@ def by_year(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return weights_file(path, age="distribution", gender="softmax")
 
 
-def pictures(count: int, seed: int = 0) -> list[np.ndarray]:
+def random_images(count: int, seed: int = 0) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     sizes = rng.integers(20, 60, (count, 2)).tolist()
     return [rng.integers(0, 256, (height, width, 3), np.uint8) for height, width in sizes]
 
 
-def test_answers_are_those_of_the_network(by_year: Path) -> None:
-    predictor, images = Predictor.load(by_year, engine="jax"), pictures(3)
-    log_probs = load_served(by_year).answer()(np.stack([to_square(i, STORED) for i in images]))
-    for row, told in enumerate(predictor.predict(images)):
+def test_predictions_match_the_network(by_year: Path) -> None:
+    predictor, images = Predictor.load(by_year, engine="jax"), random_images(3)
+    log_probs = load_network(by_year).make_forward()(
+        np.stack([to_square(i, STORED) for i in images])
+    )
+    for row, prediction in enumerate(predictor.predict(images)):
         years = np.exp(np.asarray(log_probs["years"][row], np.float64))
-        assert told.age == pytest.approx(years @ np.arange(101), abs=0.01)
-        assert told.age_probabilities is not None and told.gender_probability is not None
-        assert list(told.age_probabilities) == list(AGE_GROUPS)
+        assert prediction.age == pytest.approx(years @ np.arange(101), abs=0.01)
+        assert (
+            prediction.age_probabilities is not None and prediction.gender_probability is not None
+        )
+        assert list(prediction.age_probabilities) == list(AGE_GROUPS)
         groups = np.exp(log_probs["age"][row])
-        np.testing.assert_allclose(list(told.age_probabilities.values()), groups, atol=1e-4)
-        assert told.age_group == AGE_GROUPS[int(groups.argmax())]
+        np.testing.assert_allclose(list(prediction.age_probabilities.values()), groups, atol=1e-4)
+        assert prediction.age_group == AGE_GROUPS[int(groups.argmax())]
         genders = np.exp(log_probs["gender"][row])
-        assert told.gender == GENDERS[int(genders.argmax())]
-        assert told.gender_probability == pytest.approx(genders.max(), abs=1e-4)
-        assert json.loads(json.dumps(told.asdict()))["gender"] == told.gender
+        assert prediction.gender == GENDERS[int(genders.argmax())]
+        assert prediction.gender_probability == pytest.approx(genders.max(), abs=1e-4)
+        assert json.loads(json.dumps(prediction.asdict()))["gender"] == prediction.gender
 
 
 def test_engines_agree(by_year: Path) -> None:
-    images = pictures(5)
-    told = [Predictor.load(by_year, engine=name).predict(images) for name in ("jax", "onnxruntime")]
-    for one, other in zip(*told, strict=True):
+    images = random_images(5)
+    by_jax, by_onnx = (
+        Predictor.load(by_year, engine=name).predict(images) for name in ("jax", "onnxruntime")
+    )
+    for one, other in zip(by_jax, by_onnx, strict=True):
         assert one.gender_probability == pytest.approx(other.gender_probability, abs=1e-4)
         assert one.age == pytest.approx(other.age, abs=0.01)
 
 
-def test_a_graph_is_made_once_and_again_when_damaged(
+def test_graph_is_cached_and_rebuilt_when_damaged(
     by_year: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AGENET_CACHE", str(tmp_path))
-    image = pictures(1)
+    image = random_images(1)
     expected = Predictor.load(by_year, engine="onnxruntime").predict(image)
     (kept,) = (tmp_path / "graphs").glob("*.onnx")
     written = kept.stat().st_ino
-    # JAX is not asked for again.
+    # The second start does without JAX.
     code = "import sys; from agenet import Predictor; Predictor.load(sys.argv[1]); "
     code += "assert not {'jax', 'flax', 'onnx'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code, str(by_year)], cwd=ROOT, check=True)
@@ -114,7 +121,7 @@ def test_a_graph_is_made_once_and_again_when_damaged(
 
 @pytest.mark.parametrize("engine", ["jax", "onnxruntime"])
 def test_any_number_of_faces(by_year: Path, engine: str) -> None:
-    predictor, images = Predictor.load(by_year, engine=engine), pictures(2 * MAX_BATCH + 3)
+    predictor, images = Predictor.load(by_year, engine=engine), random_images(2 * MAX_BATCH + 3)
     together = predictor.predict(images)
     assert len(together) == len(images) and predictor.predict([]) == []
     for row in (0, MAX_BATCH, 2 * MAX_BATCH + 2):
@@ -122,24 +129,26 @@ def test_any_number_of_faces(by_year: Path, engine: str) -> None:
         assert alone.age == pytest.approx(together[row].age, abs=0.01)
 
 
-def test_few_sizes_are_compiled(by_year: Path) -> None:
+def test_few_batch_sizes_are_compiled(by_year: Path) -> None:
     engine = create_engine(by_year, "jax")
     for count in range(1, MAX_BATCH + 1):
         engine(np.zeros((count, STORED, STORED, 3), np.uint8))
     assert engine._answer._cache_size() == 6  # type: ignore[attr-defined]
 
 
-def test_any_grouping(by_year: Path) -> None:
+def test_custom_age_groups(by_year: Path) -> None:
     groups = ["0-17", "18-64", "65-100"]
-    (told,) = Predictor.load(by_year, age_groups=groups).predict(pictures(1))
+    (prediction,) = Predictor.load(by_year, age_groups=groups).predict(random_images(1))
     years = np.exp(
         np.asarray(
-            load_served(by_year).answer()(to_square(pictures(1)[0], STORED)[None])["years"][0]
+            load_network(by_year).make_forward()(to_square(random_images(1)[0], STORED)[None])[
+                "years"
+            ][0]
         )
     )
     expected = [years[:18].sum(), years[18:65].sum(), years[65:].sum()]
-    assert told.age_probabilities is not None and list(told.age_probabilities) == groups
-    np.testing.assert_allclose(list(told.age_probabilities.values()), expected, atol=1e-4)
+    assert prediction.age_probabilities is not None and list(prediction.age_probabilities) == groups
+    np.testing.assert_allclose(list(prediction.age_probabilities.values()), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -151,33 +160,33 @@ def test_any_grouping(by_year: Path) -> None:
         (["0-17", "18-120"], "end by 100"),
     ],
 )
-def test_groups_that_make_no_sense(by_year: Path, groups: list[str], message: str) -> None:
+def test_invalid_age_groups(by_year: Path, groups: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Predictor.load(by_year, age_groups=groups)
 
 
-def test_heads_of_other_kinds(tmp_path: Path) -> None:
+def test_other_heads(tmp_path: Path) -> None:
     path = weights_file(tmp_path / "groups.safetensors", age="groups")
     predictor = Predictor.load(path)
-    (told,) = predictor.predict(pictures(1))
-    assert told.age_group in AGE_GROUPS and told.age is None
-    assert told.gender is None and told.gender_probability is None
-    with pytest.raises(UserError, match="by its own groups only"):
+    (prediction,) = predictor.predict(random_images(1))
+    assert prediction.age_group in AGE_GROUPS and prediction.age is None
+    assert prediction.gender is None and prediction.gender_probability is None
+    with pytest.raises(UserError, match="predicts its own age groups only"):
         Predictor.load(path, age_groups=["0-17", "18-100"])
     path = weights_file(tmp_path / "sigmoid.safetensors", age="ordinal", gender="sigmoid")
-    (told,) = Predictor.load(path).predict(pictures(1))
-    assert told.age is not None and 0 <= told.age <= 100
-    assert told.gender_probability is not None and told.gender_probability >= 0.5
+    (prediction,) = Predictor.load(path).predict(random_images(1))
+    assert prediction.age is not None and 0 <= prediction.age <= 100
+    assert prediction.gender_probability is not None and prediction.gender_probability >= 0.5
 
 
-def test_faces_of_a_picture(by_year: Path, real_data: Path) -> None:
-    yunet = find_detector(str(real_data / "models/face_detection_yunet_2023mar.onnx"))
+def test_predict_faces(by_year: Path, real_data: Path) -> None:
+    yunet = create_detector(str(real_data / "models/face_detection_yunet_2023mar.onnx"))
     image = cv2.imread(str(real_data / "media/astronaut.png"), cv2.IMREAD_COLOR)[..., ::-1]
     predictor = Predictor.load(by_year, detector=yunet)
     (face,) = predictor.predict_faces(image)
     assert face.detection.box.left == pytest.approx(179, abs=10)
     assert list(face.asdict())[:3] == ["box", "score", "age"]
-    # Those that are given are told of in their order, however many, wherever they are.
+    # Given detections are predicted in their order, however many, wherever they are.
     outside = Detection(Box(-900, -900, -800, -800), 0.5)
     given = [face.detection, outside] * 40
     found = predictor.predict_faces(image, given)
@@ -196,14 +205,14 @@ def test_faces_of_a_picture(by_year: Path, real_data: Path) -> None:
         "picture.jpg",
     ],
 )
-def test_what_is_no_picture(by_year: Path, image: np.ndarray) -> None:
+def test_invalid_images(by_year: Path, image: np.ndarray) -> None:
     predictor = Predictor.load(by_year)
     for predict in (lambda: predictor.predict([image]), lambda: predictor.predict_faces(image)):
         with pytest.raises(ValueError, match="RGB uint8"):
             predict()
 
 
-def test_weights_that_tell_no_age(tmp_path: Path, by_year: Path) -> None:
+def test_unusable_weights(tmp_path: Path, by_year: Path) -> None:
     with pytest.raises(UserError, match=r'there are no weights "defualt".*did you mean default'):
         Predictor.load("defualt")
     (tmp_path / "x.safetensors").write_bytes(b"not weights at all")
@@ -211,10 +220,51 @@ def test_weights_that_tell_no_age(tmp_path: Path, by_year: Path) -> None:
         Predictor.load(tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="holds no checkpoints"):
         Predictor.load(tmp_path)
-    weights = load_served(by_year).weights
+    weights = load_network(by_year).weights
     spec = WeightsSpec(**vars(weights.spec) | {"heads": {}})
     save_weights(tmp_path / "other.safetensors", Weights(weights.tensors, spec))
-    with pytest.raises(UserError, match="weights of resnet18 that tell age, gender: for age and"):
+    with pytest.raises(
+        UserError, match="weights of resnet18 that predict age, gender: for age and"
+    ):
         Predictor.load(tmp_path / "other.safetensors")
     with pytest.raises(UserError, match='engine "onnx" is not known'):
         Predictor.load(by_year, engine="onnx")
+
+
+class FakeDetector:
+    name = "yunet"
+
+    def detect(self, image: np.ndarray) -> list[Detection]:
+        return [Detection(Box(10, 10, 40, 40), 0.9)]
+
+
+def test_detector_objects_names_and_files(by_year: Path, real_data: Path) -> None:
+    image = np.zeros((60, 60, 3), np.uint8)
+    assert len(Predictor.load(by_year, detector=FakeDetector()).predict_faces(image)) == 1
+    file = real_data / "models" / "face_detection_yunet_2023mar.onnx"
+    for detector in (file, str(file)):
+        assert Predictor.load(by_year, detector=detector).predict_faces(image) == []
+    engine = create_engine(by_year)
+    assert Predictor(engine, detector=file).predict_faces(image) == []
+    pytest.importorskip("dlib")
+    assert Predictor(engine, detector="hog").predict_faces(image) == []
+
+
+@pytest.mark.parametrize(
+    ("detector", "message"),
+    [
+        ("hgo", r'face detector "hgo" is not one of auto, yunet, hog, .*; did you mean hog\?'),
+        (3, r"a face detector must be auto, yunet, hog, .* a method detect\(image\), not '3'"),
+        (np.zeros(3), "a face detector must be auto, yunet, hog"),
+    ],
+)
+def test_no_such_detector(by_year: Path, detector: Any, message: str) -> None:
+    engine = create_engine(by_year)
+    for load in (Predictor.load, lambda _, detector: Predictor(engine, detector=detector)):
+        with pytest.raises(UserError, match=message) as caught:
+            load(by_year, detector=detector)
+        assert "\n" not in str(caught.value)
+    other = FakeDetector()
+    other.name = "mine"
+    with pytest.raises(UserError, match=r'"mine": crops are known only for .* yunet and hog'):
+        Predictor(engine, detector=other)

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 
 from agenet.errors import UserError
 from agenet.frameworks.torch_lite import create_torch
-from agenet.inference.network import load_served
+from agenet.inference.network import load_network
 from agenet.models import create_model
 from agenet.training.losses import describe_heads
 from agenet.training.state import create_variables
@@ -94,7 +94,7 @@ def test_peer_in_torch_computes_the_same(flavour: str, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, STORED, STORED, 3), np.uint8)
     with torch.inference_mode():
         logits = create_torch(path)(torch.from_numpy(images))["gender"]
-    ours = jax.jit(load_served(path).answer())(images)["gender"]
+    ours = jax.jit(load_network(path).make_forward())(images)["gender"]
     np.testing.assert_allclose(logits.log_softmax(-1).numpy(), ours, atol=1e-4)
 
 

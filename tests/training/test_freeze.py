@@ -17,7 +17,7 @@ from agenet.data.augment import make_train_transform
 from agenet.data.records import Records
 from agenet.distributed.mesh import batch_sharded, create_mesh
 from agenet.errors import UserError
-from agenet.inference.network import weights_of_run
+from agenet.inference.network import read_run_weights
 from agenet.models import create_model
 from agenet.runs import launch
 from agenet.training.checkpoints import Checkpoints
@@ -169,7 +169,7 @@ def test_run_starts_from_an_earlier_one(
     (tmp_path / "moved").rename(tmp_path / "first")
     # A file of them remembers whom they saw.
     file = tmp_path / "heads.safetensors"
-    save_weights(file, weights_of_run(tmp_path / "heads"))
+    save_weights(file, read_run_weights(tmp_path / "heads"))
     with pytest.raises(UserError, match="trained on persons of"):
         run("leak", init=str(file), dataset__test_fold=1)
 

@@ -12,24 +12,24 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data_prep.archives import Place, locate_files
-from data_prep.images import stored_picture
+from data_prep.archives import FileLocation, locate_files
+from data_prep.images import encode_for_storage
 from data_prep.release import Release
 
-Task = tuple[str, dict[str, Any], Place]  # key of the example, its features, its picture
+Task = tuple[str, dict[str, Any], FileLocation]  # key of the example, its features, its picture
 
 _BROKEN = "broken"
 _TASKS_PER_FILE = 10_000
 
 
-def locate(release: Release) -> tuple[dict[str, Place], list[str]]:
+def locate(release: Release) -> tuple[dict[str, FileLocation], list[str]]:
     """Where each picture's bytes lie, and which pictures are missing.
 
     Raises:
         UserError: an archive is damaged, cut short or hostile.
     """
     missing = {path for rows in release.splits.values() for path in rows}
-    places: dict[str, Place] = {}
+    places: dict[str, FileLocation] = {}
     for source in release.sources:
         places.update(locate_files(source, frozenset(missing)))
         missing -= places.keys()
@@ -58,7 +58,7 @@ def store_pictures(tasks: list[Task], max_side: int | None, folder: Path) -> Any
 
     def store(task: Any) -> Iterator[Any]:
         key, features, place = task
-        picture = stored_picture(Place(*place).read(), max_side)
+        picture = encode_for_storage(FileLocation(*place).read(), max_side)
         if picture is None:
             yield beam.pvalue.TaggedOutput(_BROKEN, key)
         else:
