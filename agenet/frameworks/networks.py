@@ -33,6 +33,8 @@ from typing import Any
 import numpy as np
 
 from agenet.errors import UserError
+from agenet.frameworks.keras_networks import import_keras
+from agenet.frameworks.torch_networks import import_torchvision
 
 NETWORKS: dict[str, tuple[str, ...]] = {
     "torchvision": (
@@ -365,40 +367,6 @@ def _run_caffe(prototxt: str, caffemodel: str, blob: str, out: str) -> None:
         results.append([layer.copy() for layer in network.forward(["relu7", "fc8"])])
     features, logits = (np.concatenate(parts) for parts in zip(*results, strict=True))
     np.savez(out, features=features, logits=logits)
-
-
-def import_torchvision() -> Any:
-    """Imports torchvision; its networks need none of its compiled operators, which may be absent.
-
-    Torchvision's builds come with an exact build of PyTorch; beside another one, importing it
-    fails on operators of object detection, which are therefore declared, without an
-    implementation.
-    """
-    import torch
-
-    try:
-        import torchvision
-    except RuntimeError:
-        for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[module]
-        global _declared  # A library's declarations go with it.
-        _declared = torch.library.Library("torchvision", "DEF")
-        for operator in ("nms", "qnms"):
-            _declared.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
-        import torchvision
-    return torchvision
-
-
-def import_keras() -> Any:
-    """Keras on TensorFlow, without its log."""
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import keras
-
-    return keras
-
-
-_declared: Any = None
 
 
 def _input_size(model: str) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agenet.errors import UserError
-from agenet.frameworks import networks
+from agenet.frameworks import keras_networks, networks, torch_networks
 from agenet.weights.names import keras, torchvision
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "torchvision": (".safetensors", ".pth"),
     "keras": (".weights.h5", ".keras"),
 }
-# What no library has is written out in agenet/frameworks/comparison, to compute as these flavours.
+# Networks that no library has, composed in torch_networks.py and keras_networks.py, and the flavour
+# that they compute.
 WRITTEN_OUT = {"levi_hassner": "report", "efficientnet_lite0": "tensorflow"}
 TOLERANCE = 1e-4
 EXTRA_LAYER = "params/heads/bn/scale"
@@ -65,11 +66,8 @@ def export(weights: "Weights", target: str) -> Export:
     tensors, columns = one_head(weights)
     to_theirs: Any = {"torchvision": torchvision.from_agenet, "keras": keras.from_agenet}[target]
     if name in WRITTEN_OUT:
-        # Imported here: the comparison of frameworks needs this module.
-        from agenet.frameworks.comparison.in_keras import keras_from_agenet
-        from agenet.frameworks.comparison.in_torch import torch_names
-
-        to_theirs = {"torchvision": torch_names, "keras": keras_from_agenet}[target]
+        written_out = {"torchvision": torch_networks, "keras": keras_networks}[target]
+        to_theirs = written_out.from_agenet
     return Export(weights, target, name, to_theirs(tensors, spec.model), columns)
 
 
@@ -167,9 +165,8 @@ def create_torchvision(exported: Export) -> Any:
     """Torchvision's network, or the one written out here, in inference mode."""
     models = networks.import_torchvision().models
     if exported.name in WRITTEN_OUT:
-        from agenet.frameworks.comparison.in_torch import create_torch
-
-        return create_torch(_work(exported), exported.classes).eval()
+        size = exported.weights.spec.input.size
+        return torch_networks.create_torch(exported.name, size, exported.classes).eval()
     return getattr(models, exported.name)(num_classes=exported.classes).eval()
 
 
@@ -177,43 +174,17 @@ def create_keras(exported: Export) -> Any:
     """The network of Keras applications, or the one written out here."""
     applications, classes = networks.import_keras().applications, exported.classes
     if exported.name in WRITTEN_OUT:
-        from agenet.frameworks.comparison import in_keras
-
-        return in_keras.create_keras(_work(exported), classes)
+        size = exported.weights.spec.input.size
+        return keras_networks.create_keras(exported.name, size, classes)
     shape = (*(exported.weights.spec.input.size,) * 2, 3)
     create = getattr(applications, exported.name)
     return create(weights=None, classes=classes, classifier_activation=None, input_shape=shape)
 
 
-def _work(exported: Export) -> Any:
-    from agenet.frameworks.comparison.engine import Work
-
-    return Work(exported.name, exported.weights.spec.input.size)
-
-
 def _written_out(exported: Export, function: str) -> str:
     """How to create a network of ours there, from this repository's folder."""
-    package = "agenet.frameworks.comparison"
-    work = f"{package}.engine.Work({exported.name!r}, {exported.weights.spec.input.size})"
-    return f"model = {package}.{function}({work}, {exported.classes})"
-
-
-def assign_keras(model: Any, tensors: Mapping[str, np.ndarray]) -> None:
-    """Sets all variables of a Keras network but those that normalise its input.
-
-    Raises:
-        UserError: the tensors are of another network.
-    """
-    named = {
-        f"{layer.name}/{variable.name}": variable
-        for layer in model.layers
-        for variable in layer.variables
-        if not layer.name.startswith(("normalization", "dropout")) and "seed" not in variable.name
-    }
-    if differing := named.keys() ^ tensors.keys():
-        raise UserError(f"not the variables of {model.name}: {', '.join(sorted(differing)[:5])}")
-    for name, variable in named.items():
-        variable.assign(tensors[name])
+    arguments = f"{exported.name!r}, {exported.weights.spec.input.size}, {exported.classes}"
+    return f"model = agenet.frameworks.{function}({arguments})"
 
 
 def _their_name(model: str, flavour: str, target: str) -> str:
@@ -245,7 +216,7 @@ def _write_torchvision(exported: Export, path: Path) -> str:
     spec = exported.weights.spec
     create = f"model = torchvision.models.{exported.name}(num_classes={exported.classes})"
     if exported.name in WRITTEN_OUT:
-        create = _written_out(exported, "in_torch.create_torch")
+        create = _written_out(exported, "torch_networks.create_torch")
     if path.suffix == ".safetensors":
         import safetensors.numpy
 
@@ -262,10 +233,10 @@ def _write_torchvision(exported: Export, path: Path) -> str:
 def _write_keras(exported: Export, path: Path) -> str:
     spec = exported.weights.spec
     model = create_keras(exported)
-    assign_keras(model, exported.tensors)
+    keras_networks.assign_keras(model, exported.tensors)
     if exported.name in WRITTEN_OUT:
         model.save_weights(path)
-        create = _written_out(exported, "in_keras.create_keras")
+        create = _written_out(exported, "keras_networks.create_keras")
         return f"{create}; model.load_weights(PATH)"
     mean, std = (np.array(values, np.float32) / 255 for values in (spec.input.mean, spec.input.std))
     for layer in model.layers:

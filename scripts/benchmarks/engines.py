@@ -3,20 +3,15 @@
 import dataclasses
 import importlib.util
 import math
-import resource
-import sys
 import time
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agenet.errors import UserError
-
-Figures = dict[str, Any]
+from agenet.frameworks.timing import Engine, Figures
 
 STAGES = ("latency", "inference", "training")
 CLASSES = 1000
@@ -33,70 +28,6 @@ class Work:
     platform: str = "cpu"
     cores: int = 1
     onnx: Path = Path()
-
-
-class Engine(ABC):
-    """A network ready to run; `prepare` before `measure`, `release` after it."""
-
-    pipelined = False  # whether calls are queued on a device; else each one is timed
-    call: Callable[[], Any]
-
-    @abstractmethod
-    def __init__(self, work: Work) -> None: ...
-
-    def describe(self) -> Figures:
-        return {}
-
-    @abstractmethod
-    def build(self, stage: str, batch: int) -> Figures:
-        """Makes `call` do one step of the stage; seconds of compilation and the like."""
-
-    def synchronise(self) -> None:
-        """Waits until the device has done all calls."""
-        return  # which it has where a call returns after its work
-
-    def prepare(self, stage: str, batch: int) -> Figures:
-        """Builds a stage and runs it once; `peak` is the most bytes taken up to then."""
-        start = time.perf_counter()
-        figures = self.build(stage, batch)
-        self.call()
-        self.synchronise()
-        seconds = time.perf_counter() - start
-        return figures | {"prepare_seconds": seconds, "peak_bytes": self.peak()}
-
-    def measure(self, stage: str, seconds: float) -> list[float]:
-        """Seconds of each call in a turn of about `seconds`, or the mean if they are queued.
-
-        A call before them is not counted, since others' turns have left caches and threads cold.
-        """
-        first = self._time(1)
-        if self.pipelined and stage != "latency":
-            count = max(1, round(seconds / first))
-            return [self._time(count) / count]
-        times = [self._time(1)]
-        while sum(times) < seconds:
-            times.append(self._time(1))
-        return times
-
-    def release(self) -> None:
-        """Lets go of what the stage has needed."""
-        del self.call
-
-    def peak(self) -> int:
-        """Most bytes that the process, or on a GPU its framework, has taken so far."""
-        if (status := Path("/proc/self/status")).exists():
-            # getrusage would start with what the parent process has.
-            line = next(line for line in status.read_text().splitlines() if "VmHWM" in line)
-            return int(line.split()[1]) * 1024
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-    def _time(self, count: int) -> float:
-        start = time.perf_counter()
-        for _ in range(count):
-            self.call()
-        self.synchronise()
-        return time.perf_counter() - start
 
 
 class Limits:
@@ -432,34 +363,24 @@ def not_installed(engine: str, model: str) -> str:
 
 
 def create_torch(work: Work) -> Any:
-    """The network's peer in PyTorch: torchvision's, timm's (Lite) or one written out here.
+    """The same network in PyTorch: torchvision's, timm's (Lite) or agenet's (Levi-Hassner).
 
     Timm's own Lite networks pad symmetrically, which suits PyTorch better than what the
     original weights need.
     """
     import torch
 
-    from agenet.frameworks import networks
+    from agenet.frameworks import networks, torch_networks
 
-    nn = torch.nn
     torch.manual_seed(0)
     if "lite" in work.model:
-        networks.import_torchvision()
+        torch_networks.import_torchvision()
         import timm
 
         return timm.create_model(work.model)
     if work.model != "levi_hassner":
         return networks.create("torchvision", work.model, size=work.size).module
-    module = nn.Sequential(
-        *(nn.Conv2d(3, 96, 7, 4, 1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.LocalResponseNorm(5)),
-        *(nn.Conv2d(96, 256, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.LocalResponseNorm(5)),
-        *(nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
-        *(nn.Flatten(), nn.LazyLinear(512), nn.ReLU(), nn.Dropout()),
-        *(nn.Linear(512, 512), nn.ReLU(), nn.Dropout(), nn.Linear(512, CLASSES)),
-    )
-    with torch.no_grad():
-        module(torch.zeros(1, 3, work.size, work.size))  # sets the LazyLinear's input
-    return module
+    return torch_networks.create_torch("levi_hassner", work.size, CLASSES)
 
 
 def export_onnx(work: Work) -> None:

@@ -22,16 +22,9 @@ from ml_collections import ConfigDict
 
 from agenet.data.records import Records, open_records
 from agenet.data.square import to_square
+from agenet.frameworks.timing import Engine, Figures
 from agenet.labels import TASK_CLASSES, UNKNOWN
-from scripts.benchmarks.engines import (
-    ENGINES,
-    Engine,
-    Figures,
-    Torch,
-    Work,
-    compile_counted,
-    filled_state,
-)
+from scripts.benchmarks.engines import Torch, Work, compile_counted, filled_state
 from scripts.benchmarks.input import BLOCK, decode_by_opencv
 
 # Steps that a run's rows are about, see `log_every`. On a CPU each takes so long that few must do.
@@ -395,9 +388,9 @@ class OpenCv(StagedEngine):
         return [each / self._batches for each in super().measure(stage, seconds)]
 
 
-ENGINES |= {
-    "training: agenet": AgenetTraining,
-    "training: torch": TorchTraining,
-    "training: torch_compiled": TorchCompiledTraining,
-    "training: opencv": OpenCv,
+ENGINES: dict[str, type[StagedEngine]] = {
+    "agenet": AgenetTraining,
+    "torch": TorchTraining,
+    "torch_compiled": TorchCompiledTraining,
+    "opencv": OpenCv,
 }

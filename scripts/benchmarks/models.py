@@ -18,10 +18,13 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.frameworks.timing import Figures
+from agenet.frameworks.worker import Worker
 from scripts.benchmarks.engines import (
+    ENGINES,
     PEERS,
     STAGES,
-    Figures,
+    Limits,
     Work,
     export_onnx,
     not_installed,
@@ -48,7 +51,6 @@ from scripts.benchmarks.turns import (
     take_turns,
     use_environment,
 )
-from scripts.benchmarks.worker import Worker
 
 MODELS = "efficientnet_b0,resnet50,efficientnet_lite0,levi_hassner"
 PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "openvino")
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from agenet.data.resident import available_cores
 
     use_environment()
-    with Worker("limits", Work(), args.limit) as limits:
+    with Worker("limits", Limits, Work(), args.limit) as limits:
         device = limits.start()
         if "error" in device:
             raise UserError(f"JAX does not start: {device['error']}")
@@ -134,10 +136,12 @@ def bench(
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         work = dataclasses.replace(work, onnx=Path(folder) / "model.onnx")
         workers = [
-            stack.enter_context(Worker(name, work, args.limit, missing=not_installed))
+            Worker(name, ENGINES[name], work, args.limit, not_installed(name, work.model))
             for name in ("agenet", *peers)
         ]
-        exported = [worker for worker in workers if worker.engine in ("onnxruntime", "openvino")]
+        for worker in workers:
+            stack.enter_context(worker)
+        exported = [worker for worker in workers if worker.name in ("onnxruntime", "openvino")]
         if exported and work.platform == "cpu":
             log(f"{work.model}: exporting to ONNX")
             if error := _export(work):
@@ -145,7 +149,7 @@ def bench(
                     worker.error = error
         descriptions = []
         for worker in workers:
-            log(f"{work.model}: starting {worker.engine}")
+            log(f"{work.model}: starting {worker.name}")
             descriptions.append(worker.start())
         if workers[0].error:
             raise UserError(f"{work.model}: {workers[0].error}")
@@ -173,9 +177,7 @@ def run_stage(
 ) -> Figures:
     """The batch that fitted everywhere, and each engine's figures or error."""
     requested = 1 if stage == "latency" else batch_size
-    able = {
-        worker.engine: (worker, stage) for worker in workers if stage in stages_of(worker.engine)
-    }
+    able = {worker.name: (worker, stage) for worker in workers if stage in stages_of(worker.name)}
     what = f"{workers[0].work.model}: {stage}"
     batch, figures = prepare_largest(what, able, requested)
     rates: list[dict[str, float]] = []

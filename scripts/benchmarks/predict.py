@@ -17,13 +17,15 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.frameworks.timing import Figures
+from agenet.frameworks.worker import Worker
 from agenet.weights.bundled import DEFAULT, find_weights
-from scripts.benchmarks.engines import Figures
 from scripts.benchmarks.faces import (
     HEIGHT,
     WIDTH,
@@ -38,6 +40,7 @@ from scripts.benchmarks.predictors import (
     FRAMES,
     NETWORKS,
     PROGRAMS,
+    Exporter,
     Task,
     squares_of,
 )
@@ -52,7 +55,6 @@ from scripts.benchmarks.tables import (
     versions,
 )
 from scripts.benchmarks.turns import log, prepare, take_turns
-from scripts.benchmarks.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -127,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             detector=detector,
             files=Path(folder),
         )
-        with Worker("exporter", task, args.limit) as exporter:
+        with Worker("exporter", Exporter, task, args.limit) as exporter:
             log("starting")
             result: Figures = exporter.start()
             if exporter.error:
@@ -195,7 +197,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def start_all(
     stack: contextlib.ExitStack,
-    kind: str,
+    kinds: Mapping[str, type[Any]],
     names: Sequence[str],
     task: Task,
     inputs: Figures,
@@ -204,8 +206,8 @@ def start_all(
     """A process for each, until the end of `stack`; what is not there answers with its error."""
     workers = {}
     for name in names:
-        log(f"{kind}: starting {name}")
-        workers[name] = worker = stack.enter_context(Worker(f"{kind}: {name}", task, limit))
+        log(f"starting {name}")
+        workers[name] = worker = stack.enter_context(Worker(name, kinds[name], task, limit))
         worker.start()
         worker.ask("take", inputs)
     return workers
@@ -232,7 +234,7 @@ def ask_network(task: Task, exporter: Worker, inputs: Figures, args: argparse.Na
             notes[what] = exporter.ask(method).get("error", "")
     few = inputs["squares"][:8]
     with contextlib.ExitStack() as stack:
-        workers = start_all(stack, "network", names, task, inputs, args.limit)
+        workers = start_all(stack, NETWORKS, names, task, inputs, args.limit)
         result: Figures = {
             stage: run_stage(stage, workers, batch, args) for stage, batch in BATCHES.items()
         }
@@ -264,7 +266,7 @@ def ask_frames(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures
     names = [name for name in PROGRAMS if name in args.peers]
     live: Figures = {}
     with contextlib.ExitStack() as stack:
-        workers = start_all(stack, "program", names, task, inputs, args.limit)
+        workers = start_all(stack, PROGRAMS, names, task, inputs, args.limit)
         result: Figures = {stage: run_stage(stage, workers, 1, args) for stage in FRAMES}
         if "agenet_tracking" in names:
             log("frames: a camera")
@@ -355,7 +357,7 @@ def ask_memory(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures
     settled = min(SETTLED, args.frames // 2)
     result: Figures = {}
     with contextlib.ExitStack() as stack:
-        workers = start_all(stack, "program", names, task, inputs, args.limit)
+        workers = start_all(stack, PROGRAMS, names, task, inputs, args.limit)
         for name, worker in workers.items():
             result[name] = found = worker.ask("prepare", "one face", 1)
             counts = [*range(settled, args.frames, settled), args.frames]

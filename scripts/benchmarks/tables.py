@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agenet.errors import UserError
-from scripts.benchmarks.engines import Figures, Work
+from agenet.frameworks.timing import Figures
+from scripts.benchmarks.engines import Work
 
 DTYPES = ("float32", "bfloat16")
 

@@ -24,8 +24,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from agenet.errors import ArgumentParser, UserError, one_line_errors
-from scripts.benchmarks.engines import Figures, Work
-from scripts.benchmarks.loops import Training
+from agenet.frameworks.timing import Figures
+from agenet.frameworks.worker import Worker
+from scripts.benchmarks.engines import Limits, Work
+from scripts.benchmarks.loops import ENGINES, Training
 from scripts.benchmarks.tables import (
     add_network_options,
     add_turn_options,
@@ -49,7 +51,6 @@ from scripts.benchmarks.turns import (
     take_turns,
     use_environment,
 )
-from scripts.benchmarks.worker import Worker
 
 MODELS = "efficientnet_b0,resnet50,levi_hassner"
 PEERS = ("torch", "torch_compiled")
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     use_environment()
     config = create_config(args)
-    with Worker("limits", Work(), args.limit) as limits:
+    with Worker("limits", Limits, Work(), args.limit) as limits:
         device = limits.start()
         if "error" in device:
             raise UserError(f"JAX does not start: {device['error']}")
@@ -185,7 +186,7 @@ def bench(work: Training, requested: int, limits: Worker, args: argparse.Namespa
         workers = {}
         for name in ("agenet", *args.peers, "opencv"):
             log(f"{work.model}: starting {name}")
-            worker = Worker(f"training: {name}", work, args.limit)
+            worker = Worker(name, ENGINES[name], work, args.limit)
             workers[name] = stack.enter_context(worker)
             worker.start()
         if error := workers["agenet"].error:

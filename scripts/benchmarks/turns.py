@@ -10,9 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from agenet.frameworks.timing import Figures
+from agenet.frameworks.worker import Worker
 from agenet.main import LARGE_PAGES
-from scripts.benchmarks.engines import Figures
-from scripts.benchmarks.worker import Worker
 
 # By the names of the table: a process, and which of its stages has the turns.
 Contestants = Mapping[str, tuple[Worker, str]]

@@ -11,31 +11,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from agenet.errors import one_line_errors
-from agenet.frameworks.networks import import_torchvision
+from agenet.frameworks.torch_networks import create_torch, import_torchvision
 from scripts.references.faces import CLASSES, MEAN, STD, Faces, parser, read_faces
 
 import_torchvision()  # Works beside a build of PyTorch that is not torchvision's own, too.
 from torchvision.transforms import v2  # noqa: E402
-
-
-class LeviHassner(nn.Module):
-    """G. Levi, T. Hassner, "Age and Gender Classification using CNNs", CVPRW 2015."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            *(nn.Conv2d(3, 96, 7, stride=4, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
-            *(nn.LocalResponseNorm(5), nn.Conv2d(96, 256, 5, padding=2), nn.ReLU()),
-            *(nn.MaxPool2d(3, 2, 1), nn.LocalResponseNorm(5)),
-            *(nn.Conv2d(256, 384, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
-        )
-        self.classifier = nn.Sequential(
-            *(nn.Flatten(), nn.LazyLinear(512), nn.ReLU(), nn.Dropout(0.5)),
-            *(nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, classes)),
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.features(x))
 
 
 class Pictures(Dataset):
@@ -119,8 +99,7 @@ def main() -> None:
     args = options.parse_args()
     torch.manual_seed(args.seed)
     loaders = create_loaders(args)
-    model = LeviHassner(CLASSES[args.task])
-    model(torch.zeros(1, 3, args.size, args.size))  # sets the LazyLinear's input
+    model = create_torch("levi_hassner", args.size, CLASSES[args.task], regular=True)
     train(model, loaders, args.epochs)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from agenet.errors import one_line_errors
-from agenet.frameworks.networks import import_torchvision
+from agenet.frameworks.torch_networks import import_torchvision
 from scripts.references.faces import CLASSES, getting, parser
 from scripts.references.levi_hassner_pytorch import create_loaders, train
 

@@ -64,16 +64,14 @@ def test_torchvision_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_written_out(
     model: str, flavour: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Networks that torchvision has not, as the comparison of frameworks has them."""
+    """Networks that torchvision lacks and agenet composes."""
     if reason := networks.why_not("torchvision"):
         pytest.skip(reason)
     output = tmp_path / "x.safetensors"
     exported = port_out.export(weights_of(model, flavour), "torchvision")
     how = port_out.write(exported, output, check=True)
     assert "torchvision's logits" in capsys.readouterr().out
-    assert (
-        f"in_torch.create_torch(agenet.frameworks.comparison.engine.Work({model!r}, 32), 10)" in how
-    )
+    assert f"agenet.frameworks.torch_networks.create_torch({model!r}, 32, 10)" in how
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from agenet.frameworks.timing import Engine
+from agenet.frameworks.worker import Worker
 from scripts.benchmarks import models
-from scripts.benchmarks.engines import Engine, Work, not_installed
+from scripts.benchmarks.engines import OpenVino, Work, not_installed
 from scripts.benchmarks.tables import print_roofline
 from scripts.benchmarks.turns import median_ratio, roofline
-from scripts.benchmarks.worker import Worker
 from tests.conftest import run_program
 
 TINY = ["--size=32", "--batch_size=2", "--rounds=1", "--seconds=0", "--peers="]
@@ -90,7 +91,7 @@ class StubWorker(Worker):
 
 
 def test_batch_is_halved_until_it_fits() -> None:
-    workers = [StubWorker(name, Work(), 1.0) for name in ("agenet", "torch", "limits")]
+    workers = [StubWorker(name, Engine, Work(), 1.0) for name in ("agenet", "torch", "limits")]
     args = models.parse(["--rounds=2"])
     found = models.run_stage("training", 8, workers[:2], workers[2], args)
     assert (found["batch"], found["requested"]) == (2, 8)
@@ -121,7 +122,7 @@ def test_a_turn_has_at_least_one_call() -> None:
 
 
 def test_a_crash_is_an_answer() -> None:
-    with Worker("openvino", Work(), 60.0) as worker:  # imports nothing before it prepares
+    with Worker("openvino", OpenVino, Work(), 60.0) as worker:  # imports nothing before it prepares
         assert worker.start() == {}
         os.kill(worker._process.pid, signal.SIGSEGV)
         for method in ("measure", "release"):
@@ -140,7 +141,7 @@ class CrashingWorker(StubWorker):
 @pytest.mark.parametrize("crashing", ["agenet", "openvino"])
 def test_a_crash_is_a_line_of_the_table(crashing: str, capsys: pytest.CaptureFixture[str]) -> None:
     limits, *workers = (
-        (CrashingWorker if name == crashing else StubWorker)(name, Work(), 1.0)
+        (CrashingWorker if name == crashing else StubWorker)(name, Engine, Work(), 1.0)
         for name in ("limits", "agenet", "openvino")
     )
     args = models.parse(["--rounds=2"])
@@ -155,7 +156,8 @@ def test_a_crash_is_a_line_of_the_table(crashing: str, capsys: pytest.CaptureFix
 
 def test_what_is_not_installed_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    worker = Worker("openvino", Work(model="resnet50"), 1.0, missing=not_installed)
+    missing = not_installed("openvino", "resnet50")
+    worker = Worker("openvino", OpenVino, Work(model="resnet50"), 1.0, missing)
     assert worker.start() == {"error": "torch is not installed"}
     assert worker.ask("prepare", "latency", 1) == {"error": "torch is not installed"}
 

@@ -12,7 +12,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from agenet.errors import UserError
-from agenet.frameworks.torch_lite import create_torch
+from agenet.frameworks.timing import Engine
+from agenet.frameworks.worker import Worker
 from agenet.inference.network import load_network
 from agenet.models import create_model
 from agenet.training.losses import describe_heads
@@ -21,9 +22,8 @@ from agenet.weights.load import Weights, save_weights
 from agenet.weights.spec import InputSpec, WeightsSpec
 from scripts.benchmarks import predict
 from scripts.benchmarks.faces import compose_frames, draw_pictures, media_faces, read_pictures
-from scripts.benchmarks.predictors import Loop, Task
+from scripts.benchmarks.predictors import Loop, Task, create_torch
 from scripts.benchmarks.tables import print_problems
-from scripts.benchmarks.worker import Worker
 from tests.conftest import ROOT, run_program
 from tests.random_variables import random_variables
 
@@ -149,7 +149,7 @@ class StubWorker(Worker):
 
     def ask(self, method: str, *arguments: object) -> object:
         self.idle = (1.0, 0.5)
-        if self.engine.endswith("broken"):
+        if self.name.endswith("broken"):
             return {"error": "No module named 'broken'"}
         if method == "measure":
             return [float(next(self.times))]
@@ -159,7 +159,7 @@ class StubWorker(Worker):
 def test_turns_and_what_is_absent(capsys: pytest.CaptureFixture[str]) -> None:
     args = predict.parse(["--rounds=3"])
     workers = {
-        name: StubWorker(f"network: {name}", Task(), 1.0) for name in ("agenet", "broken", "torch")
+        name: StubWorker(name, Engine, Task(), 1.0) for name in ("agenet", "broken", "torch")
     }
     found = predict.run_stage("latency", workers, 1, args)
     # The first has turns 1, 4 and 5; the other 2, 3 and 6.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from agenet.frameworks import networks
+from agenet.frameworks.keras_networks import import_keras
 
 SIZE = 64
 
@@ -17,7 +18,8 @@ def test_pytorch() -> None:
 
     reference = importlib.import_module("scripts.references.levi_hassner_pytorch")
     images = torch.zeros(2, 3, SIZE, SIZE)
-    assert reference.LeviHassner(8)(images).shape == (2, 8)
+    network = reference.create_torch("levi_hassner", SIZE, 8, regular=True)
+    assert network(images).shape == (2, 8)
     transform = reference.transforms(SIZE, train=True)
     assert transform(torch.zeros(3, 80, 80, dtype=torch.uint8)).shape == (3, SIZE, SIZE)
 
@@ -33,7 +35,7 @@ def test_pytorch() -> None:
 def test_keras() -> None:
     if reason := networks.why_not("keras"):
         pytest.skip(reason)
-    networks.import_keras()
+    import_keras()
     reference = importlib.import_module("scripts.references.efficientnet_b0_keras")
     model = reference.create_model(SIZE, "none")
     answers = model(np.zeros((2, SIZE, SIZE, 3), np.float32))

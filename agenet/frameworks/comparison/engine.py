@@ -22,8 +22,8 @@ import safetensors.numpy
 
 from agenet.data.order import evaluation_batches, steps_per_epoch, training_batch
 from agenet.errors import UserError
+from agenet.frameworks.timing import Engine, Figures
 from agenet.labels import TASK_CLASSES
-from scripts.benchmarks.engines import Engine, Figures
 
 Tensors = dict[str, np.ndarray]
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from agenet.frameworks.comparison.engine import AGE, OUTPUTS, RATES, Framework, Tensors, flavour_of
-from scripts.benchmarks.engines import Figures
+from agenet.frameworks.timing import Figures
 
 
 class Jax(Framework):

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from agenet.frameworks.comparison.engine import AGE, OUTPUTS, RATES, Framework, Tensors, Work
-from agenet.frameworks.port_out import assign_keras
-from agenet.weights.names import keras as names
-from scripts.benchmarks.engines import Figures
+from agenet.frameworks import keras_networks
+from agenet.frameworks.comparison.engine import AGE, OUTPUTS, RATES, Framework, Tensors
+from agenet.frameworks.timing import Figures
 
 
 class Keras(Framework):
@@ -38,7 +37,7 @@ class Keras(Framework):
         self.keras = keras
         if work.dtype == "bfloat16":
             keras.config.set_dtype_policy("mixed_bfloat16")
-        self.module = create_keras(work)
+        self.module = keras_networks.create_keras(work.model, work.size, OUTPUTS, work.regular)
         self._begin()
 
     def _begin(self) -> None:
@@ -97,7 +96,8 @@ class Keras(Framework):
             state.assign(np.array([seed, number << 16], np.uint32))
 
     def assign(self, tensors: Tensors) -> None:
-        assign_keras(self.module, keras_from_agenet(tensors, self.work.model))
+        theirs = keras_networks.from_agenet(tensors, self.work.model)
+        keras_networks.assign_keras(self.module, theirs)
         self._begin()
 
     def variables(self) -> Tensors:
@@ -112,7 +112,7 @@ class Keras(Framework):
 
     def _ours(self, values: Mapping[str, Any]) -> Tensors:
         named = {"/".join(path.split("/")[-2:]): np.asarray(v) for path, v in values.items()}
-        return keras_to_agenet(named, self.work.model)
+        return keras_networks.to_agenet(named, self.work.model)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         return np.asarray(self.module.predict_on_batch(images), np.float32)
@@ -151,135 +151,3 @@ def _keras_loss(labels: Any, logits: Any) -> Any:
         losses = ops.sparse_categorical_crossentropy(ops.maximum(truth, 0), part, from_logits=True)
         total += ops.sum(losses * known) / ops.maximum(ops.sum(known), 1.0)
     return total
-
-
-def create_keras(work: Work, outputs: int = OUTPUTS) -> Any:
-    """The model, computing as `flavour_of` says, and taking its input as it is."""
-    import keras
-
-    if work.model == "levi_hassner":
-        return _keras_levi_hassner(work, outputs)
-    shape = (work.size, work.size, 3)
-    common: Any = {"weights": None, "classes": outputs, "classifier_activation": None}
-    if work.model == "resnet50":
-        model = keras.applications.ResNet50(input_shape=shape, **common)
-        model = keras.models.clone_model(model, clone_function=_as_torchvision)
-        if not work.regular:
-            return model
-        x = keras.layers.Dropout(0.2)(model.get_layer("predictions").input)
-        return keras.Model(model.input, model.get_layer("predictions")(x))
-    from keras.src.applications import efficientnet
-
-    # Here, since JAX would count for Keras's start and memory.
-    from agenet.models.efficientnet import VARIANTS as SCALES
-
-    variant = work.model.removeprefix("efficientnet_")
-    scale, lite = SCALES[variant], variant.startswith("lite")
-    if lite and variant != "lite0":
-        raise NotImplementedError("of Lite only Lite0 can be put together from Keras applications")
-    blocks = [
-        block | ({"se_ratio": 0.0} if lite else {}) for block in efficientnet.DEFAULT_BLOCKS_ARGS
-    ]
-    model = efficientnet.EfficientNet(
-        scale.width,
-        scale.depth,
-        scale.input_size,
-        dropout_rate=0.2 * work.regular,
-        drop_connect_rate=0.2 * work.regular,
-        activation="relu6" if lite else "swish",
-        blocks_args=blocks,
-        input_shape=shape,
-        weights_name=variant,
-        **common,
-    )
-
-    def unscaled(layer: Any) -> Any:
-        config = layer.get_config()
-        if isinstance(layer, keras.layers.Rescaling):
-            config["scale"] = 1.0
-        return type(layer).from_config(config)
-
-    return keras.models.clone_model(model, clone_function=unscaled)
-
-
-def _as_torchvision(layer: Any) -> Any:
-    """A layer of Keras's ResNet with strides, padding, biases and constants as torchvision's."""
-    import keras
-
-    class Padded(keras.layers.Conv2D):
-        """With a zero on every side."""
-
-        def call(self, x: Any) -> Any:
-            return super().call(keras.ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
-
-        def compute_output_shape(self, shape: Any) -> Any:
-            batch, rows, columns, channels = shape
-            return super().compute_output_shape((batch, rows + 2, columns + 2, channels))
-
-    config, kind = layer.get_config(), type(layer)
-    if isinstance(layer, keras.layers.BatchNormalization):
-        config |= {"epsilon": 1e-5, "momentum": 0.9}
-    elif isinstance(layer, keras.layers.Conv2D):
-        config["use_bias"] = False
-        first = layer.name.startswith(("conv3_block1_", "conv4_block1_", "conv5_block1_"))
-        if layer.name.endswith("_1_conv"):
-            config["strides"] = (1, 1)
-        elif layer.name.endswith("_2_conv"):
-            kind = Padded
-            config |= {"padding": "valid", "strides": (2, 2) if first else (1, 1)}
-    return kind.from_config(config)
-
-
-def _keras_levi_hassner(work: Work, outputs: int) -> Any:
-    import keras
-    from keras import layers, ops
-
-    class LocalResponseNorm(layers.Layer):
-        """Over five channels, as torch.nn.LocalResponseNorm(5)."""
-
-        def call(self, x: Any) -> Any:
-            squares = ops.pad(ops.square(x), ((0, 0), (0, 0), (0, 0), (2, 2)))
-            total = sum(squares[..., i : i + x.shape[-1]] for i in range(5))
-            return x / ops.power(1 + 1e-4 / 5 * total, 0.75)
-
-    rate = 0.5 * work.regular
-    x = inputs = keras.Input((work.size, work.size, 3))
-    for number, (features, size, stride, padding) in enumerate(
-        ((96, 7, 4, 1), (256, 5, 1, 2), (384, 3, 1, 1)), 1
-    ):
-        x = layers.ZeroPadding2D(padding)(x)
-        x = layers.Conv2D(features, size, stride, activation="relu", name=f"conv{number}")(x)
-        # Nothing is below zero after a ReLU, so that zeros take no maximum.
-        x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))
-        x = LocalResponseNorm()(x) if number < 3 else x
-    x = layers.Flatten()(x)
-    for name in ("fc1", "fc2"):
-        x = layers.Dropout(rate)(layers.Dense(512, activation="relu", name=name)(x))
-    return keras.Model(inputs, layers.Dense(outputs, name="predictions")(x))
-
-
-def keras_from_agenet(tensors: Tensors, model: str) -> Tensors:
-    """From agenet's names and layout to Keras's."""
-    if model != "levi_hassner":
-        return _rgb(names.from_agenet(tensors, model))
-    return {
-        "/".join(n.replace("heads/classes", "predictions").split("/")[-2:]): v
-        for n, v in tensors.items()
-    }
-
-
-def keras_to_agenet(tensors: Tensors, model: str) -> Tensors:
-    """From Keras's names and layout to agenet's."""
-    if model != "levi_hassner":
-        return names.to_agenet(_rgb(tensors), model)
-    return {
-        f"params/{'' if n.startswith('predictions') else 'backbone/'}"
-        f"{n.replace('predictions', 'heads/classes')}": v
-        for n, v in tensors.items()
-    }
-
-
-def _rgb(tensors: Tensors) -> Tensors:
-    """Between a ResNet that takes BGR, as Keras's does, and one that takes RGB."""
-    name = "conv1_conv/kernel"
-    return tensors | ({name: tensors[name][:, :, ::-1]} if name in tensors else {})

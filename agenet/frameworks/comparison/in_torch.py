@@ -5,13 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from agenet.frameworks.comparison.engine import AGE, OUTPUTS, RATES, Framework, Tensors, Work
-from agenet.frameworks.networks import import_torchvision
-from agenet.weights.names import torchvision
-from agenet.weights.names.common import from_torch, to_torch
-from scripts.benchmarks.engines import Figures
-
-DENSE = ("conv1", "conv2", "conv3", "fc1", "fc2")  # of Levi and Hassner's network
+from agenet.frameworks import torch_networks
+from agenet.frameworks.comparison.engine import AGE, OUTPUTS, RATES, Framework, Tensors
+from agenet.frameworks.timing import Figures
+from agenet.frameworks.torch_networks import import_torchvision
 
 
 class Torch(Framework):
@@ -32,7 +29,8 @@ class Torch(Framework):
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")  # TF32, as JAX by default
         self.dtype = torch.float64 if work.dtype == "float64" else torch.float32
-        self.module = create_torch(work).to(self.device, self.dtype)
+        module = torch_networks.create_torch(work.model, work.size, OUTPUTS, regular=work.regular)
+        self.module = module.to(self.device, self.dtype)
         self.format = torch.contiguous_format
         if "channels_last" in work.options:
             self.format = torch.channels_last
@@ -67,7 +65,7 @@ class Torch(Framework):
         self.torch.manual_seed(seed)
 
     def assign(self, tensors: Tensors) -> None:
-        theirs = torch_names(tensors, self.work.model)
+        theirs = torch_networks.from_agenet(tensors, self.work.model)
         state = {name: self.torch.tensor(value) for name, value in theirs.items()}
         missing, strange = self.module.load_state_dict(state, strict=False)
         missing = [name for name in missing if not name.endswith("num_batches_tracked")]
@@ -79,7 +77,9 @@ class Torch(Framework):
 
     def _ours(self, state: Mapping[str, Any]) -> Tensors:
         # The running statistics tell the map which layers are batch normalisation.
-        return agenet_names({n: v.cpu().numpy() for n, v in state.items()}, self.work.model)
+        return torch_networks.to_agenet(
+            {n: v.cpu().numpy() for n, v in state.items()}, self.work.model
+        )
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         return self.infer(self.place(images, np.zeros((len(images), 2)))).float().cpu().numpy()
@@ -143,94 +143,3 @@ class Torch(Framework):
     def peak(self) -> int:
         cuda = self.device == "cuda"
         return int(self.torch.cuda.max_memory_allocated()) if cuda else super().peak()
-
-
-def create_torch(work: Work, outputs: int = OUTPUTS) -> Any:
-    """The module, computing as `flavour_of` says."""
-    import torch
-
-    nn = torch.nn
-    if work.model == "levi_hassner":
-        return _torch_levi_hassner(work, outputs)
-    models = import_torchvision().models
-    if work.model == "resnet50":
-        module = models.resnet50(num_classes=outputs)
-        drop = nn.Dropout(0.2 * work.regular)
-        module.fc.register_forward_pre_hook(lambda _, inputs: drop.train(module.training)(*inputs))
-        return module
-    rates = {"dropout": 0.2 * work.regular, "stochastic_depth_prob": 0.2 * work.regular}
-    lite = "lite" in work.model
-    name = work.model.replace("lite", "b")
-    module = getattr(models, name)(num_classes=outputs, **rates)
-    for part in [*module.modules()]:
-        if isinstance(part, nn.BatchNorm2d):
-            part.eps, part.momentum = 1e-3, 0.01
-        if isinstance(part, nn.Conv2d) and part.stride[0] == 2:
-            part.padding = (0, 0)
-            part.register_forward_pre_hook(_pad_same)
-        for child_name, child in [*part.named_children()] if lite else []:
-            if isinstance(child, nn.SiLU):
-                setattr(part, child_name, nn.ReLU6())
-            elif type(child).__name__ == "SqueezeExcitation":
-                setattr(part, child_name, nn.Identity())
-    return module
-
-
-def _pad_same(conv: Any, inputs: Any) -> Any:
-    """As many zeros as TensorFlow adds before a convolution of stride two, the odd one behind."""
-    import torch
-
-    (x,) = inputs
-    size, stride = conv.kernel_size[0], conv.stride[0]
-    rows, columns = (max((-(-n // stride) - 1) * stride + size - n, 0) for n in x.shape[2:])
-    zeros = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-    return (torch.nn.functional.pad(x, zeros),)
-
-
-def _torch_levi_hassner(work: Work, outputs: int) -> Any:
-    from torch import nn
-
-    rate = 0.5 * work.regular
-    side = (work.size - 5) // 4 + 1
-    for _ in range(3):
-        side = (side - 1) // 2 + 1
-
-    class LeviHassner(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv1 = nn.Conv2d(3, 96, 7, stride=4, padding=1)
-            self.conv2 = nn.Conv2d(96, 256, 5, padding=2)
-            self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
-            self.fc1 = nn.Linear(384 * side * side, 512)
-            self.fc2 = nn.Linear(512, 512)
-            self.classifier = nn.Linear(512, outputs)
-            self.pool = nn.MaxPool2d(3, stride=2, padding=1)
-            self.norm = nn.LocalResponseNorm(5)
-            self.drop = nn.Dropout(rate)
-
-        def forward(self, x: Any) -> Any:
-            x = self.norm(self.pool(self.conv1(x).relu()))
-            x = self.norm(self.pool(self.conv2(x).relu()))
-            x = self.pool(self.conv3(x).relu())
-            # As rows, columns, channels, so that the matrix needs no reordering.
-            x = x.permute(0, 2, 3, 1).flatten(1)
-            x = self.drop(self.fc1(x).relu())
-            return self.classifier(self.drop(self.fc2(x).relu()))
-
-    return LeviHassner()
-
-
-def torch_names(tensors: Tensors, model: str) -> Tensors:
-    """From agenet's names and layout to PyTorch's."""
-    if model != "levi_hassner":
-        return torchvision.from_agenet(tensors, model)
-    modules = {f"backbone/{name}": name for name in DENSE} | {"heads/classes": "classifier"}
-    return to_torch(tensors, modules, "PyTorch")
-
-
-def agenet_names(tensors: Tensors, model: str) -> Tensors:
-    """From PyTorch's names and layout to agenet's."""
-    if model != "levi_hassner":
-        return torchvision.to_agenet(tensors, model)
-    modules = {name: f"backbone/{name}" for name in DENSE} | {"classifier": "heads/classes"}
-    return from_torch(tensors, modules.get, "PyTorch")

@@ -14,14 +14,14 @@ import numpy as np
 from agenet.frameworks.comparison.data import folder_of, initial_of
 from agenet.frameworks.comparison.difference import differences
 from agenet.frameworks.comparison.engine import AGE, VARIANTS, Faces, Work, read_faces
-from agenet.frameworks.comparison.engines import ENGINES, not_installed
+from agenet.frameworks.comparison.engines import ENGINES
 from agenet.frameworks.comparison.results import Results, log
-from scripts.benchmarks.engines import Figures
-from scripts.benchmarks.worker import Worker
+from agenet.frameworks.timing import Figures
+from agenet.frameworks.worker import Worker
 
 
 def _worker(name: str, work: Work, args: Namespace) -> Worker:
-    return Worker(name, work, args.limit, ENGINES, not_installed)
+    return Worker(name, ENGINES[name], work, args.limit)
 
 
 def agree(

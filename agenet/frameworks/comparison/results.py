@@ -12,7 +12,7 @@ from typing import Any
 
 from agenet.errors import UserError
 from agenet.files import write_file
-from scripts.benchmarks.engines import Figures
+from agenet.frameworks.timing import Figures
 
 RESULTS = "results.json"
 # Of settings, what only adds to what is there.

@@ -1,41 +1,45 @@
-"""A framework of a benchmark in a process of its own, asked for one turn at a time.
+"""Runs a framework in a process of its own and calls its methods from this one.
 
-Between its turns it is idle, and says how much of a core it used nevertheless: the threads of some
-libraries wait by spinning, which would slow down whoever's turn it is.
+Between calls the process should be idle. It reports how much processor time it used nevertheless:
+the threads of some libraries wait by spinning, which slows down whatever is measured next.
 """
 
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from agenet.errors import UserError
-from scripts.benchmarks.engines import ENGINES, Figures
+from agenet.frameworks.timing import Figures
 
 _MOMENT = 5.0  # seconds
 
 
 class Worker:
-    """The process; whatever fails in it is an answer {"error": one line}.
+    """A process that holds one engine. Any failure in it is returned as {"error": one line}.
 
-    `limit` are the seconds after which it is ended for not answering; `kinds` the engines by name,
-    classes that are made of a work, and `missing` tells what one lacks for a network.
+    Args:
+        name: of the engine, for messages and tables.
+        kind: class of the engine; it is called with `work` in the process.
+        work: what the engine is to do; it is pickled.
+        limit: seconds after which a process that does not answer is ended.
+        missing: a module that the engine needs and that is not installed, if there is one.
+
+    Attributes:
+        idle: seconds that the process waited before the last call, and how many of them its
+            threads were busy nevertheless.
     """
 
     def __init__(
-        self,
-        engine: str,
-        work: Any,
-        limit: float,
-        kinds: Mapping[str, Callable[[Any], Any]] = ENGINES,
-        missing: Callable[[str, str], str] = lambda engine, model: "",
+        self, name: str, kind: Callable[[Any], Any], work: Any, limit: float, missing: str = ""
     ) -> None:
-        self.engine, self.work, self.limit, self.error = engine, work, limit, ""
-        self._kinds, self._missing = kinds, missing
-        self.idle = (0.0, 0.0)  # seconds before the last question, and how many of them busy
+        self.name, self.work, self.limit = name, work, limit
+        self.error = f"{missing} is not installed" if missing else ""
+        self.idle = (0.0, 0.0)
+        self._kind = kind
         self._process: Any = None
 
     def __enter__(self) -> Self:
@@ -45,15 +49,13 @@ class Worker:
         self.close()
 
     def start(self) -> Figures:
-        """Creates the engine: its description, or an error that stays for all that follows."""
-        if missing := self._missing(self.engine, self.work.model):
-            self.error = f"{missing} is not installed"
+        """Creates the engine and returns its description, or an error that later calls repeat."""
         if self.error:
             return {"error": self.error}
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        arguments = (theirs, self._kinds[self.engine], self.work)
-        # No daemon, as these may have no processes of their own to load pictures.
+        arguments = (theirs, self._kind, self.work)
+        # Not a daemon: those may not start the processes that load images.
         self._process = context.Process(target=_serve, args=arguments)
         self._process.start()
         theirs.close()
@@ -62,7 +64,7 @@ class Worker:
         return description
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """What a method of the engine answers."""
+        """Calls a method of the engine and returns its result."""
         if self.error:
             return {"error": self.error}
         try:
@@ -73,14 +75,14 @@ class Worker:
             self.error = f"took longer than {self.limit:.0f} s"
         except (EOFError, ConnectionError):
             self._process.join()
-            # The system ends whoever takes more memory than there is.
+            # Linux kills a process when memory runs out.
             full = ", out of memory?" if self._process.exitcode == -signal.SIGKILL else ""
             self.error = f"its process ended with code {self._process.exitcode}{full}"
         self.close()
         return {"error": self.error}
 
     def close(self) -> None:
-        """Ends the process, which has a moment to end what it has started."""
+        """Ends the process, after a moment in which it may end its own child processes."""
         if self._process:
             self._connection.close()
             self._process.join(_MOMENT)
@@ -90,8 +92,8 @@ class Worker:
 
 
 def _serve(connection: Connection, kind: Callable[[Any], Any], work: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-    os.dup2(2, 1)  # what libraries print is no part of the table
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends this one
+    os.dup2(2, 1)  # what libraries print must not mix with the table
     instance: Any = None
 
     def start() -> Figures:
@@ -108,13 +110,13 @@ def _serve(connection: Connection, kind: Callable[[Any], Any], work: Any) -> Non
         idle = (time.perf_counter() - wall, time.process_time() - busy)
         try:
             answer = start() if method == "start" else getattr(instance, method)(*arguments)
-        except Exception as error:  # Any: a framework's failure is a line in the table.
+        except Exception as error:  # Any: a framework's failure becomes a line of the table.
             answer = {"error": _one_line(error)}
         connection.send((answer, idle))
 
 
 def _one_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    told = isinstance(error, UserError | ModuleNotFoundError)
-    named = text if told else f"{type(error).__name__}: {text}"
+    is_plain = isinstance(error, UserError | ModuleNotFoundError)
+    named = text if is_plain else f"{type(error).__name__}: {text}"
     return named.splitlines()[0][:200]
