@@ -1,4 +1,4 @@
-"""Which network a file of another source's is of, and what it is to be given."""
+"""Finds out which network a weights file of another framework belongs to, and its input."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from agenet.models import MODELS, create_model
 from agenet.weights.known import KNOWN, KnownWeights
 from agenet.weights.spec import InputSpec, WeightsSpec
 
-# Of the networks of each source.
+# The flavours of the networks of each source.
 _FLAVOURS = {
     "torchvision": ("torchvision",),
     "timm": ("timm", "tensorflow"),
@@ -22,27 +22,27 @@ _FLAVOURS = {
 def identify(
     path: Path, source: str, model: str, flavour: str, known: KnownWeights | None
 ) -> tuple[WeightsSpec, bool]:
-    """What a file with names of `source` is, and whether it is one of the known.
+    """Returns the specification of a file with names of `source`, and whether the file is known.
 
-    Known is what was fetched for the entry `known`, or has the hash of an entry. Another file must
-    be of the network `model`; the flavour follows from the source unless that has several; the
-    classes are left empty.
+    A file is known if it was downloaded for the entry `known`, or has the hash of an entry. For
+    other files `model` is required, and `flavour` if the source has several; their specification
+    has no classes.
 
     Raises:
-        UserError: the file is not known and it is not clear what it is, or it is known not to be
-            of this source.
+        UserError: the file is not known and its network is not clear, or it is known to be of
+            another source.
     """
     sha256 = hash_file(path, "sha256")
     known = known or _find_by_hash(path, source, sha256)
     if known is None:
         return _assume(path, source, model, flavour, sha256), False
     if known.source != source:
-        raise UserError(f"{path}: has names of {source}, unlike {known.name}")
+        raise UserError(f"{path}: has tensor names of {source}, unlike {known.name}")
     return replace(known.spec, sha256=sha256), True
 
 
 def _find_by_hash(path: Path, source: str, sha256: str) -> KnownWeights | None:
-    # These hashes only recognise a file, they do not vouch for it.
+    # Eight digits of a hash identify a file; they do not authenticate it.
     digests = {"sha256": sha256, "md5": hash_file(path, "md5")}
     for entry in KNOWN:
         digest = digests[entry.hash.algorithm]
@@ -52,22 +52,24 @@ def _find_by_hash(path: Path, source: str, sha256: str) -> KnownWeights | None:
 
 
 def _assume(path: Path, source: str, model: str, flavour: str, sha256: str) -> WeightsSpec:
-    """What a file that is not in the table must be, from its source and what the caller says."""
+    """Returns the specification of a file that is not in the table."""
     if not model:
         raise UserError(
-            f"{path}: has names of {source} but is not in the table of known weights: say which "
-            f"network it is of, one of {', '.join(MODELS)}"
+            f"{path}: has tensor names of {source} but is not in the table of known weights: give "
+            f"--model, its network, one of {', '.join(MODELS)}"
         )
     network = create_model(model, {}, flavour=flavour).backbone
     flavours = [f for f in network.FLAVOURS if f in _FLAVOURS[source]]
     if not flavours:
-        raise UserError(f"{path}: has names of {source}, which has no {model}")
+        raise UserError(f"{path}: has tensor names of {source}, which has no {model}")
     if flavour and flavour not in flavours:
-        raise UserError(f"{path}: names of {source} go with flavour {flavours[0]}, not {flavour}")
+        raise UserError(
+            f"{path}: tensor names of {source} belong to flavour {flavours[0]}, not {flavour}"
+        )
     if not flavour and len(flavours) > 1:
         raise UserError(
-            f"{path}: names of {source} do not tell the flavour: say {' or '.join(flavours)} "
-            "(timm's tf_ networks are tensorflow)"
+            f"{path}: tensor names of {source} leave the flavour open: give --flavour, "
+            f"{' or '.join(flavours)} (timm's tf_ networks are tensorflow)"
         )
     flavour = flavour or flavours[0]
     return WeightsSpec(
@@ -83,7 +85,7 @@ def _assume(path: Path, source: str, model: str, flavour: str, sha256: str) -> W
 
 
 def _usual_input(source: str, model: str, flavour: str, size: int) -> InputSpec:
-    """That of the known weights of this network and source, or of the source's other networks."""
+    """Returns the input of known weights of this network, or of others, from the same source."""
     alike = [entry for entry in KNOWN if (entry.source, entry.flavour) == (source, flavour)]
     for entry in alike:
         if entry.model == model:

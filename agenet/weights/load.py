@@ -1,6 +1,5 @@
-"""From a file of weights to the variables of a network, strictly; and back into a file."""
+"""Reads weights files, loads them strictly into a network, and saves weights to a file."""
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from flax.core import FrozenDict, freeze
 from flax.traverse_util import empty_node, flatten_dict, unflatten_dict
 
 from agenet.errors import UserError, printable
+from agenet.files import write_file
 from agenet.weights.bundled import DEFAULT_FILE, DEFAULT_TRAINED_ON
 from agenet.weights.formats import TensorFile, read_tensors
 from agenet.weights.identify import identify
@@ -29,9 +29,9 @@ class Weights:
     """Pre-trained weights in our layout.
 
     Attributes:
-        tensors: by names such as "params/backbone/conv1/kernel", "batch_stats/backbone/bn1/mean"
-            or "params/heads/imagenet/kernel".
-        spec: what network they are for, what it is to be given, where they come from.
+        tensors: arrays by names such as "params/backbone/conv1/kernel",
+            "batch_stats/backbone/bn1/mean" or "params/heads/imagenet/kernel".
+        spec: their network, the input it expects, and their provenance.
     """
 
     tensors: dict[str, np.ndarray]
@@ -41,15 +41,16 @@ class Weights:
 def read_weights(
     path: str | Path, model: str = "", flavour: str = "", known: KnownWeights | None = None
 ) -> Weights:
-    """Reads weights of any source that there is a name map for, or our own.
+    """Reads a weights file of our own format, or of any source with a name map.
 
-    Our own files say what they are. Of others the source shows in their names, and the network in
-    the table of known files, either by `known`, the entry the file was fetched for, or by its
-    hash. A file that is not in the table needs `model` and sometimes `flavour`, and is taken to
-    want the input that its source usually gives that network.
+    Our own files contain their specification. For other files the names of the tensors show the
+    source, and the table of known files gives the rest: by `known`, the entry that the file was
+    downloaded for, or by the file's hash. A file that is not in the table needs `model` and
+    sometimes `flavour`; it is assumed to expect the usual input of that network and source.
 
     Raises:
-        UserError: the file cannot be read, or is not of the network `model`, or not of `flavour`.
+        UserError: the file cannot be read, or is of another network than `model`, or of another
+            flavour than `flavour`.
     """
     path = Path(path)
     file = read_tensors(path)
@@ -72,16 +73,15 @@ def load_into(
     weights: Weights | Mapping[str, np.ndarray],
     new: Sequence[str] = ("heads",),
 ) -> Mapping[str, Any]:
-    """Variables of a network with parameters and batch-norm statistics replaced by the weights.
+    """Returns the variables of a network with its parameters and statistics from the weights.
 
     Every leaf of "params" and "batch_stats" is replaced, in float32, except those below the paths
-    `new`, such as "heads" or "heads/gender", which keep their values; what the weights have there
-    is ignored. Leaves of `variables` may be arrays or their shapes; the result has the same
-    structure.
+    `new`, such as "heads" or "heads/gender". Those keep their values, and weights for them are
+    ignored. Leaves of `variables` may be arrays or shapes; the result has the same structure.
 
     Raises:
-        UserError: a leaf is missing, left over, of another shape, not finite, or a variance is
-            negative; or a path of `new` is nowhere in the network.
+        UserError: a leaf is missing, left over, of another shape or not finite, or a variance is
+            negative; or the network has no path of `new`.
     """
     if isinstance(weights, Weights):
         weights = weights.tensors
@@ -92,34 +92,35 @@ def load_into(
         if leaf is not empty_node and name.partition("/")[0] in COLLECTIONS
     }
     _check_new(names, new)
-    wanted = {name for name in names if not below(name, new)}
-    offered = {name for name in weights if not below(name, new)}
+    needed = {name for name in names if not below(name, new)}
+    given = {name for name in weights if not below(name, new)}
     other_shape = [
         f"{name} {np.shape(weights[name])}, not {flat[name].shape}"
-        for name in wanted & offered
+        for name in needed & given
         if np.shape(weights[name]) != flat[name].shape
     ]
-    _refuse(
+    _check_empty(
         "the weights do not fit the network",
         {
-            "missing": wanted - offered,
-            "left over": offered - wanted,
+            "missing": needed - given,
+            "left over": given - needed,
             "of another shape": other_shape,
         },
     )
-    loaded = {name: _float32(weights[name]) for name in wanted}
-    _refuse_values(loaded)
+    loaded = {name: _float32(weights[name]) for name in needed}
+    _check_values(loaded)
     result = unflatten_dict(flat | loaded, sep="/")
     return freeze(result) if isinstance(variables, FrozenDict) else result
 
 
 def save_weights(path: str | Path, weights: Weights, *, half: bool = False) -> None:
-    """Writes a safetensors file that appears under its name only when it is complete.
+    """Writes a safetensors file atomically.
 
-    `half` stores what has two axes or more, nearly all there is, in 16 bits.
+    With `half`, tensors of two or more axes, which are nearly all of the weights, are stored in
+    16 bits.
 
     Raises:
-        UserError: values are not finite, or `weights.spec` is not what `read_weights` would take.
+        UserError: values are not finite, or `read_weights` would reject `weights.spec`.
         OSError: the file cannot be written.
     """
     path = Path(path)
@@ -131,17 +132,13 @@ def save_weights(path: str | Path, weights: Weights, *, half: bool = False) -> N
             name: tensor.astype(np.float16) if tensor.ndim > 1 else tensor
             for name, tensor in tensors.items()
         }
-    _refuse_values(tensors)
+    _check_values(tensors)
     data = safetensors.numpy.save(tensors, {METADATA_KEY: text})
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        unfinished.write_bytes(data)
-        os.replace(unfinished, path)
+        write_file(path, data)
     except OSError as error:
-        error.filename = str(path)  # the one that the user knows
+        error.filename = str(path)  # Not the temporary file's name.
         raise
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _read_own(path: Path, file: TensorFile) -> Weights:
@@ -159,7 +156,7 @@ def _read_foreign(
     source = detect(file.tensors)
     if source is None:
         raise UserError(
-            f"{path}: no network of ours has these names: {list_names(sorted(file.tensors))}"
+            f"{path}: no known network has these names: {list_names(sorted(file.tensors))}"
         )
     spec, is_known = identify(path, source, model, flavour, known)
     try:
@@ -168,7 +165,9 @@ def _read_foreign(
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (ValueError, IndexError, TypeError, ArithmeticError) as error:
-        raise UserError(f"{path}: a shape that no tensor of {spec.model} has ({error})") from None
+        raise UserError(
+            f"{path}: a tensor has a shape that does not occur in {spec.model} ({error})"
+        ) from None
     if not is_known:
         spec = replace(spec, classes=_classes(tensors, path))
     if normalisation is not None:
@@ -176,7 +175,9 @@ def _read_foreign(
         if not is_known:
             spec = replace(spec, input=replace(spec.input, mean=mean, std=std))
         elif not np.allclose((mean, std), (spec.input.mean, spec.input.std), atol=1e-3):
-            raise UserError(f"{path}: takes the mean {mean} and deviation {std} from its input")
+            raise UserError(
+                f"{path}: subtracts the mean {mean} and divides by {std}, unlike the known file"
+            )
     _check_classes(tensors, spec, path)
     return Weights(tensors, spec)
 
@@ -184,8 +185,8 @@ def _read_foreign(
 def _check_flavour(spec: WeightsSpec, flavour: str) -> None:
     if spec.flavour != flavour:
         raise UserError(
-            f"these weights of {spec.model} are for its flavour {spec.flavour!r}, not {flavour!r}: "
-            f"with the other they would lose accuracy; use flavour {spec.flavour!r}"
+            f"these weights of {spec.model} are for its flavour {spec.flavour!r}, not {flavour!r}, "
+            f"where they would lose accuracy: use flavour {spec.flavour!r}"
         )
 
 
@@ -204,7 +205,7 @@ def _classes(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, int]:
 
 
 def _check_classes(tensors: Mapping[str, np.ndarray], spec: WeightsSpec, path: Path) -> None:
-    # An ordinal head has two outputs however many classes it orders.
+    # An ordinal head has two outputs, whatever its number of classes.
     classes = {
         task: spec.classes.get(task, count) if spec.heads.get(task) == "ordinal" else count
         for task, count in _classes(tensors, path).items()
@@ -224,24 +225,24 @@ def _check_new(names: set[str], new: Sequence[str]) -> None:
     for path in new:
         if not any(below(name, (path,)) for name in names):
             tops = sorted({"/".join(name.split("/")[1:3]) for name in names})
-            raise UserError(f"the network has no {path!r} to begin anew; it has {', '.join(tops)}")
+            raise UserError(f"the network has no {path!r} to initialise; it has {', '.join(tops)}")
 
 
-def _refuse(title: str, groups: Mapping[str, Collection[str]]) -> None:
-    """Raises UserError unless all the groups are empty."""
+def _check_empty(title: str, groups: Mapping[str, Collection[str]]) -> None:
+    """Raises `UserError` unless all groups are empty."""
     found = [f"{kind}: {list_names(sorted(names))}" for kind, names in groups.items() if names]
     if found:
         raise UserError(f"{title}: {'; '.join(found)}")
 
 
 def _float32(tensor: Any) -> np.ndarray:
-    """A copy, in rows; what is beyond float32's range becomes infinite."""
+    """Copies to float32 in C order; values beyond its range become infinite."""
     with np.errstate(over="ignore"):
         return np.array(tensor, np.float32, order="C")
 
 
-def _refuse_values(tensors: Mapping[str, np.ndarray]) -> None:
-    _refuse(
+def _check_values(tensors: Mapping[str, np.ndarray]) -> None:
+    _check_empty(
         "the weights are damaged",
         {
             "not finite": [name for name, value in tensors.items() if not np.isfinite(value).all()],

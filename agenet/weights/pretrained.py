@@ -1,4 +1,4 @@
-"""Networks with pre-trained weights, ready to run, and pictures as they want them."""
+"""Loads a network with pre-trained weights, and prepares images for it."""
 
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ _INTERPOLATIONS = {
 
 
 class Pretrained(NamedTuple):
-    """A network, its variables (`model.apply(variables, images)`) and what they are."""
+    """A network, its variables for `model.apply(variables, images)`, and their specification."""
 
     model: Classifier
     variables: dict[str, Any]
@@ -36,16 +36,16 @@ class Pretrained(NamedTuple):
 def load_pretrained(
     model: str, init: str = "imagenet", *, flavour: str = "", dtype: DTypeLike = jnp.float32
 ) -> Pretrained:
-    """The network `model` with the weights `init` and the heads that they were published with.
+    """Returns the network `model` with the weights `init` and the heads published with them.
 
     Args:
         model: a name of `agenet.models.MODELS`.
-        init: "imagenet", a name of `agenet.weights.known.KNOWN`, or a file of weights.
-        flavour: of the network, where there are weights for several.
+        init: "imagenet", "default", a name in `agenet.weights.known.KNOWN`, or a weights file.
+        flavour: variant of the network, if there are weights for several.
         dtype: of the computation.
 
     Raises:
-        UserError: there are no such weights, they cannot be had, or they do not fit.
+        UserError: there are no such weights, they are not available, or they do not fit.
     """
     found = find_init(init, model, flavour)
     if isinstance(found, KnownWeights):
@@ -53,7 +53,7 @@ def load_pretrained(
     elif found.is_file():
         weights = read_weights(found, model=model, flavour=flavour)
     else:
-        raise UserError(f"{found} is not a file of weights")
+        raise UserError(f"{found} is not a weights file")
     spec = weights.spec
     network = create_model(model, spec.classes, flavour=spec.flavour, dtype=dtype)
     images = jnp.zeros((1, spec.input.size, spec.input.size, 3))
@@ -62,16 +62,23 @@ def load_pretrained(
     return Pretrained(network, variables, spec)
 
 
-def prepare_image(picture: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """A picture uint8 [H, W, 3], RGB, as a network takes it: float32 [size, size, 3].
+def prepare_image(image: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """Crops, resizes and normalises an image for a network.
 
-    The central square of `crop_fraction` of the shorter side, resized and normalised. What is
-    made smaller is averaged over areas, as resizing with antialiasing nearly does.
+    Takes the central square of `crop_fraction` of the shorter side. Downsizing averages over
+    areas, which comes close to resizing with antialiasing.
+
+    Args:
+        image: RGB, uint8 [H, W, 3].
+        spec: the input that the network expects.
+
+    Returns:
+        float32 [size, size, 3].
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     side = max(round(min(height, width) * spec.crop_fraction), 1)
     top, left = (height - side) // 2, (width - side) // 2
-    square = np.ascontiguousarray(picture[top : top + side, left : left + side])
+    square = np.ascontiguousarray(image[top : top + side, left : left + side])
     method = cv2.INTER_AREA if side > spec.size else _INTERPOLATIONS[spec.interpolation]
     resized = cv2.resize(square, (spec.size, spec.size), interpolation=method)
     mean, std = (np.asarray(values, np.float32) for values in (spec.mean, spec.std))

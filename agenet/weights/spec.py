@@ -1,4 +1,4 @@
-"""What a weights file says of itself: its network, its input and where it comes from."""
+"""Specification of a set of weights: its network, input and provenance, as stored in its file."""
 
 import base64
 import json
@@ -12,12 +12,12 @@ from agenet.labels import HEADS
 
 RGB = tuple[float, float, float]
 
-# The namings that there is a name map for, and our own, of networks trained here.
+# The naming schemes with a name map, and our own.
 SOURCES = ("torchvision", "timm", "keras", "lite", "caffe", "agenet")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "lanczos")
 _LONGEST_TEXT = 1000
-_LONGEST_JSON = 10_000_000  # persons of the largest data sets take a tenth of it
-# What `trained_on` says instead of persons: everybody of the data set but for its fold 0.
+_LONGEST_JSON = 10_000_000  # ten times what the largest data set's subjects take
+# A value of `trained_on`: all subjects of the data set except those of its fold 0.
 NOT_FOLD_0 = "all outside fold 0"
 _LARGEST_SIZE = 10_000
 _MOST_TASKS = 100
@@ -26,17 +26,17 @@ _MOST_CLASSES = 1_000_000
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The picture that the network in this package is to be given with these weights.
+    """The input that a network of this package expects with these weights.
 
-    The network sees `(image - mean) / std` of an RGB image with values 0 to 255, whatever channel
-    order and range the weights' own framework used.
+    The network takes `(image - mean) / std` of an RGB image with values 0 to 255, whatever channel
+    order and range the framework of origin uses.
 
     Attributes:
         size: side of the square input, in pixels.
-        mean: per channel R, G, B, in units of 0 to 255.
-        std: likewise.
-        interpolation: of resizing, one of `INTERPOLATIONS`.
-        crop_fraction: side of the central crop as a fraction of the resized picture's shorter side.
+        mean: mean per channel R, G, B, for values from 0 to 255.
+        std: standard deviation, likewise.
+        interpolation: method of resizing, one of `INTERPOLATIONS`.
+        crop_fraction: side of the central crop as a fraction of the resized image's shorter side.
     """
 
     size: int
@@ -48,22 +48,22 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class WeightsSpec:
-    """Provenance and use of a set of weights.
+    """Network, input and provenance of a set of weights.
 
     Attributes:
         model: name of the network in the registry, such as "resnet50".
         flavour: variant of the network that the weights need, such as "torchvision".
         classes: number of classes of each task, such as {"imagenet": 1000}; none for a backbone
             without heads.
-        input: what the network is to be given.
-        source: the naming of the original file, one of `SOURCES`.
-        origin: address, or package, that the original file came from.
-        sha256: of the original file, 64 hexadecimal digits; None where it is not known.
-        licence: of the weights, as their publisher states it.
-        heads: how the logits of each task are read, see `agenet.training.losses`, such
-            as {"age": "distribution"}; none for other tasks.
-        trained_on: by data set whom they have seen, see `agenet.runs.lineage`; empty where
-            nothing is known.
+        input: the input that the network expects.
+        source: naming scheme of the original file, one of `SOURCES`.
+        origin: address or package that the original file came from.
+        sha256: hash of the original file, 64 hexadecimal digits; None if unknown.
+        licence: licence of the weights, as their publisher states it.
+        heads: kind of the head of each task, such as {"age": "distribution"}, see
+            `agenet.training.losses`; none for other tasks.
+        trained_on: subjects in the training data, by data set, see `agenet.runs.lineage`; empty
+            if unknown.
     """
 
     model: str
@@ -79,7 +79,7 @@ class WeightsSpec:
 
     @property
     def stored_size(self) -> int:
-        """Side of the square that a picture is brought to, of which the network sees the middle."""
+        """Side of the square that an image is resized to before its centre is cropped."""
         return round(self.input.size / self.input.crop_fraction)
 
     def to_json(self) -> str:
@@ -87,17 +87,17 @@ class WeightsSpec:
 
     @staticmethod
     def from_json(text: str) -> "WeightsSpec":
-        """Reads what `to_json` wrote, trusting nothing in it.
+        """Reads the untrusted text of a file that `to_json` may have written.
 
         Raises:
-            UserError: where the text is not JSON, or a field is missing, unknown, of another type
-                or out of range.
+            UserError: the text is not JSON, or a field is missing, unknown, of another type or out
+                of range.
         """
         if len(text) > _LONGEST_JSON:
             raise UserError(f"weights specification: longer than {_LONGEST_JSON} characters")
         try:
-            # Plain integers of absurd length and deep nesting raise, too; what is nested a little
-            # less only when it is quoted in a message.
+            # Very long integers and deep nesting raise here too, the latter possibly not before
+            # it is quoted in a message.
             return _weights_spec(json.loads(text))
         except (ValueError, RecursionError) as error:
             raise UserError(f"weights specification: not JSON ({error})") from error
@@ -105,7 +105,7 @@ class WeightsSpec:
 
 def _weights_spec(value: object) -> WeightsSpec:
     if isinstance(value, dict):
-        value = {"heads": {}, "trained_on": {}} | value  # Older files know none.
+        value = {"heads": {}, "trained_on": {}} | value  # Older files lack these fields.
     return WeightsSpec(
         **_fields(
             value,
@@ -155,7 +155,7 @@ def _wrong(name: str, value: object, expected: str) -> UserError:
 
 
 def _text(value: object, name: str) -> str:
-    # Printable: what is shown to a user must not be able to steer the terminal.
+    # Must not contain control characters, since it is shown in terminals.
     if not isinstance(value, str) or len(value) > _LONGEST_TEXT or not value.isprintable():
         raise _wrong(name, value, f"printable text of at most {_LONGEST_TEXT} characters")
     return value
@@ -177,7 +177,7 @@ def _integer(value: object, name: str, largest: int) -> int:
 
 
 def _number(value: object, name: str, smallest: float, largest: float) -> float:
-    # NaN is in no range; a bool is not a number here.
+    # NaN is in no range; bool is a subclass of int.
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise _wrong(name, value, "a number")
     if not smallest <= value <= largest:
@@ -211,15 +211,17 @@ def _heads(value: object, name: str) -> dict[str, str]:
 
 def _trained_on(value: object, name: str) -> dict[str, str]:
     if not isinstance(value, dict) or len(value) > _MOST_TASKS:
-        raise _wrong(name, value, "data sets with whom of them was seen")
-    for data_set, persons in value.items():
+        raise _wrong(name, value, "data sets with their subjects")
+    for data_set, subjects in value.items():
         _text(data_set, name)
         try:
-            known = persons == NOT_FOLD_0 or len(base64.b64decode(persons, validate=True)) % 8 == 0
+            valid = (
+                subjects == NOT_FOLD_0 or len(base64.b64decode(subjects, validate=True)) % 8 == 0
+            )
         except (ValueError, TypeError):
-            known = False
-        if not known:
-            raise _wrong(f"{name}.{data_set:.50}", persons, "base64 of 64-bit integers")
+            valid = False
+        if not valid:
+            raise _wrong(f"{name}.{data_set:.50}", subjects, "base64 of 64-bit integers")
     return dict(value)
 
 

@@ -62,8 +62,8 @@ def test_mistakes(caffe_names: Path, tmp_path: Path) -> None:
         (["torchvision/resnet50.imagenet1k", str(output)], "torchvision/resnet50.imagenet1k_v2"),
         ([str(output)], "SOURCE and OUTPUT"),
         ([str(caffe_names), str(tmp_path / "no" / "x")], f"^{tmp_path / 'no'}: no such folder"),
-        ([str(caffe_names), str(output)], "which network"),
-        ([str(caffe_names), str(output), "--model=resnet50"], "has names of caffe"),
+        ([str(caffe_names), str(output)], "give --model, its network"),
+        ([str(caffe_names), str(output), "--model=resnet50"], "has tensor names of caffe"),
     ):
         with pytest.raises(UserError, match=message):
             port.main(arguments)

@@ -216,7 +216,7 @@ def test_unusable_weights(tmp_path: Path, by_year: Path) -> None:
     with pytest.raises(UserError, match=r'there are no weights "defualt".*did you mean default'):
         Predictor.load("defualt")
     (tmp_path / "x.safetensors").write_bytes(b"not weights at all")
-    with pytest.raises(UserError, match="not a file of weights"):
+    with pytest.raises(UserError, match="not a weights file"):
         Predictor.load(tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="holds no checkpoints"):
         Predictor.load(tmp_path)

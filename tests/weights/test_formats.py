@@ -218,7 +218,7 @@ def test_keras_weights(tmp_path: Path) -> None:
     path = tmp_path / "x.weights.h5"
     expected = keras_weights(path)
     check(read_tensors(path).tensors, expected)
-    with h5py.File(path, "a") as file:  # No scale: which of the four is missing is not told.
+    with h5py.File(path, "a") as file:  # No scale: the file does not say which one is missing.
         del file["layers/batch_normalization_3/vars/3"]
         del file["layers/conv2d_3/vars"].attrs["name"]
         file["layers/conv2d_3/vars/1"] = VALUES.astype(ml_dtypes.bfloat16)
@@ -338,7 +338,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is empty"),
     "web page": (b"\n<!DOCTYPE html><html>Not found", "is a web page, not weights"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "git lfs pull"),
-    "noise": (bytes(range(7, 256)) * 9, "is not a file of weights"),
+    "noise": (bytes(range(7, 256)) * 9, "is not a weights file"),
     "tar": (bytes(257) + b"ustar\x0000" + bytes(300), "0.1.10"),
     "os.system": (zipped(SYSTEM), "names os.system"),
     "os.system, before 1.6": (legacy(SYSTEM), "names os.system"),
@@ -349,7 +349,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "other instruction": (zipped(b"\x80\x02(ios\nsystem\n."), "uses INST"),
     "endless name": (zipped(NAME), "a name that is not text"),
     "arguments": (zipped(b"\x80\x02ctorch\nSize\n(" + b"N" * 17 + b"tR."), "too many arguments"),
-    "long shape": (zipped(state(a=described((1,) * 33, (1,) * 33))), "describes a tensor wrongly"),
+    "long shape": (
+        zipped(state(a=described((1,) * 33, (1,) * 33))),
+        "invalid description of a tensor",
+    ),
     "deep tuples": (zipped(DEEP), "keys that are neither"),
     "long": (zipped(b"\x80\x02" + b"N" * 1_000_001 + b"."), "too long"),
     "far memo": (zipped(b"\x80\x02}r\xff\xff\xff\xff."), "without any tensors"),
@@ -368,8 +371,11 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "large": (zipped(state(a=described((5, 5), (5, 1)))), "larger than its storage"),
     "far": (zipped(state(a=described(offset=20))), "larger than its storage"),
     "stride 0": (zipped(state(a=described((9**5, 9**4), (0, 0)))), "larger than its storage"),
-    "negative stride": (zipped(state(a=described((2,), (-1,), 5))), "describes a tensor wrongly"),
-    "negative size": (zipped(state(a=described((-2, -3)))), "describes a tensor wrongly"),
+    "negative stride": (
+        zipped(state(a=described((2,), (-1,), 5))),
+        "invalid description of a tensor",
+    ),
+    "negative size": (zipped(state(a=described((-2, -3)))), "invalid description of a tensor"),
     "many copies": (
         zipped(
             state(**{f"{i}": described((10**5,), (1,), 0, 10**5) for i in range(99)}),
@@ -379,9 +385,9 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     ),
     "quantised": (zipped(state(a=described(kind="QInt8Storage"))), "names torch.QInt8Storage"),
     "beyond": (struct.pack("<Q", len(HEADER)) + HEADER + bytes(8), "safetensors"),
-    "complex": (struct.pack("<Q", 59) + COMPLEX + bytes(8), "not of real numbers"),
+    "complex": (struct.pack("<Q", 59) + COMPLEX + bytes(8), "not contain real numbers"),
     "huge header": (struct.pack("<Q", 2**40) + HEADER, "safetensors"),
-    "caffe cut": (caffe_net()[:-9], "cut off"),
+    "caffe cut": (caffe_net()[:-9], "truncated"),
     "caffe varint": (field(1, b"Net") + b"\x12" + b"\xff" * 12, "too long"),
     "caffe wire type": (field(1, b"Net") + b"\x12\x01\x0b", "wire type 3"),
     "caffe blobs": (field(2, field(6, b"") * 10**5), "more than 16 blobs"),
@@ -476,13 +482,13 @@ def objects(file: h5py.File, _: Path) -> None:
         (soft_link, "link to another place"),
         (external_storage, "in another file"),
         (virtual, "in another file"),
-        (cycle, "two places"),
+        (cycle, "appears twice"),
         (bomb, "is compressed"),
         (large, "file of this size"),
         (deep, "nested deeper"),
         (large_chunk, "file of this size"),
         (plugin, "is compressed"),
-        (unwritten, "what the file holds"),
+        (unwritten, "than its data in the file"),
         (objects, "not an array of numbers"),
     ],
 )

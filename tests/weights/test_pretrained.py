@@ -34,7 +34,7 @@ def test_pictures_are_cropped_resized_and_normalised() -> None:
 
 
 def test_what_cannot_be_had_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a file of weights"):
+    with pytest.raises(UserError, match="not a weights file"):
         load_pretrained("resnet50", str(tmp_path))
     with pytest.raises(UserError, match="no ImageNet weights"):
         load_pretrained("levi_hassner")

@@ -1,4 +1,4 @@
-"""The weights that come with agenet, and what a user may name instead of them."""
+"""The weights bundled with agenet; the model card of each set is beside it (default.md)."""
 
 import difflib
 from pathlib import Path
@@ -8,15 +8,15 @@ from agenet.weights.spec import NOT_FOLD_0
 
 DEFAULT = "default"
 DEFAULT_FILE = Path(__file__).parent / "default.safetensors"
-# As `WeightsSpec.trained_on`, of which the file says nothing.
+# `WeightsSpec.trained_on`, which the file itself does not state.
 DEFAULT_TRAINED_ON = {"fairface": NOT_FOLD_0}
 
 
 def find_weights(name_or_path: str | Path) -> Path:
-    """A file of weights or the folder of a run.
+    """Returns the bundled weights called by name, or an existing weights file or run folder.
 
     Raises:
-        UserError: there is no such thing.
+        UserError: there is neither.
     """
     if str(name_or_path) == DEFAULT:
         if not DEFAULT_FILE.is_file():

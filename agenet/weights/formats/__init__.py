@@ -1,7 +1,7 @@
-"""Reads tensors out of files of weights; whatever is in the file, none of it is executed.
+"""Readers of weights files: safetensors, PyTorch, Keras and Caffe; nothing in a file is executed.
 
-The format is told by the content, never by the name. Each format has one module here, whose
-`read(path)` returns the tensors and raises `ValueError` for what it refuses.
+The content of a file decides its format, not its name. Each format has one module, whose
+`read(path)` returns tensors and metadata and raises `ValueError` for a file that it rejects.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ HEAD = 1024
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a file of weights holds.
+    """Content of a weights file.
 
     Attributes:
-      tensors: Arrays by the name that the file gives them, see the module of each format. Arrays
-        own their memory. bfloat16 has become float32; other types are as in the file.
-      metadata: The text that stands beside the tensors (safetensors only, otherwise empty).
+        tensors: arrays by their names in the file, see the module of each format. Arrays own
+            their memory; bfloat16 is converted to float32, other types are kept.
+        metadata: text stored with the tensors (safetensors only, otherwise empty).
     """
 
     tensors: dict[str, np.ndarray]
@@ -35,8 +35,8 @@ def read_tensors(path: str | Path) -> TensorFile:
     """Reads safetensors, PyTorch's .pth, Keras's .h5 and .weights.h5, and .caffemodel.
 
     Raises:
-      UserError: There is no such file, it is of another format, damaged, or asks for more than
-        tensors (code, links to other files, more memory than the file accounts for).
+        UserError: the file does not exist, has another format, is damaged, or contains more than
+            tensors (code, links to other files, data that expand far beyond the file's size).
     """
     path = Path(path)
     if not path.is_file():
@@ -48,9 +48,9 @@ def read_tensors(path: str | Path) -> TensorFile:
         tensors, metadata = read(path)
     except UserError:
         raise
-    # The libraries below raise nearly anything for damaged files.
+    # The libraries used by the readers raise many kinds of exceptions for damaged files.
     except Exception as error:
-        # It may quote names out of the file.
+        # The message may quote untrusted names from the file.
         reason = printable((str(error).strip() or type(error).__name__).splitlines()[0], 300)
         raise UserError(f"{path}: cannot be read as {name}: {reason}") from error
     if not tensors:
@@ -77,19 +77,21 @@ def _format(path: Path, head: bytes) -> tuple[str, Reader]:
     """Returns the name of the format and its reader.
 
     Raises:
-      UserError: It is none of them.
+        UserError: the format is unknown.
     """
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
-        raise UserError(f"{path}: is empty, delete it and fetch it again")
-    # The header's length, in eight bytes of which any may look like another format, and a header.
+        raise UserError(f"{path}: is empty, delete it and download it again")
+    # Eight bytes with the header's length, which may look like another format, then JSON.
     if head[4:9] == b"\0\0\0\0{":
         return "safetensors", safetensors.read
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise UserError(f"{path}: is a web page, not weights: the download failed, fetch it again")
+        raise UserError(
+            f"{path}: is a web page, not weights: the download failed, download it again"
+        )
     if text.startswith(b"version https://git-lfs"):
         raise UserError(
-            f"{path}: is only Git LFS's pointer to the weights, fetch them with: git lfs pull"
+            f"{path}: is a Git LFS pointer, not the weights: fetch them with: git lfs pull"
         )
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "Keras weights", _read_hdf5
@@ -105,6 +107,6 @@ def _format(path: Path, head: bytes) -> tuple[str, Reader]:
     if caffe.is_caffemodel(head):
         return "a Caffe model", caffe.read
     raise UserError(
-        f"{path}: is not a file of weights: expected safetensors, PyTorch's .pth, "
+        f"{path}: is not a weights file: expected safetensors, PyTorch's .pth, "
         "Keras's .weights.h5 or .h5, or .caffemodel"
     )

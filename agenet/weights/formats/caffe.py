@@ -1,9 +1,9 @@
-"""Reads a .caffemodel: a NetParameter message of Caffe's caffe.proto, in protobuf's wire format.
+"""Reads Caffe models (.caffemodel): a NetParameter message in protobuf's wire format.
 
-Names are "<layer>/<number of the blob>": "conv1/0" is the kernel, "conv1/1" the bias. Shapes are
-as in the file; models of before 2015 give all of them four axes, with ones in front: the bias of a
-convolution is [1, 1, 1, out], the kernel of a dense layer [1, 1, out, in]. A convolution's kernel
-is [out, in / groups, height, width].
+Names are "<layer>/<index of the blob>": "conv1/0" is the kernel, "conv1/1" the bias. Shapes are as
+in the file. A convolution's kernel is [out, in / groups, height, width]. Models from before 2015
+give every blob four axes with leading ones: the bias of a convolution is [1, 1, 1, out], the kernel
+of a dense layer [1, 1, out, in].
 """
 
 import math
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-# Field numbers in caffe.proto: those of today's layers and of the first version's.
+# Field numbers in caffe.proto, of the current layer message and of its first version.
 NET_LAYERS = {2: {"name": 4, "blobs": 6}, 100: {"name": 1, "blobs": 7}}
 BLOB_AXES = (1, 2, 3, 4)  # num, channels, height, width
 BLOB_DATA = 5
@@ -23,25 +23,25 @@ SHAPE_DIM = 1
 BLOB_DOUBLE_DATA = 8
 
 MAX_AXES = 32  # Caffe's own limit
-# An empty message takes two bytes of the file, and a hundred times that as an object.
-MAX_LAYERS = 10_000  # and blobs in all of them
+# An empty message takes two bytes in the file and a hundred times that in memory.
+MAX_LAYERS = 10_000  # also the limit on blobs of all layers
 MAX_LAYER_BLOBS = 16
 
 Value = int | memoryview
 
 
 def is_caffemodel(head: bytes) -> bool:
-    """Whether a net's layers or inputs stand where they should; the format has no signature."""
-    if head.startswith(b"\n"):  # The name of the net comes first where it has one.
+    """Whether a file starts like a network's layers or inputs; the format has no signature."""
+    if head.startswith(b"\n"):  # The optional name of the network comes first.
         head = head[2 + (head[1] if len(head) > 1 else 0) :]
     return head.startswith((b"\x12", b"\x1a", b"\xa2\x06"))
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns the blobs of all layers that have any.
+    """Returns the blobs of all layers, and no metadata.
 
     Raises:
-      ValueError: The file is damaged, or has more layers or blobs than any network.
+        ValueError: the file is damaged, or has more layers or blobs than any network.
     """
     with path.open("rb") as file:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -83,7 +83,7 @@ def _blob(name: str, data: memoryview) -> np.ndarray:
         elif number == BLOB_SHAPE:
             numbers = (v for n, v in _fields(_message(value)) if n == SHAPE_DIM)
             shape = list(islice((dim for v in numbers for dim in _dims(v)), MAX_AXES + 1))
-        elif number in values:  # All of them in one field, or one field for each.
+        elif number in values:  # All values in one field, or one field per value.
             values[number] += _message(value)
     double = values[BLOB_DOUBLE_DATA]
     array = np.frombuffer(double, "<f8") if double else np.frombuffer(values[BLOB_DATA], "<f4")
@@ -106,15 +106,15 @@ def _dims(value: Value) -> list[int]:
 
 def _message(value: Value) -> memoryview:
     if isinstance(value, int):
-        raise ValueError("a number stands where a message should")
+        raise ValueError("a number in the place of a message")
     return value
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, Value]]:
-    """Yields the fields of a message: its number, and an integer or bytes that are not copied.
+    """Yields the number and the value of each field: an integer, or bytes without copying them.
 
     Raises:
-      ValueError: The message is damaged.
+        ValueError: the message is damaged.
     """
     position = 0
     while position < len(data):
@@ -131,16 +131,18 @@ def _fields(data: memoryview) -> Iterator[tuple[int, Value]]:
         else:
             raise ValueError(f"a field has the unknown wire type {wire_type}")
         if length > len(data) - position:
-            raise ValueError("a field is longer than what is left: the file is cut off or damaged")
+            raise ValueError(
+                "a field is longer than the rest of the file: it is truncated or damaged"
+            )
         yield number, data[position : position + length]
         position += length
 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    """Returns an integer of seven bits a byte, lowest first, and the position behind it."""
+    """Decodes an integer (seven bits per byte, lowest first); also returns the next position."""
     value = 0
     for index, byte in enumerate(data[position : position + 10]):
         value |= (byte & 127) << 7 * index
         if byte < 128:
             return value, position + index + 1
-    raise ValueError("a number is cut off or too long")
+    raise ValueError("a number is truncated or too long")

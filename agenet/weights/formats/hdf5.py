@@ -1,18 +1,18 @@
-"""Reads the weights that Keras writes as HDF5: .weights.h5, and the .h5 files of before Keras 3.
+"""Reads Keras weights in HDF5: .weights.h5, and the .h5 files from before Keras 3.
 
-Names are "<layer>/<variable>" for both: "stem_conv/kernel", "stem_bn/gamma", "stem_bn/beta",
+Both give names "<layer>/<variable>": "stem_conv/kernel", "stem_bn/gamma", "stem_bn/beta",
 "stem_bn/moving_mean", "stem_bn/moving_variance", "predictions/bias", "normalization/mean".
 
-.h5 (Keras applications' files, `model.save("x.h5")`): each layer has a group of its own name and in
-it datasets of the variables' names, "stem_conv/stem_conv/kernel:0". The name starts at the layer's
-own name where it contains it, and ends before the ":0". A depthwise kernel is called
-"depthwise_kernel" by tf.keras and "kernel" by Keras 3. Of a whole model only the weights are read.
+.h5 (Keras applications, `model.save("x.h5")`): each layer has a group with its name, which contains
+datasets named after the variables, "stem_conv/stem_conv/kernel:0". The result starts at the last
+occurrence of the layer's name and drops the ":0". tf.keras calls a depthwise kernel
+"depthwise_kernel", Keras 3 "kernel". Of a whole model only the weights are read.
 
-.weights.h5 (`model.save_weights`): "layers/<class>_<n>/vars/<i>", a running number for each class
-of layer and the place in its list of variables. The layer's own name is an attribute of the group
-`vars`; files without it, of earlier Keras 3, give "conv2d_1/kernel" for what should be
-"stem_conv/kernel". For the usual layers the variable's name follows from the class; of others the
-number remains, "my_layer/0". States of random generators and of the optimiser are left out.
+.weights.h5 (`model.save_weights`): "layers/<class>_<n>/vars/<i>", where n counts the layers of a
+class and i the variables of a layer. The layer's name is an attribute of the group `vars`; files of
+earlier Keras 3 versions lack it, and give "conv2d_1/kernel" instead of "stem_conv/kernel". For the
+usual layers the class determines the variable's name; for others the number remains, "my_layer/0".
+States of random generators and optimizers are left out.
 """
 
 import math
@@ -27,7 +27,7 @@ import numpy as np
 from agenet.weights.formats.limits import SizeLimit
 
 MAX_OBJECTS = 100_000
-MAX_DEPTH = 50  # of groups in groups
+MAX_DEPTH = 50  # of nested groups
 # The order in which the layers of Keras 3 list their variables.
 VARIABLES = {
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
@@ -40,16 +40,16 @@ NO_WEIGHTS = {"optimizer", "optimizer_weights", "seed_generator"}
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns the variables of all layers.
+    """Returns the variables of all layers, and no metadata.
 
     Raises:
-      ValueError, OSError, RuntimeError: The file is damaged, or holds more than plain arrays.
+        ValueError, OSError, RuntimeError: the file is damaged, or contains more than plain arrays.
     """
     limit = SizeLimit(path.stat().st_size)
     tensors = {}
     with h5py.File(path, "r") as file:
         group = _member(file, "model_weights") if "model_weights" in list(file) else file
-        # Lists too long for one attribute are split: layer_names0 and so on.
+        # Lists that are too long for one attribute are split into layer_names0 and so on.
         legacy = any(name.startswith("layer_names") for name in group.attrs)
         for parts, dataset in _datasets(group):
             if NO_WEIGHTS.intersection(parts):
@@ -73,7 +73,7 @@ def _name(parts: list[str], group: h5py.Group) -> str:
     folder, _, number = parts[-3:]
     kind = re.sub(r"_\d+$", "", folder)
     variables = VARIABLES.get(kind, ())
-    # Without scale or centre a batch norm lists fewer, and the place tells nothing.
+    # A batch norm without scale or centre lists fewer, so that the index is ambiguous.
     known = len(group) == len(variables) or kind != "batch_normalization"
     if known and number in map(str, range(len(variables))):
         number = variables[int(number)]
@@ -88,17 +88,17 @@ def _own_name(group: h5py.Group) -> str:
 
 
 def _member(group: h5py.Group, name: str | bytes) -> h5py.HLObject:
-    if not isinstance(name, str):  # h5py's way to say that it is not UTF-8
+    if not isinstance(name, str):  # h5py returns bytes if it is not UTF-8.
         raise ValueError("an entry has a name that is not text")
-    # Soft links are refused with the external ones: their paths can pass through those. `in` and
-    # `get` of h5py would already follow them.
+    # Soft links are rejected as well as external ones, since their paths can pass through those.
+    # h5py's `in` and `get` would already follow them.
     if group.id.links.get_info(name.encode("utf-8", "surrogateescape")).type != h5py.h5l.TYPE_HARD:
         raise ValueError(f"its entry {name[:100]} is a link to another place or file")
     return group[name]
 
 
 def _datasets(root: h5py.Group) -> Iterator[tuple[list[str], h5py.Dataset]]:
-    """Yields each dataset with the names on the way to it; no object may be met twice."""
+    """Yields each dataset with its path; an object that appears twice is an error."""
     groups: list[tuple[list[str], h5py.Group]] = [([], root)]
     seen: set[int] = set()
     while groups:
@@ -107,7 +107,7 @@ def _datasets(root: h5py.Group) -> Iterator[tuple[list[str], h5py.Dataset]]:
             member = _member(group, name)
             address = h5py.h5o.get_info(member.id).addr
             if address in seen or len(seen) >= MAX_OBJECTS:
-                raise ValueError(f"its entry {name[:100]} stands in two places, or there are many")
+                raise ValueError(f"its entry {name[:100]} appears twice, or there are too many")
             seen.add(address)
             if isinstance(member, h5py.Group):
                 if len(parts) >= MAX_DEPTH:
@@ -118,19 +118,19 @@ def _datasets(root: h5py.Group) -> Iterator[tuple[list[str], h5py.Dataset]]:
 
 
 def _array(dataset: h5py.Dataset, name: str, limit: SizeLimit) -> np.ndarray:
-    """Returns the values, after a look at where HDF5 would take them from."""
+    """Returns the values, after checking where HDF5 would take them from."""
     plist, dtype, shape = dataset.id.get_create_plist(), dataset.dtype, dataset.shape
     bfloat16 = dtype == np.dtype("V2")  # HDF5 has no such type
     if shape is None or not (bfloat16 or (dtype.kind in "biuf" and dtype.itemsize <= 8)):
         raise ValueError(f"variable {name} is not an array of numbers")
     if dataset.is_virtual or dataset.external:
-        raise ValueError(f"variable {name} keeps its values in another file")
-    if plist.get_nfilters():  # HDF5 would inflate a chunk beyond the size that it states.
+        raise ValueError(f"variable {name} stores its values in another file")
+    if plist.get_nfilters():  # HDF5 would decompress a chunk beyond its stated size.
         raise ValueError(f"variable {name} is compressed, which Keras never does: h5repack -f NONE")
     limit.take(name, shape, dtype)
-    if dataset.chunks:  # HDF5 reads whole chunks, however little of one is in use.
+    if dataset.chunks:  # HDF5 reads whole chunks even if little of one is used.
         limit.take(name, dataset.chunks, dtype)
     if dataset.id.get_storage_size() < math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"variable {name} is larger than what the file holds of it")
+        raise ValueError(f"variable {name} is larger than its data in the file")
     values = np.asarray(dataset[()])
     return values.view(ml_dtypes.bfloat16) if bfloat16 else values

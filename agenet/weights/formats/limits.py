@@ -1,4 +1,4 @@
-"""How much a file may make its reader hold."""
+"""Limits the memory that reading a weights file may take."""
 
 import math
 from collections.abc import Sequence
@@ -7,21 +7,21 @@ import numpy as np
 
 
 class SizeLimit:
-    """Counts the bytes that tensors take, to stop at files that unfold into far more.
+    """Counts the bytes of tensors, to reject files that expand far beyond their own size.
 
-    Weights hardly compress, and few are shared between tensors, so sixteen times the file is
-    generous to honest files. Small files may hold constants, hence the first mebibyte.
+    Weights hardly compress, and few are shared between tensors, so real files stay far below
+    sixteen times their size. Small files may contain constants, hence the first mebibyte.
     """
 
     def __init__(self, file_size: int) -> None:
         self._left = 16 * file_size + 2**20
 
     def take(self, name: str, shape: Sequence[int], dtype: np.dtype) -> None:
-        """Accounts for a tensor.
+        """Counts one tensor.
 
         Raises:
-          ValueError: The tensors up to this one exceed the limit.
+            ValueError: the tensors up to this one exceed the limit.
         """
         self._left -= math.prod(shape) * dtype.itemsize
         if self._left < 0:
-            raise ValueError(f"tensor {name} is larger than a file of this size can account for")
+            raise ValueError(f"tensor {name} is larger than a file of this size can hold")

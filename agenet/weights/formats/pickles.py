@@ -1,9 +1,9 @@
-"""Reads the few pickle instructions that a file of tensors needs, without unpickling.
+"""Interprets the few pickle instructions that a file of tensors needs, without unpickling.
 
-A pickle is a program for a small stack machine whose instructions import functions and call
-them. `pickletools` only takes the program apart. `load` then follows it with a machine that
-knows plain values and containers, and to which a function is just a name: it looks the name up
-in the caller's table of stand-ins and refuses every name that is not there.
+A pickle is a program for a small stack machine whose instructions import functions and call them.
+`pickletools` only parses that program. `load` then interprets it with a machine that knows plain
+values and containers. To this machine a function is only a name: it looks the name up in the
+caller's table of replacements and rejects every name that is not in the table.
 """
 
 import pickletools
@@ -11,12 +11,12 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
-# EfficientNet-B7's weights take some 60,000.
+# EfficientNet-B7's weights take about 60,000.
 MAX_INSTRUCTIONS = 1_000_000
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
-_TEXTS = {"BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING"}  # Python 2's too
+_TEXTS = {"BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING"}  # also Python 2's
 _EMPTY: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
     "EMPTY_LIST": list,
@@ -29,7 +29,7 @@ _MOST_ARGUMENTS = 16
 
 @dataclass(frozen=True)
 class Name:
-    """A module and a name in it, which nobody looks up."""
+    """The name of a function or class that the pickle refers to; it is never imported."""
 
     module: str
     name: str
@@ -44,15 +44,16 @@ def load(
     classes: Mapping[str, Any],
     persistent: Callable[[Any], Any],
 ) -> Any:
-    """Returns the value of the one pickle that starts where `file` stands, and stops behind it.
+    """Returns the value of the pickle at the current position of `file`, and stops after it.
 
     Args:
-      functions: The stand-ins, by "module.name", for what the pickle may call.
-      classes: What the pickle may name and not call.
-      persistent: Makes an object of a persistent identifier.
+        file: the file, positioned at the start of the pickle.
+        functions: replacements, by "module.name", for the functions that the pickle may call.
+        classes: replacements for names that the pickle may mention but not call.
+        persistent: creates an object from a persistent identifier.
 
     Raises:
-      ValueError: The pickle is damaged, too long, or asks for anything else.
+        ValueError: the pickle is damaged, too long, or uses anything else.
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
@@ -106,7 +107,7 @@ def _step(
         stack.append(_find(Name(*arg.split(" ", 1)), functions, classes))
     elif code == "STACK_GLOBAL":
         module, name = _pop(stack, 2)
-        # As text, tuples of tuples can be longer than any memory.
+        # Converted to text, nested tuples can exceed any memory.
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("its pickle has a name that is not text")
         stack.append(_find(Name(module, name), functions, classes))
@@ -118,7 +119,7 @@ def _step(
             raise ValueError("its pickle calls a function with too many arguments")
         stack.append(functions[str(function)](*args))
     elif code == "BUILD":
-        # A state dict carries version numbers as an attribute; nothing here needs attributes.
+        # A state dict has version numbers as an attribute; attributes are ignored.
         _pop(stack, 1)
         _top(stack, dict)
     elif code == "BINPERSID":
@@ -135,14 +136,14 @@ def _find(
     if str(name) in classes:
         return classes[str(name)]
     raise ValueError(
-        f"its pickle names {name}, which is no part of a dict of tensors; nothing was executed"
+        f"its pickle names {name}, which a dict of tensors does not need; nothing was executed"
     )
 
 
 def _pop(stack: list[Any], count: int) -> list[Any]:
     items = stack[-count:]
     if len(items) < count or any(item is _MARK for item in items):
-        raise ValueError("its pickle takes what it has not made")
+        raise ValueError("its pickle takes more values than it has created")
     del stack[-count:]
     return items
 
@@ -156,12 +157,12 @@ def _pop_to_mark(stack: list[Any]) -> list[Any]:
 
 def _top(stack: list[Any], kind: type) -> Any:
     if type(stack[-1]) is not kind:
-        raise ValueError(f"its pickle expects a {kind.__name__} where there is none")
+        raise ValueError(f"its pickle expects a {kind.__name__} and has none")
     return stack[-1]
 
 
 def _key(key: Any) -> Hashable:
-    # Hashing a tuple of tuples of tuples exhausts the stack of the process.
+    # Hashing deeply nested tuples exhausts the stack of the process.
     if not isinstance(key, str | int | float | None):
         raise ValueError("its pickle has a dict with keys that are neither text nor numbers")
     return key

@@ -1,13 +1,13 @@
-"""Reads what `torch.save` wrote, in both of its formats, without PyTorch.
+"""Reads files written by `torch.save`, in both of its formats, without PyTorch.
 
-Since version 1.6 the file is a zip archive: a pickle `<folder>/data.pkl` that describes the
-tensors, and one uncompressed member `<folder>/data/<key>` for each storage, a flat piece of
-memory that tensors point into. Before that it was a row of pickles (a magic number, a version,
-facts on the system, the object, the keys of the storages) followed by the storages, each with its
-length in front (torch/serialization.py describes both).
+Since version 1.6 the file is a zip archive: a pickle `<folder>/data.pkl` describes the tensors, and
+an uncompressed member `<folder>/data/<key>` contains each storage, a flat buffer that tensors are
+views of. Before that it was a sequence of pickles (a magic number, a version, facts about the
+system, the object, the keys of the storages) followed by the storages, each preceded by its length.
+torch/serialization.py describes both.
 
-Names are those of the state dict, without the "module." that DataParallel puts before all of
-them: "layer1.0.conv1.weight", "bn1.running_mean", "bn1.num_batches_tracked".
+Names are those of the state dict, such as "layer1.0.conv1.weight", "bn1.running_mean" and
+"bn1.num_batches_tracked", without the prefix "module." of DataParallel.
 """
 
 import io
@@ -29,7 +29,7 @@ from agenet.weights.formats.limits import SizeLimit
 
 MAGIC = 0x1950A86A20F9469CFC6C
 MAX_AXES = 32
-STATE_KEYS = ("state_dict", "model")  # where checkpoints of a training keep their state dict
+STATE_KEYS = ("state_dict", "model")  # where training checkpoints keep their state dict
 
 _STORAGES: dict[str, Any] = {
     "DoubleStorage": np.float64,
@@ -55,7 +55,7 @@ class _Storage:
 @dataclass(frozen=True)
 class _Tensor:
     storage: _Storage
-    offset: int  # this and the strides in elements
+    offset: int  # in elements, like the strides
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
@@ -63,12 +63,14 @@ class _Tensor:
 def _storage(identifier: Any) -> _Storage:
     kind, *rest = identifier
     if kind == "module":
-        raise ValueError("it holds a whole module with its code: save module.state_dict() instead")
+        raise ValueError(
+            "it contains a whole module with its code: save module.state_dict() instead"
+        )
     if kind != "storage" or len(rest) not in (4, 5) or rest[4:] not in ([], [None]):
-        raise ValueError("it has a storage of an unknown kind")
+        raise ValueError("it has an unknown kind of storage")
     dtype, key, _, size = rest[:4]
     if not isinstance(dtype, np.dtype) or not isinstance(key, str) or not _are_sizes((size,)):
-        raise ValueError("it describes a storage wrongly")
+        raise ValueError("it has an invalid description of a storage")
     return _Storage(dtype, key, size)
 
 
@@ -79,9 +81,9 @@ def _are_sizes(values: Any) -> bool:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    right = isinstance(storage, _Storage) and _are_sizes((offset,)) and _are_sizes(shape)
-    if not right or not _are_sizes(strides) or len(shape) != len(strides):
-        raise ValueError("it describes a tensor wrongly")
+    valid = isinstance(storage, _Storage) and _are_sizes((offset,)) and _are_sizes(shape)
+    if not valid or not _are_sizes(strides) or len(shape) != len(strides):
+        raise ValueError("it has an invalid description of a tensor")
     return _Tensor(storage, offset, shape, strides)
 
 
@@ -90,20 +92,20 @@ def _parameter(tensor: Any, *_: Any) -> Any:
 
 
 def _ordered_dict(pairs: Any = None) -> dict[str, Any]:
-    """Of no pairs or, as Python 2 wrote it, of a list that serves for this only."""
+    """Replaces `OrderedDict()` or, as Python 2 wrote it, `OrderedDict([...])`."""
     pairs = [] if pairs is None else pairs
     if not isinstance(pairs, list):
-        raise ValueError("it describes a dict wrongly")
+        raise ValueError("it has an invalid description of a dict")
     if not all(isinstance(pair, list | tuple) and isinstance(pair[0], str) for pair in pairs):
         raise ValueError("it has a dict with keys that are not text")
     result = dict(pairs)
-    pairs.clear()  # or a short pickle could make long dicts of one list, again and again
+    pairs.clear()  # or a short pickle could create many long dicts from one list
     return result
 
 
 def _size(shape: Any) -> tuple[int, ...]:
     if not _are_sizes(shape):
-        raise ValueError("it describes a shape wrongly")
+        raise ValueError("it has an invalid description of a shape")
     return shape
 
 
@@ -131,11 +133,11 @@ def _load(file: Any, storages: dict[str, _Storage]) -> Any:
 
 
 def read_zip(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns the tensors of a file that PyTorch 1.6 or later wrote.
+    """Returns the tensors of a file written by PyTorch 1.6 or later, and no metadata.
 
     Raises:
-      ValueError, zipfile.BadZipFile: The file is damaged or holds anything but tensors.
-      UserError: It is a zip archive of Keras.
+        ValueError, zipfile.BadZipFile: the file is damaged or contains anything but tensors.
+        UserError: it is a Keras model.
     """
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         members = {info.filename: info for info in archive.infolist()}
@@ -176,23 +178,23 @@ def _member(data: mmap.mmap, info: zipfile.ZipInfo) -> memoryview:
         raise ValueError(f"its part {name} is missing")
     start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
     if start + info.file_size > len(data):
-        raise ValueError(f"its part {name} is cut off")
+        raise ValueError(f"its part {name} is truncated")
     return memoryview(data)[start : start + info.file_size]
 
 
 def read_legacy(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns the tensors of a file that PyTorch before 1.6 wrote.
+    """Returns the tensors of a file written before PyTorch 1.6, and no metadata.
 
     Raises:
-      ValueError: The file is damaged or holds anything but tensors.
+        ValueError: the file is damaged or contains anything but tensors.
     """
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     storages: dict[str, _Storage] = {}
     if _load(data, storages) != MAGIC:
         raise ValueError("it is a pickle, but not one of torch.save")
-    _load(data, storages)  # the version of the format, of which there was one
-    _load(data, storages)  # facts on the system; storages are little-endian on all
+    _load(data, storages)  # the version of the format; there was only one
+    _load(data, storages)  # facts about the system; storages are little-endian on all
     state = _state_dict(_load(data, storages))
     keys = _load(data, storages)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
@@ -201,11 +203,13 @@ def read_legacy(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     position = data.tell()
     for key in keys:
         if key not in storages or key in flat or position + 8 > len(data):
-            raise ValueError("its list of storages is wrong, or the file is cut off")
+            raise ValueError("its list of storages is wrong, or the file is truncated")
         (size,) = struct.unpack("<q", data[position : position + 8])
         start, position = position + 8, position + 8 + size * storages[key].dtype.itemsize
         if size != storages[key].size or position > len(data):
-            raise ValueError(f"its storage {key[:100]} has another length, or the file is cut off")
+            raise ValueError(
+                f"its storage {key[:100]} has another length, or the file is truncated"
+            )
         flat[key] = memoryview(data)[start:position]
     return _arrays(state, flat, len(data), "<"), {}
 
@@ -215,7 +219,7 @@ def _state_dict(state: Any) -> dict[str, _Tensor]:
         nested = [state[key] for key in STATE_KEYS if isinstance(state.get(key), dict)]
         state = nested[0] if nested else state
     if not isinstance(state, dict):
-        raise ValueError("it holds something else than a state dict")
+        raise ValueError("it does not contain a state dict")
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, _Tensor):
             raise ValueError(
@@ -238,7 +242,7 @@ def _arrays(
         steps = zip(tensor.shape, tensor.strides, strict=True)
         end = 1 + tensor.offset + sum((length - 1) * stride for length, stride in steps)
         elements = math.prod(tensor.shape)
-        # A stride of zero would unfold few elements into many.
+        # A stride of zero would expand few elements into many.
         if elements and (end > size or elements > size):
             raise ValueError(f"tensor {name[:100]} is larger than its storage")
         limit.take(name[:100], tensor.shape, dtype)

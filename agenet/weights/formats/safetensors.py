@@ -1,4 +1,4 @@
-"""Reads safetensors files: names, metadata and shapes as in the file."""
+"""Reads safetensors files, keeping names, shapes and metadata."""
 
 from pathlib import Path
 
@@ -7,16 +7,16 @@ from safetensors import safe_open
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns tensors and the header's metadata; the library checks the header's claims.
+    """Returns the tensors and the header's metadata; the library validates the header.
 
     Raises:
-      SafetensorError: The file is damaged.
-      ValueError: It holds complex numbers.
+        SafetensorError: the file is damaged.
+        ValueError: it contains complex numbers.
     """
     with safe_open(path, framework="numpy") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata() or {}
     for name, tensor in tensors.items():
         if tensor.dtype.kind == "c":
-            raise ValueError(f"tensor {name[:100]} is not of real numbers")
+            raise ValueError(f"tensor {name[:100]} does not contain real numbers")
     return tensors, metadata
