@@ -1,1 +1,1 @@
-"""Faces in pictures and videos: found, cut out, followed, drawn. No JAX here."""
+"""Image and video files, face detection, cropping, tracking and drawing. No JAX here."""

@@ -1,4 +1,4 @@
-"""Items handed from one thread to another, a few at a time."""
+"""Bounded queues between threads that can be closed, and threads that write to them."""
 
 import threading
 from collections import deque
@@ -9,14 +9,15 @@ T = TypeVar("T")
 
 
 class Closed(Exception):  # noqa: N818
-    """Nothing more comes out of a channel."""
+    """The channel is closed and empty."""
 
 
 class Channel(Generic[T]):
-    """Hands items from one thread to another and never holds more than `size` of them.
+    """A queue of at most `size` items between two threads.
 
     Args:
-        newest: where it is full the oldest item gives way; else whoever puts one in waits.
+        size: number of items.
+        newest: drop the oldest item when full; otherwise `put` blocks.
     """
 
     def __init__(self, size: int, *, newest: bool = False) -> None:
@@ -28,7 +29,7 @@ class Channel(Generic[T]):
         self._changed = threading.Condition()
 
     def put(self, item: T) -> bool:
-        """Adds an item; False if the channel is closed."""
+        """Adds an item; returns False if the channel is closed."""
         with self._changed:
             while len(self._items) >= self._size and not self._closed:
                 if self._newest:
@@ -41,11 +42,14 @@ class Channel(Generic[T]):
             return not self._closed
 
     def get(self, timeout: float | None = None) -> T:
-        """Takes the oldest item out.
+        """Removes and returns the oldest item.
+
+        Args:
+            timeout: seconds to wait for an item; None waits without limit.
 
         Raises:
-            Closed: the channel is closed and empty. Where it was closed with an error, that.
-            TimeoutError: none came within `timeout` seconds.
+            Closed: the channel is closed and empty. If it was closed with an error, that error.
+            TimeoutError: no item arrived within `timeout` seconds.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._items or self._closed, timeout):
@@ -57,7 +61,7 @@ class Channel(Generic[T]):
             raise self._error or Closed
 
     def close(self, error: BaseException | None = None) -> None:
-        """Ends it for both sides; what is in it can still be taken out."""
+        """Closes the channel for both threads; the items in it can still be read."""
         with self._changed:
             if not self._closed:
                 self._closed, self._error = True, error
@@ -65,14 +69,14 @@ class Channel(Generic[T]):
 
 
 def start_thread(work: Callable[[], None], output: Channel[T], name: str) -> threading.Thread:
-    """Runs `work` in a thread and closes `output` after it, with its error if it raised one."""
+    """Runs `work` in a thread, then closes `output`, with the error if `work` raised one."""
 
     def run() -> None:
         try:
             work()
         except Closed:
             output.close()
-        except BaseException as error:  # Whoever reads from `output` raises it.
+        except BaseException as error:  # `output.get` raises it in the reading thread.
             output.close(error)
         else:
             output.close()

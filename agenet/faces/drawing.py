@@ -1,4 +1,4 @@
-"""The overlay: boxes, age, gender, how sure, frames per second."""
+"""Draws boxes, predictions and a status line on images."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ import numpy as np
 
 from agenet.faces.face import Box, Face, Prediction
 
-# Okabe and Ito's colours (2008), which people with any colour vision tell apart, less those too
-# dark for black letters. They tell faces apart, not what is said of them.
+# The colour-blind-safe palette of Okabe and Ito (2008) without the colours too dark for black text.
+# Colours distinguish faces; they do not encode predictions.
 COLORS = (
     (86, 180, 233),
     (230, 159, 0),
@@ -17,14 +17,15 @@ COLORS = (
     (213, 94, 0),
     (204, 121, 167),
 )
-UNSURE_COLOR = (200, 200, 200)
+UNCERTAIN_COLOR = (200, 200, 200)
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
-SURE_OF_GENDER = 0.75  # probabilities from which a label stands without a question mark
-SURE_OF_AGE_GROUP = 0.35
-CROWD = 12  # with more faces, labels are short and small
-MAY_FILL = 0.08  # part of the picture that a long label may take; else a short one does
-MAY_COVER = 0.1  # part of another label or face that a label may cover; else it is left out
+# Below these probabilities a label carries a question mark.
+MIN_GENDER_PROBABILITY = 0.75
+MIN_AGE_GROUP_PROBABILITY = 0.35
+MAX_LONG_LABELS = 12  # with more faces, labels are short and small
+MAX_LABEL_AREA = 0.08  # fraction of the image that a long label may cover; else it is shortened
+MAX_OVERLAP = 0.1  # fraction of another label or face that a label may cover; else it is omitted
 
 
 def draw_faces(
@@ -34,17 +35,19 @@ def draw_faces(
     numbers: Sequence[int] | None = None,
     status: str = "",
 ) -> np.ndarray:
-    """A copy of a picture RGB uint8 [H, W, 3] with its faces marked and labelled.
+    """Returns a copy of an image with boxes and labels drawn on it.
 
     Args:
-        numbers: of each face, if it has one from frame to frame: its colour follows.
-        status: a line for the upper left corner.
+        image: RGB uint8 [H, W, 3].
+        faces: the faces to draw.
+        numbers: track number of each face in a video, which determines its colour.
+        status: text for the upper left corner.
     """
     image = np.array(image, order="C")
     scale = max(0.4, min(image.shape[:2]) / 1000)
     numbers = range(len(faces)) if numbers is None else numbers
     colors = [
-        COLORS[number % len(COLORS)] if is_confident(face.prediction) else UNSURE_COLOR
+        COLORS[number % len(COLORS)] if is_confident(face.prediction) else UNCERTAIN_COLOR
         for number, face in zip(numbers, faces, strict=True)
     ]
     for face, color in zip(faces, colors, strict=True):
@@ -54,14 +57,14 @@ def draw_faces(
         label = Label([status], scale)
         label.draw(image, (0, 0), BLACK, WHITE)
         taken = np.concatenate([taken, [[0, 0, *label.size]]])
-    crowd = len(faces) > CROWD
+    crowd = len(faces) > MAX_LONG_LABELS
     scale = max(0.4, 0.6 * scale) if crowd else scale
-    # In the order of their numbers, not sizes: labels must not change places from frame to frame.
+    # Ordered by number, not by size: labels must not jump from frame to frame.
     for i in sorted(range(len(faces)), key=lambda i: numbers[i]):
         full, brief = describe(faces[i].prediction), describe_briefly(faces[i].prediction)
         for lines in (brief,) if crowd else (full, brief):
             label = Label(lines, scale)
-            if lines is full and np.prod(label.size) > MAY_FILL * np.prod(image.shape[:2]):
+            if lines is full and np.prod(label.size) > MAX_LABEL_AREA * np.prod(image.shape[:2]):
                 continue
             corner = label.find_place(image, i, taken) if lines else None
             if corner:
@@ -72,7 +75,7 @@ def draw_faces(
 
 
 def describe(prediction: Prediction) -> list[str]:
-    """What is told of a face, in lines.
+    """Formats a prediction as lines of text.
 
     >>> describe(Prediction(31.6, "25-32", {"25-32": 0.8}, "female", 0.97))
     ['32 years (25-32: 80%)', 'female 97%']
@@ -80,7 +83,7 @@ def describe(prediction: Prediction) -> list[str]:
     ['25-32 years', 'male? 55%']
     """
     lines = []
-    mark = "" if _sure_of_age(prediction) else "?"
+    mark = "" if _is_age_confident(prediction) else "?"
     group = prediction.age_group
     probability = (prediction.age_probabilities or {}).get(group or "")
     if prediction.age is not None:
@@ -92,7 +95,7 @@ def describe(prediction: Prediction) -> list[str]:
         percent = "" if probability is None else f" {_percent(probability)}"
         lines.append(f"{group}{mark} years{percent}")
     if prediction.gender is not None:
-        mark = "" if _sure_of_gender(prediction) else "?"
+        mark = "" if _is_gender_confident(prediction) else "?"
         probability = prediction.gender_probability
         percent = "" if probability is None else f" {_percent(probability)}"
         lines.append(f"{prediction.gender}{mark}{percent}")
@@ -100,7 +103,7 @@ def describe(prediction: Prediction) -> list[str]:
 
 
 def describe_briefly(prediction: Prediction) -> list[str]:
-    """The same in one short line, or none.
+    """Formats a prediction as one short line; no line if it is empty.
 
     >>> describe_briefly(Prediction(31.6, "25-32", {"25-32": 0.2}, "female", 0.97))
     ['32? F']
@@ -108,43 +111,45 @@ def describe_briefly(prediction: Prediction) -> list[str]:
     words = []
     if prediction.age is not None or prediction.age_group:
         age = prediction.age_group if prediction.age is None else f"{prediction.age:.0f}"
-        words.append(f"{age}" + ("" if _sure_of_age(prediction) else "?"))
+        words.append(f"{age}" + ("" if _is_age_confident(prediction) else "?"))
     if prediction.gender is not None:
-        words.append(prediction.gender[0].upper() + ("" if _sure_of_gender(prediction) else "?"))
+        words.append(
+            prediction.gender[0].upper() + ("" if _is_gender_confident(prediction) else "?")
+        )
     return [" ".join(words)] if words else []
 
 
 def is_confident(prediction: Prediction) -> bool:
-    """Whether nothing that is told of a face deserves a question mark."""
-    return _sure_of_age(prediction) and _sure_of_gender(prediction)
+    """Whether no part of a prediction is shown with a question mark."""
+    return _is_age_confident(prediction) and _is_gender_confident(prediction)
 
 
-def _sure_of_age(prediction: Prediction) -> bool:
+def _is_age_confident(prediction: Prediction) -> bool:
     probabilities = prediction.age_probabilities
-    return not probabilities or max(probabilities.values()) >= SURE_OF_AGE_GROUP
+    return not probabilities or max(probabilities.values()) >= MIN_AGE_GROUP_PROBABILITY
 
 
-def _sure_of_gender(prediction: Prediction) -> bool:
+def _is_gender_confident(prediction: Prediction) -> bool:
     probability = prediction.gender_probability
-    return probability is None or probability >= SURE_OF_GENDER
+    return probability is None or probability >= MIN_GENDER_PROBABILITY
 
 
 def _percent(probability: float) -> str:
-    # Never 100: no network is that sure.
+    # Never 100 %: no network is that certain.
     return f"{min(99, round(100 * probability))}%"
 
 
 def _draw_box(image: np.ndarray, box: Box, color: Sequence[int], scale: float) -> None:
-    """With a dark rim, so that it shows on any background."""
+    """Draws a box with a dark outline, so that it is visible on any background."""
     left, top, right, bottom = (int(min(max(side, -20000), 20000)) for side in box)
-    # A tiny face must not drown in its frame.
+    # Thin lines, so that they do not hide a small face.
     width = max(1, round(min(4 * scale, box.width / 16)))
     for line, ink in ((width + 2, BLACK), (width, color)):
         cv2.rectangle(image, (left, top), (right, bottom), ink, line)
 
 
 class Label:
-    """Lines of text in a filled rectangle; `size` is its width and height in pixels."""
+    """Lines of text on a filled rectangle; `size` is its width and height in pixels."""
 
     def __init__(self, lines: Sequence[str], scale: float) -> None:
         self._lines, self._scale = lines, scale
@@ -157,11 +162,17 @@ class Label:
         self.size = (widest + 2 * self._margin, self._line_height * len(lines) + self._margin)
 
     def find_place(self, image: np.ndarray, face: int, taken: np.ndarray) -> tuple[int, int] | None:
-        """Its upper left corner where it covers no other face or label, its own face if it must.
+        """Finds a position beside its face that covers no other face or label.
+
+        The label may cover its own face if there is no other space.
 
         Args:
-            face: index of its own in `taken`.
+            image: uint8 [H, W, 3].
+            face: index in `taken` of the face that the label belongs to.
             taken: rectangles of faces and labels, float [N, 4].
+
+        Returns:
+            The upper left corner (x, y); None if there is no such position.
         """
         width, height = self.size
         across, down = image.shape[1], image.shape[0]
@@ -188,7 +199,7 @@ class Label:
         others = near[(near != own).any(1)]
         covered = _covered(corners, self.size, others)
         best = int(np.argmin(2 * covered.sum(1) + _covered(corners, self.size, own[None])[:, 0]))
-        if (covered[best] > MAY_COVER * (others[:, 2:] - others[:, :2]).prod(1)).any():
+        if (covered[best] > MAX_OVERLAP * (others[:, 2:] - others[:, :2]).prod(1)).any():
             return None
         return int(corners[best, 0]), int(corners[best, 1])
 
@@ -208,7 +219,7 @@ class Label:
 
 
 def _covered(corners: np.ndarray, size: tuple[int, int], boxes: np.ndarray) -> np.ndarray:
-    """The area that rectangles of one size cover of others, [N, M]."""
+    """Area of each box that rectangles of one size at the corners cover, [N, M]."""
     upper_left = np.maximum(boxes[:, :2], corners[:, None])
     lower_right = np.minimum(boxes[:, 2:], (corners + size)[:, None])
     return np.maximum(lower_right - upper_left, 0).prod(-1)

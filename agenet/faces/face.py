@@ -1,4 +1,4 @@
-"""What is said of faces: where they are, and what the network tells of them."""
+"""Types of detected and predicted faces, and the interfaces of detectors and predictors."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Box(NamedTuple):
-    """An upright rectangle in pixels of its picture; it may reach over the picture's border."""
+    """An axis-aligned rectangle in pixels of its image; it may extend over the image border."""
 
     left: float
     top: float
@@ -26,20 +26,20 @@ class Box(NamedTuple):
 
     @property
     def center(self) -> tuple[float, float]:
-        """The middle, (x, y)."""
+        """(x, y)."""
         return (self.left + self.right) / 2, (self.top + self.bottom) / 2
 
 
 @dataclass(frozen=True)
 class Detection:
-    """A face that a detector found.
+    """A face found by a detector.
 
     Attributes:
-        box: where.
-        score: how sure the detector is; comparable within one detector only.
-        landmarks: the middle of the eye left in the picture, of the one right in it, the tip of
-            the nose and the corners of the mouth, left and right, float [5, 2] as (x, y); None
-            from a detector that does not tell them.
+        box: its bounding box.
+        score: confidence; comparable within one detector only.
+        landmarks: float [5, 2] as (x, y): the centres of the left and right eye as seen in the
+            image, the tip of the nose, and the left and right corner of the mouth; None from a
+            detector without landmarks.
     """
 
     box: Box
@@ -48,25 +48,25 @@ class Detection:
 
 
 class Detector(Protocol):
-    """Finds faces."""
+    """Finds faces in images."""
 
     name: str
 
     def detect(self, image: np.ndarray) -> list[Detection]:
-        """The faces in an RGB picture uint8 [H, W, 3], the largest first."""
+        """Returns the faces in an RGB image uint8 [H, W, 3], largest first."""
         ...
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network tells of one face; None for what it was not trained to tell.
+    """The prediction for one face; None for what the network was not trained to predict.
 
     Attributes:
         age: the expected age in years.
-        age_group: the most probable of `agenet.labels.AGE_GROUPS`.
-        age_probabilities: of all groups, of sum 1.
+        age_group: the most probable age group, of `agenet.labels.AGE_GROUPS` by default.
+        age_probabilities: by age group; they sum to 1.
         gender: the more probable of `agenet.labels.GENDERS`.
-        gender_probability: of that gender, 0.5 to 1.
+        gender_probability: probability of that gender, 0.5 to 1.
     """
 
     age: float | None = None
@@ -76,13 +76,13 @@ class Prediction:
     gender_probability: float | None = None
 
     def asdict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields, for JSON."""
         return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True)
 class Face:
-    """A face of a picture and what is told of it."""
+    """A detected face and its prediction."""
 
     detection: Detection
     prediction: Prediction
@@ -94,13 +94,10 @@ class Face:
 
 
 class FacePredictor(Protocol):
-    """What programs need of a predictor; `agenet.inference.predictor.Predictor` is one."""
+    """What tracking needs of a predictor; implemented by `agenet.inference.predictor.Predictor`."""
 
     def predict_faces(
         self, image: np.ndarray, detections: Sequence[Detection] | None = None
     ) -> list[Face]:
-        """What the network tells of the faces of an RGB picture uint8 [H, W, 3].
-
-        Of those given, or else of those that its detector finds, in that order.
-        """
+        """Predicts the given faces of an RGB image uint8 [H, W, 3], or those it detects itself."""
         ...

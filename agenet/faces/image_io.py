@@ -1,4 +1,4 @@
-"""Picture files that strangers wrote: read upright as RGB, in bounded time and memory."""
+"""Reads untrusted image files, in bounded time and memory and upright, and writes images."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-# Imported, they register their formats; Pillow would load all that it knows otherwise.
+# Importing these registers their formats; otherwise Pillow loads every plugin it has.
 from PIL import TiffImagePlugin as _TiffImagePlugin  # noqa: F401
 from PIL import WebPImagePlugin as _WebPImagePlugin  # noqa: F401
 
@@ -19,8 +19,8 @@ from agenet.errors import UserError, printable
 from agenet.files import write_file
 
 MAX_PIXELS = 100_000_000  # claimed by the header; more is not decoded
-FULL_SIZE_PIXELS = 25_000_000  # 75 MB; of a larger picture, half of each side is kept
-MAX_SECONDS = 30.0  # for one picture; files can be built to decode for hours
+FULL_SIZE_PIXELS = 25_000_000  # 75 MB; a larger image is reduced to half its size
+MAX_SECONDS = 30.0  # for one file; malicious files can take hours to decode
 
 FORMATS = {
     ".jpg": "JPEG",
@@ -36,7 +36,7 @@ FORMATS = {
 
 _OPENED = tuple(sorted(set(FORMATS.values())))
 _TOO_MANY = f"more than the {MAX_PIXELS:,} pixels that are decoded"
-_TURN_UPRIGHT = {  # Exif 2.32, tag 0x0112
+_TRANSPOSE_BY_ORIENTATION = {  # Exif 2.32, tag 0x0112
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -48,7 +48,7 @@ _TURN_UPRIGHT = {  # Exif 2.32, tag 0x0112
 
 
 class ImageFileError(UserError):
-    """A file that is not read; `reason` says why without naming it."""
+    """An image file that cannot be read or written; `reason` does not repeat its name."""
 
     def __init__(self, path: str | os.PathLike[str], reason: str):
         super().__init__(f"{printable(str(path), 1000)}: {reason}")
@@ -56,24 +56,24 @@ class ImageFileError(UserError):
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """The picture in a JPEG, PNG, WebP, BMP, TIFF or GIF file, RGB uint8 [H, W, 3].
+    """Reads a JPEG, PNG, WebP, BMP, TIFF or GIF file as RGB uint8 [H, W, 3].
 
-    It stands upright as its Exif data say. Of an animation it is the first frame, of 16 bits the
-    upper eight. What is transparent lies over white, as most viewers show it: the colours beneath
-    were hidden by whoever cut the person out. Embedded colour profiles are not applied. A picture
-    of more than `FULL_SIZE_PIXELS` comes at half its size.
+    EXIF orientation is applied. Of an animation the first frame is read, of 16-bit samples the
+    upper 8 bits. Transparent pixels are blended with white, as most viewers show them: the colours
+    beneath are what the author meant to hide. Embedded colour profiles are not applied. An image of
+    more than `FULL_SIZE_PIXELS` is reduced to half its size.
 
     Raises:
-        ImageFileError: it cannot be had, is none of these formats, is larger than `MAX_PIXELS`,
-            takes longer than `MAX_SECONDS`, or does not decode to its end.
+        ImageFileError: the file cannot be opened, is of another format, is larger than
+            `MAX_PIXELS`, takes longer than `MAX_SECONDS`, or is damaged or truncated.
     """
     return read_image_reduced(path)[0]
 
 
 def read_image_reduced(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
-    """`read_image`, and by how much each side was divided: 1 or 2."""
+    """Like `read_image`; also returns the factor that each side was divided by: 1 or 2."""
     try:
-        # Not held up by a pipe that nobody writes to.
+        # A named pipe without a writer must not block.
         with io.BufferedReader(_TimedFile(path, opener=_open_at_once)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
@@ -89,12 +89,12 @@ def read_image_reduced(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Writes an RGB picture uint8 [H, W, 3], in the format that the name's ending says, or PNG.
+    """Writes an RGB image uint8 [H, W, 3] in the format of the path's suffix, by default PNG.
 
-    The file is there as a whole or not at all; one of this name is replaced.
+    The file is written atomically and replaces an existing one.
 
     Raises:
-        ImageFileError: the format cannot hold it.
+        ImageFileError: the format does not support this image.
         OSError: the file cannot be written.
     """
     content = io.BytesIO()
@@ -108,11 +108,11 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 class _RefusedError(Exception):
-    """Why a picture is not wanted."""
+    """Why an image is refused."""
 
 
 class _TimedFile(io.FileIO):
-    """Stops being read when its time is up: decoders ask for their bytes bit by bit."""
+    """Raises `TimeoutError` from reads after `MAX_SECONDS`: decoders read in small pieces."""
 
     _deadline = 0.0
 
@@ -130,27 +130,29 @@ def _open_at_once(path: str, flags: int) -> int:
 def _decode(path: str | os.PathLike[str], file: BinaryIO) -> tuple[np.ndarray, int]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of odd metadata, and of sizes judged here.
+            warnings.simplefilter(
+                "ignore"
+            )  # About metadata, and about sizes that are checked here.
             with Image.open(file, formats=_OPENED) as image:
                 rgb, reduction = _load(image)
-                upright = _TURN_UPRIGHT.get(_orientation(image))
+                upright = _TRANSPOSE_BY_ORIENTATION.get(_orientation(image))
             return np.array(rgb if upright is None else rgb.transpose(upright)), reduction
     except UnidentifiedImageError as error:
-        reason = "no JPEG, PNG, WebP, BMP, TIFF or GIF picture, or damaged at its beginning"
+        reason = "not a JPEG, PNG, WebP, BMP, TIFF or GIF image, or damaged at its beginning"
         raise ImageFileError(path, reason) from error
     except (_RefusedError, Image.DecompressionBombError) as error:
         reason = str(error) if isinstance(error, _RefusedError) else _TOO_MANY
         raise ImageFileError(path, reason) from error
     except MemoryError as error:
         raise ImageFileError(path, "too large for this machine's memory") from error
-    except Exception as error:  # Pillow raises what it comes upon in a damaged file.
+    except Exception as error:  # Pillow raises errors of any type for damaged files.
         if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno):
             raise
         raise ImageFileError(path, "damaged or cut short") from error
 
 
 def _load(image: Image.Image) -> tuple[Image.Image, int]:
-    """The picture as RGB, not turned yet, and its reduction."""
+    """The image as RGB before EXIF orientation, and its reduction factor."""
     width, height = size = image.size
     if width * height > MAX_PIXELS:
         raise _RefusedError(f"{width}x{height}: {_TOO_MANY}")
@@ -160,14 +162,14 @@ def _load(image: Image.Image) -> tuple[Image.Image, int]:
     left = reduction if image.size == size else 1
     image.load()
     if image.mode in ("I", "F"):
-        raise _RefusedError("32 bits a sample; convert it to 8")
+        raise _RefusedError("32 bits per sample; convert it to 8")
     return _rgb(image, left), reduction
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(0x0112, 1)
-    except Exception:  # As above; a picture with damaged Exif data is still a picture.
+    except Exception:  # As above; the image may be fine where its EXIF data are damaged.
         return 1
 
 

@@ -1,4 +1,4 @@
-"""Frames of a source with the faces on them, worked on in threads of their own."""
+"""Detects, tracks and predicts the faces of a video in background threads."""
 
 import contextlib
 import threading
@@ -12,13 +12,13 @@ from agenet.faces.face import Detection, Detector, Face, FacePredictor
 from agenet.faces.tracking import Scene, Track, TrackedFace, Tracker
 from agenet.faces.video import TIMEOUT, Frame, VideoSource
 
-LIVE_BUDGET, FILE_BUDGET = 4, 32  # faces predicted at once, at most
-POLL = 0.5  # seconds after which one who waits for a picture is told that there is none yet
+LIVE_BUDGET, FILE_BUDGET = 4, 32  # maximum number of faces predicted per frame
+POLL = 0.5  # seconds to wait for a frame before yielding None
 
 
 @dataclass(frozen=True)
 class _Request:
-    """Faces of a frame to predict; the tracks belong to the detector's thread."""
+    """Faces of a frame to predict; only the detector thread may use the tracks."""
 
     frame: Frame
     tracks: Sequence[Track]
@@ -26,19 +26,19 @@ class _Request:
 
 
 class Pipeline:
-    """Frames with their faces, in order; use it as a context, which ends its threads.
+    """Yields frames with their faces, in order; a context manager that ends its threads.
 
-    One thread reads. To show frames as they come, one thread detects and tracks and one predicts,
-    and nobody waits for them: the faces move along by their optical flow until the detector's next
-    word, and get their predictions when there are some. To work on every frame instead, one thread
-    does it all, so that the result does not depend on the machine's speed.
+    One thread reads frames. For live display, a second thread detects and tracks and a third one
+    predicts, and frames do not wait for either: boxes follow the optical flow until the next
+    detection, and predictions appear when they are available. With `every_frame`, one thread
+    detects, tracks and predicts each frame, so that results do not depend on the machine's speed.
 
     Args:
         source: read and closed by a thread.
         detector: used by one thread.
-        load: makes the predictor; in its own thread if the source is live, which does not wait.
-        every_frame: work on each frame and wait for its result.
-        mirror: flip the pictures, as a looking glass does.
+        load: loads the predictor; in a thread if the source is live.
+        every_frame: process every frame and wait for its result.
+        mirror: flip frames horizontally.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Pipeline:
         self._inbox = Channel[Frame](1, newest=True)
         self._scenes = Channel[Scene](1, newest=True)
         self._requests = Channel[_Request](1)
-        self._answers = Channel[tuple[_Request, list[Face]]](1)
+        self._results = Channel[tuple[_Request, list[Face]]](1)
         self._threads: list[threading.Thread] = []
 
     @property
     def loaded(self) -> bool:
-        """Whether there is a predictor already."""
+        """Whether the predictor has been loaded."""
         return self._predictor is not None
 
     def __enter__(self) -> "Pipeline":
@@ -76,10 +76,10 @@ class Pipeline:
                 raise
         self._threads = [start_thread(self._read, self._frames, "frames")]
         if self._every_frame:
-            self._threads.append(start_thread(self._follow, self._done, "faces"))
+            self._threads.append(start_thread(self._process_all, self._done, "faces"))
         else:
             self._threads.append(start_thread(self._detect, self._scenes, "detector"))
-            self._threads.append(start_thread(self._predict, self._answers, "predictor"))
+            self._threads.append(start_thread(self._predict, self._results, "predictor"))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,29 +89,29 @@ class Pipeline:
             self._inbox,
             self._scenes,
             self._requests,
-            self._answers,
+            self._results,
         ):
             channel.close()
         for thread in self._threads:
             thread.join(TIMEOUT)
 
     def __iter__(self) -> Iterator[tuple[Frame, list[TrackedFace]] | None]:
-        """Frames and their faces; None each time that `POLL` seconds went by without one.
+        """Yields frames and their faces, or None whenever no frame arrived for `POLL` seconds.
 
         Raises:
-            UserError: whatever ended a thread.
+            UserError: the error that ended a thread.
         """
-        # Any channel raises `Closed` at the end.
+        # Channels raise `Closed` at the end of the video.
         with contextlib.suppress(Closed):
             while self._every_frame:
                 frame, scene = self._done.get()
                 yield frame, list(scene.faces)
-            yield from self._as_they_come()
+            yield from self._live_frames()
 
-    def _as_they_come(self) -> Iterator[tuple[Frame, list[TrackedFace]] | None]:
+    def _live_frames(self) -> Iterator[tuple[Frame, list[TrackedFace]] | None]:
         scene: Scene | None = None
         waited = 0.0
-        while not self._source.live or waited < TIMEOUT + 2:  # Else the camera hangs.
+        while not self._source.live or waited < TIMEOUT + 2:  # After that the camera hangs.
             try:
                 frame = self._frames.get(POLL)
             except TimeoutError:
@@ -132,27 +132,27 @@ class Pipeline:
                 if not self._frames.put(frame):
                     return
 
-    def _follow(self) -> None:
+    def _process_all(self) -> None:
         predictor = self._predictor = self._predictor or self._load()
         while True:
             frame = self._frames.get()
             self.tracker.update(frame.image, frame.seconds, self._detector.detect(frame.image))
-            if due := self.tracker.due():
+            if due := self.tracker.due_tracks():
                 faces = predictor.predict_faces(frame.image, [track.detection for track in due])
-                self.tracker.learn(due, faces, frame.seconds)
+                self.tracker.add_predictions(due, faces, frame.seconds)
             self._done.put((frame, self.tracker.scene()))
 
     def _detect(self) -> None:
-        waiting = False  # for the predictor
+        is_predicting = False
         while True:
             frame = self._inbox.get()
             self.tracker.update(frame.image, frame.seconds, self._detector.detect(frame.image))
             with contextlib.suppress(TimeoutError):
-                request, faces = self._answers.get(0)
-                self.tracker.learn(request.tracks, faces, request.frame.seconds)
-                waiting = False
-            if not waiting and (due := self.tracker.due()):
-                waiting = self._requests.put(
+                request, faces = self._results.get(0)
+                self.tracker.add_predictions(request.tracks, faces, request.frame.seconds)
+                is_predicting = False
+            if not is_predicting and (due := self.tracker.due_tracks()):
+                is_predicting = self._requests.put(
                     _Request(frame, due, [track.detection for track in due])
                 )
             self._scenes.put(self.tracker.scene())
@@ -162,4 +162,4 @@ class Pipeline:
         while True:
             request = self._requests.get()
             faces = predictor.predict_faces(request.frame.image, request.detections)
-            self._answers.put((request, faces))
+            self._results.put((request, faces))

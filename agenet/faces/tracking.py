@@ -1,4 +1,4 @@
-"""The same face from frame to frame, and what is told of it averaged over time."""
+"""Face tracking with temporal smoothing of predictions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,29 +10,29 @@ import numpy as np
 from agenet.faces.face import Box, Detection, Face, Prediction
 from agenet.labels import GENDERS
 
-# Small faces leave their boxes from one detection to the next: enlarged by `GROW`, those boxes
-# continue a track whose intersection over union is at least `MIN_OVERLAP`.
-GROW = 1.5
+# A detection continues a track if the intersection over union of their boxes, both enlarged by
+# `ENLARGEMENT` because small faces can move by more than their size, is at least `MIN_OVERLAP`.
+ENLARGEMENT = 1.5
 MIN_OVERLAP = 0.2
-MAX_RETURN = 1.0  # pixels by which a point may miss its start when it is followed back
-KEPT = 1.0  # seconds that a face may be missing and still keep its number
-SHOWN = 0.4  # seconds that a missing face is still shown: a detector misses single frames
-OUTDATED = 2.0  # seconds after which a slow detector's word is shown no more
-FIRST_PREDICTIONS = 3  # taken without a pause, so that the average settles soon
+MAX_FORWARD_BACKWARD_ERROR = 1.0  # pixels; points tracked less accurately are ignored
+KEEP_SECONDS = 1.0  # a face that is missing for longer loses its number
+SHOW_SECONDS = 0.4  # a missing face is shown for so long, because detectors miss single frames
+MAX_SCENE_AGE = 2.0  # seconds after which the result of a slow detector is no longer shown
+FIRST_PREDICTIONS = 3  # made at once, so that the average settles quickly
 PREDICT_EVERY = 0.5  # seconds between later predictions of one face
-HALF_LIFE = 2.0  # seconds after which a prediction counts half in the average
-# How far position and size follow a new detection; the flow has moved the box already, so that
-# a small share takes out the detector's jitter without lagging behind.
-FOLLOW = np.array([0.5, 0.5, 0.3, 0.3])
-GRAY_SIDE = 640  # pixels; the optical flow needs no more
-FEW = 40  # faces from which on the optical flow of each is that of its middle
+HALF_LIFE = 2.0  # seconds after which a prediction has half its weight in the average
+# Weights of a new detection for position (x, y) and size. Optical flow has moved the box already,
+# so small weights remove the detector's jitter without lag.
+SMOOTHING = np.array([0.5, 0.5, 0.3, 0.3])
+GRAY_SIDE = 640  # pixels; enough for optical flow
+MAX_GRID_FACES = 40  # with more faces, only the centre of each is tracked
 _FLOW: dict[str, Any] = {"winSize": (15, 15), "maxLevel": 3}
 
 
 class AveragedPrediction:
-    """The average of one face's predictions: recent and sharp pictures count more.
+    """A weighted average of one face's predictions, with an exponential decay over time.
 
-    Ages and gender's probabilities are averaged as they are, the groups' by their logarithms.
+    Ages and gender probabilities are averaged directly, age-group probabilities as logarithms.
     """
 
     def __init__(self) -> None:
@@ -42,11 +42,12 @@ class AveragedPrediction:
         self._seconds = 0.0
 
     def add(self, prediction: Prediction, weight: float, seconds: float) -> None:
-        """Takes a prediction in.
+        """Adds a prediction.
 
         Args:
+            prediction: of one frame.
             weight: at least 0; the detector's score.
-            seconds: when; not before the one that was added last.
+            seconds: time of the frame, not before that of the previous prediction.
         """
         decay = 0.5 ** (max(0.0, seconds - self._seconds) / HALF_LIFE)
         self._seconds = seconds
@@ -64,7 +65,7 @@ class AveragedPrediction:
                 self._weights[name] = self._weights.get(name, 0) * decay + weight
 
     def get(self) -> Prediction:
-        """The average; all None before the first."""
+        """Returns the average; all fields are None before the first prediction."""
         mean = {name: self._sums[name] / self._weights[name] for name in self._sums}
         result: dict[str, Any] = {}
         if "age" in mean:
@@ -85,12 +86,12 @@ class AveragedPrediction:
 
 @dataclass(frozen=True)
 class TrackedFace:
-    """A face that keeps its number from frame to frame.
+    """A face in one frame, with a number that identifies it throughout the video.
 
     Attributes:
-        number: from 1, of this video.
-        face: its smoothed box and averaged prediction.
-        unseen: seconds since the detector last found it.
+        number: from 1.
+        face: smoothed box and averaged prediction.
+        unseen: seconds since it was last detected.
     """
 
     number: int
@@ -98,23 +99,23 @@ class TrackedFace:
     unseen: float = 0.0
 
     def asdict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields, for JSON."""
         return {"track": self.number, "unseen": round(self.unseen, 3)} | self.face.asdict()
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The faces of one frame; tells where they are in a later one. Never changes."""
+    """The faces of one frame, immutable; `at` moves them to a later frame."""
 
     seconds: float
     gray: np.ndarray
     faces: tuple[TrackedFace, ...]
 
     def at(self, image: np.ndarray, seconds: float) -> list[TrackedFace]:
-        """The faces as the optical flow moved them, in a frame uint8 [H, W, 3] some time later."""
+        """Moves the faces by optical flow to a later frame uint8 [H, W, 3] at `seconds`."""
         passed = max(0.0, seconds - self.seconds)
-        # Nobody looked meanwhile: a slow detector must not make faces blink.
-        shown = self.faces if passed <= OUTDATED else ()
+        # Faces stay visible between the results of a slow detector, so that they do not flicker.
+        shown = self.faces if passed <= MAX_SCENE_AGE else ()
         boxes = np.array([tracked.face.detection.box for tracked in shown], float).reshape(-1, 4)
         moved = _move(boxes, self.gray, _to_gray(image), image.shape)
         return [
@@ -134,28 +135,30 @@ class Track:
     """One face over time.
 
     Attributes:
+        number: from 1.
         box: float [4], smoothed: left, top, right, bottom.
-        detection: the detector's latest word.
-        seen: seconds, when that was.
-        predicted: seconds, when it was last predicted.
-        predictions: how many.
+        detection: its latest detection.
+        last_seen: time of that detection in seconds.
+        last_predicted: time of its latest prediction in seconds.
+        prediction_count: number of its predictions.
+        average: of its predictions.
     """
 
     number: int
     box: np.ndarray
     detection: Detection
-    seen: float
-    predicted: float = -np.inf
-    predictions: int = 0
+    last_seen: float
+    last_predicted: float = -np.inf
+    prediction_count: int = 0
     average: AveragedPrediction = field(default_factory=AveragedPrediction)
 
 
 class Tracker:
-    """Follows faces from frame to frame. Belongs to one thread.
+    """Tracks faces from frame to frame. Not thread-safe.
 
     Args:
-        budget: faces to predict after one frame, at most, so that a crowd costs no more than
-            that; whoever waits longest comes first.
+        budget: maximum number of faces to predict per frame, which bounds the cost of crowds;
+            those predicted longest ago come first.
     """
 
     def __init__(self, budget: int) -> None:
@@ -163,10 +166,10 @@ class Tracker:
         self._tracks: list[Track] = []
         self._gray = np.zeros((1, 1), np.uint8)
         self._seconds = 0.0
-        self.count = 0  # of all faces so far
+        self.count = 0  # number of tracks so far
 
     def update(self, image: np.ndarray, seconds: float, detections: Sequence[Detection]) -> None:
-        """Takes in what the detector found in a frame uint8 [H, W, 3] at some second."""
+        """Updates the tracks with the detections of a frame uint8 [H, W, 3] at `seconds`."""
         gray = _to_gray(image)
         boxes = np.array([track.box for track in self._tracks], float).reshape(-1, 4)
         boxes = _move(boxes, self._gray, gray, image.shape)
@@ -177,35 +180,39 @@ class Tracker:
         for row, column in matches:
             track = self._tracks[row]
             track.box = _blend(track.box, found[column])
-            track.detection, track.seen = detections[column], seconds
-        self._tracks = [track for track in self._tracks if seconds - track.seen <= KEPT]
+            track.detection, track.last_seen = detections[column], seconds
+        self._tracks = [
+            track for track in self._tracks if seconds - track.last_seen <= KEEP_SECONDS
+        ]
         for column in sorted(set(range(len(found))) - {column for _, column in matches}):
             self.count += 1
             self._tracks.append(Track(self.count, found[column], detections[column], seconds))
         self._gray, self._seconds = gray, seconds
 
-    def due(self) -> list[Track]:
-        """Whose faces in this frame to predict now."""
+    def due_tracks(self) -> list[Track]:
+        """Returns the tracks whose faces in this frame should be predicted now."""
         waiting = [
             track
             for track in self._tracks
-            if track.seen == self._seconds
+            if track.last_seen == self._seconds
             and (
-                track.predictions < FIRST_PREDICTIONS
-                or self._seconds - track.predicted >= PREDICT_EVERY
+                track.prediction_count < FIRST_PREDICTIONS
+                or self._seconds - track.last_predicted >= PREDICT_EVERY
             )
         ]
-        return sorted(waiting, key=lambda track: track.predicted)[: self._budget]
+        return sorted(waiting, key=lambda track: track.last_predicted)[: self._budget]
 
-    def learn(self, tracks: Sequence[Track], faces: Sequence[Face], seconds: float) -> None:
-        """Takes in the predictions of `due` tracks of the frame at that second, in their order."""
+    def add_predictions(
+        self, tracks: Sequence[Track], faces: Sequence[Face], seconds: float
+    ) -> None:
+        """Adds the predictions of `due_tracks`, in their order, of the frame at `seconds`."""
         for track, face in zip(tracks, faces, strict=True):
             track.average.add(face.prediction, face.detection.score, seconds)
-            track.predicted = seconds
-            track.predictions += 1
+            track.last_predicted = seconds
+            track.prediction_count += 1
 
     def scene(self) -> Scene:
-        """What is known now."""
+        """Returns the current faces."""
         faces = [
             TrackedFace(
                 number=track.number,
@@ -213,17 +220,17 @@ class Tracker:
                     Detection(Box(*track.box.tolist()), track.detection.score),
                     track.average.get(),
                 ),
-                unseen=self._seconds - track.seen,
+                unseen=self._seconds - track.last_seen,
             )
             for track in self._tracks
-            if self._seconds - track.seen <= SHOWN
+            if self._seconds - track.last_seen <= SHOW_SECONDS
         ]
         return Scene(self._seconds, self._gray, tuple(faces))
 
 
 def match(tracks: np.ndarray, found: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs boxes float [N, 4] and [M, 4], those that overlap most first: (row, column) each."""
-    tracks, found = _grown(tracks), _grown(found)
+    """Pairs boxes float [N, 4] and [M, 4] greedily by overlap; returns (row, column) pairs."""
+    tracks, found = _enlarged(tracks), _enlarged(found)
     upper_left = np.maximum(tracks[:, None, :2], found[None, :, :2])
     lower_right = np.minimum(tracks[:, None, 2:], found[None, :, 2:])
     width, height = np.moveaxis(np.maximum(lower_right - upper_left, 0), -1, 0)
@@ -241,8 +248,8 @@ def match(tracks: np.ndarray, found: np.ndarray) -> list[tuple[int, int]]:
     return list(pairs.items())
 
 
-def _grown(boxes: np.ndarray) -> np.ndarray:
-    more = (GROW - 1) / 2 * (boxes[:, 2:] - boxes[:, :2])
+def _enlarged(boxes: np.ndarray) -> np.ndarray:
+    more = (ENLARGEMENT - 1) / 2 * (boxes[:, 2:] - boxes[:, :2])
     return np.concatenate([boxes[:, :2] - more, boxes[:, 2:] + more], axis=1)
 
 
@@ -251,14 +258,14 @@ def _area(boxes: np.ndarray) -> np.ndarray:
 
 
 def _blend(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Follows a detection part of the way, in position and in size."""
+    """Exponential smoothing of a box in position and size."""
     old, new = (np.concatenate([(b[:2] + b[2:]) / 2, b[2:] - b[:2]]) for b in (old, new))
-    center, size = np.split(old + FOLLOW * (new - old), 2)
+    center, size = np.split(old + SMOOTHING * (new - old), 2)
     return np.concatenate([center - size / 2, center + size / 2])
 
 
 def _to_gray(image: np.ndarray) -> np.ndarray:
-    """[H, W] of at most `GRAY_SIDE` pixels a side."""
+    """Greyscale uint8 [H, W], at most `GRAY_SIDE` pixels on each side."""
     height, width = image.shape[:2]
     scale = GRAY_SIDE / max(height, width)
     if scale < 1:
@@ -270,16 +277,16 @@ def _to_gray(image: np.ndarray) -> np.ndarray:
 def _move(
     boxes: np.ndarray, before: np.ndarray, after: np.ndarray, shape: Sequence[int]
 ) -> np.ndarray:
-    """Moves boxes float [N, 4] as the middle of each moved between two grey pictures.
+    """Moves boxes float [N, 4] by the optical flow between two greyscale images.
 
-    The median of nine points, in a crowd that of the middle alone, by Lucas and Kanade's pyramidal
-    method, without those that, followed back, do not come to where they were. On the clips with
-    faces it keeps more overlap with the detector's later boxes than a constant speed or none.
+    The shift is the median of a grid of nine points (in a crowd, the centre alone), tracked with
+    the pyramidal Lucas-Kanade method; points with a large forward-backward error are ignored. On
+    the test clips this overlaps more with later detections than constant velocity or no motion.
     """
     if not len(boxes) or before.shape != after.shape or min(before.shape) < 16:
         return boxes
     scale = np.array([after.shape[1] / shape[1], after.shape[0] / shape[0]])
-    side = 3 if len(boxes) <= FEW else 1
+    side = 3 if len(boxes) <= MAX_GRID_FACES else 1
     steps = np.arange(1, side + 1) / (side + 1)
     grid = np.stack(np.meshgrid(steps, steps), -1).reshape(1, -1, 2)
     upper_left, lower_right = boxes[:, None, :2], boxes[:, None, 2:]
@@ -287,8 +294,10 @@ def _move(
     points = points.reshape(-1, 1, 2)
     forth, found, _ = cv2.calcOpticalFlowPyrLK(before, after, points, None, **_FLOW)
     back, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, forth, None, **_FLOW)
-    missed = np.linalg.norm(back - points, axis=-1)
-    known = ((found == 1) & (found_back == 1) & (missed <= MAX_RETURN)).reshape(len(boxes), -1, 1)
+    error = np.linalg.norm(back - points, axis=-1)
+    known = ((found == 1) & (found_back == 1) & (error <= MAX_FORWARD_BACKWARD_ERROR)).reshape(
+        len(boxes), -1, 1
+    )
     shift = np.where(known, (forth - points).reshape(len(boxes), -1, 2) / scale, np.nan)
     moving = known.any((1, 2))
     result = boxes.copy()

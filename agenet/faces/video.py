@@ -1,4 +1,4 @@
-"""Frames of a camera, a video file or a stream; videos written."""
+"""Reads frames from cameras, video files and network streams; writes video files."""
 
 import os
 import re
@@ -10,25 +10,26 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from agenet import files
 from agenet.errors import UserError
-from agenet.faces.opencv import SILENT, set_log_level
+from agenet.faces.opencv_log import SILENT, set_log_level
 
-TIMEOUT = 10.0  # seconds to wait for a stream's connection or next picture
-# Each with a codec that OpenCV's own packages bring along. An AVI file plays even if the program
-# that wrote it was killed.
+TIMEOUT = 10.0  # seconds to wait for a stream to connect or for its next frame
+# Codecs that are part of OpenCV's packages. An AVI file is playable even if the program that wrote
+# it was killed.
 CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
-NARROWEST = 16  # pixels; the codecs know even sides only, and of 4 px they ruin the memory
-DEFAULT_RATE = 25.0  # frames per second of a source that does not tell
-CAMERA_DIGITS = 2  # from a hundred up, OpenCV takes numbers for kinds of cameras
+MIN_SIDE = 16  # pixels; codecs need even sides, and corrupt memory at 4 px
+DEFAULT_RATE = 25.0  # frames per second of a source that does not report its rate
+MAX_CAMERA_DIGITS = 2  # OpenCV takes numbers from 100 for camera back ends
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a video.
+    """One frame of a video.
 
     Attributes:
-        number: from 0.
-        seconds: since the first frame.
+        number: its index, from 0.
+        seconds: time since the first frame.
         image: RGB uint8 [H, W, 3].
     """
 
@@ -38,13 +39,13 @@ class Frame:
 
 
 class VideoSource:
-    """An opened camera, video file or stream.
+    """An open camera, video file or stream.
 
     Attributes:
-        name: for messages; without the password that an address may hold.
-        live: its pictures come when they come, and a late reader wants the newest.
-        rate: frames per second, as far as it tells.
-        count: of frames, as far as a file tells.
+        name: for messages; without the password that a URL may contain.
+        live: frames arrive in real time, so that a slow reader should skip to the newest.
+        rate: frames per second as reported, else `DEFAULT_RATE`.
+        count: number of frames as reported by a file; None for others.
     """
 
     def __init__(
@@ -61,17 +62,17 @@ class VideoSource:
         self._number = 0
         self._seconds = 0.0
         self._start = 0.0
-        # Opening alone proves little: cameras in use and cut files fail at the first picture.
+        # Busy cameras and truncated files open without error and fail at the first frame.
         self._first = self._decode()
         if self._first is None:
             capture.release()
             raise UserError(
-                f"{name} gives no picture: "
+                f"{name} returns no frame: "
                 + ("is another program using it?" if live else "is it a video, and complete?")
             )
 
     def read(self) -> Frame | None:
-        """The next frame; None at the end, or when the source is gone."""
+        """Returns the next frame; None at the end or when the source is disconnected."""
         image = self._first if self._first is not None else self._decode()
         self._first = None
         if image is None:
@@ -97,7 +98,7 @@ class VideoSource:
             return now - self._start
         seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         if self._number and not self._seconds < seconds < self._seconds + 3600:
-            seconds = self._seconds + 1 / self.rate  # Some containers tell no times.
+            seconds = self._seconds + 1 / self.rate  # Some containers have no timestamps.
         elif not self._number:
             seconds = 0.0
         self._seconds = seconds
@@ -105,13 +106,14 @@ class VideoSource:
 
 
 def open_video(text: str, clock: Callable[[], float] = time.monotonic) -> VideoSource:
-    """Opens what a user names.
+    """Opens a camera, video file or stream.
 
     Args:
-        text: a camera's number, its device file, a video file or a stream's address.
+        text: a camera's number or device file, a video file, or the URL of a stream.
+        clock: seconds, for the timestamps of live sources.
 
     Raises:
-        UserError: there is no such thing, or it gives no picture.
+        UserError: it does not exist, or returns no frame.
     """
     _silence()
     if "://" in text:
@@ -121,17 +123,17 @@ def open_video(text: str, clock: Callable[[], float] = time.monotonic) -> VideoS
         capture = cv2.VideoCapture()
         if not text.isdecimal():
             capture.open(text)
-        elif len(text) <= CAMERA_DIGITS:
+        elif len(text) <= MAX_CAMERA_DIGITS:
             capture.open(int(text))
         if not capture.isOpened():
             raise UserError(f"camera {text} cannot be opened: {_known_cameras()}")
         return VideoSource(capture, f"camera {text}", True, clock)
     if not path.exists():
-        raise UserError(f"{text} is not there: give a video file, a camera's number or an address")
+        raise UserError(f"{text} does not exist: give a video file, a camera's number or a URL")
     if not path.is_file():
-        kind = "a folder" if path.is_dir() else "no file"
-        raise UserError(f"{text} is {kind}: give a video file, a camera's number or an address")
-    with path.open("rb") as file:  # A missing permission is told as such.
+        kind = "a folder" if path.is_dir() else "not a file"
+        raise UserError(f"{text} is {kind}: give a video file, a camera's number or a URL")
+    with path.open("rb") as file:  # Raises `PermissionError`, which OpenCV does not.
         if not file.read(1):
             raise UserError(f"{text} is empty: is it a video, and complete?")
     capture = cv2.VideoCapture(str(path))
@@ -147,10 +149,10 @@ def _open_stream(address: str, clock: Callable[[], float]) -> VideoSource:
     capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, settings)
     if not capture.isOpened():
         raise UserError(
-            f"{name} cannot be opened as a video within {TIMEOUT:g} s: is the address right, and "
+            f"{name} cannot be opened as a video within {TIMEOUT:g} s: is the URL right, and "
             "can this machine reach it?"
         )
-    # A video file on a web server has an end, and is no more live than one on the disk.
+    # A video file on a web server is not live.
     live = not 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 1e9
     return VideoSource(capture, name, live, clock)
 
@@ -160,22 +162,22 @@ def _known_cameras() -> str:
         return "is it connected, and is this program allowed to use it?"
     found = sorted(str(path) for path in Path("/dev").glob("video*"))
     if found:
-        return f"this machine has {', '.join(found)}; give another number, a file or an address"
-    return "this machine has no /dev/video*; give a video file or a stream's address instead"
+        return f"this machine has {', '.join(found)}; give another number, a file or a URL"
+    return "this machine has no /dev/video*; give a video file or the URL of a stream instead"
 
 
 def _silence() -> None:
-    """Keeps OpenCV's and FFmpeg's own lines off the terminal: what matters is told here."""
+    """Turns off the messages of OpenCV and FFmpeg; errors are reported by this module."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     if "OPENCV_LOG_LEVEL" not in os.environ:
         set_log_level(SILENT)
 
 
 class VideoWriter:
-    """Writes a video; the file is made with the first picture and playable once closed.
+    """Writes a video file, which is created with the first frame and playable once closed.
 
     Args:
-        path: with an ending of `CODECS`.
+        path: a file with one of the suffixes in `CODECS`.
         rate: frames per second.
 
     Raises:
@@ -190,10 +192,10 @@ class VideoWriter:
         self._size = (0, 0)
 
     def write(self, image: np.ndarray) -> None:
-        """Adds a picture, RGB uint8 [H, W, 3]; one of another size than the first is resized."""
+        """Adds a frame RGB uint8 [H, W, 3], resized to the size of the first one."""
         if self._writer is None:
             _silence()
-            width, height = (max(NARROWEST, side // 2 * 2) for side in image.shape[1::-1])
+            width, height = (max(MIN_SIDE, side // 2 * 2) for side in image.shape[1::-1])
             self._size = (width, height)
             code = cv2.VideoWriter_fourcc(*CODECS[self.path.suffix.lower()])  # type: ignore[attr-defined,unused-ignore]
             self._writer = cv2.VideoWriter(str(self.path), code, self.rate, self._size)
@@ -205,9 +207,9 @@ class VideoWriter:
         self.count += 1
 
     def write_until(self, image: np.ndarray, seconds: float) -> None:
-        """Adds a picture as often as it takes for the video to be `seconds` long, maybe never.
+        """Repeats a frame until the video is `seconds` long, or drops it if it already is.
 
-        So that a camera whose pictures come unevenly is recorded at its true speed.
+        This records a camera with an uneven frame rate at its true speed.
         """
         while self.count <= seconds * self.rate:
             self.write(image)
@@ -216,7 +218,7 @@ class VideoWriter:
         if self._writer is None or not self._writer.isOpened():
             return
         self._writer.release()
-        # OpenCV does not tell when the disk is full.
+        # OpenCV does not report a full disk.
         capture = cv2.VideoCapture(str(self.path))
         readable = capture.isOpened() and capture.read()[0]
         capture.release()
@@ -225,14 +227,7 @@ class VideoWriter:
 
 
 def check_output(path: Path, source: str, overwrite: bool) -> None:
-    """Refuses a file to be written that would lose something; names what to do.
-
-    Raises:
-        UserError: it exists, is what is read from, or cannot be made there.
-    """
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"{path} cannot be written: name a file in a folder that exists")
+    """Raises `UserError` if a video cannot be written to `path`, or would replace another file."""
     if "://" not in source and path.exists() and Path(source).exists() and path.samefile(source):
         raise UserError(f"{path} is the video that is read: name another file to write")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists: name another file, or add --overwrite")
+    files.check_output(path, overwrite)

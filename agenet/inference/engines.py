@@ -1,7 +1,7 @@
-"""What runs a trained network: ONNX Runtime on CPUs, or JAX on whatever JAX has.
+"""Runs a trained network with ONNX Runtime on CPUs, or with JAX on any of its devices.
 
-JAX takes seconds to import and to compile. ONNX Runtime takes neither: the graph that JAX was
-traced to once is kept in the cache, under the hash of the weights that it was made of.
+JAX needs seconds to import and to compile; ONNX Runtime does not: the network is traced to an ONNX
+graph once, and the graph is cached under the hash of the weights file.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import numpy as np
 
 import agenet
 from agenet.errors import UserError
-from agenet.files import write_file
+from agenet.files import hash_file, hash_text, write_file
 from agenet.weights.cache import cache_dir
 from agenet.weights.spec import WeightsSpec
 
@@ -26,15 +26,15 @@ ENGINES = ("auto", "onnxruntime", "jax")
 MAX_BATCH = 32
 _ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "libtpu")
 _SPEC_KEY = "spec"
-_KEPT_GRAPHS = 16
+_MAX_CACHED_GRAPHS = 16
 
 
 class Engine(Protocol):
-    """A network ready to run.
+    """A network that is ready to run.
 
     Attributes:
-        name: of `ENGINES`.
-        spec: what it is and what it wants to see.
+        name: one of `ENGINES`.
+        spec: of its weights.
     """
 
     name: str
@@ -43,20 +43,21 @@ class Engine(Protocol):
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Log-probabilities of images uint8 [B, S, S, 3], see `TrainedNetwork.make_forward`.
 
-        B is from 1 to `MAX_BATCH`.
+        B is from 1 to `MAX_BATCH`, S is `spec.stored_size`.
         """
         ...
 
 
 def create_engine(path: Path, name: str = "auto") -> Engine:
-    """The network of a file of weights or of a run, ready to run.
+    """Loads the network of a weights file or of a run.
 
     Args:
-        path: see `agenet.inference.network.load_network`.
-        name: one of `ENGINES`; "auto" is JAX where it has an accelerator, or else ONNX Runtime.
+        path: a weights file or the work directory of a run.
+        name: one of `ENGINES`; "auto" is JAX if a plugin for an accelerator is installed, else
+            ONNX Runtime.
 
     Raises:
-        UserError: the name is unknown, its library is missing, or the weights are no good.
+        UserError: the name is unknown, its library is missing, or the weights cannot be used.
     """
     if name not in ENGINES:
         raise UserError(f'engine "{name}" is not known: use one of {", ".join(ENGINES)}')
@@ -67,7 +68,7 @@ def create_engine(path: Path, name: str = "auto") -> Engine:
 
 
 class JaxEngine:
-    """Runs on JAX's default device. Batches are padded, so that few sizes are compiled."""
+    """Runs on JAX's default device; batches are padded to powers of two to limit compilation."""
 
     name = "jax"
 
@@ -79,9 +80,9 @@ class JaxEngine:
         if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
             jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-        served = load_network(path)
-        self.spec = served.spec
-        self._answer: Callable[..., Any] = jax.jit(served.make_forward())
+        network = load_network(path)
+        self.spec = network.spec
+        self._forward: Callable[..., Any] = jax.jit(network.make_forward())
         self._fetch = jax.device_get
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -90,12 +91,12 @@ class JaxEngine:
         padded[: len(images)] = images
         return {
             task: values[: len(images)]
-            for task, values in self._fetch(self._answer(padded)).items()
+            for task, values in self._fetch(self._forward(padded)).items()
         }
 
 
 class OnnxEngine:
-    """Runs on the CPU, by ONNX Runtime."""
+    """Runs on the CPU with ONNX Runtime."""
 
     name = "onnxruntime"
 
@@ -104,9 +105,9 @@ class OnnxEngine:
             import onnxruntime
         except ImportError as error:
             raise UserError(
-                'ONNX Runtime is not installed: pip install onnxruntime, or take the engine "jax"'
+                'ONNX Runtime is not installed: pip install onnxruntime, or use the engine "jax"'
             ) from error
-        # Its warnings are about how graphs were written, which no user can mend.
+        # Its warnings are about the structure of graphs, which users cannot change.
         onnxruntime.set_default_logger_severity(3)
         graph = _find_graph(path)
         try:
@@ -121,52 +122,49 @@ class OnnxEngine:
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        found = self._session.run(self._outputs, {"images": images})
-        return dict(zip(self._outputs, found, strict=True))
+        values = self._session.run(self._outputs, {"images": images})
+        return dict(zip(self._outputs, values, strict=True))
 
 
 def _find_graph(path: Path) -> bytes:
-    """The network as an ONNX file: from the cache, or else made and kept there."""
-    kept = None if path.is_dir() else _place(path)
-    if kept and (graph := _read_whole(kept)):
-        kept.touch()
+    """Returns the network as an ONNX file, from the cache or else exported and cached."""
+    cached = None if path.is_dir() else _cache_path(path)
+    if cached and (graph := _read_verified(cached)):
+        cached.touch()
         return graph
     from agenet.export import to_onnx
     from agenet.inference.network import load_network
 
-    served = load_network(path)
-    graph = to_onnx(
-        served.make_forward(), served.stored_size, metadata={_SPEC_KEY: served.spec.to_json()}
-    )
-    if kept:
-        # Without a cache it is made every time, no more.
+    network = load_network(path)
+    metadata = {_SPEC_KEY: network.spec.to_json()}
+    graph = to_onnx(network.make_forward(), network.stored_size, metadata=metadata)
+    if cached:
+        # A cache that cannot be written to only costs time.
         with contextlib.suppress(OSError):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_file(kept, graph + hashlib.sha256(graph).digest())
-            by_age = sorted(kept.parent.glob("*.onnx"), key=lambda file: file.stat().st_mtime)
-            for old in by_age[:-_KEPT_GRAPHS]:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            write_file(cached, graph + hashlib.sha256(graph).digest())
+            by_age = sorted(cached.parent.glob("*.onnx"), key=lambda file: file.stat().st_mtime)
+            for old in by_age[:-_MAX_CACHED_GRAPHS]:
                 old.unlink(missing_ok=True)
     return graph
 
 
-def _place(path: Path) -> Path:
-    """Where the graph of a file of weights is kept: another file or version is another place."""
+def _cache_path(path: Path) -> Path:
+    """The cached graph's path, which depends on the weights file and the version of agenet."""
     if not path.is_file():
-        raise UserError(f"{path} is not a file of weights")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    digest.update(agenet.__version__.encode())
-    return cache_dir() / "graphs" / f"{digest.hexdigest()[:32]}.onnx"
+        raise UserError(f"{path} is not a weights file")
+    digest = hash_text(f"{hash_file(path)} {agenet.__version__}")
+    return cache_dir() / "graphs" / f"{digest[:32]}.onnx"
 
 
-def _read_whole(path: Path) -> bytes | None:
-    """What was kept, without the hash behind it; None if there is nothing, or it is damaged."""
+def _read_verified(path: Path) -> bytes | None:
+    """Reads a cached graph without its hash at the end; None if it is missing or damaged."""
     try:
         content = path.read_bytes()
     except OSError:
         return None
     graph, digest = content[:-32], content[-32:]
     if hashlib.sha256(graph).digest() != digest:
-        log.warning("%s is damaged: made again", path)
+        log.warning("%s is damaged: exporting the network again", path)
         return None
     return graph

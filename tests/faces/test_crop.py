@@ -18,8 +18,8 @@ def detection(x: float, y: float, side: float, degrees: float = 0.0) -> Detectio
     turn = np.exp(1j * np.radians(degrees))
     points = (x + 1j * y) + side * turn * ((LANDMARKS - 0.5) @ (1, 1j))
     geometry = GEOMETRIES["yunet"]
-    height = side / geometry.side
-    top = y - (0.5 + geometry.down) * height
+    height = side / geometry.size_ratio
+    top = y - (0.5 + geometry.shift_down) * height
     box = Box(x - height / 2, top, x + height / 2, top + height)
     return Detection(box, 0.9, np.column_stack([points.real, points.imag]))
 
@@ -98,7 +98,7 @@ def test_no_box(box: Box) -> None:
 
 
 def test_unknown_detector() -> None:
-    with pytest.raises(ValueError, match="'mine' were not measured; of yunet, hog they were"):
+    with pytest.raises(ValueError, match="'mine' were not measured, only those of yunet, hog"):
         face_square(Detection(Box(0, 0, 9, 9), 1.0), "mine")
 
 

@@ -9,8 +9,8 @@ import pytest
 from agenet.faces.detectors import create_detector
 from agenet.faces.drawing import (
     COLORS,
-    CROWD,
-    UNSURE_COLOR,
+    MAX_LONG_LABELS,
+    UNCERTAIN_COLOR,
     describe,
     describe_briefly,
     draw_faces,
@@ -72,7 +72,7 @@ def test_words() -> None:
 def test_colours_follow_numbers_and_tell_who_is_unsure() -> None:
     faces = [face(100, 200, 100), face(400, 200, 100, UNSURE)]
     drawn = draw_faces(blank(), faces, numbers=[8, 9])
-    assert has(drawn, COLORS[8 % len(COLORS)]) and has(drawn, UNSURE_COLOR)
+    assert has(drawn, COLORS[8 % len(COLORS)]) and has(drawn, UNCERTAIN_COLOR)
     assert not has(drawn, COLORS[0]) and not has(drawn, COLORS[9 % len(COLORS)])
     with pytest.raises(ValueError, match="zip"):
         draw_faces(blank(), faces, numbers=[1])
@@ -145,14 +145,14 @@ def test_500_faces_are_drawn_at_once() -> None:
         for row in range(20)
         for column in range(24)
     ] + [face(1262, 4 + 48 * row, 12) for row in range(20)]
-    assert len(crowd) == 500 > CROWD
+    assert len(crowd) == 500 > MAX_LONG_LABELS
     image = blank(960, 1280)
     began = time.thread_time()  # What else this machine does costs it nothing.
     drawn = draw_faces(image, crowd, status="23.4 fps")
     assert time.thread_time() - began < 0.3
     seen = [drawn[inside(one.detection.box)] for one in crowd[24:480]]
     assert np.mean([(part == GREY).all() for part in seen]) > 0.9
-    labels = has(drawn, UNSURE_COLOR)
+    labels = has(drawn, UNCERTAIN_COLOR)
     assert labels > 10_000
 
 

@@ -159,9 +159,9 @@ def test_what_is_no_picture_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path.write_bytes(b"")
     assert refusal(path) == "empty file"
     path.write_text("no picture")
-    assert refusal(path).startswith("no JPEG, PNG")
+    assert refusal(path).startswith("not a JPEG, PNG")
     Image.new("L", (8, 8)).save(path, "PPM")
-    assert refusal(path).startswith("no JPEG, PNG")
+    assert refusal(path).startswith("not a JPEG, PNG")
     os.mkfifo(tmp_path / "pipe")
     assert refusal(tmp_path / "pipe") == refusal(os.devnull) == "neither a file nor a folder"
     assert refusal("zero\0byte") == "embedded null byte"

@@ -10,10 +10,10 @@ from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection, Face, Prediction
 from agenet.faces.tracking import (
     HALF_LIFE,
-    KEPT,
-    OUTDATED,
+    KEEP_SECONDS,
+    MAX_SCENE_AGE,
     PREDICT_EVERY,
-    SHOWN,
+    SHOW_SECONDS,
     AveragedPrediction,
     Tracker,
     match,
@@ -109,8 +109,8 @@ def test_labels_do_not_flicker() -> None:
             gender_probability=max(male, 1 - male),
         )
         raw.append(told)
-        due = tracker.due()
-        tracker.learn(due, [Face(track.detection, told) for track in due], seconds)
+        due = tracker.due_tracks()
+        tracker.add_predictions(due, [Face(track.detection, told) for track in due], seconds)
         shown.append(tracker.scene().faces[0].face.prediction)
 
     def changes(told: Sequence[Prediction], name: str) -> int:
@@ -193,14 +193,18 @@ def test_boxes_do_not_tremble() -> None:
 def test_missed_and_found_again() -> None:
     image, tracker = texture(), Tracker(4)
     tracker.update(image, 0.0, [at(100, 100), at(400, 100)])
-    for seconds, numbers in ((0.1, [1, 2]), (SHOWN - 0.01, [1, 2]), (SHOWN + 0.01, [1])):
+    for seconds, numbers in (
+        (0.1, [1, 2]),
+        (SHOW_SECONDS - 0.01, [1, 2]),
+        (SHOW_SECONDS + 0.01, [1]),
+    ):
         tracker.update(image, seconds, [at(100, 100)])
         assert [face.number for face in tracker.scene().faces] == numbers
         assert tracker.scene().faces[-1].unseen == pytest.approx(seconds if 2 in numbers else 0)
-    tracker.update(image, KEPT - 0.01, [at(100, 100), at(400, 100)])
+    tracker.update(image, KEEP_SECONDS - 0.01, [at(100, 100), at(400, 100)])
     assert [face.number for face in tracker.scene().faces] == [1, 2]
-    tracker.update(image, 2 * KEPT, [])
-    tracker.update(image, 2 * KEPT, [at(400, 100)])
+    tracker.update(image, 2 * KEEP_SECONDS, [])
+    tracker.update(image, 2 * KEEP_SECONDS, [at(400, 100)])
     assert [face.number for face in tracker.scene().faces] == [3]
 
 
@@ -208,8 +212,8 @@ def test_a_slow_detector_does_not_make_faces_blink() -> None:
     image, tracker = texture(), Tracker(4)
     tracker.update(image, 0.0, [at(100, 100)])
     scene = tracker.scene()
-    assert len(scene.at(image, 3 * SHOWN)) == 1
-    assert scene.at(image, OUTDATED + 0.1) == []
+    assert len(scene.at(image, 3 * SHOW_SECONDS)) == 1
+    assert scene.at(image, MAX_SCENE_AGE + 0.1) == []
     assert len(scene.at(image, -1.0)) == 1  # A clock that was set back.
 
 
@@ -220,10 +224,12 @@ def test_a_crowd_is_predicted_in_turns() -> None:
     seen: set[int] = set()
     for number in range(5):
         tracker.update(image, number / 25, crowd)
-        due = tracker.due()
+        due = tracker.due_tracks()
         assert len(due) == 100
         seen |= {track.number for track in due}
-        tracker.learn(due, [Face(track.detection, Prediction(age=9.0)) for track in due], 0.0)
+        tracker.add_predictions(
+            due, [Face(track.detection, Prediction(age=9.0)) for track in due], 0.0
+        )
     assert len(seen) == tracker.count == 500
     assert {face.face.prediction.age for face in tracker.scene().faces} == {9.0}
 
@@ -234,10 +240,10 @@ def test_settled_faces_are_predicted_now_and_then() -> None:
     for number in range(101):
         seconds = number / 25
         tracker.update(image, seconds, [at(100, 100)])
-        if due := tracker.due():
+        if due := tracker.due_tracks():
             predicted.append(seconds)
-            tracker.learn(due, [Face(due[0].detection, Prediction(age=9.0))], seconds)
+            tracker.add_predictions(due, [Face(due[0].detection, Prediction(age=9.0))], seconds)
     assert predicted[:3] == [0, 0.04, 0.08]
     assert np.diff(predicted[2:]) == pytest.approx(PREDICT_EVERY, abs=0.05)
     tracker.update(image, 9.0, [])
-    assert tracker.due() == []  # There is no face to look at.
+    assert tracker.due_tracks() == []  # There is no face to look at.

@@ -163,7 +163,7 @@ def test_cut_clip(real_data: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_film(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
-    assert "is not there" in refusal(path)
+    assert "does not exist" in refusal(path)
     path.write_bytes(b"")
     assert "is empty" in refusal(path)
     path.write_bytes(b"no film" * 100)
@@ -173,8 +173,8 @@ def test_what_is_no_film(tmp_path: Path) -> None:
     assert "is it one, and complete?" in refusal(path)
     assert "is a folder" in refusal(tmp_path) and "is a folder" in refusal("")
     os.mkfifo(tmp_path / "pipe")
-    assert "is no file" in refusal(tmp_path / "pipe")
-    assert "is not there" in refusal("-1")
+    assert "is not a file" in refusal(tmp_path / "pipe")
+    assert "does not exist" in refusal("-1")
 
 
 # Cameras.
@@ -220,7 +220,7 @@ def test_camera_that_disappears(end: Exception | None) -> None:
 @pytest.mark.parametrize("end", [None, cv2.error("in use")])
 def test_camera_without_a_picture(end: Exception | None) -> None:
     capture = FakeCapture(0, end)
-    with pytest.raises(UserError, match="camera 0 gives no picture: is another program using it"):
+    with pytest.raises(UserError, match="camera 0 returns no frame: is another program using it"):
         VideoSource(capture, "camera 0", True, lambda: 0.0)
     assert capture.released
 
@@ -281,8 +281,8 @@ def test_output_that_would_lose_something(tmp_path: Path, monkeypatch: pytest.Mo
         (film, "film.mp4", True, "is the video that is read"),
         (film, f"{tmp_path}/film.mp4", True, "is the video that is read"),
         (film, "0", False, "exists: name another file, or add --overwrite"),
-        (tmp_path, "0", True, "name a file in a folder that exists"),
-        (tmp_path / "gone" / "film.mp4", "0", True, "name a file in a folder that exists"),
+        (tmp_path, "0", True, "is a folder: name a file in it"),
+        (tmp_path / "gone" / "film.mp4", "0", True, "gone: no such folder, create it first"),
     ):
         with pytest.raises(UserError, match=message):
             check_output(path, source, overwrite)

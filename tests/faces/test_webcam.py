@@ -23,9 +23,9 @@ from agenet.faces.face import Detector
 from agenet.faces.video import Frame, VideoWriter, open_video
 from agenet.faces.webcam import main, run
 from agenet.faces.yunet import YUNET
+from tests.conftest import ROOT
 from tests.faces.test_pipeline import Camera, Fake
 
-ROOT = Path(__file__).resolve().parents[1]
 CLIPS = {  # frames and people, as a person sees them
     "classroom": (45, 4),
     "face-demographics-walking": (35, 2),
@@ -180,7 +180,7 @@ def test_mistakes_are_one_line(
         ([film, "--output", tmp_path / "gone" / "a.mp4"], "in a folder that exists"),
         ([film, "--output", "a.mp4", "--json", "a.mp4"], "name two"),
         ([film, "--json", "-", "--detector", "yunett"], "did you mean yunet"),
-        ([tmp_path / "gone.mp4"], "is not there: give a video file"),
+        ([tmp_path / "gone.mp4"], "does not exist: give a video file"),
         ([empty], "is empty"),
         (["97"], "camera 97 cannot be opened: this machine has"),
         ([film], "this machine has no display: give --output FILE or --json FILE"),

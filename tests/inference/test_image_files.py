@@ -20,9 +20,8 @@ from agenet.faces.image_io import read_image
 from agenet.inference.image_files import main, predict_files
 from agenet.inference.inputs import find_pictures
 from agenet.inference.results import JsonLinesWriter, Result, TableWriter
+from tests.conftest import REAL_DATA
 from tests.faces.test_image_io import png
-
-REAL_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
 class BrightFaces:
@@ -96,7 +95,7 @@ def test_table_csv_json_lines_and_copies(
     ]
     assert body[3] == [none, "-", "no", "face", "found"]
     first = "2 pictures, 2 faces, 1 picture without a face, 1 problem\n"
-    assert summary.startswith(f"{first}  {photos / 'bad.gif'}: no JPEG, PNG")
+    assert summary.startswith(f"{first}  {photos / 'bad.gif'}: not a JPEG, PNG")
     told = rows(tmp_path / "faces.csv")
     assert [(row["file"], row["face"], row["age"]) for row in told] == [
         (str(photos / "bad.gif"), "", ""),

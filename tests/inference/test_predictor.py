@@ -111,12 +111,12 @@ def test_graph_is_cached_and_rebuilt_when_damaged(
     content[len(content) // 2] ^= 1
     kept.write_bytes(content)
     assert Predictor.load(by_year, engine="onnxruntime").predict(image) == expected
-    assert "is damaged: made again" in caplog.text
+    assert "is damaged: exporting the network again" in caplog.text
     for number in range(30):
         (kept.parent / f"{number}.onnx").write_bytes(b"")
     kept.unlink()
     Predictor.load(by_year, engine="onnxruntime")
-    assert len(list(kept.parent.glob("*.onnx"))) == engines._KEPT_GRAPHS and kept.exists()
+    assert len(list(kept.parent.glob("*.onnx"))) == engines._MAX_CACHED_GRAPHS and kept.exists()
 
 
 @pytest.mark.parametrize("engine", ["jax", "onnxruntime"])
@@ -133,7 +133,7 @@ def test_few_batch_sizes_are_compiled(by_year: Path) -> None:
     engine = create_engine(by_year, "jax")
     for count in range(1, MAX_BATCH + 1):
         engine(np.zeros((count, STORED, STORED, 3), np.uint8))
-    assert engine._answer._cache_size() == 6  # type: ignore[attr-defined]
+    assert engine._forward._cache_size() == 6  # type: ignore[attr-defined]
 
 
 def test_custom_age_groups(by_year: Path) -> None:
