@@ -127,7 +127,7 @@ def _measure(predictor: Predictor, records: Any, rows: np.ndarray, change: Calla
     for start in range(0, len(rows), BATCH):
         images = []
         for row in rows[start : start + BATCH]:
-            data = np.frombuffer(records.pictures[row], np.uint8)
+            data = np.frombuffer(records.images[row], np.uint8)
             image: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
             images.append(change(np.ascontiguousarray(image[..., ::-1])))
         for told in predictor.predict(images):

@@ -105,7 +105,7 @@ def make_records() -> Callable[..., Records]:
         return Records(
             name="noise/faces/1.0.0",
             notice="",
-            pictures=pictures,
+            images=pictures,
             fold=(subject_id % folds).astype(np.int32),
             subject_id=subject_id,
             labels={"age": age.astype(np.int32), "gender": gender.astype(np.int32)},

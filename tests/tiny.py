@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from agenet.data.records import Records
-from agenet.data.resident import Resident
+from agenet.data.resident import ResidentImages
 from agenet.distributed.mesh import create_mesh
 from agenet.distributed.processes import distributed_session
 from agenet.errors import one_line_errors
@@ -73,14 +73,14 @@ def use_records(
 
 def on_batch(call: int, action: Callable[[], None], patch: Callable[..., None] = setattr) -> None:
     """Has `action` done before the batch number `call`, from 1, of training or validation."""
-    batch, calls = Resident.batch, iter(range(1, sys.maxsize))
+    batch, calls = ResidentImages.batch, iter(range(1, sys.maxsize))
 
     def counted(*args: Any) -> dict[str, jax.Array]:
         if next(calls) == call:
             action()
         return batch(*args)
 
-    patch(Resident, "batch", counted)
+    patch(ResidentImages, "batch", counted)
 
 
 def read_rows(workdir: Path) -> list[dict[str, float]]:

@@ -34,12 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     # Imported here, not above: help and mistyped flags must not wait for JAX.
-    from agenet.distributed.compilation_cache import keep_compiled
+    from agenet.distributed.compilation_cache import enable_compilation_cache
     from agenet.runs.evaluator import report_again
     from agenet.runs.logging import log_to
 
     with log_to():
-        keep_compiled()
+        enable_compilation_cache()
         report_again(args.workdir, args.data_dir, args.test_views)
 
 

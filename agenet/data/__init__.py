@@ -1,1 +1,1 @@
-"""Prepared data sets: their splits, their pictures in memory, and what is done to a picture."""
+"""Prepared data sets: records, splits, order of batches, decoding, and augmentation."""

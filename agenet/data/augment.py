@@ -1,6 +1,6 @@
-"""What happens to stored pictures on the device: crop, warp, flip, colours, normalise.
+"""Image transforms on the device: crop, warp, flip, colours, normalisation, test-time views.
 
-Training and serving share the evaluation transform, so that they cannot drift apart.
+Training and serving share the evaluation transform.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,39 +14,35 @@ from agenet.errors import UserError
 
 Transform = Callable[..., jax.Array]
 
-VIEWS = (1, 2, 4)  # of a test picture, see `make_views_transform`
+VIEWS = (1, 2, 4)  # numbers of views of a test image, see `make_views_transform`
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training pictures undergo, as in `config.augment`; each picture draws its own.
+    """Random transforms of training images (`config.augment`), drawn for each image separately.
 
-    The parameters mean what they mean to ShiftScaleRotate, RandomBrightnessContrast and
-    HorizontalFlip of Albumentations, see `agenet.data.warp` and `brightness_contrast`, and are
-    drawn uniformly up to their limits in either direction. Of ShiftScaleRotate it is the meaning
-    before version 2, which began to round shifts and to stretch width and height apart, with a
-    black border or, by the probability `repeat_edge`, BORDER_REPLICATE. `grey` and
-    `low_resolution` are probabilities: of ToGray, and of `reduce_resolution` by any amount.
+    Parameters have the meaning that they have in Albumentations' HorizontalFlip,
+    ShiftScaleRotate and RandomBrightnessContrast (see `agenet.data.warp` and
+    `brightness_contrast`) and are drawn uniformly from -limit to limit. ShiftScaleRotate is that
+    of versions before 2, which do not round shifts and scale both axes alike.
 
     Raises:
-        UserError: a value makes no sense.
+        UserError: a value is out of range.
     """
 
     crop: str = "random"  # or "center"
-    flip: float = 0.5  # probability of mirroring
-    shift: float = 0.0  # of the size of a crop
-    scale: float = 0.0  # around a factor of 1
+    flip: float = 0.5  # probability of mirroring left to right
+    shift: float = 0.0  # as a share of the crop's size
+    scale: float = 0.0  # difference to a factor of 1
     rotate: float = 0.0  # degrees
     warp_probability: float = 1.0  # of shift, scale and rotate together
-    repeat_edge: float = 0.0  # probability of the picture's edge, not black, beyond it
-    brightness: float = 0.0  # of the largest value, 255
-    contrast: float = 0.0  # around a factor of 1
+    repeat_edge: float = 0.0  # probability of BORDER_REPLICATE instead of a black border
+    brightness: float = 0.0  # as a share of 255
+    contrast: float = 0.0  # difference to a factor of 1
     color_probability: float = 0.5  # of brightness and contrast together
-    grey: float = 0.0  # probability of losing the colours
-    low_resolution: float = 0.0  # probability of losing details, down to a quarter of the pixels
-    mixup: float = (
-        0.0  # alpha of mixup, which is the training step's, see `agenet.training.steps.Recipe`
-    )
+    grey: float = 0.0  # probability of ToGray
+    low_resolution: float = 0.0  # probability of `reduce_resolution` by a random amount
+    mixup: float = 0.0  # alpha of mixup, which the training step applies
 
     def __post_init__(self) -> None:
         if self.crop not in ("random", "center"):
@@ -59,48 +55,50 @@ class Augmentation:
 
     @property
     def warps(self) -> bool:
+        """Whether images are shifted, scaled or rotated."""
         return max(self.shift, self.scale, self.rotate) > 0 and self.warp_probability > 0
 
     @property
     def recolors(self) -> bool:
+        """Whether brightness or contrast change."""
         return max(self.brightness, self.contrast) > 0 and self.color_probability > 0
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """(x - mean) / std per channel; [..., 3] to float32 [..., 3]; x, mean and std in 0..255."""
+    """(x - mean) / std per channel: [..., 3] to float32 [..., 3], all three in units of 0..255."""
     scale = 1.0 / jnp.asarray(std, jnp.float32)
     return (images.astype(jnp.float32) - jnp.asarray(mean, jnp.float32)) * scale
 
 
 def center_corner(images: jax.Array, size: int) -> tuple[int, int]:
-    """Top and left of the middle square of pictures [B, H, W, 3]."""
+    """Top and left of the central square of images [B, H, W, 3]."""
     return (images.shape[1] - size) // 2, (images.shape[2] - size) // 2
 
 
 def example_keys(rng: jax.Array, epoch: jax.typing.ArrayLike, rows: jax.Array) -> jax.Array:
-    """A random key [B] for each row int32 [B] of a data set, another one in every epoch.
+    """Random keys [B] for rows int32 [B] of a data set in an epoch.
 
-    What a picture undergoes thus depends neither on its batch nor on the batch's size.
+    An image's augmentation therefore does not depend on its batch or the batch size.
     """
     rng = jax.random.fold_in(rng, epoch)
     return jax.vmap(lambda row: jax.random.fold_in(rng, row))(rows)
 
 
 def random_corners(images: jax.Array, size: int, rngs: jax.Array) -> jax.Array:
-    """Top and left, int32 [B, 2], of squares anywhere inside pictures [B, H, W, 3], uniformly."""
+    """Top and left, int32 [B, 2], of uniformly drawn squares inside images [B, H, W, 3]."""
     _, height, width, _ = images.shape
     room = jnp.array([height - size + 1, width - size + 1])
     return jax.vmap(lambda rng: jax.random.randint(rng, (2,), 0, room))(rngs)
 
 
 def center_crop(images: jax.Array, size: int) -> jax.Array:
-    """The middle square: [B, H, W, 3] to [B, size, size, 3]."""
+    """The central square: [B, H, W, 3] to [B, size, size, 3]."""
     top, left = center_corner(images, size)
     return images[:, top : top + size, left : left + size]
 
 
 def random_crop(images: jax.Array, size: int, rngs: jax.Array) -> jax.Array:
-    """A square anywhere inside, uniformly, another for each picture: to [B, size, size, 3]."""
+    """A uniformly drawn square of each image: [B, H, W, 3] to [B, size, size, 3]."""
 
     def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(image, (*corner, 0), (size, size, image.shape[-1]))
@@ -109,42 +107,42 @@ def random_crop(images: jax.Array, size: int, rngs: jax.Array) -> jax.Array:
 
 
 def random_flip(images: jax.Array, rngs: jax.Array, probability: float = 0.5) -> jax.Array:
-    """Some of the pictures [B, H, W, 3] mirrored left to right."""
-    flip = _happens(rngs, probability)
+    """Mirrors images [B, H, W, 3] left to right, each with the given probability."""
+    flip = _bernoulli(rngs, probability)
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
 def random_warps(rngs: jax.Array, size: int, augmentation: Augmentation) -> jax.Array:
-    """Shifts, scales, rotations and flips of crops of `size` pixels, as matrices [B, 2, 3]."""
-    flip_rngs, apply_rngs, shift_rngs, scale_rngs, rotate_rngs = _split(rngs, 5)
-    applied = _happens(apply_rngs, augmentation.warp_probability)
+    """Matrices [B, 2, 3] that shift, scale, rotate and flip crops of `size` pixels."""
+    flip_rngs, apply_rngs, shift_rngs, scale_rngs, rotate_rngs = _split_keys(rngs, 5)
+    applied = _bernoulli(apply_rngs, augmentation.warp_probability)
     shift = _uniform(shift_rngs, augmentation.shift, (2,)) * applied[:, None]
     scale = _uniform(scale_rngs, augmentation.scale) * applied
     rotate = _uniform(rotate_rngs, augmentation.rotate) * applied
-    flip = _happens(flip_rngs, augmentation.flip)
+    flip = _bernoulli(flip_rngs, augmentation.flip)
     return shift_scale_rotate(shift, 1 + scale, rotate, flip, size)
 
 
 def random_colors(rngs: jax.Array, augmentation: Augmentation) -> tuple[jax.Array, jax.Array]:
-    """Brightness [B] and contrast [B], both 0 where a picture stays as it is."""
-    apply_rngs, brightness_rngs, contrast_rngs = _split(rngs, 3)
-    applied = _happens(apply_rngs, augmentation.color_probability)
+    """Brightness [B] and contrast [B] for `brightness_contrast`, 0 for unchanged images."""
+    apply_rngs, brightness_rngs, contrast_rngs = _split_keys(rngs, 3)
+    applied = _bernoulli(apply_rngs, augmentation.color_probability)
     brightness = _uniform(brightness_rngs, augmentation.brightness)
     return brightness * applied, _uniform(contrast_rngs, augmentation.contrast) * applied
 
 
 def random_halvings(rngs: jax.Array, probability: float) -> jax.Array:
-    """How often the resolution is halved, float32 [B]: 0, or with `probability` up to 2."""
-    apply_rngs, amount_rngs = _split(rngs, 2)
-    return _happens(apply_rngs, probability) * (1 + _uniform(amount_rngs, 1.0))
+    """Halvings float32 [B] for `reduce_resolution`: with `probability` from 0 to 2, else 0."""
+    apply_rngs, amount_rngs = _split_keys(rngs, 2)
+    return _bernoulli(apply_rngs, probability) * (1 + _uniform(amount_rngs, 1.0))
 
 
-def _split(rngs: jax.Array, purposes: int) -> jax.Array:
-    """Each example's key divided: [B] to [purposes, B]."""
-    return jax.vmap(lambda rng: jax.random.split(rng, purposes), out_axes=1)(rngs)
+def _split_keys(rngs: jax.Array, count: int) -> jax.Array:
+    """Splits each example's key: [B] to [count, B]."""
+    return jax.vmap(lambda rng: jax.random.split(rng, count), out_axes=1)(rngs)
 
 
-def _happens(rngs: jax.Array, probability: float) -> jax.Array:
+def _bernoulli(rngs: jax.Array, probability: float) -> jax.Array:
     return jax.vmap(lambda rng: jax.random.bernoulli(rng, float(probability)))(rngs)
 
 
@@ -153,27 +151,27 @@ def _uniform(rngs: jax.Array, limit: float, shape: tuple[int, ...] = ()) -> jax.
 
 
 def brightness_contrast(images: jax.Array, brightness: jax.Array, contrast: jax.Array) -> jax.Array:
-    """X (1 + contrast) + 255 brightness, cut to 0..255; images [B, H, W, 3], the others [B]."""
+    """X (1 + contrast) + 255 brightness, clipped to 0..255: images [B, H, W, 3], the others [B]."""
     factor, offset = (1 + contrast)[:, None, None, None], (255 * brightness)[:, None, None, None]
     return jnp.clip(images.astype(jnp.float32) * factor + offset, 0, 255)
 
 
 def to_grey(images: jax.Array, grey: jax.Array) -> jax.Array:
-    """Those of pictures [B, H, W, 3] for which `grey`, bool [B], says so in shades of grey.
+    """Converts the images [B, H, W, 3] for which `grey`, bool [B], is True to grey.
 
-    Luma as in ITU-R BT.601, which OpenCV and Pillow use.
+    The luma is that of ITU-R BT.601, as in OpenCV and Pillow.
     """
     luma = jnp.sum(images * jnp.array([0.299, 0.587, 0.114]), -1, keepdims=True)
     return jnp.where(grey[:, None, None, None], luma, images)
 
 
 def reduce_resolution(images: jax.Array, halvings: jax.Array) -> jax.Array:
-    """Pictures [B, H, W, 3] as if they had been made smaller and larger again.
+    """Removes detail from images [B, H, W, 3], as if they were shrunk and enlarged again.
 
     Args:
-        images: any numbers.
-        halvings: how often width and height are halved, [B], 0 to 2. What lies between whole
-            numbers is interpolated, as between the levels of a mipmap (Williams, "Pyramidal
+        images: of any type.
+        halvings: the number of times that width and height are halved, [B], from 0 to 2.
+            Fractions interpolate, as between the levels of a mipmap (Williams, "Pyramidal
             Parametrics", SIGGRAPH 1983).
 
     Returns:
@@ -204,10 +202,8 @@ def make_train_transform(
 ) -> Transform:
     """Returns `transform(images uint8 [B, H, W, 3], rngs [B]) -> float32 [B, size, size, 3]`.
 
-    Each picture has a key of its own, see `example_keys`.
-
-    Crop, warp and flip are one interpolation, from the stored picture: a warped crop has a border
-    only where the stored picture ends. What is turned off costs nothing.
+    Each image has its own key, see `example_keys`. Crop, warp and flip are one interpolation from
+    the stored image, so a warped crop has a border only where the stored image ends.
     """
 
     def crop_and_warp(
@@ -218,11 +214,13 @@ def make_train_transform(
         else:
             corners = jnp.array([center_corner(images, size)])
         matrices = random_warps(warp_rngs, size, augmentation)
-        edge = _happens(edge_rngs, augmentation.repeat_edge) if augmentation.repeat_edge else None
+        edge = _bernoulli(edge_rngs, augmentation.repeat_edge) if augmentation.repeat_edge else None
         return warp(images, matrices.at[:, :, 2].add(corners[:, ::-1]), size, edge)
 
     def transform(images: jax.Array, rngs: jax.Array) -> jax.Array:
-        crop_rngs, flip_rngs, color_rngs, grey_rngs, resolution_rngs, edge_rngs = _split(rngs, 6)
+        crop_rngs, flip_rngs, color_rngs, grey_rngs, resolution_rngs, edge_rngs = _split_keys(
+            rngs, 6
+        )
         if augmentation.warps:
             images = crop_and_warp(images, crop_rngs, flip_rngs, edge_rngs)
         else:
@@ -236,7 +234,7 @@ def make_train_transform(
             colors = random_colors(color_rngs, augmentation)
             images = brightness_contrast(images, *colors)
         if augmentation.grey:
-            images = to_grey(images, _happens(grey_rngs, augmentation.grey))
+            images = to_grey(images, _bernoulli(grey_rngs, augmentation.grey))
         if augmentation.low_resolution:
             halvings = random_halvings(resolution_rngs, augmentation.low_resolution)
             images = reduce_resolution(images, halvings)
@@ -250,9 +248,9 @@ def make_views_transform(
 ) -> Transform:
     """Returns `transform(images uint8 [B, H, W, 3]) -> float32 [B, views, size, size, 3]`.
 
-    The first view is that of `make_eval_transform`, the second its mirror image, the third and
-    fourth are the whole picture, made smaller, and its mirror image. To average over views of a
-    test picture is the "over-sampling" of Levi & Hassner 2015, who take five crops, each mirrored.
+    The views are that of `make_eval_transform`, its mirror image, the whole image resized, and its
+    mirror image. Averaging predictions over views of a test image is the "over-sampling" of Levi &
+    Hassner 2015, who use five crops and their mirror images.
     """
 
     def transform(images: jax.Array) -> jax.Array:

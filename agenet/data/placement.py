@@ -1,4 +1,4 @@
-"""Where pictures are kept: on the devices or the host, or nowhere, but read for every batch."""
+"""Chooses where a data set's images are kept: on the devices, on the host, or streamed."""
 
 import logging
 import math
@@ -11,34 +11,35 @@ import jax
 from jax.sharding import Mesh
 
 from agenet.data.records import Records
-from agenet.data.resident import Resident
-from agenet.data.stream import Stream
+from agenet.data.resident import ResidentImages
+from agenet.data.stream import StreamedImages
 from agenet.distributed.coordination import all_gather
 from agenet.errors import UserError
 
 log = logging.getLogger(__name__)
 
 PLACEMENTS = ("auto", "device", "host", "stream")
-# Of free memory: on a device the rest is for the network's activations, on the host for others.
+# The share of free memory that images may take: on a device the rest is for activations, on the
+# host for other programs.
 _SHARE = 0.5
 
-Pictures = Resident | Stream
+ImageSource = ResidentImages | StreamedImages
 
 
-def load_pictures(
+def load_images(
     records: Records, *, size: int, mesh: Mesh, placement: str, progress: bool = False
-) -> Pictures:
-    """Decodes and places a data set, or prepares to do so batch by batch; logs which and why.
+) -> ImageSource:
+    """Decodes and places a data set, or prepares to stream it; logs the placement and its reason.
 
     Args:
-        records: the data set, N pictures.
-        size: side of the square pictures, in pixels.
-        mesh: the devices that batches are made for.
+        records: the data set, N images.
+        size: side of the square images, in pixels.
+        mesh: the devices that batches are divided over.
         placement: one of `PLACEMENTS`.
         progress: show a progress bar.
 
     Raises:
-        UserError: unknown placement, not enough memory, or a broken picture.
+        UserError: unknown placement, not enough memory, or an image that does not decode.
     """
     nbytes = len(records.fold) * size * size * 3
     where, why = choose_placement(
@@ -46,12 +47,14 @@ def load_pictures(
         nbytes,
         devices=mesh.size,
         processes=jax.process_count(),
-        **agree_on_free(min(map(free_device_memory, mesh.local_devices))),
+        **min_free_memory(min(map(free_device_memory, mesh.local_devices))),
     )
-    log.info("pictures: %.2f GB as uint8 %s: %s", nbytes / 1e9, _TEXTS[where], why)
+    log.info("images: %.2f GB as uint8 %s: %s", nbytes / 1e9, _TEXTS[where], why)
     if where == "stream":
-        return Stream(records, size=size, mesh=mesh)
-    return Resident(records, size=size, mesh=mesh, on_device=where == "device", progress=progress)
+        return StreamedImages(records, size=size, mesh=mesh)
+    return ResidentImages(
+        records, size=size, mesh=mesh, on_device=where == "device", progress=progress
+    )
 
 
 _TEXTS = {
@@ -76,18 +79,22 @@ def choose_placement(
     free_host: float,
     processes: int = 1,
 ) -> tuple[str, str]:
-    """One of `PLACEMENTS` without "auto", and why.
+    """Chooses "device", "host" or "stream".
 
     Args:
-        placement: what the config has.
-        nbytes: of all pictures, decoded.
-        devices: among which they would be divided.
-        free_device: bytes that every device has left.
-        free_host: bytes that every process has left on its host, through which devices get theirs.
-        processes: each decodes what its devices hold, or on the host all pictures.
+        placement: the requested placement, one of `PLACEMENTS`.
+        nbytes: size of all decoded images.
+        devices: number of devices that they would be divided over.
+        free_device: free bytes of each device.
+        free_host: free bytes of host memory for each process; decoding for devices takes it, too.
+        processes: number of processes. Each decodes the images of its own devices, or all images
+            for "host".
+
+    Returns:
+        The placement and the reason for it.
 
     Raises:
-        UserError: unknown placement, or what it asks for does not fit.
+        UserError: unknown placement, or not enough memory for it.
     """
     check_placement(placement)
     if placement == "stream":
@@ -100,15 +107,15 @@ def choose_placement(
     if placement == "auto":
         if decoded > _SHARE * free_host:
             return "stream", on_host
-        on_host_or_none = "host" if processes == 1 else "stream"
-        return ("device" if each <= _SHARE * free_device else on_host_or_none), on_device
+        elsewhere = "host" if processes == 1 else "stream"
+        return ("device" if each <= _SHARE * free_device else elsewhere), on_device
     if placement == "device" and each > free_device:
         raise UserError(
-            f"the pictures take {on_device}: use --config.input.placement=host, or stream"
+            f"the images take {on_device}: use --config.input.placement=host, or stream"
         )
     if decoded > free_host:
         raise UserError(
-            f"the decoded pictures take {_gigabytes(decoded)} and {on_host}: use "
+            f"the decoded images take {_gigabytes(decoded)} and {on_host}: use "
             "--config.input.placement=stream, or smaller ones with --config.input.size"
         )
     return placement, "as input.placement says"
@@ -118,13 +125,13 @@ def _gigabytes(nbytes: float) -> str:
     return "unlimited memory" if nbytes == math.inf else f"{nbytes / 1e9:.1f} GB"
 
 
-def agree_on_free(free_device: float) -> dict[str, float]:
-    """`free_device` and `free_host` for `choose_placement`, the same in all processes.
+def min_free_memory(free_device: float) -> dict[str, float]:
+    """The minimum of all processes' free memory, as arguments of `choose_placement`.
 
-    The least of what they have, where those of one machine share its memory; all must ask.
+    Processes on the same machine share its memory. All processes must call this.
 
     Args:
-        free_device: bytes that every device of this process has left.
+        free_device: free bytes of each device of this process.
     """
     machine = socket.gethostname()
     devices, hosts, machines = zip(
@@ -135,7 +142,7 @@ def agree_on_free(free_device: float) -> dict[str, float]:
 
 
 def free_device_memory(device: jax.Device) -> float:
-    """Bytes that a device has left; infinite if it does not tell, as a CPU does not."""
+    """Free bytes of a device; infinite if it does not report them, as CPU devices."""
     stats = device.memory_stats() or {}
     if "bytes_limit" not in stats:
         return math.inf
@@ -143,17 +150,17 @@ def free_device_memory(device: jax.Device) -> float:
 
 
 def host_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory of this machine, or the least that this process's control groups allow."""
+    """Bytes of memory of this machine, or the smallest limit of this process's control groups."""
     return min([_machine_memory(), *(limit for limit, _ in _limits(root))])
 
 
 def free_host_memory(root: Path = Path("/")) -> float:
-    """Bytes that this process may take, by what the system and its control groups say."""
+    """Bytes that this process may still allocate, given its control groups."""
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
         available = next(line for line in lines if line.startswith("MemAvailable:"))
         free = int(available.split()[1]) * 1024
-    except (OSError, StopIteration):  # Another system than Linux.
+    except (OSError, StopIteration):  # Not Linux.
         free = _machine_memory()
     return min([free, *(limit - used for limit, used in _limits(root))])
 
@@ -163,18 +170,18 @@ def _machine_memory() -> int:
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Bytes that each group with a limit allows this process's memory, and those it uses."""
+    """The limit and the use, in bytes, of each of this process's control groups with a limit."""
     for folder, limit, used in _control_groups(root):
         try:
             stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             found = int((folder / limit).read_text()), int(stat[used])
-        except (OSError, ValueError, KeyError):  # Not there, or no limit.
+        except (OSError, ValueError, KeyError):  # Absent, or no limit.
             continue
         yield found
 
 
 def _control_groups(root: Path) -> Iterator[tuple[Path, str, str]]:
-    """Folders of the groups that this process is in, and what limit and use are called there."""
+    """Folders of this process's control groups, with the names of their limit and use."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -188,7 +195,7 @@ def _control_groups(root: Path) -> Iterator[tuple[Path, str, str]]:
         else:
             continue
         folder = top / path.lstrip("/")
-        # A limit may be any parent's. In a container the path may be one of outside it.
+        # Parents may have limits, too. In a container the path may be that outside of it.
         for each in (folder, *folder.parents):
             yield each, *names
             if each == top:

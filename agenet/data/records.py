@@ -1,4 +1,4 @@
-"""Opens a prepared data set without TensorFlow: labels at once, encoded pictures by row."""
+"""Opens prepared data sets without TensorFlow: labels in memory, encoded images by row."""
 
 import hashlib
 import os
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from agenet.data.stored import SelectedPictures, Shard, StoredPictures, measure_pictures
-from agenet.errors import UserError
+from agenet.data.stored import SelectedImages, Shard, StoredImages, measure_images
+from agenet.errors import UserError, needs_extra
 from agenet.labels import AGE_LABELS, MAX_AGE, UNKNOWN
 
 _AGE_RANGE = {"age_low", "age_high"}
@@ -22,34 +22,34 @@ _FEATURES = {
     *(f"age_{labels}" for labels in AGE_LABELS),
     *_AGE_RANGE,
 }
-# Data sets without folds have their test set for fold 0 and everything else for fold 1.
+# In data sets without folds, the test set is fold 0 and the training set is fold 1.
 _FOLDS = {"test": 0, "train": 1}
-NO_FOLD = -1  # of faces to train on only
-_AND = " + "
+NO_FOLD = -1  # of faces that are used for training only
+_SEPARATOR = " + "  # between the names of joined data sets
 _FOLD = re.compile(r"fold_\d+")
 
 
 @dataclass(frozen=True)
 class Records:
-    """A prepared data set of N pictures, in one order for all its folds.
+    """A prepared data set of N images, all folds together.
 
     Attributes:
         name: data set, builder config and version, such as "adience/faces/1.0.0".
-        notice: what a reader of any result must know of the data; often empty.
-        pictures: N encoded pictures (JPEG or PNG bytes), read when they are asked for.
-        fold: int32 [N]. A data set without folds has its test set for fold 0, the rest for 1;
-            what is `NO_FOLD` is for training only.
+        notice: a caveat about the data that every report repeats; often empty.
+        images: N encoded images (JPEG or PNG), read on access.
+        fold: int32 [N]. A data set without folds has its test set as fold 0 and the rest as fold
+            1; faces of `NO_FOLD` are for training only.
         subject_id: int64 [N], the person shown.
-        labels: task to int32 [N]; -1 is unknown.
-        age_low, age_high: int32 [N], whole years between which the age lies, both included; equal
-            where it is known exactly, -1 where it is not known at all.
+        labels: for each task int32 [N], -1 is unknown.
+        age_low, age_high: int32 [N], the range of the age in whole years, both ends included;
+            equal if the age is known exactly, -1 if it is unknown.
         race: int32 [N], index into `agenet.labels.RACES`, -1 is unknown; None if the data set
-            says nothing of it.
+            has no such labels.
     """
 
     name: str
     notice: str
-    pictures: Sequence[bytes]
+    images: Sequence[bytes]
     fold: np.ndarray
     subject_id: np.ndarray
     labels: dict[str, np.ndarray]
@@ -58,30 +58,30 @@ class Records:
     race: np.ndarray | None = None
 
     def fingerprint(self) -> str:
-        """Changes when a picture is added, removed or moved, or a label changes."""
+        """A hash of all labels and of the images' sizes in bytes."""
         digest = hashlib.sha256()
         arrays = [self.fold, self.subject_id, *self.labels.values(), self.age_low, self.age_high]
         for array in arrays if self.race is None else [*arrays, self.race]:
             digest.update(array.tobytes())
-        digest.update(measure_pictures(self.pictures)[0].tobytes())
+        digest.update(measure_images(self.images)[0].tobytes())
         return digest.hexdigest()[:16]
 
     def checksum(self) -> str:
-        """Changes when a picture changes, even into one of as many bytes."""
-        checksums = measure_pictures(self.pictures)[1]
+        """A hash of the images' contents."""
+        checksums = measure_images(self.images)[1]
         return hashlib.sha256(checksums.tobytes()).hexdigest()[:16]
 
 
 def default_data_dir() -> Path:
-    """Where TFDS keeps prepared data sets unless told otherwise."""
+    """The folder where TFDS keeps prepared data sets by default."""
     return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 
 def find_prepared(name: str, data_dir: str) -> Path:
-    """The folder of the newest prepared version of a data set "name/config".
+    """The folder of the newest prepared version of the data set `name`, "data_set/config".
 
     Raises:
-        UserError: if it is not prepared, with the command that does it.
+        UserError: it is not prepared; the message has the command that prepares it.
     """
     if not re.fullmatch(r"\w+/\w+", name):
         raise UserError(f'data set "{name}" must be DATA_SET/CONFIG, such as "adience/faces"')
@@ -99,15 +99,15 @@ def find_prepared(name: str, data_dir: str) -> Path:
 
 
 def open_records(name: str, data_dir: str = "", age_labels: str = "official") -> Records:
-    """Opens the prepared data set "name/config".
+    """Opens the newest prepared version of a data set.
 
     Args:
-        name: as TFDS has it, such as "adience/faces".
-        data_dir: the folder of prepared data sets; empty for TFDS's own default.
-        age_labels: which age strings count, one of `agenet.labels.AGE_LABELS`.
+        name: TFDS name and config, such as "adience/faces".
+        data_dir: the folder of prepared data sets; empty for TFDS's default.
+        age_labels: which age labels count, one of `agenet.labels.AGE_LABELS`.
 
     Raises:
-        UserError: not prepared, damaged, another kind of data set, or `age_labels` unknown.
+        UserError: it is not prepared, damaged or of another kind, or `age_labels` is unknown.
     """
     if age_labels not in AGE_LABELS:
         raise UserError(f'dataset.labels "{age_labels}" is not known: use one of {AGE_LABELS}')
@@ -120,11 +120,9 @@ def open_records(name: str, data_dir: str = "", age_labels: str = "official") ->
         return _read(builder, f"{name}/{path.name}", age_labels)
     except UserError:
         raise
-    except ImportError:
-        raise UserError(
-            'reading prepared data needs the "train" extra: pip install "agenet[train]"'
-        ) from None
-    # TFDS and ArrayRecord raise whatever comes up when a file is damaged.
+    except ImportError as error:
+        raise needs_extra("train", "reading prepared data", error) from error
+    # TFDS and ArrayRecord raise many kinds of errors for damaged files.
     except Exception as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(
@@ -133,31 +131,31 @@ def open_records(name: str, data_dir: str = "", age_labels: str = "official") ->
 
 
 def join_records(records: Records, extra: Sequence[Records]) -> Records:
-    """A data set with the faces of others, but for those of their fold 0, to train on besides.
+    """Adds the faces of other data sets, except those of their fold 0, to the training set.
 
     Raises:
-        UserError: two are of the same data set, whose persons would then be in several splits.
+        UserError: a data set is used twice, so that its subjects could be in several splits.
     """
     builders = [each.name.partition("/")[0] for each in (records, *extra)]
     for name in builders:
         if builders.count(name) > 1:
             raise UserError(
-                f"dataset.extra: {name} is there twice, with the same persons in training and test"
+                f"dataset.extra: {name} is used twice: its subjects would be in training and test"
             )
-    parts = [records, *map(_to_train_on, extra)]
+    parts = [records, *map(_for_training_only, extra)]
     ids, first = [records.subject_id], int(records.subject_id.max()) + 1
     for part in parts[1:]:
-        _, person = np.unique(part.subject_id, return_inverse=True)
-        ids.append(first + person)
-        first += int(person.max(initial=-1)) + 1
+        _, subject = np.unique(part.subject_id, return_inverse=True)
+        ids.append(first + subject)
+        first += int(subject.max(initial=-1)) + 1
     races = [
         np.full(len(part.fold), UNKNOWN, np.int32) if part.race is None else part.race
         for part in parts
     ]
     return Records(
-        name=_AND.join(part.name for part in parts),
-        notice=records.notice,  # Nobody is tested on the others.
-        pictures=SelectedPictures([(p.pictures, np.arange(len(p.fold))) for p in parts]),
+        name=_SEPARATOR.join(part.name for part in parts),
+        notice=records.notice,  # The other data sets are not tested on.
+        images=SelectedImages([(p.images, np.arange(len(p.fold))) for p in parts]),
         fold=np.concatenate([part.fold for part in parts]),
         subject_id=np.concatenate(ids),
         labels={
@@ -169,13 +167,13 @@ def join_records(records: Records, extra: Sequence[Records]) -> Records:
     )
 
 
-def _to_train_on(records: Records) -> Records:
-    """A data set without its fold 0, of no fold."""
+def _for_training_only(records: Records) -> Records:
+    """The data set without its fold 0, all in `NO_FOLD`."""
     rows = np.flatnonzero(records.fold != 0)
     return Records(
         name=records.name,
         notice=records.notice,
-        pictures=SelectedPictures([(records.pictures, rows)]),
+        images=SelectedImages([(records.images, rows)]),
         fold=np.full(len(rows), NO_FOLD, np.int32),
         subject_id=records.subject_id[rows],
         labels={task: labels[rows] for task, labels in records.labels.items()},
@@ -186,19 +184,19 @@ def _to_train_on(records: Records) -> Records:
 
 
 def name_tested(name: str) -> str:
-    """The name of the data set that is tested, from the name of the whole."""
-    return name.partition(_AND)[0]
+    """The name of the data set that is tested on, from the name of joined data sets."""
+    return name.partition(_SEPARATOR)[0]
 
 
 def extra_names(name: str) -> list[str]:
-    """The names of the data sets that have been joined to another, from the name of the whole."""
-    return name.split(_AND)[1:]
+    """The names of the data sets that are for training only, from the name of joined data sets."""
+    return name.split(_SEPARATOR)[1:]
 
 
 def _prepare_command(name: str, data_dir: str) -> str:
     builder, _, config = name.partition("/")
     where = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
-    # Drawn faces have no release: they are drawn.
+    # Drawn faces are generated, not downloaded.
     release = "" if builder == "drawn_faces" else " --manual_dir=FOLDER_OF_THE_RELEASE"
     return f"agenet prepare {builder} --config={config}{where}{release}"
 
@@ -224,7 +222,7 @@ def _check_kind(builder: Any, path: Path, command: str) -> None:
 
 
 def _fold(split: str) -> int:
-    """Number of the fold that a split is."""
+    """The fold's number, from the name of the TFDS split."""
     return _FOLDS[split] if split in _FOLDS else int(split.removeprefix("fold_"))
 
 
@@ -237,22 +235,22 @@ def _read(builder: Any, name: str, age_labels: str) -> Records:
         for files in instructions.values()
         for each in files
     ]
-    pictures = StoredPictures(name, shards)
+    images = StoredImages(name, shards)
     names = ["subject_id", f"age_{age_labels}", "gender", "age_low", "age_high", "race"]
-    arrays = {n: np.empty(len(pictures), np.int64) for n in names if n in builder.info.features}
+    arrays = {n: np.empty(len(images), np.int64) for n in names if n in builder.info.features}
     row = 0
-    # Only where it takes long, and somebody is there to see it.
+    # Shown only after three seconds, and only on a terminal.
     with tqdm(
-        total=len(pictures), desc=f"opening {name}", unit=" faces", delay=3, disable=None
+        total=len(images), desc=f"opening {name}", unit=" faces", delay=3, disable=None
     ) as bar:
-        for features in pictures.scan():
+        for features in images.scan():
             for column, array in arrays.items():
                 array[row : row + len(features)] = [f[column].int64_list.value[0] for f in features]
             row += len(features)
             bar.update(len(features))
     counts = [sum(each.take for each in files) for files in instructions.values()]
     small = {column: array.astype(np.int32) for column, array in arrays.items()}
-    # A label that does not count leaves an age unknown, whatever is said of its years.
+    # Where the age label does not count, the range of years is unknown, too.
     unknown = small[f"age_{age_labels}"] == UNKNOWN
     low, high = (
         np.where(unknown, UNKNOWN, np.minimum(small[end], MAX_AGE))
@@ -261,7 +259,7 @@ def _read(builder: Any, name: str, age_labels: str) -> Records:
     return Records(
         name=name,
         notice=(builder.info.metadata or {}).get("notice", ""),
-        pictures=pictures,
+        images=images,
         fold=np.repeat(np.array([*map(_fold, instructions)], np.int32), counts),
         subject_id=arrays["subject_id"],
         labels={"age": small[f"age_{age_labels}"], "gender": small["gender"]},

@@ -1,4 +1,4 @@
-"""Training, validation and test faces, by person as the official folds have it, or by picture."""
+"""Training, validation and test sets, subject-exclusive or split by image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ PROTOCOLS = ("subject", "random")
 
 @dataclass(frozen=True)
 class Splits:
-    """Rows of a data set, int32 and sorted, without those that have no label for any task."""
+    """Sorted rows int32 of a data set; rows without a label for any of the tasks are left out."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -30,17 +30,25 @@ def make_splits(
     validation_fraction: float,
     seed: int,
 ) -> Splits:
-    """Divides a data set for one test fold.
+    """Splits a data set for one test fold.
 
-    protocol "subject": the test set is the official fold; validation is a seeded choice of whole
-    persons from the other folds, so that no person is in two sets. protocol "random": as many
-    parts as there are folds are drawn over pictures, whoever they show, and `test_fold` counts
-    these; the reference report appears to have used such a split. Faces of `NO_FOLD` are all in
-    the training set.
+    Protocol "subject": the test set is the official fold, and validation is a random choice of
+    subjects from the other folds, so that no subject is in two sets. Protocol "random": images are
+    divided at random into as many parts as there are folds, regardless of the subject, and part
+    number `test_fold` is the test set; the reference report appears to use such a split. Faces of
+    `NO_FOLD` are all in the training set.
+
+    Args:
+        records: the data set.
+        tasks: the tasks, of which a face needs at least one label.
+        protocol: one of `PROTOCOLS`.
+        test_fold: number of the test fold.
+        validation_fraction: share of the faces outside the test set that are for validation.
+        seed: of the random choices.
 
     Raises:
-        UserError: for an unknown protocol or fold, a fraction outside (0, 1), a negative seed, an
-            empty set, or a class that no training face shows.
+        UserError: unknown protocol or fold, a fraction outside (0, 1), a negative seed, an empty
+            set, or a class without training faces.
     """
     folds = np.unique(records.fold[records.fold != NO_FOLD])
     if protocol not in PROTOCOLS:
@@ -66,8 +74,8 @@ def make_splits(
     if protocol == "subject":
         is_test = records.fold[rows] == test_fold
         rest = rows[~is_test]
-        persons = _draw_persons(records.subject_id[rest], validation_fraction * len(rest), rng)
-        is_validation = np.isin(records.subject_id[rest], persons)
+        subjects = _draw_subjects(records.subject_id[rest], validation_fraction * len(rest), rng)
+        is_validation = np.isin(records.subject_id[rest], subjects)
     else:
         is_test = np.zeros(len(rows), bool)
         part = int(np.searchsorted(folds, test_fold))
@@ -82,18 +90,18 @@ def make_splits(
     return splits
 
 
-def _draw_persons(subject_id: np.ndarray, target: float, rng: np.random.Generator) -> np.ndarray:
-    """Persons drawn at random who together have about `target` of the faces `subject_id` [N]."""
-    persons, faces = np.unique(subject_id, return_counts=True)
-    # Somebody with more faces than that would crowd out everybody else.
-    persons, faces = persons[faces <= target], faces[faces <= target]
-    order = rng.permutation(len(persons))
-    # Drawn until the next one would not bring the number closer.
+def _draw_subjects(subject_id: np.ndarray, target: float, rng: np.random.Generator) -> np.ndarray:
+    """Draws subjects who together have about `target` of the faces, given by `subject_id` [N]."""
+    subjects, faces = np.unique(subject_id, return_counts=True)
+    # A subject with more faces than the target would be the only one.
+    subjects, faces = subjects[faces <= target], faces[faces <= target]
+    order = rng.permutation(len(subjects))
+    # Draw until another subject would not bring the number of faces closer to the target.
     drawn = np.cumsum(faces[order]) - faces[order] / 2 <= target
-    return persons[order[drawn]]
+    return subjects[order[drawn]]
 
 
-# In this order: what leaves no test faces is not mended by another share for validation.
+# In this order: an empty test set cannot be fixed by another validation fraction.
 _ADVICE = {
     "test": "choose another --config.dataset.test_fold",
     "validation": "raise --config.dataset.validation_fraction",
@@ -110,8 +118,8 @@ def _check(records: Records, splits: Splits, tasks: Sequence[str]) -> None:
                     f"no face of {records.name} with a known {task} is left for {name}: {advice}, "
                     "or leave the task out with --config.tasks"
                 )
-        # What no face of the data set shows, such as an age group that its age ranges pass over,
-        # cannot be expected of the training set; one class alone teaches nothing.
+        # Classes that the whole data set lacks, such as an age group between its age ranges, may be
+        # missing in training, too, as long as two classes are left to learn.
         shown = count_labels(records, np.arange(len(records.fold)), task) > 0
         if shown.sum() < 2:
             shown[:] = True
@@ -124,19 +132,19 @@ def _check(records: Records, splits: Splits, tasks: Sequence[str]) -> None:
 
 
 def count_labels(records: Records, rows: np.ndarray, task: str) -> np.ndarray:
-    """Faces per class of a task among the given rows: int [classes]."""
+    """The number of faces per class of a task among the rows: int [classes]."""
     labels = records.labels[task][rows]
     return np.bincount(labels[labels >= 0], minlength=len(TASK_CLASSES[task]))
 
 
 def count_leaked(records: Records, splits: Splits) -> int:
-    """Number of test faces that show a person who is also in the training set."""
+    """The number of test faces whose subject is also in the training set."""
     subjects = records.subject_id
     return int(np.isin(subjects[splits.test], subjects[splits.train]).sum())
 
 
-def describe(records: Records, splits: Splits, tasks: Sequence[str]) -> dict[str, dict]:
-    """Per split: `faces`, `subjects` and, for each task, faces per class. JSON-serialisable."""
+def describe_splits(records: Records, splits: Splits, tasks: Sequence[str]) -> dict[str, dict]:
+    """For each split `faces`, `subjects` and faces per class of each task; JSON-serialisable."""
     return {
         name: {
             "faces": len(rows),

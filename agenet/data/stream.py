@@ -1,4 +1,4 @@
-"""A data set of any size: every batch is read and decoded anew, ahead of its use."""
+"""A data set of any size: each batch is read and decoded anew, ahead of its use."""
 
 import weakref
 from collections import defaultdict, deque
@@ -13,60 +13,54 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from agenet.data.decoding import allocate_images, available_cores, check_decoded, decode_chunk
 from agenet.data.records import Records
-from agenet.data.resident import (
-    Part,
-    available_cores,
-    check_decoded,
-    create_images,
-    decode_some,
-    label_columns,
-)
-from agenet.distributed.mesh import batch_sharded, local_part, place
+from agenet.data.resident import BatchRows, label_columns
+from agenet.distributed.mesh import batch_sharded, local_rows, place
 
-# Batches that are made ahead, or as many as keep all cores busy, but no more bytes than that.
+# Batches prepared ahead: at least `AHEAD`, more where all cores need more to be busy, but no more
+# than fit into `AHEAD_BYTES`.
 AHEAD = 4
 AHEAD_BYTES = 1 << 30
-# Of these, what is placed on the devices, which a copy reaches beside the computation.
+# Of these, batches that are already on the devices, so that copying overlaps with computing.
 _PLACED = 2
-# Pictures that a thread takes at a time.
-_CHUNK = 16
+_CHUNK = 16  # images that a thread takes at a time
 
 
-class Stream:
-    """The pictures of a data set and their labels, in memory only for a few batches.
+class StreamedImages:
+    """The images of a data set and their labels, of which only a few batches are in memory.
 
-    Which rows a batch has is given from outside: nothing is shuffled here, and nothing to be saved.
-    Plain threads, for Grain took 1.1 to 3 times the processor's time for the same pictures: it
-    copies them into batches, and those lie in new memory.
+    The caller chooses the rows of each batch, so there is no iterator state to save. It uses
+    threads: Grain took 1.1 to 3 times the processor time for the same images, because it copies
+    them into batches, which are in newly allocated memory.
     """
 
     def __init__(self, records: Records, *, size: int, mesh: Mesh):
-        """Reads nothing.
+        """Reads nothing yet.
 
         Args:
             records: the data set.
-            size: side of the square pictures, in pixels.
-            mesh: the devices that batches are made for.
+            size: side of the square images, in pixels.
+            mesh: the devices that batches are divided over.
         """
         self._records = records
         self._size = size
         self._mesh = mesh
         self._sharding = batch_sharded(mesh)
-        self._slabs = _Slabs()
+        self._buffers = _BufferPool()
 
-    def batches(self, parts: Iterable[Part]) -> Iterator[dict[str, jax.Array]]:
-        """The batches of the given rows int [B] and masks, as `Resident.batches` has them.
+    def batches(self, parts: Iterable[BatchRows]) -> Iterator[dict[str, jax.Array]]:
+        """Yields the batches of the given rows int [B] and masks, as `ResidentImages.batches`.
 
-        The iterator has threads of its own, which end with it or when it is closed.
+        The iterator has its own threads, which end when it is exhausted or closed.
 
         Raises:
-            UserError: a picture cannot be read or decoded.
+            UserError: an image cannot be read or decoded.
         """
         parts = iter(parts)
-        decoding: deque[_Decoding] = deque()
+        decoding: deque[_DecodingBatch] = deque()
         placing: deque[Future[dict[str, jax.Array]]] = deque()
-        # One picture a thread: OpenCV's own threads would only get in each other's way.
+        # Each thread decodes images of its own; OpenCV's threads would compete with them.
         cores = available_cores()
         decoders = ThreadPoolExecutor(cores, "decoder", initializer=partial(cv2.setNumThreads, 1))
         placer = ThreadPoolExecutor(1, "placer")
@@ -87,50 +81,50 @@ class Stream:
                     return
                 yield placing.popleft().result()
         finally:
-            # In this order: who places waits for those who decode.
+            # In this order: the placer waits for the decoders.
             decoders.shutdown(cancel_futures=True)
             placer.shutdown(cancel_futures=True)
 
     def _decode(
         self, pool: ThreadPoolExecutor, rows: np.ndarray, mask: np.ndarray | None
-    ) -> "_Decoding":
-        part = local_part(self._mesh, len(rows))
+    ) -> "_DecodingBatch":
+        part = local_rows(self._mesh, len(rows))
         rows, mask = rows[part], None if mask is None else mask[part]
-        images = self._slabs.take(len(rows), self._size)
+        images = self._buffers.take(len(rows), self._size)
         chunks = [slice(start, start + _CHUNK) for start in range(0, len(rows), _CHUNK)]
-        pictures = self._records.pictures
-        broken = [pool.submit(decode_some, pictures, rows[c], images[c]) for c in chunks]
-        return _Decoding(images, label_columns(self._records, rows, mask), broken)
+        encoded = self._records.images
+        broken = [pool.submit(decode_chunk, encoded, rows[c], images[c]) for c in chunks]
+        return _DecodingBatch(images, label_columns(self._records, rows, mask), broken)
 
-    def _place(self, decoding: "_Decoding") -> dict[str, Any]:
+    def _place(self, decoding: "_DecodingBatch") -> dict[str, Any]:
         broken = [row for rows in decoding.broken for row in rows.result()]
         check_decoded(broken, len(decoding.images))
         return place(decoding.columns | {"image": decoding.images}, self._sharding)
 
 
 @dataclass(frozen=True)
-class _Decoding:
-    """A batch of this process under way: `images` are there when `broken` rows are known."""
+class _DecodingBatch:
+    """This process's part of a batch; `images` are complete once all `broken` have results."""
 
     images: np.ndarray
     columns: dict[str, np.ndarray]
-    broken: list[Future[list[int]]]
+    broken: list[Future[list[int]]]  # for each chunk, the rows that did not decode
 
 
-class _Slabs:
-    """Memory for batches, used again once nobody holds an array in it, JAX included.
+class _BufferPool:
+    """Memory for batches, reused once no array refers to it any more, JAX's arrays included.
 
-    To touch as much new memory for every batch takes a third of the time of decoding.
+    Touching new memory for every batch takes a third of the time of decoding.
     """
 
     def __init__(self) -> None:
         self._free: defaultdict[tuple[int, int], list[np.ndarray]] = defaultdict(list)
 
     def take(self, count: int, size: int) -> np.ndarray:
-        """Room for uint8 [count, size, size, 3]."""
+        """A buffer uint8 [count, size, size, 3]."""
         free = self._free[count, size]
-        slab = free.pop() if free else create_images(count, size)
-        # Not a view of an array, so that it is what all views of it keep alive.
-        images = np.frombuffer(slab.data, np.uint8)
-        weakref.finalize(images, free.append, slab).atexit = False
-        return images.reshape(slab.shape)
+        buffer = free.pop() if free else allocate_images(count, size)
+        # A new array, not a view, so that all views of it keep this object alive.
+        images = np.frombuffer(buffer.data, np.uint8)
+        weakref.finalize(images, free.append, buffer).atexit = False
+        return images.reshape(buffer.shape)

@@ -1,1 +1,1 @@
-"""Devices and processes of a training: mesh, process start-up, compilation cache, profiler."""
+"""Devices and processes: mesh and sharding, start-up, compilation cache, profiler."""

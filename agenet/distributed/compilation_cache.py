@@ -1,4 +1,4 @@
-"""Programs that XLA has compiled, kept on disk for the next start."""
+"""Keeps compiled programs on disk, so that the next start need not compile them again."""
 
 import contextlib
 import logging
@@ -13,34 +13,35 @@ from agenet.weights.cache import cache_dir
 
 log = logging.getLogger(__name__)
 
-# A step of a large network takes some MB; what was used longest ago goes first.
+# A training step of a large network takes a few MB. JAX removes the least recently used programs.
 _MAX_BYTES = 2_000_000_000
-_SHORTEST = 0.3  # seconds of compilation; below, reading takes as long
+# Programs that compile faster than this, in seconds, take as long to read.
+_MIN_COMPILE_SECONDS = 0.3
 
 
-def keep_compiled() -> None:
-    """Has JAX keep what it compiles in $AGENET_CACHE/compiled, unless it has a place already.
+def enable_compilation_cache() -> None:
+    """Has JAX use $AGENET_CACHE/compiled as its compilation cache, unless it has one already.
 
-    Where that cannot be, a line is logged, and all is compiled anew as it would be without.
+    If that folder cannot be written, this logs a line, and programs are compiled anew.
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
-    folder = cache_dir() / "compiled" / _processor()
+    folder = cache_dir() / "compiled" / _processor_name()
     try:
-        # Whoever can write here can have this user run anything: nobody else.
+        # Only for this user: whoever can write here can run code as this user.
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _remove_unfinished(folder)
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
-        log.info("what is compiled is not kept: %s cannot be written to (%s)", folder, reason)
+        log.info("compilation cache disabled: %s cannot be written to (%s)", folder, reason)
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
 
 
-def _processor() -> str:
-    """Names this kind of processor: code for one may crash another that has the same home."""
+def _processor_name() -> str:
+    """Identifies the processor's instruction set, which machines with one home may not share."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         known = next(line for line in lines if line.lower().startswith(("flags", "features")))
@@ -49,14 +50,14 @@ def _processor() -> str:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Removes what a process left that was killed while it wrote.
+    """Removes files of processes that were killed while they wrote.
 
-    JAX writes the time of use last, and can make no room any more where one is missing.
+    JAX writes the time of last use last, and cannot evict anything where one is missing.
     """
     try:
-        with FileLock(folder / ".lockfile", timeout=1):  # JAX's own.
+        with FileLock(folder / ".lockfile", timeout=1):  # JAX's own lock.
             for path in folder.glob("*-cache"):
                 if not path.with_name(f"{path.name.removesuffix('-cache')}-atime").exists():
                     path.unlink()
-    except Timeout:  # Another process writes: it is alive.
+    except Timeout:  # Another process is writing.
         pass

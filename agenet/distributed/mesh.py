@@ -1,4 +1,4 @@
-"""One mesh with one axis, over which every batch is divided."""
+"""Device mesh with one axis, over which every batch is sharded."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,102 +14,102 @@ DATA_AXIS = "data"
 
 
 def create_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh over `devices` (all there are by default) with the single axis "data"."""
-    # By process, which `jax.make_mesh` need not keep to, so that each has rows that are neighbours.
+    """A mesh over `devices` (by default all) with the single axis "data"."""
+    # Sorted by process, unlike `jax.make_mesh`, so that each process has contiguous rows.
     devices = sorted(devices or jax.devices(), key=lambda each: (each.process_index, each.id))
-    # Auto axes: Flax's Dropout fails on explicit ones.
+    # Flax's Dropout fails with explicit axes.
     return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same whole array on every device."""
+    """The sharding of an array that every device has in full."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharded(mesh: Mesh) -> NamedSharding:
-    """An array whose first axis is divided over the devices."""
+    """The sharding of an array whose first axis is divided over the devices."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
-def local_part(mesh: Mesh, size: int) -> slice:
-    """The rows, of `size` that are divided over the mesh, which this process's devices hold."""
+def local_rows(mesh: Mesh, size: int) -> slice:
+    """The rows, of `size` rows sharded over the mesh, that this process's devices hold."""
     rows = batch_sharded(mesh).addressable_devices_indices_map((size,)).values()
     parts = [index[0].indices(size) for index in rows if index is not None]
     return slice(min(start for start, *_ in parts), max(stop for _, stop, _ in parts))
 
 
 def place(columns: Any, sharding: NamedSharding) -> Any:
-    """Arrays on the devices, of which each process gives its own rows, see `local_part`."""
+    """Moves arrays to the devices; each process passes its own rows, see `local_rows`."""
     return jax.make_array_from_process_local_data(sharding, columns)
 
 
-def make_largest(mesh: Mesh) -> Callable[[int], jax.Array]:
-    """Returns `largest(number)`: the largest of the processes' numbers >= 0, as int32 []."""
-    largest = jax.jit(jnp.max, out_shardings=replicated(mesh))
-    own = local_part(mesh, mesh.size)
+def make_process_max(mesh: Mesh) -> Callable[[int], jax.Array]:
+    """Returns `process_max(number)`, the maximum of all processes' numbers as int32 []."""
+    maximum = jax.jit(jnp.max, out_shardings=replicated(mesh))
+    own = local_rows(mesh, mesh.size)
 
-    def ask(number: int) -> jax.Array:
+    def process_max(number: int) -> jax.Array:
         column = np.full(own.stop - own.start, number, np.int32)
-        return largest(place(column, batch_sharded(mesh)))
+        return maximum(place(column, batch_sharded(mesh)))
 
-    return ask
+    return process_max
 
 
 def make_take(mesh: Mesh) -> Callable[[jax.Array, np.ndarray], jax.Array]:
-    """Returns `take(array, rows)`: `array[rows]`, compiled, both divided over the mesh.
+    """Returns a compiled `take(array, rows)`: `array[rows]`, sharded like the array.
 
-    The array is [N, ...] and the rows int [B], all of them in every process; the devices divide N
-    and B. Each device's share of the batch goes once around all devices, and each adds the rows
-    that it holds, so that none has more than a few shares at a time. Left to itself XLA makes the
-    whole batch on every device, twice, to add that up.
+    The array is [N, ...], the rows are int [B] and complete in every process; the number of
+    devices divides N and B. Each device's shard of the batch travels once around all devices, and
+    each adds the rows that it holds, so a device never has more than a few shards in memory. XLA's
+    own way has the whole batch on every device, twice.
     """
     devices = mesh.size
     ring = [(device, (device + 1) % devices) for device in range(devices)]
 
     def take(array: jax.Array, rows: jax.Array) -> jax.Array:
-        """What one device does, which holds [N / devices, ...] of the array."""
+        """Runs on each device, which holds [N / devices, ...] of the array."""
         device = jax.lax.axis_index(DATA_AXIS)
-        shares = rows.reshape(devices, -1) - device * len(array)
+        shards = rows.reshape(devices, -1) - device * len(array)
 
-        def held(share: jax.Array) -> jax.Array:
-            """The rows of a share that are here, among zeros."""
-            here = array.at[shares[share % devices]]
+        def held(shard: jax.Array) -> jax.Array:
+            """The rows of a shard that this device holds, zeros elsewhere."""
+            here = array.at[shards[shard % devices]]
             return here.get(mode="fill", fill_value=0, wrap_negative_indices=False)
 
-        def hop(number: jax.Array, share: jax.Array) -> jax.Array:
-            return jax.lax.ppermute(share, DATA_AXIS, ring) + held(device - 1 - number)
+        def hop(number: jax.Array, shard: jax.Array) -> jax.Array:
+            return jax.lax.ppermute(shard, DATA_AXIS, ring) + held(device - 1 - number)
 
         return jax.lax.fori_loop(1, devices, hop, held(device - 1))
 
-    divided = PartitionSpec(DATA_AXIS)
-    specs = (divided, PartitionSpec())
-    return jax.jit(jax.shard_map(take, mesh=mesh, in_specs=specs, out_specs=divided))
+    sharded = PartitionSpec(DATA_AXIS)
+    specs = (sharded, PartitionSpec())
+    return jax.jit(jax.shard_map(take, mesh=mesh, in_specs=specs, out_specs=sharded))
 
 
-def divide(batch: Any, parts: int, mesh: Mesh) -> Any:
-    """A batch's arrays [B, ...] as [parts, B / parts, ...], the rows dealt out in turn.
+def split_microbatches(batch: Any, parts: int, mesh: Mesh) -> Any:
+    """Reshapes a batch's arrays [B, ...] to [parts, B / parts, ...] for gradient accumulation.
 
-    Every part has the same share of each device's rows, so that no row leaves its device.
+    Rows are dealt out in turn, so that none leaves its device.
     """
-    placed = NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
+    sharding = NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
 
     def deal(array: jax.Array) -> jax.Array:
         dealt = array.reshape(-1, parts, *array.shape[1:]).swapaxes(0, 1)
-        return jax.lax.with_sharding_constraint(dealt, placed)
+        return jax.lax.with_sharding_constraint(dealt, sharding)
 
     return jax.tree.map(deal, batch)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
-    """Raises `UserError`, naming what fits, if the mesh cannot divide each of a batch's parts.
+    """Raises `UserError`, with the nearest valid settings, if batches cannot be divided evenly.
 
     Args:
-        batch_size: rows of the whole batch.
-        mesh: what each part is divided over.
-        parts: see `divide`.
+        batch_size: rows of a whole batch.
+        mesh: the devices that each part is divided over.
+        parts: number of parts for gradient accumulation.
     """
     if parts < 1:
-        raise UserError(f"accumulate {parts} must be 1, which takes each batch at once, or more")
+        raise UserError(f"accumulate {parts} must be at least 1, which is no accumulation")
     devices = mesh.size
     if batch_size <= 0 or batch_size % devices:
         processes = len({device.process_index for device in mesh.devices.flat})
@@ -121,11 +121,11 @@ def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
             f"batch_size {batch_size} cannot be divided over {devices} devices{of}"
             f"{f' in {parts} parts' if parts > 1 else ''}: use --config.batch_size={fitting}"
         )
-    share = batch_size // devices
-    if share % parts:
-        divisors = [number for number in range(1, share + 1) if share % number == 0]
+    local_size = batch_size // devices
+    if local_size % parts:
+        divisors = [n for n in range(1, local_size + 1) if local_size % n == 0]
         near = [n for n in divisors if n < parts][-1:] + [n for n in divisors if n > parts][:1]
         raise UserError(
-            f"accumulate {parts} cannot divide the {share} pictures of a batch that each device "
+            f"accumulate {parts} cannot divide the {local_size} images of a batch that each device "
             f"has: use --config.accumulate={' or '.join(map(str, near))}"
         )

@@ -1,4 +1,4 @@
-"""A trace of a few training steps, for TensorBoard: what the device did, and when."""
+"""Traces a few training steps with JAX's profiler, for TensorBoard."""
 
 import logging
 import re
@@ -16,17 +16,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Window:
-    """The steps to trace: so many, after the first ones of a session, which compile."""
+    """The steps to trace: `count` steps after the `first` ones, which include compilation."""
 
     first: int = 5
     count: int = 5
 
 
 def parse_window(text: str) -> Window | None:
-    """The window of "FIRST:COUNT", for example "100:20"; the usual one of "true", none of "false".
+    """Parses "FIRST:COUNT", for example "100:20"; "true" is the default window, "false" none.
 
     Raises:
-        UserError: it does not read so.
+        UserError: the text is malformed.
     """
     if text in ("true", "false"):
         return Window() if text == "true" else None
@@ -37,26 +37,26 @@ def parse_window(text: str) -> Window | None:
 
 
 class Profile(AbstractContextManager["Profile"]):
-    """Traces the steps of a window into a folder, where TensorBoard finds them."""
+    """Traces the steps of a window into a folder for TensorBoard."""
 
     def __init__(self, directory: Path, window: Window | None):
-        """Nothing is traced without a window."""
+        """With `window` None nothing is traced."""
         self._directory = directory
         self._window = window
-        self._steps = 0  # begun in this session
-        self._first: int | None = None  # step that the trace under way began with
+        self._steps = 0  # started in this session
+        self._first: int | None = None  # first step of the current trace
 
     def before(self, step: int, state: Any) -> None:
-        """To be called before each step, with what the step before has computed.
+        """Must be called before each step, with the result of the previous step.
 
-        The trace begins and ends when that is there, so that it holds whole steps.
+        The trace starts and stops once that result is computed, so that it has whole steps.
         """
         if self._window is None:
             return
         if self._steps == self._window.first:
             jax.block_until_ready(state)
             options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = 0  # To note every call would slow down the host.
+            options.python_tracer_level = 0  # Tracing every Python call slows down the host.
             jax.profiler.start_trace(self._directory, profiler_options=options)
             self._first = step
         elif self._steps == self._window.first + self._window.count:
@@ -69,8 +69,8 @@ class Profile(AbstractContextManager["Profile"]):
             self._stop()
         elif self._window is not None and self._steps <= self._window.first:
             log.info(
-                "no profile: it was to begin after %d steps, and there were %d: --profile=1:%d "
-                "begins earlier",
+                "no profile: it starts after %d steps, and there were only %d: --profile=1:%d "
+                "starts earlier",
                 self._window.first,
                 self._steps,
                 self._window.count,
@@ -79,8 +79,8 @@ class Profile(AbstractContextManager["Profile"]):
     def _stop(self) -> None:
         jax.profiler.stop_trace()
         log.info(
-            "profile: from step %d in %s; its largest costs: python scripts/read_profile.py %s; "
-            "all of it: pip install xprof, then tensorboard --logdir=%s",
+            "profile: from step %d in %s; largest costs: python scripts/read_profile.py %s; "
+            "everything: pip install xprof, then tensorboard --logdir=%s",
             self._first,
             self._directory,
             self._directory.parent,

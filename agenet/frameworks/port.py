@@ -163,14 +163,14 @@ def balance_ages(weights: "Weights", workdir: Path, part: float) -> None:
     from agenet.runs.evaluator import read_best
     from agenet.runs.experiment import create_experiment
     from agenet.training.checkpoints import Checkpoints
-    from agenet.training.losses import years_told_by
+    from agenet.training.losses import estimate_age_distribution
 
     if weights.spec.heads.get("age") != "distribution" or not 0 < part <= 1:
         raise UserError("--balance takes a number up to 1, and a run with the head distribution")
     with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         experiment = create_experiment(ConfigDict(read_best(checkpoints, workdir)["config"]))
     records, rows = experiment.records, experiment.splits.train
-    shares = years_told_by(records.age_low[rows], records.age_high[rows])
+    shares = estimate_age_distribution(records.age_low[rows], records.age_high[rows])
     name = "params/heads/age/bias"
     weights.tensors[name] = weights.tensors[name] - np.float32(part * np.log(shares))
 

@@ -201,7 +201,7 @@ def draw_faces(size: int) -> np.ndarray:
 
 def read_folder(folder: Path, size: int, rng: np.random.Generator) -> Faces:
     """Half of a folder's pictures to check on, the other half to calibrate with."""
-    from agenet.data.square import to_square
+    from agenet.data.decoding import to_square
     from agenet.faces.image_io import FORMATS, read_image
 
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in FORMATS)
@@ -215,8 +215,8 @@ def read_folder(folder: Path, size: int, rng: np.random.Generator) -> Faces:
 
 def read_data_set(name: str, data_dir: str, size: int, rng: np.random.Generator) -> Faces:
     """Test faces of a prepared data set to check on, others to calibrate with."""
+    from agenet.data.decoding import load_faces
     from agenet.data.records import open_records
-    from agenet.data.resident import load_faces
 
     if "/" not in name:
         raise UserError(f"--check={name}: neither a folder nor a data set such as adience/faces")

@@ -40,7 +40,7 @@ class TrainedNetwork:
         """Side in pixels of the square images that `make_forward`'s function takes.
 
         As in training, images are stored at this size and cropped to the network's input size,
-        see `agenet.data.square`.
+        see `agenet.data.decoding`.
         """
         return self.spec.stored_size
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from agenet.data.square import to_square
+from agenet.data.decoding import to_square
 from agenet.errors import UserError
 from agenet.faces.crop import crop_face
 from agenet.faces.detectors import create_detector

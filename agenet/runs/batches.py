@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from agenet.data.order import epoch_order, evaluation_batches, training_batch
-from agenet.data.placement import Pictures
+from agenet.data.placement import ImageSource
 from agenet.data.resident import label_columns
 from agenet.distributed.mesh import batch_sharded, replicated
 from agenet.runs.experiment import Experiment
@@ -48,7 +48,7 @@ class PictureBatches:
 
     epochs_found = 0
 
-    def __init__(self, experiment: Experiment, pictures: Pictures, part_size: int = 0):
+    def __init__(self, experiment: Experiment, pictures: ImageSource, part_size: int = 0):
         """`part_size` is that of evaluations, if it is another one than the experiment's."""
         self.pictures = pictures
         self._experiment = experiment
@@ -165,7 +165,7 @@ def create_batches(
 
 
 def _create_views(
-    experiment: Experiment, variables: Any, root: Path, load_pictures: Callable[[], Pictures]
+    experiment: Experiment, variables: Any, root: Path, load_pictures: Callable[[], ImageSource]
 ) -> tuple[list[View], View]:
     """The views of every epoch, in the order of its batches, and of validation and test faces."""
     config, splits = experiment.config, experiment.splits

@@ -7,9 +7,9 @@ from pathlib import Path
 import jax
 import ml_collections
 
+from agenet.data.decoding import load_faces
 from agenet.data.placement import host_memory
-from agenet.data.resident import load_faces
-from agenet.distributed.compilation_cache import keep_compiled
+from agenet.distributed.compilation_cache import enable_compilation_cache
 from agenet.errors import UserError
 from agenet.runs.launch import (
     check_same_everywhere,
@@ -34,7 +34,7 @@ def dry_run(config: ml_collections.ConfigDict, workdir: Path, command: str) -> N
     """
     check_same_everywhere({"command": "dry run", "config": config.to_dict()})
     with log_to(process=jax.process_index()):
-        keep_compiled()
+        enable_compilation_cache()
         _check_writable(workdir)
         saved = read_saved(workdir)
         experiment, identity = open_experiment(config, saved, workdir)

@@ -16,8 +16,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from agenet.data.decoding import load_faces
 from agenet.data.records import Records
-from agenet.data.resident import load_faces
 from agenet.distributed.coordination import is_first_process
 from agenet.distributed.mesh import create_mesh
 from agenet.errors import UserError

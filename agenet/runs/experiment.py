@@ -26,12 +26,12 @@ from agenet.data.augment import (
     make_train_transform,
     make_views_transform,
 )
+from agenet.data.decoding import available_cores
 from agenet.data.order import steps_per_epoch
-from agenet.data.placement import Pictures, check_placement, load_pictures
+from agenet.data.placement import ImageSource, check_placement, load_images
 from agenet.data.records import Records, join_records, open_records
-from agenet.data.resident import available_cores
-from agenet.data.splits import Splits, count_leaked, describe, make_splits
-from agenet.data.stream import Stream
+from agenet.data.splits import Splits, count_leaked, describe_splits, make_splits
+from agenet.data.stream import StreamedImages
 from agenet.distributed.mesh import check_batch_size, create_mesh, place, replicated
 from agenet.errors import UserError
 from agenet.evaluation.metrics import LAST
@@ -42,13 +42,13 @@ from agenet.runs.feature_cache import check_fields as check_feature_fields
 from agenet.runs.identity import data_set_names, digest_weights
 from agenet.runs.initial_weights import Initial, find_initial
 from agenet.runs.lineage import TrainedOn, check_not_seen, leaves_out_the_same, trained_on
-from agenet.training.freeze import count_frozen, split
+from agenet.training.freeze import count_frozen, split_params
 from agenet.training.losses import (
     CLASS_WEIGHTS,
     balanced_weights,
     describe_heads,
+    estimate_age_distribution,
     known_classes,
-    years_told_by,
 )
 from agenet.training.optimizers import create_optimizer, create_schedule, to_steps
 from agenet.training.state import TrainState, create_state, create_variables
@@ -192,7 +192,9 @@ class Experiment:
             if self.heads.get("age") == "distribution":
                 # Ranges never tell the years within them apart; what is told of them stays.
                 rows = self.splits.train
-                shares = years_told_by(self.records.age_low[rows], self.records.age_high[rows])
+                shares = estimate_age_distribution(
+                    self.records.age_low[rows], self.records.age_high[rows]
+                )
                 variables["params"]["heads"]["age"]["bias"] = jnp.log(jnp.float32(shares))
             return variables
 
@@ -204,7 +206,7 @@ class Experiment:
         if initial is None:
             variables = jax.jit(create, out_shardings=on_all)()
         else:
-            _, frozen = split(jax.eval_shape(create)["params"], self.model.frozen)
+            _, frozen = split_params(jax.eval_shape(create)["params"], self.model.frozen)
             if any(below(f"params/{name}", new) for name in flatten_dict(frozen, sep="/")):
                 raise UserError(
                     f'new_parts "{self.config.new_parts}" and freeze "{self.config.freeze}" have '
@@ -246,9 +248,9 @@ class Experiment:
             jax.eval_shape(create),
         )
 
-    def load_pictures(self, *, progress: bool) -> Pictures:
+    def load_pictures(self, *, progress: bool) -> ImageSource:
         """The data set's pictures where the config wants them; logs where that is and why."""
-        return load_pictures(
+        return load_images(
             self.records,
             size=self.config.input.size,
             mesh=self.mesh,
@@ -256,9 +258,9 @@ class Experiment:
             progress=progress,
         )
 
-    def stream_pictures(self) -> Stream:
+    def stream_pictures(self) -> StreamedImages:
         """The data set's pictures without decoding any that is not asked for."""
-        return Stream(self.records, size=self.config.input.size, mesh=self.mesh)
+        return StreamedImages(self.records, size=self.config.input.size, mesh=self.mesh)
 
     @property
     def backbone_is_frozen(self) -> bool:
@@ -281,7 +283,7 @@ class Experiment:
     def describe(self) -> dict[str, Any]:
         """What was trained on what: the JSON-serialisable head of a report."""
         params = self.abstract_state().params
-        trained, _ = split(params, self.model.frozen)
+        trained, _ = split_params(params, self.model.frozen)
         dataset = self.config.dataset
         return {
             "config": self.config.to_dict(),
@@ -292,7 +294,7 @@ class Experiment:
                 "protocol": dataset.protocol,
                 "test_fold": dataset.test_fold,
                 "seed": self.config.seed,
-                "counts": describe(self.records, self.splits, self.tasks),
+                "counts": describe_splits(self.records, self.splits, self.tasks),
                 "leakage": {
                     "test_faces": len(self.splits.test),
                     "seen_subject": count_leaked(self.records, self.splits),

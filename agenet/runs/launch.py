@@ -13,7 +13,7 @@ import jax
 import ml_collections
 
 from agenet.data.records import find_prepared
-from agenet.distributed.compilation_cache import keep_compiled
+from agenet.distributed.compilation_cache import enable_compilation_cache
 from agenet.distributed.coordination import all_gather, broadcast, is_first_process
 from agenet.distributed.profiler import Profile, Window
 from agenet.errors import UserError
@@ -57,7 +57,7 @@ def launch(
     log_file = workdir / "train.log" if is_first_process() else None
     lock = exclusive_lock(workdir) if is_first_process() else contextlib.nullcontext()
     with lock, log_to(log_file, process=jax.process_index()):
-        keep_compiled()
+        enable_compilation_cache()
         prepare_if_asked(config.dataset)
         asked = config.to_dict()
         saved = read_saved(workdir)

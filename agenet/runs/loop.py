@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from tqdm import tqdm
 
 from agenet.distributed.coordination import broadcast
-from agenet.distributed.mesh import make_largest
+from agenet.distributed.mesh import make_process_max
 from agenet.distributed.profiler import Profile
 from agenet.errors import UserError
 from agenet.runs.batches import Batches
@@ -51,7 +51,7 @@ class StopRequest(AbstractContextManager["StopRequest"]):
         self.signal: signal.Signals | None = None  # that all know of
         self._noted: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
-        self._largest = make_largest(mesh) if jax.process_count() > 1 else None
+        self._largest = make_process_max(mesh) if jax.process_count() > 1 else None
         self._asked: deque[jax.Array] = deque()
 
     def __call__(self, *, wait: bool = False) -> bool:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from agenet.data.placement import agree_on_free, choose_placement, host_memory
+from agenet.data.placement import choose_placement, host_memory, min_free_memory
 from agenet.data.resident import label_columns
 from agenet.distributed.mesh import batch_sharded
 from agenet.errors import UserError
@@ -116,7 +116,7 @@ def measure(
         pictures,
         devices=mesh.size,
         processes=jax.process_count(),
-        **(agree_on_free(free) if free_host is None else own),
+        **(min_free_memory(free) if free_host is None else own),
     )
     return Needs(
         state=state,

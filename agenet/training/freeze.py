@@ -35,7 +35,7 @@ def count_frozen(freeze: str, stages: int) -> int:
     )
 
 
-def split(params: Params, frozen: Sequence[Sequence[str]]) -> tuple[Params, Params]:
+def split_params(params: Params, frozen: Sequence[Sequence[str]]) -> tuple[Params, Params]:
     """The parameters that are trained and those that are not, each as a tree of its own.
 
     Args:
@@ -53,6 +53,6 @@ def split(params: Params, frozen: Sequence[Sequence[str]]) -> tuple[Params, Para
     return {**params, "backbone": trained}, {"backbone": kept}
 
 
-def merge(trained: Params, frozen: Params) -> Params:
-    """The inverse of `split`."""
+def merge_params(trained: Params, frozen: Params) -> Params:
+    """The inverse of `split_params`."""
     return {**trained, "backbone": {**trained["backbone"], **frozen["backbone"]}}

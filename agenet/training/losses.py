@@ -51,7 +51,7 @@ def describe_heads(heads: Mapping[str, str]) -> tuple[dict[str, int], tuple[str,
     return outputs, tuple(task for task, head in heads.items() if head == "ordinal")
 
 
-def years_told_by(age_low: np.ndarray, age_high: np.ndarray) -> np.ndarray:
+def estimate_age_distribution(age_low: np.ndarray, age_high: np.ndarray) -> np.ndarray:
     """The share of every year of age among people of whom ranges are known.
 
     Nothing in a range of years says which of them is how likely, and a range such as "70 and more"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from agenet.models.classifier import Classifier
-from agenet.training.freeze import split
+from agenet.training.freeze import split_params
 
 
 @flax.struct.dataclass
@@ -58,7 +58,7 @@ def create_state(
 
     The optimiser, and the averages if there are to be any, know only what is trained.
     """
-    trained, _ = split(variables["params"], model.frozen)
+    trained, _ = split_params(variables["params"], model.frozen)
     averaged = {"params": trained, "batch_stats": variables["batch_stats"]}
     return TrainState(
         step=jnp.zeros((), jnp.int32),

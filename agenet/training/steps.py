@@ -17,9 +17,9 @@ import optax
 from jax.sharding import Mesh
 
 from agenet.data.augment import Transform, example_keys
-from agenet.distributed.mesh import batch_sharded, divide, replicated
+from agenet.distributed.mesh import batch_sharded, replicated, split_microbatches
 from agenet.models.classifier import Classifier
-from agenet.training.freeze import merge, split
+from agenet.training.freeze import merge_params, split_params
 from agenet.training.losses import log_probabilities
 from agenet.training.objective import Objective
 from agenet.training.state import TrainState
@@ -105,7 +105,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         epoch = state.step // steps_per_epoch
         rng = jax.random.fold_in(dropout_rng, state.step)
-        trained, frozen = split(state.params, model.frozen)
+        trained, frozen = split_params(state.params, model.frozen)
         total_weights = objective.total_weights(batch)
         share: jax.typing.ArrayLike = 1.0
         if recipe.mixup:
@@ -116,7 +116,7 @@ def make_train_step(
         def loss_fn(
             trained: Any, batch_stats: Any, part: Any, rng: jax.Array
         ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-            variables = {"params": merge(trained, frozen), "batch_stats": batch_stats}
+            variables = {"params": merge_params(trained, frozen), "batch_stats": batch_stats}
             logits, batch_stats = forward(variables, part, epoch, rng)
             truths = [(share, part)]
             if recipe.mixup:
@@ -134,7 +134,7 @@ def make_train_step(
         if recipe.accumulate == 1:
             batch_stats, (grads, sums) = gradient(state.batch_stats, (batch, rng))
         else:
-            parts = divide(batch, recipe.accumulate, mesh)
+            parts = split_microbatches(batch, recipe.accumulate, mesh)
             rngs = jax.random.split(rng, recipe.accumulate)
             batch_stats, (grads, sums) = _scan_sum(
                 gradient, state.batch_stats, (parts, rngs), unrolled
@@ -150,7 +150,7 @@ def make_train_step(
             )
         state = TrainState(
             step=state.step + 1,
-            params=merge(trained, frozen),
+            params=merge_params(trained, frozen),
             batch_stats=batch_stats,
             opt_state=opt_state,
             average=average,

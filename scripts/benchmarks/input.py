@@ -100,12 +100,12 @@ def touch() -> Figures:
     """Seconds that 1 GB of memory takes for being new: the system's part in keeping pictures."""
     import numpy as np
 
-    from agenet.data.resident import available_cores, create_images
+    from agenet.data.decoding import allocate_images, available_cores
 
     def fill(part: np.ndarray) -> None:
         part[:] = 1
 
-    images = create_images(1000, 577)
+    images = allocate_images(1000, 577)
     with ThreadPoolExecutor(available_cores()) as pool:
         start = time.perf_counter()
         list(pool.map(fill, np.array_split(images, available_cores())))
@@ -129,7 +129,7 @@ def decode_by_opencv(pictures: Sequence[bytes], size: int = 0) -> None:
     import cv2
     import numpy as np
 
-    from agenet.data.resident import available_cores
+    from agenet.data.decoding import available_cores
 
     def run(start: int) -> None:
         for picture in pictures[start : start + 50]:
@@ -148,9 +148,9 @@ def decode(name: str, data_dir: str, config_file: Path) -> Figures:
     import jax
     import numpy as np
 
+    from agenet.data.decoding import allocate_images, decode_images
     from agenet.data.records import open_records
-    from agenet.data.resident import create_images, decode_pictures
-    from agenet.data.stream import Stream
+    from agenet.data.stream import StreamedImages
     from agenet.distributed.mesh import create_mesh
 
     config = _load_config(config_file, name, data_dir)
@@ -158,8 +158,8 @@ def decode(name: str, data_dir: str, config_file: Path) -> Figures:
     start = time.perf_counter()
     records = open_records(name, data_dir)
     seconds = {"open": time.perf_counter() - start}
-    images = create_images(len(records.fold), size)
-    streamed = Stream(records, size=size, mesh=create_mesh(jax.devices()[:1]))
+    images = allocate_images(len(records.fold), size)
+    streamed = StreamedImages(records, size=size, mesh=create_mesh(jax.devices()[:1]))
 
     def run_stream(rows: np.ndarray) -> None:
         for batch in streamed.batches((part, None) for part in _whole_batches(rows, batch_size)):
@@ -170,12 +170,12 @@ def decode(name: str, data_dir: str, config_file: Path) -> Figures:
     counts = dict.fromkeys(("raw", "resized", "resident", "again", "stream"), 0)
     for first in range(0, len(shuffled), BLOCK):
         rows, out = shuffled[first : first + BLOCK], images[first : first + BLOCK]
-        part = [records.pictures[row] for row in rows]
+        part = [records.images[row] for row in rows]
         stages: dict[str, Callable[[], None]] = {
             "raw": partial(decode_by_opencv, part),
             "resized": partial(decode_by_opencv, part, size),
-            "resident": partial(decode_pictures, records.pictures, rows, out),
-            "again": partial(decode_pictures, records.pictures, rows, out),
+            "resident": partial(decode_images, records.images, rows, out),
+            "again": partial(decode_images, records.images, rows, out),
             "stream": partial(run_stream, rows),
         }
         for stage, run in stages.items():
@@ -200,12 +200,12 @@ def stream(name: str, data_dir: str, config_file: Path) -> Figures:
     import numpy as np
 
     from agenet.data.records import open_records
-    from agenet.data.stream import Stream
+    from agenet.data.stream import StreamedImages
     from agenet.distributed.mesh import create_mesh
 
     config = _load_config(config_file, name, data_dir)
     records = open_records(name, data_dir)
-    streamed = Stream(records, size=config.input.size, mesh=create_mesh(jax.devices()[:1]))
+    streamed = StreamedImages(records, size=config.input.size, mesh=create_mesh(jax.devices()[:1]))
     parts = _whole_batches(np.arange(len(records.fold)), config.batch_size)
     for batch in streamed.batches((part, None) for part in parts):
         jax.block_until_ready(batch)
@@ -222,12 +222,12 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
 
     from agenet.data.augment import Augmentation, make_train_transform
     from agenet.data.order import training_batch
-    from agenet.data.resident import Resident
+    from agenet.data.resident import ResidentImages
     from agenet.runs.experiment import create_experiment, describe_machine
 
     config = _load_config(config_file, name, data_dir)
     experiment = create_experiment(config)
-    pictures = Resident(
+    pictures = ResidentImages(
         experiment.records, size=config.input.size, mesh=experiment.mesh, on_device=True
     )
     resident_peak = _peak()
@@ -280,7 +280,7 @@ def albumentations_seconds(images: Any, crop_size: int, config: Any) -> float | 
         return None
     import cv2
 
-    from agenet.data.resident import available_cores
+    from agenet.data.decoding import available_cores
 
     cv2.setNumThreads(1)
     limits = {f"{name}_limit": value for name, value in REPORT.items()}

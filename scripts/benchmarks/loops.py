@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
+from agenet.data.decoding import to_square
 from agenet.data.records import Records, open_records
-from agenet.data.square import to_square
 from agenet.frameworks.timing import Engine, Figures
 from agenet.labels import TASK_CLASSES, UNKNOWN
 from scripts.benchmarks.engines import Torch, Work, compile_counted, filled_state
@@ -105,8 +105,9 @@ class AgenetTraining(StagedEngine):
         return {}
 
     def _build_step(self, state: Any, batch: int) -> Figures:
+        from agenet.data.decoding import load_faces
         from agenet.data.order import training_batch
-        from agenet.data.resident import label_columns, load_faces
+        from agenet.data.resident import label_columns
         from agenet.distributed.mesh import batch_sharded
 
         experiment = self.experiment
@@ -333,7 +334,7 @@ class Faces:
 
     def __init__(self, records: Records, stored: int, size: int) -> None:
         # All in memory, which is what suits it best.
-        self._pictures = [records.pictures[row] for row in range(len(records.fold))]
+        self._pictures = [records.images[row] for row in range(len(records.fold))]
         self._labels = [records.labels[task].astype(np.int64) for task in ("age", "gender")]
         self._stored, self._size = stored, size
 
@@ -375,7 +376,7 @@ class OpenCv(StagedEngine):
     def __init__(self, work: Training) -> None:
         super().__init__()
         dataset = work.config.dataset
-        pictures = open_records(dataset.name, dataset.data_dir).pictures
+        pictures = open_records(dataset.name, dataset.data_dir).images
         self._pictures = [pictures[row] for row in range(min(BLOCK, len(pictures)))]
         self._size = work.config.input.size
 

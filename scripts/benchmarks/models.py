@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: an option names what there is not.
     """
     args = parse(arguments)
-    from agenet.data.resident import available_cores
+    from agenet.data.decoding import available_cores
 
     use_environment()
     with Worker("limits", Limits, Work(), args.limit) as limits:

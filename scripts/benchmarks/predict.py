@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: an option names what there is not.
     """
     args = parse(arguments)
-    from agenet.data.resident import available_cores
+    from agenet.data.decoding import available_cores
 
     detector = str(args.yunet) if args.yunet else "auto"
     with tempfile.TemporaryDirectory() as folder:

@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from agenet.data.square import to_square
+from agenet.data.decoding import to_square
 from agenet.errors import UserError
 from agenet.faces.face import Detection, Detector, FacePredictor
 from agenet.faces.video import Frame, VideoSource

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: an option names what there is not, or agenet cannot be measured.
     """
     args = parse(arguments)
-    from agenet.data.resident import available_cores
+    from agenet.data.decoding import available_cores
 
     use_environment()
     config = create_config(args)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from agenet.data.decoding import load_faces
 from agenet.data.records import open_records
-from agenet.data.resident import load_faces
 from agenet.data.splits import make_splits
 from agenet.errors import ArgumentParser, UserError
 

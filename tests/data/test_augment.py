@@ -37,7 +37,7 @@ WARPING = Augmentation(shift=0.03125, scale=0.2, rotate=20, brightness=0.2, cont
 
 
 def coordinates(batch: int, height: int = 8, width: int = 9) -> np.ndarray:
-    """Pictures whose pixels say where they are: (picture, row, column), each modulo 256."""
+    """Images whose pixels say where they are: (image, row, column), each modulo 256."""
     grid = np.stack(np.meshgrid(range(batch), range(height), range(width), indexing="ij"), -1)
     return grid.astype(np.uint8)
 
@@ -80,7 +80,7 @@ def test_eager_compiled_and_divided_agree(transform: Callable[..., jax.Array]) -
     np.testing.assert_allclose(divided, eager, **tolerance)
 
 
-def test_views_of_a_picture() -> None:
+def test_views_of_an_image() -> None:
     images = jnp.asarray(coordinates(4))
     views = make_views_transform(SIZE, (0.0,) * 3, (1.0,) * 3, 4)(images)
     middle = make_eval_transform(SIZE, (0.0,) * 3, (1.0,) * 3)(images)
@@ -132,7 +132,7 @@ def test_random_crop_is_uniform_over_all_places() -> None:
     assert chi_square < 31.3  # 0.1 % quantile of 11 degrees of freedom
 
 
-def test_crop_of_the_whole_picture() -> None:
+def test_crop_of_the_whole_image() -> None:
     images = jnp.asarray(coordinates(3, SIZE, SIZE))
     np.testing.assert_array_equal(random_crop(images, SIZE, keys(3)), images)
 
@@ -295,13 +295,13 @@ def test_grey_is_that_of_opencv() -> None:
     np.testing.assert_array_equal(result[1], images[1])
 
 
-def test_resolution_is_that_of_a_picture_made_small_and_large_again() -> None:
+def test_resolution_is_that_of_an_image_made_small_and_large_again() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), np.uint8)
     result = np.asarray(reduce_resolution(images, jnp.array([0.0, 1.0, 2.0])))
     np.testing.assert_array_equal(result[0], images[0])
     for image, lost, by in zip(images[1:], result[1:], (2, 4), strict=True):
-        with PIL.Image.fromarray(image) as picture:
-            small = picture.resize((24 // by, 16 // by), PIL.Image.Resampling.BILINEAR)
+        with PIL.Image.fromarray(image) as pil_image:
+            small = pil_image.resize((24 // by, 16 // by), PIL.Image.Resampling.BILINEAR)
             expected = small.resize((24, 16), PIL.Image.Resampling.BILINEAR)
         assert np.abs(lost - np.asarray(expected)).max() < 2  # It rounds twice.
     halfway = reduce_resolution(images[:1].repeat(2, 0), jnp.array([0.5, 1.0]))

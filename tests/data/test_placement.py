@@ -10,16 +10,16 @@ import pytest
 
 from agenet.data import placement
 from agenet.data.placement import (
-    agree_on_free,
     choose_placement,
     free_device_memory,
     free_host_memory,
     host_memory,
-    load_pictures,
+    load_images,
+    min_free_memory,
 )
 from agenet.data.records import Records
-from agenet.data.resident import Resident
-from agenet.data.stream import Stream
+from agenet.data.resident import ResidentImages
+from agenet.data.stream import StreamedImages
 from agenet.distributed.mesh import create_mesh
 from agenet.errors import UserError
 
@@ -49,8 +49,8 @@ def test_each_process_decodes_its_part_for_the_devices() -> None:
         assert choose_placement(asked, 103 * GB, free_host=60 * GB, **memory)[0] == "device"
     assert choose_placement("auto", 103 * GB, free_host=50 * GB, **memory)[0] == "stream"
     for asked, takes in (("device", "25.8"), ("host", "103.0")):
-        told = rf"take {takes} GB and this machine has 25\.0 GB of memory free for each process"
-        with pytest.raises(UserError, match=told):
+        message = rf"take {takes} GB and this machine has 25\.0 GB of memory free for each process"
+        with pytest.raises(UserError, match=message):
             choose_placement(asked, 103 * GB, free_host=25 * GB, **memory)
 
 
@@ -59,9 +59,9 @@ def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(placement, "all_gather", lambda own: [own, *others])
     monkeypatch.setattr(placement, "free_host_memory", lambda: 30.0)
     monkeypatch.setattr("socket.gethostname", lambda: "a")
-    assert agree_on_free(3.0) == {"free_device": 2.0, "free_host": 25.0}
+    assert min_free_memory(3.0) == {"free_device": 2.0, "free_host": 25.0}
     monkeypatch.setattr("socket.gethostname", lambda: "b")
-    assert agree_on_free(3.0) == {"free_device": 2.0, "free_host": 10.0}
+    assert min_free_memory(3.0) == {"free_device": 2.0, "free_host": 10.0}
 
 
 def test_what_is_asked_for_is_done_if_it_fits() -> None:
@@ -93,9 +93,19 @@ def test_what_cannot_be_is_one_line(asked: str, memory: Any, message: str) -> No
 @pytest.mark.parametrize(
     ("asked", "host", "kind", "line"),
     [
-        ("auto", 1e6, Resident, "on the devices: 0.0 GB for each device, which has unlimited"),
-        ("host", 1e6, Resident, "on the host, sent batch by batch: as input.placement says"),
-        ("auto", 1e3, Stream, "read and decoded batch by batch: this machine has 0.0 GB of memory"),
+        (
+            "auto",
+            1e6,
+            ResidentImages,
+            "on the devices: 0.0 GB for each device, which has unlimited",
+        ),
+        ("host", 1e6, ResidentImages, "on the host, sent batch by batch: as input.placement says"),
+        (
+            "auto",
+            1e3,
+            StreamedImages,
+            "read and decoded batch by batch: this machine has 0.0 GB of memory",
+        ),
     ],
 )
 def test_the_choice_is_logged(
@@ -110,11 +120,11 @@ def test_the_choice_is_logged(
     monkeypatch.setattr(placement, "free_host_memory", lambda: host)
     records = make_records(41)
     with caplog.at_level(logging.INFO, "agenet"):
-        pictures = load_pictures(records, size=20, mesh=create_mesh(), placement=asked)
-    assert isinstance(pictures, kind)
-    assert f"pictures: 0.00 GB as uint8 {line}" in caplog.text
+        images = load_images(records, size=20, mesh=create_mesh(), placement=asked)
+    assert isinstance(images, kind)
+    assert f"images: 0.00 GB as uint8 {line}" in caplog.text
     rows = np.arange(8)
-    (batch,) = pictures.batches([(rows, None)])
+    (batch,) = images.batches([(rows, None)])
     np.testing.assert_array_equal(batch["row"], rows)
 
 

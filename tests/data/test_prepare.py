@@ -58,7 +58,7 @@ def test_prepares_what_is_read(manual_dir: Path, data_dir: Path, capsys: Any) ->
         -1,
         -1,
     ]
-    pictures = open_records("adience/faces", str(data_dir)).pictures
+    pictures = open_records("adience/faces", str(data_dir)).images
     assert sorted(pictures) == sorted(noise_jpeg(32, 40, seed) for seed in range(10))
     # Nothing but the prepared set: no temporary files, no empty download folders.
     assert sorted(p.name for p in data_dir.iterdir()) == ["adience"]
@@ -74,7 +74,7 @@ def test_aligned_and_full_configs(tmp_path: Path, data_dir: Path, config: str, s
     write_release(tmp_path, "aligned", size=300)
     run("adience", tmp_path, data_dir, f"--config={config}")
     records = open_records(f"adience/{config}", str(data_dir))
-    image = cv2.imdecode(np.frombuffer(records.pictures[0], np.uint8), cv2.IMREAD_COLOR)
+    image = cv2.imdecode(np.frombuffer(records.images[0], np.uint8), cv2.IMREAD_COLOR)
     assert image.shape == (round(308 * side / 300), side, 3)
 
 
@@ -139,7 +139,7 @@ def test_failed_overwrite_keeps_what_was_prepared(manual_dir: Path, data_dir: Pa
         "\n".join((manual_dir / "fold_0_data.txt").read_text().splitlines()[:2])
     )
     run("adience", manual_dir, data_dir, "--overwrite")
-    assert len(open_records("adience/faces", str(data_dir)).pictures) == 9
+    assert len(open_records("adience/faces", str(data_dir)).images) == 9
     assert [p.name for p in (data_dir / "adience/faces").iterdir()] == ["1.1.0"]
 
 
@@ -187,7 +187,7 @@ def test_real_faces_never_pass_for_drawn(manual_dir: Path, data_dir: Path) -> No
 def test_drawn_faces_say_so(drawn_faces: Path) -> None:
     records = open_records("drawn_faces/faces", str(drawn_faces))
     assert records.notice.startswith("Drawn faces, not photographs")
-    assert len(records.pictures) == 300
+    assert len(records.images) == 300
 
 
 def test_program_prints_one_line(manual_dir: Path, data_dir: Path) -> None:

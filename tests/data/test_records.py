@@ -22,7 +22,7 @@ from agenet.data.records import (
     join_records,
     open_records,
 )
-from agenet.data.stored import measure_pictures, read_pictures
+from agenet.data.stored import measure_images, read_images
 from agenet.errors import UserError
 from agenet.labels import AGE_GROUPS
 
@@ -49,7 +49,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 def test_opens_what_was_prepared(drawn_faces: Path) -> None:
     records = open_records(NAME, str(drawn_faces))
-    count = len(records.pictures)
+    count = len(records.images)
     assert records.name == "drawn_faces/faces/1.1.0" and "Drawn" in records.notice
     assert np.bincount(records.fold).tolist() == [count // 5] * 5
     assert len(records.subject_id) == count and records.subject_id.dtype == np.int64
@@ -64,8 +64,8 @@ def test_opens_what_was_prepared(drawn_faces: Path) -> None:
         labels = records.labels[task]
         assert labels.dtype == np.int32 and labels.shape == (count,)
         assert set(labels.tolist()) == set(range(-1, classes))
-    for picture in records.pictures[:3]:
-        image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    for encoded in records.images[:3]:
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
         assert image.shape == (128, 128, 3)
 
 
@@ -87,9 +87,9 @@ def test_extended_labels_add_ages(drawn_faces: Path) -> None:
 def test_fingerprint_tells_data_sets_apart(make_records: Callable[..., Records]) -> None:
     records = make_records(20)
     assert records.fingerprint() == make_records(20).fingerprint()
-    pictures = [records.pictures[0] + b" ", *records.pictures[1:]]
+    images = [records.images[0] + b" ", *records.images[1:]]
     changed = [
-        dataclasses.replace(records, pictures=pictures),
+        dataclasses.replace(records, images=images),
         dataclasses.replace(records, fold=records.fold[::-1]),
         dataclasses.replace(records, subject_id=records.subject_id + 1),
         dataclasses.replace(records, labels=records.labels | {"age": records.labels["gender"]}),
@@ -105,7 +105,7 @@ def test_fingerprint_is_that_of_earlier_runs(drawn_faces: Path) -> None:
     records = Records(
         name="some/faces/1.0.0",
         notice="",
-        pictures=[b"1", b"22", b"", b"4444"],
+        images=[b"1", b"22", b"", b"4444"],
         fold=numbers.astype(np.int32),
         subject_id=numbers + 10,
         labels={"age": numbers.astype(np.int32), "gender": numbers.astype(np.int32) % 2},
@@ -114,51 +114,51 @@ def test_fingerprint_is_that_of_earlier_runs(drawn_faces: Path) -> None:
     )
     assert records.fingerprint() == "fe17f9d9b12d446e"
     stored = open_records(NAME, str(drawn_faces))
-    kept = dataclasses.replace(stored, pictures=list(stored.pictures))
+    kept = dataclasses.replace(stored, images=list(stored.images))
     assert stored.fingerprint() == kept.fingerprint()
     assert stored.checksum() == kept.checksum()
-    # Another picture of as many bytes.
-    kept.pictures[3] = bytes(len(kept.pictures[3]))
+    # Another image of as many bytes.
+    kept.images[3] = bytes(len(kept.images[3]))
     assert stored.fingerprint() == kept.fingerprint()
     assert stored.checksum() != kept.checksum()
 
 
-def test_pictures_are_read_by_row(drawn_faces: Path) -> None:
-    pictures = open_records(NAME, str(drawn_faces)).pictures
-    kept = list(pictures)
-    assert len(pictures) == len(kept) == 300
-    assert pictures[-1] == kept[-1] and pictures[250:40:-70] == kept[250:40:-70]
+def test_images_are_read_by_row(drawn_faces: Path) -> None:
+    images = open_records(NAME, str(drawn_faces)).images
+    kept = list(images)
+    assert len(images) == len(kept) == 300
+    assert images[-1] == kept[-1] and images[250:40:-70] == kept[250:40:-70]
     rows = np.random.default_rng(0).permutation(300)
     expected = [kept[row] for row in rows]
-    assert read_pictures(pictures, rows) == read_pictures(kept, rows) == expected
-    assert read_pictures(pickle.loads(pickle.dumps(pictures)), rows) == expected
+    assert read_images(images, rows) == read_images(kept, rows) == expected
+    assert read_images(pickle.loads(pickle.dumps(images)), rows) == expected
     with ThreadPoolExecutor(8) as pool:
-        parts = list(pool.map(lambda part: read_pictures(pictures, part), np.split(rows, 20)))
-    assert [picture for part in parts for picture in part] == expected
+        parts = list(pool.map(lambda part: read_images(images, part), np.split(rows, 20)))
+    assert [image for part in parts for image in part] == expected
     with pytest.raises(IndexError):
-        pictures[300]
+        images[300]
 
 
-def test_joined_pictures_are_read_by_row(
+def test_joined_images_are_read_by_row(
     drawn_faces: Path, make_records: Callable[..., Records]
 ) -> None:
     stored, noise = open_records(NAME, str(drawn_faces)), make_records(50)
     joined = join_records(stored, [noise])
-    added = [p for p, fold in zip(noise.pictures, noise.fold, strict=True) if fold != 0]
-    assert list(joined.pictures) == [*stored.pictures, *added]
-    lengths, checksums = measure_pictures(joined.pictures)
-    assert lengths.tolist() == [len(p) for p in joined.pictures]
-    assert checksums.tolist() == [zlib.crc32(p) for p in joined.pictures]
-    assert joined.pictures[305] == added[5] and joined.pictures[7] == stored.pictures[7]
+    added = [p for p, fold in zip(noise.images, noise.fold, strict=True) if fold != 0]
+    assert list(joined.images) == [*stored.images, *added]
+    lengths, checksums = measure_images(joined.images)
+    assert lengths.tolist() == [len(p) for p in joined.images]
+    assert checksums.tolist() == [zlib.crc32(p) for p in joined.images]
+    assert joined.images[305] == added[5] and joined.images[7] == stored.images[7]
 
 
-def test_pictures_that_cannot_be_read_any_more(copy: Path) -> None:
+def test_images_that_cannot_be_read_any_more(copy: Path) -> None:
     records = open_records(NAME, str(copy))
-    pictures = pickle.loads(pickle.dumps(records)).pictures  # Whose files are not open.
+    images = pickle.loads(pickle.dumps(records)).images  # Whose files are not open.
     os.truncate(prepared(copy) / SHARD, 1 << 16)
-    assert pictures[5] == records.pictures[5]
-    with pytest.raises(UserError, match=r"picture 1\d\d of drawn_faces/faces/1\.1\.0 cannot be"):
-        read_pictures(pictures, [5, 179, 150])
+    assert images[5] == records.images[5]
+    with pytest.raises(UserError, match=r"image 1\d\d of drawn_faces/faces/1\.1\.0 cannot be"):
+        read_images(images, [5, 179, 150])
 
 
 def test_newest_version_is_taken(tmp_path: Path) -> None:

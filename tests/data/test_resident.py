@@ -8,13 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+from agenet.data.decoding import allocate_images, decode_image, load_faces
 from agenet.data.records import Records
-from agenet.data.resident import (
-    Resident,
-    create_images,
-    decode_picture,
-    load_faces,
-)
+from agenet.data.resident import ResidentImages
 from agenet.distributed.mesh import batch_sharded, create_mesh
 from agenet.errors import UserError
 
@@ -28,13 +24,13 @@ def records(make_records: Callable[..., Records]) -> Records:
 
 
 def reference(records: Records, rows: np.ndarray) -> np.ndarray:
-    decoded = [cv2.imdecode(np.frombuffer(p, np.uint8), cv2.IMREAD_COLOR) for p in records.pictures]
+    decoded = [cv2.imdecode(np.frombuffer(p, np.uint8), cv2.IMREAD_COLOR) for p in records.images]
     return np.stack(decoded)[rows][..., ::-1]
 
 
-def create(records: Records, *, on_device: bool = True, devices: int = 8, **more) -> Resident:
+def create(records: Records, *, on_device: bool = True, devices: int = 8, **more) -> ResidentImages:
     mesh = create_mesh(jax.devices()[:devices])
-    return Resident(records, size=SIZE, mesh=mesh, on_device=on_device, **more)
+    return ResidentImages(records, size=SIZE, mesh=mesh, on_device=on_device, **more)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -69,18 +65,18 @@ def test_no_device_has_a_whole_batch(records: Records) -> None:
 
 
 def test_a_cpu_device_shares_the_hosts_memory() -> None:
-    images = create_images(16, 64)
+    images = allocate_images(16, 64)
     assert images.shape == (16, 64, 64, 3) and not images.any()
     placed = jax.device_put(images, batch_sharded(create_mesh()))
     for shard in placed.addressable_shards:
         assert shard.data.unsafe_buffer_pointer() == images[shard.index].ctypes.data
 
 
-def test_broken_pictures_are_listed(records: Records) -> None:
-    pictures = [*records.pictures]
-    pictures[7], pictures[30] = b"", pictures[30][:40]
-    with pytest.raises(UserError, match=r"2 of 41 prepared pictures do not decode \(rows 7, 30\)"):
-        create(dataclasses.replace(records, pictures=pictures))
+def test_broken_images_are_listed(records: Records) -> None:
+    images = [*records.images]
+    images[7], images[30] = b"", images[30][:40]
+    with pytest.raises(UserError, match=r"2 of 41 prepared images do not decode \(rows 7, 30\)"):
+        create(dataclasses.replace(records, images=images))
 
 
 def test_progress(records: Records, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,15 +97,15 @@ def png(pixels: np.ndarray) -> bytes:
     return cv2.imencode(".png", pixels)[1].tobytes()
 
 
-def decode(picture: bytes, size: int = 8) -> np.ndarray:
+def decode(image: bytes, size: int = 8) -> np.ndarray:
     out = np.full((3, size, size, 3), 7, np.uint8)
-    assert decode_picture(picture, out[1])
+    assert decode_image(image, out[1])
     assert (out[[0, 2]] == 7).all()
     return out[1]
 
 
 @pytest.mark.parametrize(
-    ("picture", "expected"),
+    ("image", "expected"),
     [
         pytest.param(png(RGB[..., ::-1]), RGB, id="colour"),
         pytest.param(png(RGB[..., 0]), GREY, id="grey"),
@@ -118,8 +114,8 @@ def decode(picture: bytes, size: int = 8) -> np.ndarray:
         pytest.param(png(RGB[..., 0].astype(np.uint16) * 257), GREY, id="grey, 16 bits"),
     ],
 )
-def test_kinds_of_pictures(picture: bytes, expected: np.ndarray) -> None:
-    np.testing.assert_array_equal(decode(picture), expected)
+def test_kinds_of_images(image: bytes, expected: np.ndarray) -> None:
+    np.testing.assert_array_equal(decode(image), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -155,6 +151,6 @@ def test_the_middle_square_is_kept(tall: bool) -> None:
     np.testing.assert_array_equal(decode(png(pixels[..., ::-1])), expected)
 
 
-def test_no_picture() -> None:
+def test_no_image() -> None:
     out = np.zeros((8, 8, 3), np.uint8)
-    assert not decode_picture(b"", out) and not decode_picture(b"GIF89a", out)
+    assert not decode_image(b"", out) and not decode_image(b"GIF89a", out)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agenet.data.records import NO_FOLD, Records, join_records, name_tested, open_records
-from agenet.data.splits import Splits, count_leaked, describe, make_splits
+from agenet.data.splits import Splits, count_leaked, describe_splits, make_splits
 from agenet.errors import UserError
 
 MakeRecords = Callable[..., Records]
@@ -100,7 +100,7 @@ def test_faces_of_other_data_sets_are_for_training_only(
     other = dataclasses.replace(
         make_records(300, persons=40), name="other/faces/1.0.0", race=race, notice="a notice"
     )
-    with pytest.raises(UserError, match="other is there twice"):
+    with pytest.raises(UserError, match="other is used twice"):
         join_records(records, [other, other])
     third = dataclasses.replace(other, name="third/faces/1.0.0")
     joined = join_records(dataclasses.replace(records, notice="of the test"), [other, third])
@@ -112,7 +112,7 @@ def test_faces_of_other_data_sets_are_for_training_only(
     added = np.arange(len(records.fold), len(joined.fold))
     assert (joined.fold[added] == NO_FOLD).all() and joined.race is not None
     np.testing.assert_array_equal(joined.race, [*[-1] * 2000, *race[first], *race[first]])
-    assert [joined.pictures[i] for i in added[: len(first)]] == [other.pictures[i] for i in first]
+    assert [joined.images[i] for i in added[: len(first)]] == [other.images[i] for i in first]
     for column in ("age_low", "age_high"):
         np.testing.assert_array_equal(
             getattr(joined, column)[added[: len(first)]], getattr(other, column)[first]
@@ -131,7 +131,7 @@ def test_faces_of_other_data_sets_are_for_training_only(
 
 def test_describe(records: Records) -> None:
     splits = split(records)
-    counts = describe(records, splits, ("age", "gender"))["train"]
+    counts = describe_splits(records, splits, ("age", "gender"))["train"]
     assert counts["faces"] == len(splits.train)
     assert counts["subjects"] == len(persons(records, splits.train))
     ages = records.labels["age"][splits.train]
@@ -166,7 +166,7 @@ def test_a_class_or_task_that_nobody_has(records: Records) -> None:
     nowhere = dataclasses.replace(
         records, labels={"age": np.where(age == 6, -1, age), "gender": gender}
     )
-    assert describe(nowhere, split(nowhere), ("age",))["train"]["age"][6] == 0
+    assert describe_splits(nowhere, split(nowhere), ("age",))["train"]["age"][6] == 0
     labels = {"age": age, "gender": np.where(gender == 1, -1, gender)}
     with pytest.raises(UserError, match=r"no training face of .* has the gender male"):
         split(dataclasses.replace(records, labels=labels))
@@ -175,7 +175,7 @@ def test_a_class_or_task_that_nobody_has(records: Records) -> None:
         split(dataclasses.replace(records, labels=labels))
 
 
-def test_one_picture(make_records: MakeRecords) -> None:
+def test_one_image(make_records: MakeRecords) -> None:
     with pytest.raises(UserError, match="is left for"):
         split(make_records(1, folds=1))
 
@@ -185,7 +185,7 @@ def test_real_adience(adience: Path) -> None:
     records = open_records("adience/faces", str(adience))
     splits = split(records)
     assert len(splits.test) == 4432 and count_leaked(records, splits) == 0
-    labels = {task: describe(records, splits, (task,)) for task in ("age", "gender")}
+    labels = {task: describe_splits(records, splits, (task,)) for task in ("age", "gender")}
     known = {
         task: [sum(counts[task]) for counts in by_split.values()]
         for task, by_split in labels.items()

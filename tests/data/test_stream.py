@@ -13,8 +13,8 @@ import pytest
 from agenet.data import stream
 from agenet.data.order import evaluation_batches, training_batch
 from agenet.data.records import Records, open_records
-from agenet.data.resident import Part, Resident
-from agenet.data.stream import AHEAD, Stream
+from agenet.data.resident import BatchRows, ResidentImages
+from agenet.data.stream import AHEAD, StreamedImages
 from agenet.distributed.mesh import create_mesh
 from agenet.errors import UserError
 
@@ -26,11 +26,11 @@ def records(make_records: Callable[..., Records]) -> Records:
     return make_records(200)
 
 
-def create(records: Records, devices: int = 8) -> Stream:
-    return Stream(records, size=SIZE, mesh=create_mesh(jax.devices()[:devices]))
+def create(records: Records, devices: int = 8) -> StreamedImages:
+    return StreamedImages(records, size=SIZE, mesh=create_mesh(jax.devices()[:devices]))
 
 
-def training(count: int, *, first: int = 0) -> list[Part]:
+def training(count: int, *, first: int = 0) -> list[BatchRows]:
     rows = np.arange(3, 200)
     return [(training_batch(rows, BATCH, seed=1, step=step), None) for step in range(first, count)]
 
@@ -44,9 +44,9 @@ def assert_same(one: dict[str, jax.Array], other: dict[str, jax.Array]) -> None:
 
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("on_device", [True, False])
-def test_batches_of_the_resident_pictures(records: Records, devices: int, on_device: bool) -> None:
+def test_batches_of_the_resident_images(records: Records, devices: int, on_device: bool) -> None:
     mesh = create_mesh(jax.devices()[:devices])
-    resident = Resident(records, size=SIZE, mesh=mesh, on_device=on_device)
+    resident = ResidentImages(records, size=SIZE, mesh=mesh, on_device=on_device)
     # More than an epoch, and all held at once, so that their memory must not be used again.
     parts = [*training(30), *evaluation_batches(np.arange(100, 141), BATCH)]
     streamed = list(create(records, devices).batches(parts))
@@ -57,10 +57,10 @@ def test_batches_of_the_resident_pictures(records: Records, devices: int, on_dev
 def test_batches_of_a_prepared_data_set(drawn_faces: Path) -> None:
     records = open_records("drawn_faces/faces", str(drawn_faces))
     size, mesh = 64, create_mesh(jax.devices()[:1])
-    resident = Resident(records, size=size, mesh=mesh, on_device=True)
+    resident = ResidentImages(records, size=size, mesh=mesh, on_device=True)
     again = pickle.loads(pickle.dumps(records))
     parts = [*evaluation_batches(np.random.default_rng(0).permutation(len(records.fold)), 32)]
-    streamed = Stream(again, size=size, mesh=mesh).batches(parts)
+    streamed = StreamedImages(again, size=size, mesh=mesh).batches(parts)
     for one, other in zip(streamed, resident.batches(parts), strict=True):
         assert_same(one, other)
 
@@ -74,7 +74,7 @@ def test_goes_on_from_any_step(records: Records) -> None:
             assert_same(one, other)
 
 
-def counted(parts: Sequence[Part], taken: list[int]) -> Iterator[Part]:
+def counted(parts: Sequence[BatchRows], taken: list[int]) -> Iterator[BatchRows]:
     for number, part in enumerate(parts):
         taken.append(number)
         yield part
@@ -98,9 +98,9 @@ def test_few_batches_are_made_ahead(
 
 def test_memory_is_used_again(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    create_images = stream.create_images
+    allocate_images = stream.allocate_images
     monkeypatch.setattr(
-        stream, "create_images", lambda *args: made.append(0) or create_images(*args)
+        stream, "allocate_images", lambda *args: made.append(0) or allocate_images(*args)
     )
     monkeypatch.setattr(stream, "available_cores", lambda: 2)
     streamed = create(records, devices=1)
@@ -136,24 +136,24 @@ def test_no_thread_outlives_its_iterator(records: Records) -> None:
 
 
 class Faulty(Sequence[bytes]):
-    """Pictures of which reading number 40 and all later ones fail or take their time."""
+    """Images of which reading number 40 and all later ones fail or take their time."""
 
-    def __init__(self, pictures: Sequence[bytes], fault: Callable[[], None]):
-        self._pictures, self._fault, self._reads = pictures, fault, 0
+    def __init__(self, images: Sequence[bytes], fault: Callable[[], None]):
+        self._images, self._fault, self._reads = images, fault, 0
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __getitem__(self, row):
         self._reads += 1
         if self._reads >= 40:
             self._fault()
-        return self._pictures[row]
+        return self._images[row]
 
 
 def test_closing_waits_for_no_batch(records: Records) -> None:
-    slow = Faulty(records.pictures, lambda: time.sleep(0.01))
-    batches = create(dataclasses.replace(records, pictures=slow)).batches(training(1000))
+    slow = Faulty(records.images, lambda: time.sleep(0.01))
+    batches = create(dataclasses.replace(records, images=slow)).batches(training(1000))
     for _ in range(3):
         next(batches)
     reads = slow._reads
@@ -163,21 +163,21 @@ def test_closing_waits_for_no_batch(records: Records) -> None:
 
 def test_a_worker_that_fails_is_reported(records: Records) -> None:
     def fail() -> None:
-        raise UserError("picture 7 of noise/faces/1.0.0 cannot be read")
+        raise UserError("image 7 of noise/faces/1.0.0 cannot be read")
 
-    faulty = dataclasses.replace(records, pictures=Faulty(records.pictures, fail))
-    with pytest.raises(UserError, match="picture 7 of noise/faces"):
+    faulty = dataclasses.replace(records, images=Faulty(records.images, fail))
+    with pytest.raises(UserError, match="image 7 of noise/faces"):
         list(create(faulty).batches(training(40)))
     assert not threads()
 
 
-def test_broken_pictures_are_listed(records: Records) -> None:
-    pictures = [*records.pictures]
-    pictures[7], pictures[30] = b"", pictures[30][:40]
-    broken = create(dataclasses.replace(records, pictures=pictures))
-    parts: list[Part] = [(np.arange(start, start + 32), None) for start in (100, 0, 32)]
+def test_broken_images_are_listed(records: Records) -> None:
+    images = [*records.images]
+    images[7], images[30] = b"", images[30][:40]
+    broken = create(dataclasses.replace(records, images=images))
+    parts: list[BatchRows] = [(np.arange(start, start + 32), None) for start in (100, 0, 32)]
     batches = broken.batches(parts)
     next(batches)
-    with pytest.raises(UserError, match=r"2 of 32 prepared pictures do not decode \(rows 7, 30\)"):
+    with pytest.raises(UserError, match=r"2 of 32 prepared images do not decode \(rows 7, 30\)"):
         next(batches)
     assert not threads()

@@ -21,7 +21,7 @@ OPENCV_ERROR = 2 * 255 / 64 + 0.51
 
 
 @pytest.fixture(scope="module")
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     """Smooth and not dark, so that the border shows."""
     noise = np.random.default_rng(0).integers(60, 256, (6, 6, 3), np.uint8)
     return cv2.resize(noise, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
@@ -33,26 +33,24 @@ def matrices_of(cases: list[tuple[tuple[float, float], float, float, bool]]) -> 
 
 
 @pytest.fixture(scope="module")
-def warped(picture: np.ndarray) -> np.ndarray:
-    images = jnp.tile(picture, (len(CASES), 1, 1, 1))
+def warped(image: np.ndarray) -> np.ndarray:
+    images = jnp.tile(image, (len(CASES), 1, 1, 1))
     return np.asarray(jax.jit(warp, static_argnums=2)(images, matrices_of(CASES), SIZE))
 
 
-def test_interpolation_is_bilinear_with_black_around(
-    picture: np.ndarray, warped: np.ndarray
-) -> None:
+def test_interpolation_is_bilinear_with_black_around(image: np.ndarray, warped: np.ndarray) -> None:
     grid = np.stack([*np.meshgrid(range(SIZE), range(SIZE)), np.ones((SIZE, SIZE))])
     for matrix, result in zip(np.asarray(matrices_of(CASES), np.float64), warped, strict=True):
         x, y = np.einsum("ij,jyx->iyx", matrix, grid)
         for channel in range(3):
             expected = scipy.ndimage.map_coordinates(
-                picture[..., channel].astype(np.float64), [y, x], order=1, mode="grid-constant"
+                image[..., channel].astype(np.float64), [y, x], order=1, mode="grid-constant"
             )
             np.testing.assert_allclose(result[..., channel], expected, atol=0.02)
 
 
-def test_edges_are_repeated_where_asked(picture: np.ndarray, warped: np.ndarray) -> None:
-    images, asked = jnp.tile(picture, (len(CASES), 1, 1, 1)), jnp.arange(len(CASES)) % 2 == 0
+def test_edges_are_repeated_where_asked(image: np.ndarray, warped: np.ndarray) -> None:
+    images, asked = jnp.tile(image, (len(CASES), 1, 1, 1)), jnp.arange(len(CASES)) % 2 == 0
     mixed = np.asarray(jax.jit(warp, static_argnums=2)(images, matrices_of(CASES), SIZE, asked))
     grid = np.stack([*np.meshgrid(range(SIZE), range(SIZE)), np.ones((SIZE, SIZE))])
     for row, matrix in enumerate(np.asarray(matrices_of(CASES), np.float64)):
@@ -61,22 +59,22 @@ def test_edges_are_repeated_where_asked(picture: np.ndarray, warped: np.ndarray)
             continue
         x, y = np.einsum("ij,jyx->iyx", matrix, grid)
         expected = scipy.ndimage.map_coordinates(
-            picture[..., 0].astype(np.float64), [y, x], order=1, mode="nearest"
+            image[..., 0].astype(np.float64), [y, x], order=1, mode="nearest"
         )
         np.testing.assert_allclose(mixed[row, ..., 0], expected, atol=0.02)
 
 
-def test_opencv_shifts_scales_and_rotates_alike(picture: np.ndarray, warped: np.ndarray) -> None:
+def test_opencv_shifts_scales_and_rotates_alike(image: np.ndarray, warped: np.ndarray) -> None:
     for (shift, scale, rotate, flip), result in zip(CASES, warped, strict=True):
         matrix = cv2.getRotationMatrix2D(((SIZE - 1) / 2,) * 2, rotate, scale)
         matrix[:, 2] += shift
-        expected = cv2.warpAffine(picture, matrix, (SIZE, SIZE))
+        expected = cv2.warpAffine(image, matrix, (SIZE, SIZE))
         error = np.abs(result - (expected[:, ::-1] if flip else expected))
         assert error.max() < OPENCV_ERROR and error.mean() < 0.5
 
 
 def test_albumentations_shifts_scales_and_rotates_alike(
-    picture: np.ndarray, warped: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    image: np.ndarray, warped: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")
     with warnings.catch_warnings():
@@ -100,22 +98,20 @@ def test_albumentations_shifts_scales_and_rotates_alike(
                     albumentations.HorizontalFlip(p=float(flip)),
                 ]
             )
-            error = np.abs(result - transform(image=picture)["image"])
+            error = np.abs(result - transform(image=image)["image"])
             assert error.max() < OPENCV_ERROR and error.mean() < 0.5
 
 
-def test_whole_pixels_are_exact_and_the_border_black(
-    picture: np.ndarray, warped: np.ndarray
-) -> None:
-    shifted = np.zeros_like(picture)
-    shifted[:-3, 5:] = picture[3:, :-5]
-    expected = [picture, picture[:, ::-1], shifted, shifted[:, ::-1], 0 * picture, 0 * picture]
+def test_whole_pixels_are_exact_and_the_border_black(image: np.ndarray, warped: np.ndarray) -> None:
+    shifted = np.zeros_like(image)
+    shifted[:-3, 5:] = image[3:, :-5]
+    expected = [image, image[:, ::-1], shifted, shifted[:, ::-1], 0 * image, 0 * image]
     np.testing.assert_array_equal(warped[-len(EXACT) : -4], expected[:2])
     np.testing.assert_allclose(warped[-4:], expected[2:], atol=0.01)
 
 
-def test_compiling_changes_nothing(picture: np.ndarray, warped: np.ndarray) -> None:
-    images = jnp.tile(picture, (len(CASES), 1, 1, 1))
+def test_compiling_changes_nothing(image: np.ndarray, warped: np.ndarray) -> None:
+    images = jnp.tile(image, (len(CASES), 1, 1, 1))
     np.testing.assert_allclose(warp(images, matrices_of(CASES), SIZE), warped, atol=1e-2)
 
 

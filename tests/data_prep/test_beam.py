@@ -41,9 +41,9 @@ def test_beam_gives_the_same(tmp_path: Path) -> None:
     plain, beam = (
         open_records("imdb_wiki/full", str(tmp_path / name)) for name in ("plain", "beam")
     )
-    assert len(beam.pictures) == 596
+    assert len(beam.images) == 596
     assert beam.fingerprint() == plain.fingerprint()
-    assert list(beam.pictures) == list(plain.pictures)
+    assert list(beam.images) == list(plain.images)
     folders = [tmp_path / name / "imdb_wiki/full/1.0.0" for name in ("plain", "beam")]
     for name in ("metadata.json", "labels.csv"):
         assert len({(folder / name).read_text() for folder in folders}) == 1

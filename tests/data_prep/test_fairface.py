@@ -185,5 +185,5 @@ def test_tables_that_are_empty(manual_dir: Path) -> None:
 def test_real_faces(real_data: Path, tmp_path: Path) -> None:
     run(real_data / "fairface", tmp_path, "partial")
     records = open_records("fairface/partial", str(tmp_path))
-    assert len(records.pictures) == 5000 and "0 of 86,744 train" in records.notice
+    assert len(records.images) == 5000 and "0 of 86,744 train" in records.notice
     assert np.bincount(records.labels["gender"]).tolist() == [2367, 2633]

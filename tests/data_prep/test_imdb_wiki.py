@@ -234,7 +234,7 @@ def test_archive_and_folder_give_the_same(tmp_path: Path, capsys: Any) -> None:
     run(manual_dir, data_dir, "wiki", "--overwrite")
     records = open_records("imdb_wiki/wiki", str(data_dir))
     assert records.fingerprint() == from_folder.fingerprint()
-    assert list(records.pictures) == list(from_folder.pictures)
+    assert list(records.images) == list(from_folder.images)
     assert (data_dir / PREPARED / "labels.csv").read_text() == labels
 
     assert set(records.fold) == {0, 1} and len(np.unique(records.subject_id)) == 30
@@ -280,14 +280,14 @@ def test_both_databases_and_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyP
     run(tmp_path, tmp_path / "data", "full")
     records = open_records("imdb_wiki/full", str(tmp_path / "data"))
     # Person 3 of one database is Person 3 of the other.
-    assert len(records.pictures) == 80 and len(np.unique(records.subject_id)) == 20
+    assert len(records.images) == 80 and len(np.unique(records.subject_id)) == 20
     with pytest.raises(UserError, match="80 usable rows, fewer than the 60,000 that the config"):
         run(tmp_path, tmp_path / "data", "subset_60k")
     sample = ImdbWikiConfig(name="sample", sample=30)
     monkeypatch.setattr(Builder, "BUILDER_CONFIGS", [sample])
     monkeypatch.setattr(Builder, "builder_configs", {"sample": sample})
     run(tmp_path, tmp_path / "data", "sample")
-    assert len(open_records("imdb_wiki/sample", str(tmp_path / "data")).pictures) == 30
+    assert len(open_records("imdb_wiki/sample", str(tmp_path / "data")).images) == 30
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
@@ -329,4 +329,4 @@ def test_real_paths_with_made_pictures(real_data: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(imdb_wiki_dataset_builder.NoiseFilter, "apply", first_300)
     run(tmp_path, tmp_path / "data")
-    assert len(open_records("imdb_wiki/wiki", str(tmp_path / "data")).pictures) == 300
+    assert len(open_records("imdb_wiki/wiki", str(tmp_path / "data")).images) == 300

@@ -6,11 +6,11 @@ from agenet.distributed.mesh import (
     batch_sharded,
     check_batch_size,
     create_mesh,
-    divide,
-    local_part,
-    make_largest,
+    local_rows,
+    make_process_max,
     place,
     replicated,
+    split_microbatches,
 )
 from agenet.errors import UserError
 
@@ -30,17 +30,17 @@ def test_placing() -> None:
 
 def test_one_process_has_every_part() -> None:
     mesh, array = create_mesh(), np.arange(32).reshape(16, 2)
-    assert local_part(mesh, 16) == slice(0, 16)
+    assert local_rows(mesh, 16) == slice(0, 16)
     placed = place({"a": array}, batch_sharded(mesh))["a"]
     assert placed.sharding == batch_sharded(mesh)
     np.testing.assert_array_equal(placed, array)
-    assert make_largest(mesh)(15) == 15
+    assert make_process_max(mesh)(15) == 15
 
 
 def test_parts_stay_where_they_are() -> None:
     mesh, rows = create_mesh(), np.arange(32)
     placed = jax.device_put({"row": rows}, batch_sharded(mesh))
-    program = jax.jit(lambda batch: divide(batch, 2, mesh)).lower(placed).compile()
+    program = jax.jit(lambda batch: split_microbatches(batch, 2, mesh)).lower(placed).compile()
     parts = program(placed)["row"]
     np.testing.assert_array_equal(parts, [rows[0::2], rows[1::2]])
     for shard, before in zip(
@@ -64,19 +64,19 @@ def test_batch_that_does_not_fit(batch_size: int, fitting: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "parts", "told"),
+    ("batch_size", "parts", "message"),
     [
-        (64, 0, "accumulate 0 must be 1"),
+        (64, 0, "accumulate 0 must be at least 1"),
         (50, 2, "50 cannot be divided over 8 devices in 2 parts: use --config.batch_size=48 or 64"),
         (
             96,
             5,
-            "5 cannot divide the 12 pictures .* each device has: use --config.accumulate=4 or 6",
+            "5 cannot divide the 12 images .* each device has: use --config.accumulate=4 or 6",
         ),
-        (16, 3, "the 2 pictures .* use --config.accumulate=2"),
+        (16, 3, "the 2 images .* use --config.accumulate=2"),
     ],
 )
-def test_parts_that_do_not_fit(batch_size: int, parts: int, told: str) -> None:
+def test_parts_that_do_not_fit(batch_size: int, parts: int, message: str) -> None:
     check_batch_size(64, create_mesh(), 4)
-    with pytest.raises(UserError, match=f"{told}$" if "use" in told else told):
+    with pytest.raises(UserError, match=f"{message}$" if "use" in message else message):
         check_batch_size(batch_size, create_mesh(), parts)

@@ -63,16 +63,16 @@ def free_port() -> int:
 
 
 class Damaged(Records):
-    """Nothing but decoding its pictures tells that some are none."""
+    """Nothing but decoding its images tells that some are none."""
 
     def checksum(self) -> str:
-        return "that of all pictures"
+        return "that of all images"
 
 
 def without(records: Records, rows: slice) -> Records:
-    pictures = [*records.pictures]
-    pictures[rows] = [bytes(len(picture)) for picture in pictures[rows]]
-    return Damaged(**vars(records) | {"pictures": pictures})
+    images = [*records.images]
+    images[rows] = [bytes(len(image)) for image in images[rows]]
+    return Damaged(**vars(records) | {"images": images})
 
 
 def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -93,7 +93,7 @@ def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_two_do_what_one_does(records: Records, alone: dict[str, Any], tmp_path: Path) -> None:
-    """Each without the pictures that the other one's devices hold."""
+    """Each without the images that the other one's devices hold."""
     first, second = without(records, slice(100, 200)), without(records, slice(100))
     ended = run_pair((tmp_path, first, {}, {}), (tmp_path, second, {}, {}))
     assert [code for code, _ in ended] == [0, 0], ended
@@ -119,19 +119,19 @@ def test_killed_continued_alone_stopped_and_continued(
     killed = run_pair(two[0], (tmp_path, records, {}, {"kill_with": 9}))
     assert [code for code, _ in killed] == [1, -signal.SIGKILL], killed
     line = "process 1 of 2 has sent no heartbeat for 5 s: it was killed, or its machine failed"
-    for told in (killed[0][1], (tmp_path / "train.log").read_text()):
-        assert f"error: {line}" in told.splitlines()[-1]
+    for message in (killed[0][1], (tmp_path / "train.log").read_text()):
+        assert f"error: {line}" in message.splitlines()[-1]
     assert "Traceback" not in killed[0][1]
 
-    code, told = run_process(tmp_path, records, config(), stop_at=5)
-    assert code == 0 and "continuing from step 5 of 20" in told
-    assert "SIGTERM: stopped and saved at step 8 of 20" in told
+    code, message = run_process(tmp_path, records, config(), stop_at=5)
+    assert code == 0 and "continuing from step 5 of 20" in message
+    assert "SIGTERM: stopped and saved at step 8 of 20" in message
 
     stopped = run_pair(two[0], (tmp_path, records, {}, {"stop_at": 3}))
     assert [code for code, _ in stopped] == [0, 0], stopped
-    told = stopped[0][1]
-    assert "continuing from step 8 of 20" in told and "run the same command again" in told
-    step = re.search(r"SIGTERM: stopped and saved at step (\d+) of 20", told)
+    message = stopped[0][1]
+    assert "continuing from step 8 of 20" in message and "run the same command again" in message
+    step = re.search(r"SIGTERM: stopped and saved at step (\d+) of 20", message)
     assert step and 11 <= int(step[1]) <= 11 + 3
     assert not stopped[1][1]
 
@@ -141,21 +141,21 @@ def test_killed_continued_alone_stopped_and_continued(
 
 @pytest.mark.slow
 def test_mistakes_of_one_end_all(records: Records, tmp_path: Path) -> None:
-    for change, told in {
-        "picture": r"1 of 100 prepared pictures do not decode \(rows 150\)",
+    for change, message in {
+        "image": r"1 of 100 prepared images do not decode \(rows 150\)",
         "fields": "all processes must have the same settings and data: config.log_every: 4 steps",
         "workdir": "is another one for process 1 than for process 0",
         "command": "settings and data: command: training there, dry run now",
     }.items():
         workdir = tmp_path / "b" if change == "workdir" else tmp_path / "a"
         fields = {"log_every": "3 steps"} if change == "fields" else {}
-        rows = slice(150, 151 if change == "picture" else 150)
+        rows = slice(150, 151 if change == "image" else 150)
         events = {"dry_run": True} if change == "command" else {}
         whole, broken = without(records, slice(0)), without(records, rows)
         ended = run_pair((tmp_path / "a", whole, {}, {}), (workdir, broken, fields, events))
         assert [code for code, _ in ended] == [1, 1], ended
-        assert all(re.search(told, each) and "Traceback" not in each for _, each in ended), ended
-        if change == "picture":
+        assert all(re.search(message, each) and "Traceback" not in each for _, each in ended), ended
+        if change == "image":
             assert "process 1 of 2: 1 of 100" in ended[0][1]
 
 
@@ -179,15 +179,16 @@ def test_a_signal_before_training_ends_all(
     ended = run_pair(*((tmp_path, records, {}, each) for each in events))
     assert [code for code, _ in ended][index] == 128 + number, ended
     assert "interrupted" in ended[index][1] or "SIGTERM: stopped" in ended[index][1]
-    code, told = ended[1 - index]
+    code, message = ended[1 - index]
     name = "SIGTERM" if number == signal.SIGTERM else "KeyboardInterrupt"
-    assert code == 1 and re.fullmatch(rf".*error: process {index} of 2: {name}\n", told), told
+    assert code == 1 and re.fullmatch(rf".*error: process {index} of 2: {name}\n", message), message
 
 
 def test_sigterm_before_training(records: Records, tmp_path: Path) -> None:
-    code, told = run_process(tmp_path, records, config(), end_with=signal.SIGTERM)
+    code, message = run_process(tmp_path, records, config(), end_with=signal.SIGTERM)
     assert code == 128 + signal.SIGTERM
-    assert re.fullmatch("[0-9:]+ SIGTERM: stopped; to resume, run the same command again\n", told)
+    line = "[0-9:]+ SIGTERM: stopped; to resume, run the same command again\n"
+    assert re.fullmatch(line, message)
     assert "Traceback" not in (tmp_path / "train.log").read_text()
 
 
@@ -215,9 +216,9 @@ def test_interrupted_while_it_waits_for_the_others() -> None:
 def test_the_port_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        told = run_program("-c", joining(f"{address},2,0"), fails=True)
+        message = run_program("-c", joining(f"{address},2,0"), fails=True)
     line = f"error: process 0 cannot serve {address} (Address already in use): choose another port"
-    assert told.startswith(f"\n{line}") and told.count("\n") == 2
+    assert message.startswith(f"\n{line}") and message.count("\n") == 2
 
 
 def test_the_port_is_taken_as_slurm_tells_it() -> None:
@@ -225,21 +226,23 @@ def test_the_port_is_taken_as_slurm_tells_it() -> None:
         port = str(server.getsockname()[1])
         slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2"}
         slurm |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "JAX_COORDINATOR_PORT": port}
-        told = run_program("-c", joining("auto"), fails=True, **slurm)
-    assert f"error: process 0 cannot serve 127.0.0.1:{port} (" in told
+        message = run_program("-c", joining("auto"), fails=True, **slurm)
+    assert f"error: process 0 cannot serve 127.0.0.1:{port} (" in message
 
 
-@pytest.mark.parametrize(("index", "told"), [(1, "has not answered for 1 s"), (0, "have joined")])
-def test_those_who_do_not_come(records: Records, tmp_path: Path, index: int, told: str) -> None:
+@pytest.mark.parametrize(
+    ("index", "message"), [(1, "has not answered for 1 s"), (0, "have joined the coordinator")]
+)
+def test_those_who_do_not_come(records: Records, tmp_path: Path, index: int, message: str) -> None:
     address = f"127.0.0.1:{free_port()}"
     events = {"processes": f"{address},2,{index}", "env": {"AGENET_START_TIMEOUT": "1"}}
     code, stderr = run_process(tmp_path, records, config(), **events)
     assert code == 1
-    assert re.fullmatch(f"error: .*{told}.*\n", stderr) and address in stderr
+    assert re.fullmatch(f"error: .*{message}.*\n", stderr) and address in stderr
 
 
 @pytest.mark.parametrize(
-    ("processes", "told"),
+    ("processes", "message"),
     [
         ("two", 'must be "auto" or "HOST:PORT,COUNT,INDEX"'),
         ("host,2,0", 'must be "auto" or'),
@@ -250,8 +253,8 @@ def test_those_who_do_not_come(records: Records, tmp_path: Path, index: int, tol
         ("host:65536,2,0", "not to 65536"),
     ],
 )
-def test_mistaken_flag(processes: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_mistaken_flag(processes: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         parse_processes(processes)
 
 

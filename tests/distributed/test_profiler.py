@@ -1,4 +1,4 @@
-"""The trace of some steps: it is where TensorBoard looks, and says what the steps did."""
+"""The trace of a few steps is complete and readable."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -43,12 +43,12 @@ def test_trace(
         "Classifier.features/backbone/conv"
     }
     read_profile.main([str(workdir), "--rows=3"])
-    told = capsys.readouterr().out
-    assert told.startswith("3 steps, ") and told.count("|\n") == 2 * 6 and " more " in told
+    message = capsys.readouterr().out
+    assert message.startswith("3 steps, ") and message.count("|\n") == 2 * 6 and " more " in message
 
-    # The run goes on after step 20: nothing is left to trace.
+    # The run resumes after step 20: no steps are left to trace.
     launch.launch(tiny_config(), workdir, "command", Window(5, 5))
-    assert "no profile: it was to begin after 5 steps, and there were 0" in capsys.readouterr().err
+    assert "no profile: it starts after 5 steps, and there were only 0" in capsys.readouterr().err
 
 
 def test_no_trace(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ NETWORKS = [
     ("efficientnet_b0", 64, YEARS, {"flavour": "timm", "extra_layers": True}),
     ("efficientnet_lite0", 32, YEARS, {}),
 ]
-MARGIN = 5  # of stored pictures around what the network sees
+MARGIN = 5  # of stored images around what the network sees
 
 
 def network(name: str, size: int, heads: dict[str, str], **options: object) -> Answer:
@@ -53,7 +53,7 @@ def network(name: str, size: int, heads: dict[str, str], **options: object) -> A
     return answer
 
 
-def pictures(count: int, size: int) -> np.ndarray:
+def random_images(count: int, size: int) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
@@ -103,13 +103,13 @@ def lite0_onnx(lite0: Answer) -> bytes:
 def test_onnx_answers_alike(name, size, heads, options):
     answer = network(name, size, heads, **options)
     model = to_onnx(answer, size + MARGIN)
-    images = pictures(7, size + MARGIN)
+    images = random_images(7, size + MARGIN)
     expected = by_jax(answer, images)
     for count in (1, 2, 7):
         some = {name: value[:count] for name, value in expected.items()}
         assert difference(run(model, images[:count]), some) < 1e-5
     found = operators(model)
-    # Round the pictures once; normalisation is in the convolutions.
+    # Round the images once; normalisation is in the convolutions.
     assert found["Transpose"] == 1 and not found["Reshape"] and not found["BatchNormalization"]
     assert found["Sub"] + found["Add"] < 30
 
@@ -144,7 +144,7 @@ def test_nothing_is_left_to_optimise(lite0_onnx: bytes, tmp_path) -> None:
 def test_half_is_half_as_large(lite0: Answer, lite0_onnx: bytes) -> None:
     half = to_onnx(lite0, 32 + MARGIN, half=True)
     assert len(half) < 0.52 * len(lite0_onnx)
-    images = pictures(7, 32 + MARGIN)
+    images = random_images(7, 32 + MARGIN)
     assert 0 < difference(run(half, images), by_jax(lite0, images)) < 1e-2
 
 
@@ -154,7 +154,7 @@ def test_half_keeps_what_it_has_no_room_for() -> None:
     def answer(images: jax.Array) -> dict[str, jax.Array]:
         return {"sums": images.astype(jnp.float32).reshape(images.shape[0], 48) @ large}
 
-    images = pictures(2, 4)
+    images = random_images(2, 4)
     np.testing.assert_allclose(
         run(to_onnx(answer, 4, half=True), images)["sums"], answer(images)["sums"], rtol=1e-6
     )
@@ -180,7 +180,7 @@ def test_per_channel_numbers_are_folded_only_where_nobody_else_looks() -> None:
     def apart(images: jax.Array) -> dict[str, jax.Array]:
         return {"y": (convolve(images) * factor).mean((1, 2)), "map": convolve(images)}
 
-    images = pictures(2, 6)
+    images = random_images(2, 6)
     for answer, adds in ((once, 0), (twice, 2), (apart, 0)):
         model = to_onnx(answer, 6)
         assert operators(model)["Add"] == adds
@@ -195,7 +195,7 @@ def test_what_there_is_no_operator_for_is_named() -> None:
         to_onnx(sort, 4)
 
 
-def test_a_choice_by_the_pictures_is_refused() -> None:
+def test_a_choice_by_the_images_is_refused() -> None:
     def choose(images: jax.Array) -> dict[str, jax.Array]:
         x = images.astype(jnp.float32).mean((1, 2))
         return {"x": jax.lax.cond(x.sum() > 1, lambda x: x, lambda x: 2 * x, x)}
@@ -209,7 +209,7 @@ def test_stablehlo_answers_alike() -> None:
     content = to_stablehlo(answer, 40, metadata={"spec": "{}"})
     read, metadata = from_stablehlo(content)
     assert metadata == {"spec": "{}"}
-    images = pictures(3, 40)
+    images = random_images(3, 40)
     assert difference(jax.device_get(read(images)), by_jax(answer, images)) < 1e-5
     # JAX reads it without us, too.
     assert jax.export.deserialize(bytearray(content)).platforms == ("cpu", "cuda", "tpu")
@@ -219,12 +219,12 @@ def test_stablehlo_answers_alike() -> None:
 
 
 def test_integers(lite0: Answer, lite0_onnx: bytes) -> None:
-    quantized = quantize(lite0_onnx, pictures(33, 32 + MARGIN))
+    quantized = quantize(lite0_onnx, random_images(33, 32 + MARGIN))
     assert len(quantized) < 0.4 * len(lite0_onnx)
     metadata = onnx.load_from_string(quantized).metadata_props
     assert {prop.key for prop in metadata} == {"spec", "labels"}
     # Noise in a network of noise: only that it is the same function, roughly.
-    images = pictures(7, 32 + MARGIN)
+    images = random_images(7, 32 + MARGIN)
     assert 1e-4 < difference(run(quantized, images), by_jax(lite0, images)) < 0.3
 
 
@@ -233,4 +233,4 @@ def test_integers_need_convolutions() -> None:
         return {"x": images.astype(jnp.float32).mean((1, 2))}
 
     with pytest.raises(UserError, match="without convolutions"):
-        quantize(to_onnx(answer, 4), pictures(2, 4))
+        quantize(to_onnx(answer, 4), random_images(2, 4))

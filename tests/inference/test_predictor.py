@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from agenet.data.square import to_square
+from agenet.data.decoding import to_square
 from agenet.errors import UserError
 from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection

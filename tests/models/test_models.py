@@ -163,7 +163,7 @@ def test_one_head_per_task_on_the_same_features(networks, as_on_accelerators, nu
 
 
 def test_heads_do_not_round_their_factors():
-    """Nor do their gradients: accelerators would, if they were not told."""
+    """Nor do their gradients: accelerators would, if it were left to XLA."""
     model = TaskHeads({"age": 8, "gender": 2}, ordinal=["age"])
     features = jnp.ones((4, 16))
     variables = model.init(jax.random.key(0), features)
@@ -236,7 +236,7 @@ def test_frozen_stages_do_not_move_and_the_others_do(networks, as_on_accelerator
             assert moves == (not inside or stages_of(model, layer)[0] >= frozen), (frozen, path)
 
 
-def test_stochastic_depth_drops_whole_pictures_and_keeps_the_mean():
+def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
     block = partial(
         efficientnet.MBConv,
         features=4,
@@ -298,7 +298,7 @@ def test_network_lowers_for_every_platform_and_any_batch(name):
     exported = lowered(shapes_of(model, size), images)
     assert [leaf.dtype for leaf in exported.out_avals] == [jnp.float32] * 2
     text = exported.mlir_module()
-    # A gather of pictures would be what slicing by Python costs where the batch is symbolic.
+    # A gather of images would be what slicing by Python costs where the batch is symbolic.
     assert "gather" not in text
     if name.startswith("efficientnet"):
         (stem,) = shapes_of(model, size)["params"]["backbone"]["bn1"]["scale"].shape

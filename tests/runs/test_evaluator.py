@@ -136,7 +136,7 @@ def test_subgroups_and_years_are_of_the_data_set(
         "seed": 0,
         "min_subjects": 10,
     }
-    count = len(records.pictures)
+    count = len(records.images)
     race = np.random.default_rng(0).integers(-1, 7, count).astype(np.int32)
     known = np.arange(count) % 2 == 0
     low, high = np.where(known, 30, 20), np.where(known, 30, 90)
@@ -216,7 +216,7 @@ def test_any_number_of_devices_will_do(finished: Path, monkeypatch: pytest.Monke
 def test_other_data_are_refused(
     finished: Path, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fewer = dataclasses.replace(records, pictures=[b"" for _ in records.pictures])
+    fewer = dataclasses.replace(records, images=[b"" for _ in records.images])
     monkeypatch.setattr(experiment, "open_records", lambda *args: fewer)
     with pytest.raises(UserError, match=r"of another run \(dataset.fingerprint: "):
         main([f"--workdir={finished}"])

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agenet.data import placement, resident
+from agenet.data import decoding, placement, resident
 from agenet.data.records import Records
 from agenet.distributed.mesh import create_mesh
 from agenet.errors import UserError
@@ -198,7 +198,7 @@ def test_exhausted_by_decoding(
     def exhausted(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(resident, "create_images", exhausted)
+    monkeypatch.setattr(resident, "allocate_images", exhausted)
     with pytest.raises(UserError, match=r"ran out of memory; .* --config\.input\.size \(now 20\)$"):
         launch.launch(tiny_config(), tmp_path, "command")
 
@@ -211,7 +211,7 @@ def test_memory_that_opencv_lacks_is_no_broken_picture(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(cv2, "imdecode", exhausted)
     with pytest.raises(MemoryError):
-        resident.decode_picture(b"picture", np.zeros((8, 8, 3), np.uint8))
+        decoding.decode_image(b"picture", np.zeros((8, 8, 3), np.uint8))
 
 
 @pytest.mark.parametrize(

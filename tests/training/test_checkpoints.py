@@ -169,7 +169,7 @@ def test_same_run() -> None:
     # As JSON gives it back; what else is saved does not matter.
     saved = RUN | {"config": RUN["config"] | {"mean": [1.0, 2.0]}, "command": "x", "step": 3}
     check_same_run(saved, RUN, Path("run"))
-    # Earlier versions said nothing of pictures.
+    # Earlier versions said nothing of images.
     check_same_run(saved | {"dataset": {"name": "b/c/1.0.0", "fingerprint": "0123"}}, RUN, Path())
     elsewhere = RUN["config"]["dataset"] | {"data_dir": "z"}
     check_same_run(saved, RUN | {"config": RUN["config"] | {"dataset": elsewhere}}, Path("run"))

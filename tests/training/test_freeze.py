@@ -21,7 +21,7 @@ from agenet.inference.network import read_run_weights
 from agenet.models import create_model
 from agenet.runs import launch
 from agenet.training.checkpoints import Checkpoints
-from agenet.training.freeze import count_frozen, merge, split
+from agenet.training.freeze import count_frozen, merge_params, split_params
 from agenet.training.optimizers import create_optimizer
 from agenet.training.state import TrainState, create_state, create_variables
 from agenet.training.steps import make_train_step
@@ -48,10 +48,10 @@ def test_stages_share_out_the_backbone(name: str) -> None:
     params = jax.eval_shape(lambda: create_variables(model, size, 0))["params"]
     stages = model.backbone.STAGES
     assert len(stages) == STAGES[name]
-    found = [set(split(params, [stage])[1]["backbone"]) for stage in stages]
+    found = [set(split_params(params, [stage])[1]["backbone"]) for stage in stages]
     assert all(found) and set.union(*found) == set(params["backbone"])
     assert sum(map(len, found)) == len(params["backbone"])
-    assert merge(*split(params, stages[:2])) == params
+    assert merge_params(*split_params(params, stages[:2])) == params
 
 
 def step_of(name: str, freeze: str, size: int) -> tuple[TrainState, TrainState, Any]:
@@ -95,9 +95,9 @@ def test_frozen_does_not_move_by_one_bit_and_the_rest_does(name: str, freeze: st
             {path: np.asarray(leaf).tobytes() for path, leaf in flatten_dict(tree, sep="/").items()}
             for tree in (getattr(before, collection), getattr(after, collection))
         )
-        still = set(flatten_dict(split(getattr(before, collection), frozen)[1], sep="/"))
+        still = set(flatten_dict(split_params(getattr(before, collection), frozen)[1], sep="/"))
         assert {path for path in old if old[path] == new[path]} == still
-    trained, _ = split(before.params, frozen)
+    trained, _ = split_params(before.params, frozen)
     moments = [leaf for leaf in jax.tree.leaves(after.opt_state) if np.ndim(leaf)]
     assert sum(leaf.size for leaf in moments) == 2 * sum(
         leaf.size for leaf in jax.tree.leaves(trained)

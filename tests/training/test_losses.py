@@ -11,10 +11,10 @@ from agenet.models.layers import Dense
 from agenet.training.losses import (
     balanced_weights,
     describe_heads,
+    estimate_age_distribution,
     example_losses,
     known_classes,
     log_probabilities,
-    years_told_by,
 )
 
 RNG = np.random.default_rng(0)
@@ -199,19 +199,20 @@ def test_ranges_alone_teach_ages(head: str) -> None:
 def test_neighbouring_years_are_alike_and_a_gaussian_stays_one() -> None:
     years = np.arange(101)
     logits = -0.5 * ((years - np.array([[40.0], [55.5]])) / 6) ** 2
-    told = np.exp(log_probabilities("age", "distribution", jnp.float32(logits))["years"])
-    np.testing.assert_allclose(told @ years, [40, 55.5], atol=0.01)
-    spread = np.sqrt(told @ years**2 - (told @ years) ** 2)
+    probabilities = np.exp(log_probabilities("age", "distribution", jnp.float32(logits))["years"])
+    np.testing.assert_allclose(probabilities @ years, [40, 55.5], atol=0.01)
+    spread = np.sqrt(probabilities @ years**2 - (probabilities @ years) ** 2)
     np.testing.assert_allclose(spread, 6, atol=0.01)
     # Of a range learnt as a whole, years next to what is likely are likelier than others.
     logits = np.where(years < 20, 0.0, np.where(years < 30, 3.0, -3.0))[None]
-    told = np.exp(log_probabilities("age", "distribution", jnp.float32(logits))["years"])[0]
-    assert told[20] > 1.5 * told[29]
+    years = log_probabilities("age", "distribution", jnp.float32(logits))["years"]
+    probabilities = np.exp(years)[0]
+    assert probabilities[20] > 1.5 * probabilities[29]
 
 
 def test_years_told_by_exact_ages_are_their_smoothed_histogram() -> None:
     ages = np.repeat([20, 21, 40], [100, 300, 600])
-    shares = years_told_by(ages, ages)
+    shares = estimate_age_distribution(ages, ages)
     assert shares.sum() == pytest.approx(1) and shares.min() > 0
     assert shares[10:31].sum() == pytest.approx(0.4, abs=1e-3)
     assert shares @ np.arange(101) == pytest.approx(ages.mean(), abs=0.1)
@@ -223,14 +224,16 @@ def test_years_told_by_ranges_are_smooth_and_agree_with_them() -> None:
     high = np.array([2, 9, 19, 29, 39, 49, 59, 69, 100])
     people = np.array([1792, 10408, 9103, 25598, 19250, 10744, 6228, 2779, 842])
     unknown = [UNKNOWN] * 50
-    shares = years_told_by(
+    shares = estimate_age_distribution(
         np.append(np.repeat(low, people), unknown), np.append(np.repeat(high, people), unknown)
     )
-    told = np.array([shares[a : b + 1].sum() for a, b in zip(low, high, strict=True)])
-    np.testing.assert_allclose(told, people / people.sum(), atol=0.015)
+    probabilities = np.array([shares[a : b + 1].sum() for a, b in zip(low, high, strict=True)])
+    np.testing.assert_allclose(probabilities, people / people.sum(), atol=0.015)
     assert np.all(np.diff(shares[60:]) < 0)  # Rather 72 than 85, the middle of the last range.
     assert 71 < shares[70:] @ np.arange(70, 101) / shares[70:].sum() < 78
 
 
 def test_years_told_by_nobody_are_even() -> None:
-    np.testing.assert_allclose(years_told_by(np.array([UNKNOWN]), np.array([UNKNOWN])), 1 / 101)
+    np.testing.assert_allclose(
+        estimate_age_distribution(np.array([UNKNOWN]), np.array([UNKNOWN])), 1 / 101
+    )

@@ -62,7 +62,7 @@ def test_parts_add_up_to_the_batch() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), added, whole)
 
 
-def test_mixed_pictures_count_for_both() -> None:
+def test_mixed_images_count_for_both() -> None:
     objective = Objective(HEADS, 0.1, WEIGHTS)
     other = {name: np.roll(column, 1) for name, column in BATCH.items()}
     truths = [(0.25, BATCH), (0.75, other)]

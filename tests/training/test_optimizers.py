@@ -198,7 +198,7 @@ def test_clipping_and_decay_as_in_pytorch(name: str, clip_norm: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("name", "lion", 'optimizer.name "lion" is not known'),
         ("clip_norm", -1.0, "optimizer.clip_norm -1.0 must be a number from 0"),
@@ -206,6 +206,6 @@ def test_clipping_and_decay_as_in_pytorch(name: str, clip_norm: float) -> None:
         ("backbone_scale", math.inf, "optimizer.backbone_scale inf must be"),
     ],
 )
-def test_bad_optimizers(field: str, value: Any, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_bad_optimizers(field: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         optimizer(**{field: value})

@@ -164,7 +164,7 @@ def test_parts_move_batch_statistics_one_after_the_other() -> None:
     )
 
 
-def test_mixed_pictures_have_mixed_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixed_images_have_mixed_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "tiny", PlainNet)
     monkeypatch.setattr(jax.random, "beta", lambda key, a, b: jnp.float32(a))
     batch, transform = make_batch(), make_eval_transform(16, MEAN, STD)
@@ -250,7 +250,7 @@ def test_state_is_donated_and_steps_differ() -> None:
 
 
 @pytest.mark.usefixtures("tiny_net")
-def test_evaluation_is_of_every_picture_by_itself() -> None:
+def test_evaluation_is_of_every_image_by_itself() -> None:
     mesh = create_mesh(jax.devices()[:8])
     model = create_model("tiny", {"age": 8, "gender": 2})
     variables = create_variables(model, 16, 0)
@@ -286,7 +286,7 @@ def test_mean_of_views(count: int) -> None:
     [(1, PLAIN), (8, PLAIN), (8, dataclasses.replace(ALL, mixup=0.0))],
     ids=["one", "eight", "all"],
 )
-def test_known_features_stand_for_pictures(devices: int, recipe: Recipe) -> None:
+def test_known_features_stand_for_images(devices: int, recipe: Recipe) -> None:
     mesh = create_mesh(jax.devices()[:devices])
     model = create_model("tiny", {"age": 8, "gender": 2}, frozen_stages=1, dropout_rate=0.5)
     tx, steps_per_epoch = optax.sgd(0.1), 2
@@ -303,23 +303,23 @@ def test_known_features_stand_for_pictures(devices: int, recipe: Recipe) -> None
         recipe=recipe,
     )
     eval_step = make_eval_step(model, transforms[1], heads=HEADS, mesh=mesh)
-    pictures = jax.device_put(make_batch(), batch_sharded(mesh))
-    columns = {name: column for name, column in pictures.items() if name != "image"}
+    images = jax.device_put(make_batch(), batch_sharded(mesh))
+    columns = {name: column for name, column in images.items() if name != "image"}
     through_all, through_heads = (new_state(model, tx, recipe) for _ in range(2))
     variables = jax.device_get(through_all.variables)
 
     def known(epoch: int | None) -> dict[str, jax.Array]:
-        features, _ = np.asarray(feature_step(variables, pictures, epoch))
+        features, _ = np.asarray(feature_step(variables, images, epoch))
         return columns | {"features": jax.device_put(features, batch_sharded(mesh))}
 
     for step in range(3):
-        through_all, sums = train_step(through_all, pictures)
+        through_all, sums = train_step(through_all, images)
         through_heads, others = train_step(through_heads, known(step // steps_per_epoch))
         assert sums["loss"] == pytest.approx(float(others["loss"]), rel=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
         *jax.device_get((through_all, through_heads)),
     )
-    whole, heads = eval_step(variables, pictures), eval_step(variables, known(None))
+    whole, heads = eval_step(variables, images), eval_step(variables, known(None))
     np.testing.assert_allclose(whole["age"], heads["age"], rtol=1e-5)
     assert not np.allclose(known(0)["features"], known(1)["features"])

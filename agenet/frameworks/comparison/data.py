@@ -34,8 +34,8 @@ def prepare_data(results: Results, args: Namespace) -> None:
     before = results.content.get("data", {})
     if not missing and not seeds and ("largest_class" in before or not wanted):
         return
+    from agenet.data.decoding import load_faces
     from agenet.data.records import open_records
-    from agenet.data.resident import load_faces
     from agenet.data.splits import make_splits
 
     log("reading the data set")

@@ -85,7 +85,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 def describe_machine() -> dict[str, Any]:
     """What every number was measured on."""
-    from agenet.data.resident import available_cores
+    from agenet.data.decoding import available_cores
     from agenet.runs.experiment import _processor_name
 
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
