@@ -1,6 +1,6 @@
-"""Compares JAX, PyTorch and Keras, as `agenet compare` does; see --help."""
+"""Compares JAX, PyTorch and Keras; the same as `agenet compare`."""
 
-import runpy
+from agenet.cli import main
 
 if __name__ == "__main__":
-    runpy.run_module("agenet.frameworks.comparison.compare", run_name="__main__", alter_sys=True)
+    main("compare")

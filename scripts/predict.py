@@ -1,6 +1,6 @@
-"""Predicts age and gender of the faces in image files, as `agenet predict` does; see --help."""
+"""Predicts age and gender of the faces in image files; the same as `agenet predict`."""
 
-import runpy
+from agenet.cli import main
 
 if __name__ == "__main__":
-    runpy.run_module("agenet.inference.image_files", run_name="__main__", alter_sys=True)
+    main("predict")

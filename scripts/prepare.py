@@ -1,6 +1,6 @@
-"""Prepares a data set for training, as `agenet prepare` does; see --help."""
+"""Prepares a data set for training; the same as `agenet prepare`."""
 
-import runpy
+from agenet.cli import main
 
 if __name__ == "__main__":
-    runpy.run_module("agenet.data.prepare", run_name="__main__", alter_sys=True)
+    main("prepare")

@@ -1,6 +1,6 @@
-"""Predicts age and gender from a camera or video, as `agenet webcam` does; see --help."""
+"""Predicts age and gender live, from a camera, video or stream; the same as `agenet webcam`."""
 
-import runpy
+from agenet.cli import main
 
 if __name__ == "__main__":
-    runpy.run_module("agenet.faces.webcam", run_name="__main__", alter_sys=True)
+    main("webcam")

@@ -193,7 +193,7 @@ def test_drawn_faces_without_tensorflow(drawn_faces: Path, tmp_path: Path) -> No
 
     checkpoint_alone = tmp_path / "copy"
     shutil.copytree(workdir / "checkpoints", checkpoint_alone / "checkpoints")
-    run_program("-m", "agenet.cli.evaluate", f"--workdir={checkpoint_alone}", **environment)
+    run_program("-m", "agenet.cli", "evaluate", f"--workdir={checkpoint_alone}", **environment)
     again = (checkpoint_alone / "report.json").read_text()
     assert _tasks(again) == _tasks(report)
 
@@ -203,6 +203,6 @@ def _tasks(report: str) -> object:
 
 
 def test_evaluating_what_is_no_run(tmp_path: Path) -> None:
-    output = run_program("-m", "agenet.cli.evaluate", f"--workdir={tmp_path}", fails=True)
+    output = run_program("-m", "agenet.cli", "evaluate", f"--workdir={tmp_path}", fails=True)
     assert output.startswith("error: ")
     assert "holds no checkpoints" in output

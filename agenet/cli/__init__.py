@@ -1,1 +1,5 @@
-"""The programs: command line in, files, tables and windows out."""
+"""The command line: `agenet COMMAND`, one module for each command."""
+
+from agenet.cli.app import main
+
+__all__ = ["main"]

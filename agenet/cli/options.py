@@ -1,32 +1,100 @@
-"""What both programs ask of the network and of the detector: their flags, and the two loaded."""
+"""Options that several commands share, and values that the shell can complete."""
 
-from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from agenet.faces.face import Detector
-from agenet.weights.bundled import DEFAULT
+import click
+from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
+    from agenet.faces.face import Detector
     from agenet.inference.predictor import Predictor
 
+PATH = click.Path(path_type=Path)
+# Of commands that pass --config.FIELD=VALUE on to the training.
+FIELDS = {"ignore_unknown_options": True}
 
-def add_flags(parser: ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--model", default=DEFAULT, help="weights: a name, a file or the --workdir of a run")
-    add("--detector", default="auto", metavar="auto|yunet|hog|FILE", help="what finds the faces")
-    add("--engine", default="auto", metavar="auto|onnxruntime|jax", help="what runs the network")
-    add(
+
+def complete_files(folder: str) -> Callable[..., list[CompletionItem]]:
+    """Completes the names of Python files in a shipped folder, and paths.
+
+    Args:
+        folder: relative to the folder that holds configs/, such as "configs/sweeps".
+    """
+
+    def complete(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from agenet.files import SHIPPED
+
+        names = sorted(path.stem for path in (SHIPPED / folder).glob("[a-z]*.py"))
+        found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return found or [CompletionItem(incomplete, type="file")]
+
+    return complete
+
+
+config = click.option(
+    "--config",
+    metavar="NAME|FILE",
+    required=True,
+    shell_complete=complete_files("configs"),
+    help="The experiment: a shipped config such as quickstart, or a file; what follows a colon "
+    "is its argument, as in effnet_adience:lite0.",
+)
+
+
+def predictor(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that choose weights, detector and engine."""
+    for option in reversed(_PREDICTOR):
+        command = option(command)
+    return command
+
+
+_PREDICTOR = (
+    click.option(
+        "--model",
+        metavar="WEIGHTS",
+        type=click.Path(),
+        default="default",
+        show_default=True,
+        help='Weights: "default", a .safetensors file, or the folder of a run.',
+    ),
+    click.option(
+        "--detector",
+        metavar="auto|yunet|hog|FILE",
+        default="auto",
+        show_default=True,
+        help="Face detector; FILE holds the weights of YuNet.",
+    ),
+    click.option(
+        "--engine",
+        metavar="auto|onnxruntime|jax",
+        default="auto",
+        show_default=True,
+        help="What runs the network.",
+    ),
+    click.option(
         "--age-groups",
-        default="",
         metavar="0-17,18-64,65-100",
-        help="tell ages in these groups, in years",
-    )
+        default="",
+        help="Predict these age groups, in years.",
+    ),
+)
 
 
-def load_predictor(args: Namespace, detector: Detector | None) -> "Predictor":
-    """The predictor that the flags ask for; `detector` may be None where faces are given."""
-    # Imported here, not above: neither help, mistakes nor the first picture wait for it.
+def load_predictor(
+    model: str, detector: "Detector | str | None", engine: str, age_groups: str
+) -> "Predictor":
+    """Loads the predictor that the options describe.
+
+    Args:
+        model: see --model.
+        detector: a detector, its name or its file; None where the images are faces already.
+        engine: see --engine.
+        age_groups: see --age-groups.
+    """
+    # Imported here: neither help, mistakes nor the first frame wait for it.
     from agenet.inference.predictor import Predictor
 
-    groups = [group.strip() for group in args.age_groups.split(",") if group.strip()]
-    return Predictor.load(args.model, detector=detector, engine=args.engine, age_groups=groups)
+    groups = [group.strip() for group in age_groups.split(",") if group.strip()]
+    return Predictor.load(model, detector=detector, engine=engine, age_groups=groups)

@@ -1,103 +1,112 @@
-"""Prepares a data set for training: agenet prepare adience --manual_dir=FOLDER."""
+"""Prepares a data set for training through its TFDS builder in data_prep/."""
 
-import argparse
 import contextlib
-import difflib
 import errno
 import importlib
 import io
 import os
 import shlex
 import shutil
-import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.errors import UserError, did_you_mean, needs_extra
 from agenet.files import SHIPPED, make_shipped_importable
 
-
-def parse_arguments(arguments: Sequence[str] | None, names: list[str]) -> argparse.Namespace:
-    parser = ArgumentParser(description="Prepares a data set for training.")
-    parser.add_argument("name", help=f"the data set: {', '.join(names)}")
-    parser.add_argument(
-        "--manual_dir",
-        type=Path,
-        help="folder with the files that you obtained (default: DATA_DIR/downloads/manual; "
-        "drawn data sets: a temporary folder)",
-    )
-    parser.add_argument(
-        "--data_dir",
-        type=Path,
-        help="folder of the prepared data sets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)",
-    )
-    parser.add_argument("--config", default="", help="the builder config (default: the first one)")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="prepare it again where it is prepared already"
-    )
-    parser.add_argument(
-        "--beam_options",
-        metavar="OPTIONS",
-        help='prepare on Apache Beam with these pipeline options, such as "--runner=DirectRunner '
-        '--direct_num_workers=4"; for data sets too large for one machine',
-    )
-    return parser.parse_args(arguments)
+# A config to train each data set with; for others the one whose weights need no download.
+_CONFIGS = {
+    "drawn_faces": "quickstart",
+    "fairface": "effnet_fairface",
+    "imdb_wiki": "effnet_imdb_wiki",
+}
+_OTHER_CONFIG = "levi_hassner_adience"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Prepares one data set and prints what was done.
+def data_set_names() -> list[str]:
+    """The data sets that have a builder."""
+    return sorted(path.parent.name for path in SHIPPED.glob("data_prep/*/*_dataset_builder.py"))
+
+
+def prepare(
+    name: str,
+    manual_dir: Path | None = None,
+    data_dir: Path | None = None,
+    config: str = "",
+    overwrite: bool = False,
+    beam_options: str | None = None,
+) -> None:
+    """Prepares one data set and prints a summary and the command that trains on it.
+
+    Args:
+        name: one of `data_set_names()`.
+        manual_dir: folder with the files that the user obtained from the data set's authors;
+            DATA_DIR/downloads/manual by default, a temporary folder for drawn data sets.
+        data_dir: folder of the prepared data sets; that of TFDS by default.
+        config: the builder config; the first one by default.
+        overwrite: prepare it again if it is prepared already.
+        beam_options: prepare on Apache Beam with these pipeline options.
 
     Raises:
-        UserError: for everything that the user can mend; nothing half-written is left behind.
+        UserError: a mistake that the user can correct; no half-written data is left behind.
     """
     make_shipped_importable()
-    names = sorted(path.parent.name for path in SHIPPED.glob("data_prep/*/*_dataset_builder.py"))
-    args = parse_arguments(arguments, names)
-    if args.name not in names:
-        raise UserError(f'data set "{args.name}" is not known{_nearest(args.name, names)}')
-    builder_cls = _load_builder(args.name)
+    names = data_set_names()
+    if name not in names:
+        raise UserError(f'data set "{name}" is not known{_nearest(name, names)}')
+    builder_cls = _load_builder(name)
     configs = list(builder_cls.builder_configs)
-    if args.config and args.config not in configs:
-        raise UserError(
-            f'{args.name} has no config "{args.config}"{_nearest(args.config, configs)}'
-        )
+    if config and config not in configs:
+        raise UserError(f'{name} has no config "{config}"{_nearest(config, configs)}')
     options = {
-        "config": args.config or None,
-        "data_dir": args.data_dir.expanduser() if args.data_dir else None,
+        "config": config or None,
+        "data_dir": data_dir.expanduser() if data_dir else None,
     }
     builder = builder_cls(**options)
     data_path = Path(builder.data_path)
-    beam_options = _beam_options(args.beam_options, builder)
-    if builder.is_prepared() and not args.overwrite:
-        print(f"{builder.info.full_name} is already prepared: {data_path} (--overwrite redoes it)")
+    beam = _beam_options(beam_options, builder)
+    if builder.is_prepared() and not overwrite:
+        print(
+            f"{builder.info.full_name} is already prepared: {data_path} (--overwrite prepares it "
+            "again)"
+        )
     else:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as scratch:
-            if args.manual_dir:
-                manual_dir = args.manual_dir.expanduser()
+            if manual_dir:
+                manual_dir = manual_dir.expanduser()
             elif builder.GENERATES_RELEASE:
                 manual_dir = Path(scratch) / "manual"
             else:
                 manual_dir = Path(builder.data_dir_root) / "downloads" / "manual"
             builder.ensure_release(manual_dir)
             with _nothing_half_written(data_path):
-                builder = builder_cls(**options)  # anew: it may know what is now replaced
-                _prepare(builder, manual_dir, scratch, beam_options)
+                builder = builder_cls(**options)  # Created anew: it may know the replaced data.
+                _prepare(builder, manual_dir, scratch, beam)
         print(f"{builder.info.full_name} prepared in {time.monotonic() - start:.0f} s: {data_path}")
     _print_summary(builder)
-    where = f" --config.dataset.data_dir={args.data_dir}" if args.data_dir else ""
-    print(
-        f"next: python -m agenet.main --config=configs/FILE.py --workdir=FOLDER "
-        f"--config.dataset.name={args.name}/{builder.builder_config.name}{where}"
-    )
+    if command := _training_command(builder, data_dir):
+        print(f"next: {command}")
+
+
+def _training_command(builder: Any, data_dir: Path | None) -> str:
+    """The command that trains on the data set; "" if it has a single split, to test on."""
+    if len(builder.info.splits) < 2:
+        return ""
+    config = _CONFIGS.get(builder.name, _OTHER_CONFIG)
+    command = ["agenet", "train", f"--config={config}", f"--workdir=runs/{builder.name}"]
+    name = f"{builder.name}/{builder.builder_config.name}"
+    if name != importlib.import_module(f"configs.{config}").get_config().dataset.name:
+        command.append(f"--config.dataset.name={name}")
+    if data_dir:
+        command.append(f"--config.dataset.data_dir={data_dir}")
+    return shlex.join(command)
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    return f": did you mean {near[0]}? There are {', '.join(names)}"
+    return f"{did_you_mean(name, names)} There are {', '.join(names)}"
 
 
 def _load_builder(name: str) -> Any:
@@ -106,16 +115,14 @@ def _load_builder(name: str) -> Any:
         import tensorflow_datasets as tfds
         from absl import logging
     except ImportError as error:
-        raise UserError(
-            f'preparing data needs the "train" extra: pip install "agenet[train]" ({error})'
-        ) from None
+        raise needs_extra("train", "preparing data", error) from None
     logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()  # the builders have bars of their own, quiet in a log file
+    tfds.disable_progress_bar()  # The builders have progress bars that stay out of log files.
     return importlib.import_module(f"data_prep.{name}.{name}_dataset_builder").Builder
 
 
 def _beam_options(options: str | None, builder: Any) -> Any:
-    """Beam's own object for the pipeline options; None prepares without Beam."""
+    """Beam's object for the pipeline options; None prepares without Beam."""
     if options is None:
         return None
     if not builder.SUPPORTS_BEAM:
@@ -123,10 +130,8 @@ def _beam_options(options: str | None, builder: Any) -> Any:
     try:
         beam = importlib.import_module("apache_beam")
     except ImportError as error:
-        raise UserError(
-            '--beam_options needs Apache Beam: pip install "agenet[train,beam]", in an environment '
-            f"of its own ({error})"
-        ) from None
+        # In an environment of its own: Beam takes an older protobuf than the rest.
+        raise needs_extra("beam", "--beam_options", error) from None
     try:
         parsed = beam.options.pipeline_options.PipelineOptions(shlex.split(options))
         if runner := parsed.view_as(beam.options.pipeline_options.StandardOptions).runner:
@@ -141,7 +146,7 @@ def _prepare(builder: Any, manual_dir: Path, download_dir: str, beam_options: An
 
     builder.beam = beam_options is not None
     try:
-        # TFDS announces a download, which this is not.
+        # TFDS announces a download, though nothing is downloaded.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(
                 download_dir=download_dir,
@@ -149,7 +154,7 @@ def _prepare(builder: Any, manual_dir: Path, download_dir: str, beam_options: An
                     manual_dir=manual_dir, beam_options=beam_options
                 ),
             )
-    except (OSError, RuntimeError) as error:  # ArrayRecord raises the latter
+    except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError.
         if os.strerror(errno.ENOSPC) not in str(error):
             raise
         raise UserError(
@@ -182,8 +187,8 @@ def _nothing_half_written(data_path: Path) -> Iterator[None]:
             if folder == before:
                 break
             if [path.name for path in folder.iterdir()] == [".config"]:
-                shutil.rmtree(folder / ".config")  # TFDS's note of the default config
-            with contextlib.suppress(OSError):  # another config is prepared beside this one
+                shutil.rmtree(folder / ".config")  # In it TFDS names the default config.
+            with contextlib.suppress(OSError):  # It holds another prepared config.
                 folder.rmdir()
         raise
     shutil.rmtree(replaced, ignore_errors=True)
@@ -191,21 +196,11 @@ def _nothing_half_written(data_path: Path) -> Iterator[None]:
 
 def _print_summary(builder: Any) -> None:
     for split, info in builder.info.splits.items():
-        print(f"  {split}: {info.num_examples:,} pictures")
+        print(f"  {split}: {info.num_examples:,} images")
     metadata = builder.info.metadata or {}
-    print(f"  together: {builder.info.splits.total_num_examples:,} pictures", end="")
+    print(f"  together: {builder.info.splits.total_num_examples:,} images", end="")
     print(f", {builder.info.dataset_size.real / 2**20:,.0f} MiB")
     for line in metadata.get("summary", ()):
         print(f"  {line}")
     if notice := metadata.get("notice"):
         print(notice)
-
-
-def _stop(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)
-    with one_line_errors():
-        main()

@@ -1,146 +1,24 @@
-"""Tells age and gender of the faces of a camera, a video or a stream, as it runs.
-
-agenet webcam [SOURCE] [--output FILE] [--json FILE]
-"""
+"""Predicts age and gender of the faces of a camera, a video file or a stream, as it runs."""
 
 import contextlib
 import json
-import os
-import signal
-import sys
 import time
-from argparse import Namespace, RawDescriptionHelpFormatter
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 from tqdm import tqdm
 
-from agenet.cli.options import add_flags, load_predictor
-from agenet.errors import ArgumentParser, UserError, one_line_errors
-from agenet.faces.detectors import create_detector
-from agenet.faces.display import Display, Screen, Window, check_window
+from agenet.faces.display import Display, Screen
 from agenet.faces.drawing import draw_faces
 from agenet.faces.face import Detector, FacePredictor
 from agenet.faces.pipeline import Pipeline
 from agenet.faces.tracking import TrackedFace
-from agenet.faces.video import CODECS, Frame, VideoSource, VideoWriter, check_output, open_video
-from agenet.runs.logging import log_to
+from agenet.faces.video import Frame, VideoSource, VideoWriter
 
 LONGEST_GAP = 1.0  # seconds; a longer one in a recording, such as a pause, is left out
 EARLY = 0.9  # part of the frames that a file tells of, below which its end is told as early
-
-EPILOG = """\
-Keys in the window: q or Esc quits, space pauses, s saves a snapshot in the
-folder from which the program was started.
-
-A camera or stream is shown in a window, and written to --output and --json as
-it is shown, as long as it lasts. A video file is shown too, or, with --output
-or --json, worked on frame by frame without a window.
-
-Exit status: 0 at the end of the source or if the user quits, 1 after a
-mistake, 130 if a file was interrupted; what was written by then is kept.
-"""
-
-
-def main(
-    arguments: Sequence[str] | None = None,
-    load: Callable[[Namespace, Detector], FacePredictor] | None = None,
-) -> None:
-    """Parses the command line, checks what it names, runs and exits.
-
-    Args:
-        arguments: instead of those of the process.
-        load: makes the predictor from the flags and the detector.
-    """
-    with one_line_errors():
-        args = _parse(arguments)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(log_to())
-            source = open_video(args.source)
-            screen = Window("agenet") if _wants_window(args, source) else None
-            detector = create_detector(args.detector)
-            # Ended by the system, too, it leaves a video that can be played.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-            lines = sys.stdout if args.json == "-" else None
-            if lines is None and args.json is not None:
-                lines = stack.enter_context(Path(args.json).open("w", encoding="ascii"))
-            try:
-                summary = run(
-                    source,
-                    detector,
-                    lambda: (load or load_predictor)(args, detector),
-                    screen=screen,
-                    writer=VideoWriter(args.output, source.rate) if args.output else None,
-                    lines=lines,
-                    mirror=args.mirror,
-                    max_frames=args.max_frames,
-                )
-            except BrokenPipeError:  # As `| head` does; exit would write to it again.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                sys.exit(0)
-        print(summary, file=sys.stderr)
-        sys.exit(0)
-
-
-def _parse(arguments: Sequence[str] | None) -> Namespace:
-    parser = ArgumentParser(
-        prog="agenet webcam",
-        description="Tells age and gender of the faces of a camera, a video file or a stream.",
-        epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add(
-        "source",
-        metavar="SOURCE",
-        nargs="?",
-        default="0",
-        help="a camera's number (0), a video file, or an address such as rtsp://host/stream",
-    )
-    endings = ", ".join(CODECS)
-    add("--output", metavar="FILE", type=Path, help=f"write the video with labels: {endings}")
-    add("--json", metavar="FILE", help="write a line of JSON for each frame; - for stdout")
-    add("--overwrite", action="store_true", help="files that exist")
-    add("--no-window", action="store_true", help="show nothing")
-    add("--mirror", action="store_true", help="as a looking glass shows it")
-    add("--max-frames", type=int, metavar="N", help="stop after that many")
-    add_flags(parser)
-    args = parser.parse_args(arguments)
-    if args.max_frames is not None and args.max_frames < 1:
-        raise UserError("--max-frames: give 1 or more")
-    if args.no_window and args.output is None and args.json is None:
-        raise UserError("--no-window leaves nothing to do: add --output FILE or --json FILE")
-    if args.output and args.output.suffix.lower() not in CODECS:
-        raise UserError(f"--output {args.output}: name a file that ends in {endings}")
-    files = [args.output] if args.output else []
-    files += [Path(args.json)] if args.json not in (None, "-") else []
-    for path in files:
-        check_output(path, args.source, args.overwrite)
-    if len(files) == 2 and files[0].absolute() == files[1].absolute():
-        raise UserError("--output and --json name the same file: name two")
-    return args
-
-
-def _wants_window(args: Namespace, source: VideoSource) -> bool:
-    """Whether frames are shown; a recording needs no window but has one where it can.
-
-    Raises:
-        UserError: there is nothing else to do, and no window to be had.
-    """
-    writes = args.output is not None or args.json is not None
-    if args.no_window or (writes and not source.live):
-        return False
-    try:
-        check_window()
-    except UserError:
-        if not writes:
-            raise
-        return False
-    return True
 
 
 def run(
@@ -244,7 +122,3 @@ def _write_line(lines: TextIO, frame: Frame, faces: Sequence[TrackedFace]) -> No
     told = {"frame": frame.number, "seconds": round(frame.seconds, 3)}
     lines.write(json.dumps(told | {"faces": [face.asdict() for face in faces]}) + "\n")
     lines.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,95 +1,37 @@
-"""Brings pre-trained weights into this package's own format, or networks of ours elsewhere.
-
-agenet port SOURCE OUTPUT.safetensors [--model=NETWORK] [--flavour=FLAVOUR]
-agenet port RUN_OR_SOURCE OUTPUT --to=torchvision [--check]  # or keras
-agenet port RUN OUTPUT.safetensors [--licence=TEXT] [--half] [--balance=0.5]
-agenet port --list
-"""
+"""Converts weights: files of other frameworks into agenet's format, runs into either."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from agenet.errors import ArgumentParser, UserError, one_line_errors
-from agenet.files import check_output
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from agenet.errors import UserError
+from agenet.files import hash_file
+from agenet.frameworks import networks
+from agenet.frameworks.port_out import export, fill_network, takes_normalised, write
+from agenet.inference.network import read_run_weights
+from agenet.runs.evaluator import read_best
+from agenet.runs.experiment import create_experiment
 from agenet.runs.logging import log_to
+from agenet.training.checkpoints import Checkpoints
+from agenet.training.losses import estimate_age_distribution
 from agenet.weights import bundled
+from agenet.weights.cache import find_file
+from agenet.weights.known import KNOWN
+from agenet.weights.load import Weights, read_weights, save_weights
 
-if TYPE_CHECKING:
-    from agenet.weights.load import Weights
-
-TO = ("torchvision", "keras")
-TOLERANCE = 1e-4
-TINY = 1e-6  # so that zeros can be compared
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses the command line, ports one file and prints what it holds.
-
-    Raises:
-        UserError: the source cannot be ported, or differs from its own framework's network.
-    """
-    parser = ArgumentParser(
-        prog="agenet port",
-        description="Brings pre-trained weights into safetensors with this package's names, their "
-        "input specification and provenance inside, or takes those of a run or file elsewhere.",
-    )
-    parser.add_argument(
-        "source",
-        nargs="?",
-        help="a file, a name that --list shows, default (what comes with agenet), or the --workdir "
-        "of a run",
-    )
-    parser.add_argument("output", nargs="?", type=Path, metavar="OUTPUT.safetensors")
-    parser.add_argument(
-        "--to",
-        choices=TO,
-        help="instead of our own format, a file that opens there: .safetensors or .pth for "
-        "torchvision's network, .weights.h5 or .keras for Keras's; Levi-Hassner's and "
-        "EfficientNet-Lite0 are written out in agenet/frameworks/comparison",
-    )
-    parser.add_argument("--model", default="", help="the network, for a file not in the table")
-    parser.add_argument("--flavour", default="", help="its variant, where the file leaves it open")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it is there")
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="run the other framework's network beside ours, and write only if they agree",
-    )
-    parser.add_argument("--half", action="store_true", help="store them in 16 bits")
-    parser.add_argument(
-        "--balance",
-        type=float,
-        default=0.0,
-        metavar="0..1",
-        help="how much of the training set's distribution of ages to take out of a run's age head, "
-        "so that rare ages are told as readily as common ones",
-    )
-    parser.add_argument("--licence", default="", help="of the weights of a run")
-    parser.add_argument("--list", action="store_true", help="print the table of known weights")
-    args = parser.parse_args(arguments)
-    if args.list:
-        print_table()
-        return
-    if args.source is None or args.output is None:
-        parser.error("SOURCE and OUTPUT.safetensors are needed")
-    if args.source == bundled.DEFAULT:
-        args.source = str(bundled.find_weights(args.source))
-    check_output(args.output, args.overwrite)
-    if args.to:
-        port_to(args)
-    elif Path(args.source).is_dir():
-        port_run(args)
-    else:
-        port(args.source, args.output, args.model, args.flavour, args.check, args.half)
+TOLERANCE = 1e-4  # relative to the largest value
+TINY = 1e-6  # lets zeros be compared
 
 
 def print_table() -> None:
-    from agenet.weights.known import KNOWN
-
+    """Prints the table of known weights."""
     rows = [("name", "network", "flavour", "licence", "where")]
     for entry in KNOWN:
         package = entry.package
@@ -101,70 +43,87 @@ def print_table() -> None:
         print(line.rstrip())
 
 
-def port_to(args: Any) -> None:
-    """Weights of a run or a file, as a file of another framework's network."""
-    from agenet.frameworks.port_out import export, takes_normalised, write
+def port_to(
+    source: str,
+    output: Path,
+    to: str,
+    *,
+    model: str = "",
+    flavour: str = "",
+    check: bool = False,
+    balance: float = 0.0,
+    licence: str = "",
+) -> None:
+    """Writes weights of a run or a file as a file of another framework's network.
 
-    if args.half:
-        raise UserError("--half is for this package's own format, not --to")
-    is_run = Path(args.source).is_dir()
-    if not is_run and (args.balance or args.licence):
+    Args:
+        source: the folder of a run, a file, or a name of known weights.
+        output: the file to write.
+        to: the framework.
+        model: the network of a file that is not known.
+        flavour: its variant, if the file leaves it open.
+        check: run the other framework's network, too, and write only if the answers agree.
+        balance: see `balance_ages`; of runs only.
+        licence: of the weights of a run.
+
+    Raises:
+        UserError: the weights cannot be written for that framework.
+    """
+    is_run = Path(source).is_dir()
+    if not is_run and (balance or licence):
         raise UserError("--balance and --licence are for a run, not for a file of weights")
-    weights = read_run(args) if is_run else find_weights(args.source, args.model, args.flavour)[1]
-    exported = export(weights, args.to)
-    how = write(exported, args.output, args.check)
+    if is_run:
+        weights = read_run(source, model, flavour, balance, licence)
+    else:
+        weights = find_weights(source, model, flavour)[1]
+    exported = export(weights, to)
+    how = write(exported, output, check)
     columns = ", ".join(
         f"{task} {first} to {end - 1}" for task, (first, end) in exported.columns.items()
     )
-    print_what_is_written(args.output, weights)
+    print_what_is_written(output, weights)
     print(f"  outputs  {columns}")
-    if args.to == "keras":
+    if to == "keras":
         order = "BGR" if exported.name.startswith("ResNet") else "RGB"
         how_given = "normalised as above" if takes_normalised(exported) else "0 to 255, as it is"
         print(f"  takes    {order}, {how_given}")
     print(f"  load     {how}")
 
 
-def port_run(args: Any) -> None:
-    """The best state of a run, as one file that `agenet.inference.predictor.Predictor` takes."""
-    from agenet.weights.load import save_weights
+def port_run(
+    source: str,
+    output: Path,
+    *,
+    model: str = "",
+    flavour: str = "",
+    half: bool = False,
+    balance: float = 0.0,
+    licence: str = "",
+) -> None:
+    """Writes the best state of a run as one file that `Predictor` loads; see `port_to`."""
+    weights = read_run(source, model, flavour, balance, licence)
+    save_weights(output, weights, half=half)
+    print_what_is_written(output, weights)
 
-    if args.check:
-        raise UserError("--check is for files of other sources, or with --to, not for runs")
-    weights = read_run(args)
-    save_weights(args.output, weights, half=args.half)
-    print_what_is_written(args.output, weights)
 
-
-def read_run(args: Any) -> "Weights":
-    """The best state of a run, with the options for it applied."""
-    from agenet.inference.network import read_run_weights
-    from agenet.weights.load import Weights
-
-    if args.model or args.flavour:
+def read_run(source: str, model: str, flavour: str, balance: float, licence: str) -> Weights:
+    """The weights of a run's best state, with the options of runs applied."""
+    if model or flavour:
         raise UserError("--model and --flavour are for files of other sources, not runs")
-    with log_to():  # else Orbax warns of what is as it should be
-        weights = read_run_weights(Path(args.source))
-        if args.balance:
-            balance_ages(weights, Path(args.source), args.balance)
-    if args.licence:
-        weights = Weights(weights.tensors, replace(weights.spec, licence=args.licence))
+    with log_to():  # Keeps warnings of Orbax from the terminal.
+        weights = read_run_weights(Path(source))
+        if balance:
+            balance_ages(weights, Path(source), balance)
+    if licence:
+        weights = Weights(weights.tensors, replace(weights.spec, licence=licence))
     return weights
 
 
-def balance_ages(weights: "Weights", workdir: Path, part: float) -> None:
-    """Subtracts `part` of the logarithm of how common each year of age was in training.
+def balance_ages(weights: Weights, workdir: Path, part: float) -> None:
+    """Subtracts `part` of the log of the frequency of each year of age in the training set.
 
     Menon et al., "Long-tail learning via logit adjustment", ICLR 2021.
     """
-    import numpy as np
-    from ml_collections import ConfigDict
-
-    from agenet.runs.evaluator import read_best
-    from agenet.runs.experiment import create_experiment
-    from agenet.training.checkpoints import Checkpoints
-    from agenet.training.losses import estimate_age_distribution
-
     if weights.spec.heads.get("age") != "distribution" or not 0 < part <= 1:
         raise UserError("--balance takes a number up to 1, and a run with the head distribution")
     with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
@@ -175,10 +134,16 @@ def balance_ages(weights: "Weights", workdir: Path, part: float) -> None:
     weights.tensors[name] = weights.tensors[name] - np.float32(part * np.log(shares))
 
 
-def port(source: str, output: Path, model: str, flavour: str, check: bool, half: bool) -> None:
-    from agenet.frameworks.port_out import fill_network
-    from agenet.weights.load import save_weights
-
+def port_file(
+    source: str,
+    output: Path,
+    *,
+    model: str = "",
+    flavour: str = "",
+    check: bool = False,
+    half: bool = False,
+) -> None:
+    """Writes the weights of a file in agenet's format; see `port_to`."""
     path, weights = find_weights(source, model, flavour)
     network, variables = fill_network(weights)
     if check:
@@ -187,12 +152,10 @@ def port(source: str, output: Path, model: str, flavour: str, check: bool, half:
     print_what_is_written(output, weights)
 
 
-def find_weights(source: str, model: str, flavour: str) -> tuple[Path, "Weights"]:
-    """The file that `source` names, and what it holds."""
-    from agenet.weights.cache import find_file
-    from agenet.weights.known import KNOWN
-    from agenet.weights.load import read_weights
-
+def find_weights(source: str, model: str, flavour: str) -> tuple[Path, Weights]:
+    """The file that `source` names, and its weights."""
+    if source == bundled.DEFAULT:
+        source = str(bundled.find_weights(source))
     names = {entry.name: entry for entry in KNOWN}
     known = None if Path(source).exists() else names.get(source)
     if known is None and not Path(source).exists():
@@ -202,7 +165,7 @@ def find_weights(source: str, model: str, flavour: str) -> tuple[Path, "Weights"
     return path, read_weights(path, model, flavour, known)
 
 
-def print_what_is_written(output: Path, weights: "Weights") -> None:
+def print_what_is_written(output: Path, weights: Weights) -> None:
     spec, counts = weights.spec, []
     for what, top in (("parameters", "params/"), ("batch-norm statistics", "batch_stats/")):
         sizes = [value.size for name, value in weights.tensors.items() if name.startswith(top)]
@@ -224,23 +187,17 @@ def describe_input(spec: Any) -> str:
     )
 
 
-def compare(path: Path, weights: "Weights", network: Any, variables: Mapping[str, Any]) -> None:
-    """Prints how far our features and logits are from the source framework's, in the same file.
+def compare(path: Path, weights: Weights, network: Any, variables: Mapping[str, Any]) -> None:
+    """Prints how far features and logits are from those of the source framework's network.
 
     Raises:
-        UserError: the framework is not installed, or the difference is more than rounding.
+        UserError: the framework is not installed, or the difference exceeds `TOLERANCE`.
     """
-    import jax
-    import numpy as np
-
-    from agenet.files import hash_file
-    from agenet.frameworks import networks
-
     spec = weights.spec
-    # A file in our own format states the hash of the one that it was made from.
+    # A file in agenet's format states the hash of the file that it was made from.
     if spec.sha256 != hash_file(path, "sha256"):
         raise UserError(
-            f"--check: {path} is in this package's format already: name the file that it was "
+            f"--check: {path} is in agenet's format already: name the file that it was "
             f"made from ({spec.origin or spec.source})"
         )
     if spec.source not in networks.NETWORKS or not spec.classes:
@@ -265,14 +222,14 @@ def compare(path: Path, weights: "Weights", network: Any, variables: Mapping[str
         for name, value in theirs.items()
     }
     shown = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
-    # Not `>`: a difference that is no number is none to accept.
+    # Not `>`: NaN must be refused, too.
     if not max(differences.values()) <= TOLERANCE:
         raise UserError(f"--check: differs from {spec.source}'s network, relatively by: {shown}")
     print(f"largest relative difference from {spec.source}'s network: {shown}")
 
 
-def their_name(weights: "Weights") -> str:
-    """What the source calls the network."""
+def their_name(weights: Weights) -> str:
+    """The name of the network in the source framework."""
     spec = weights.spec
     match spec.source:
         case "timm":
@@ -287,15 +244,8 @@ def their_name(weights: "Weights") -> str:
 
 
 def normalise_outside(module: Any) -> None:
-    """Makes a Keras network take its input as it is, as ours does."""
-    import numpy as np
-
+    """Removes the normalisation from a Keras network, whose input is then ours."""
     for layer in module.layers:
         if layer.name.startswith("normalization"):
             layer.set_weights([np.zeros(3), np.ones(3), np.zeros((), np.int64)])
             layer.finalize_state()
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        main()

@@ -1,47 +1,38 @@
-"""Writes a trained network as a file for other runtimes, once it is seen to give the same answers.
+"""Exports a trained network for other runtimes, once its answers are checked to be the same."""
 
-agenet export MODEL OUTPUT [--format=onnx|stablehlo|int8] [--check=FACES] [--half]
-"""
-
-import argparse
+import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import jax
 import numpy as np
+import onnxruntime
 
-from agenet.errors import ArgumentParser, UserError, one_line_errors
-from agenet.files import check_output, write_file
-
-if TYPE_CHECKING:
-    from agenet.inference.network import TrainedNetwork
+from agenet.data.records import open_records
+from agenet.data.decoding import load_faces, to_square
+from agenet.errors import UserError
+from agenet.export import to_onnx
+from agenet.export.int8 import quantize
+from agenet.export.stablehlo import from_stablehlo, to_stablehlo
+from agenet.faces.image_io import FORMATS as IMAGE_FORMATS
+from agenet.faces.image_io import read_image
+from agenet.files import make_shipped_importable, write_file
+from agenet.inference.network import TrainedNetwork, load_network
+from agenet.labels import AGE_GROUPS, GENDERS, TASK_CLASSES
+from agenet.training.losses import YEARS
 
 FORMATS = ("onnx", "stablehlo", "int8")
-# Of log-probabilities, relative to the largest one.
+# Largest accepted difference of log-probabilities, relative to the largest one.
 TOLERANCE = 1e-4
 HALF_TOLERANCE = 2e-2
-LOST_POINTS = 0.5  # of accuracy, that integers may cost
+LOST_POINTS = 0.5  # percentage points of accuracy that 8-bit integers may cost
 MOST_CHECKED = 2000  # faces
 CALIBRATED_WITH = 200  # faces
-FEWEST = 40  # faces, to calibrate with and to check on
+FEWEST = 40  # faces, to calibrate with and to check on together
 _BATCH = 32
-
-EPILOG = f"""\
-MODEL is "default", a file of weights of agenet, or the --workdir of a run.
-
-FACES is a folder of pictures of one face each, cut out as they were for training, or a prepared
-data set such as fairface/partial, of which the test faces are taken (at most {MOST_CHECKED:,}).
-Without --check the answers are compared on drawn faces.
-
-onnx       one file for ONNX Runtime, OpenVINO, TensorRT and others; --half stores it in half
-           the bytes, and computes in single precision all the same
-stablehlo  for JAX on CPU, CUDA and TPU, and for compilers of StableHLO
-int8       ONNX that computes in integers of 8 bits, for CPUs. Needs --check, and is written only
-           if no more than {LOST_POINTS} points of accuracy are lost; without labels, in a folder,
-           only if no more than {LOST_POINTS} % of the faces get another answer
-"""
 
 Answers = dict[str, np.ndarray]
 Run = Callable[[np.ndarray], Answers]
@@ -52,9 +43,9 @@ class Faces:
     """Faces to check on, and others to calibrate with.
 
     Attributes:
-        what: in words.
+        what: a description.
         images: uint8 [N, S, S, 3].
-        labels: task to int32 [N], -1 where unknown; empty if nobody knows.
+        labels: task to int32 [N], -1 where unknown; empty without labels.
         others: uint8 [M, S, S, 3].
     """
 
@@ -64,81 +55,54 @@ class Faces:
     others: np.ndarray
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses the command line, exports, checks and writes one network.
+def export_network(
+    model: str, output: Path, format: str, *, half: bool, check: str, data_dir: str
+) -> None:
+    """Exports, checks and writes one network, and prints what was written.
+
+    Args:
+        model: "default", a file of weights, or the folder of a run.
+        output: the file to write.
+        format: one of `FORMATS`.
+        half: store weights in 16 bits.
+        check: a folder of face images or a prepared data set to check on; "" for drawn faces.
+        data_dir: where data sets are prepared; "" for the default of TFDS.
 
     Raises:
-        UserError: it cannot be exported, or its answers differ.
+        UserError: the network cannot be exported, or its answers differ.
     """
-    parser = ArgumentParser(
-        prog="agenet export",
-        description="Writes a trained network as a file for other runtimes.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("output", type=Path, metavar="OUTPUT")
-    parser.add_argument("--format", choices=FORMATS, default="onnx")
-    parser.add_argument("--check", default="", metavar="FACES", help="see below")
-    parser.add_argument("--data_dir", default="", help="where data sets are prepared")
-    parser.add_argument("--half", action="store_true", help="store weights in 16 bits (onnx)")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it is there")
-    args = parser.parse_args(arguments)
-    check_arguments(args)
-
-    from agenet.inference.network import load_network
-
-    served = load_network(args.model)
-    faces = find_faces(args.check, args.data_dir, served.stored_size, args.format == "int8")
-    content, run = export(served, args.format, args.half, faces)
-    if args.format == "int8":
+    served = load_network(model)
+    faces = find_faces(check, data_dir, served.stored_size, format == "int8")
+    content, run = export(served, format, half, faces)
+    if format == "int8":
         verdict = check_accuracy(original(served), run, faces)
     else:
-        tolerance = HALF_TOLERANCE if args.half else TOLERANCE
+        tolerance = HALF_TOLERANCE if half else TOLERANCE
         verdict = check_answers(original(served), run, faces, tolerance)
-    write_file(args.output, content)
+    write_file(output, content)
 
     size, spec = served.stored_size, served.spec
-    print(f"{spec.model}, {args.format}{', weights in 16 bits' if args.half else ''}")
+    print(f"{spec.model}, {format}{', weights in 16 bits' if half else ''}")
     print(f"  input    images, uint8 [batch, {size}, {size}, 3], RGB; it sees {spec.input.size} px")
     print(f"  outputs  {', '.join(map(describe_output, output_labels(served).items()))}")
     print(f"  checked  {verdict}")
-    print(f"  written  {args.output} ({len(content) / 2**20:.1f} MiB)")
+    print(f"  written  {output} ({len(content) / 2**20:.1f} MiB)")
 
 
-def check_arguments(args: argparse.Namespace) -> None:
-    check_output(args.output, args.overwrite)
-    if args.half and args.format != "onnx":
-        raise UserError("--half goes with --format=onnx")
-    if args.format == "int8" and not args.check:
-        raise UserError(
-            "--format=int8 needs --check=FACES, a folder or a prepared data set: drawn faces would "
-            "not show whether accuracy holds"
-        )
-
-
-def export(served: "TrainedNetwork", format: str, half: bool, faces: Faces) -> tuple[bytes, Run]:
-    """The content of the file, and what runs it as a user of the file would."""
-    from agenet.export import to_onnx
-
+def export(served: TrainedNetwork, format: str, half: bool, faces: Faces) -> tuple[bytes, Run]:
+    """Returns the content of the file, and a function that runs it as its users would."""
     answer, size, metadata = served.make_forward(), served.stored_size, create_metadata(served)
     if format == "stablehlo":
-        import jax
-
-        from agenet.export.stablehlo import from_stablehlo, to_stablehlo
-
         content = to_stablehlo(answer, size, metadata=metadata)
         return content, run_jax(jax.jit(from_stablehlo(content)[0]))
     content = to_onnx(answer, size, half=half, metadata=metadata)
     if format == "int8":
-        from agenet.export.int8 import quantize
-
         content = quantize(content, faces.others)
     return content, run_onnx(content)
 
 
-def create_metadata(served: "TrainedNetwork") -> dict[str, str]:
-    """What the file says of itself."""
+def create_metadata(served: TrainedNetwork) -> dict[str, str]:
+    """The metadata of the file: its specification, labels, input and outputs."""
     size = served.stored_size
     return {
         "spec": served.spec.to_json(),
@@ -148,11 +112,8 @@ def create_metadata(served: "TrainedNetwork") -> dict[str, str]:
     }
 
 
-def output_labels(served: "TrainedNetwork") -> dict[str, list[Any]]:
-    """What the columns of the outputs stand for."""
-    from agenet.labels import TASK_CLASSES
-    from agenet.training.losses import YEARS
-
+def output_labels(served: TrainedNetwork) -> dict[str, list[Any]]:
+    """The labels of the columns of each output."""
     labels: dict[str, list[Any]] = {task: list(TASK_CLASSES[task]) for task in served.spec.heads}
     if served.spec.heads.get("age", "groups") != "groups":
         labels["years"] = YEARS.tolist()
@@ -165,10 +126,10 @@ def describe_output(output: tuple[str, list[Any]]) -> str:
 
 
 def find_faces(check: str, data_dir: str, size: int, to_calibrate: bool) -> Faces:
-    """The faces that `--check` names, or drawn ones.
+    """Reads the faces that `check` names, or draws some if it is empty.
 
     Raises:
-        UserError: there are none, or too few to calibrate with some and check on others.
+        UserError: there are none, or too few both to calibrate with and to check on.
     """
     if not check:
         images = draw_faces(size)
@@ -177,22 +138,23 @@ def find_faces(check: str, data_dir: str, size: int, to_calibrate: bool) -> Face
     faces = read_folder(Path(check), size, rng) if Path(check).is_dir() else None
     faces = faces or read_data_set(check, data_dir, size, rng)
     if to_calibrate and min(len(faces.images), len(faces.others)) < FEWEST // 2:
-        raise UserError(f"--check={check}: fewer than {FEWEST} faces do not show what is lost")
+        raise UserError(
+            f"--check={check}: fewer than {FEWEST} faces do not show the loss of accuracy"
+        )
     if not len(faces.images):
         raise UserError(f"--check={check}: no faces to check on")
     return faces
 
 
 def draw_faces(size: int) -> np.ndarray:
-    """A person of every age group and gender, uint8 [16, size, size, 3]."""
-    from agenet.labels import AGE_GROUPS, GENDERS
-    from data_prep.drawn_faces.draw import draw_face
-    from data_prep.drawn_faces.person import create_person, create_view
-
+    """Draws a person of every age group and gender, uint8 [16, size, size, 3]."""
+    make_shipped_importable()
+    draw = importlib.import_module("data_prep.drawn_faces.draw")
+    person = importlib.import_module("data_prep.drawn_faces.person")
     rng = np.random.default_rng(0)
     return np.stack(
         [
-            draw_face(create_person(age, gender, rng), create_view(rng), size)
+            draw.draw_face(person.create_person(age, gender, rng), person.create_view(rng), size)
             for age in range(len(AGE_GROUPS))
             for gender in range(len(GENDERS))
         ]
@@ -200,11 +162,8 @@ def draw_faces(size: int) -> np.ndarray:
 
 
 def read_folder(folder: Path, size: int, rng: np.random.Generator) -> Faces:
-    """Half of a folder's pictures to check on, the other half to calibrate with."""
-    from agenet.data.decoding import to_square
-    from agenet.faces.image_io import FORMATS, read_image
-
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in FORMATS)
+    """Takes half of a folder's images to check on, the other half to calibrate with."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_FORMATS)
     paths = [paths[i] for i in rng.permutation(len(paths))[: MOST_CHECKED + CALIBRATED_WITH]]
     images = [to_square(read_image(path), size) for path in paths]
     others = min(len(images) // 2, CALIBRATED_WITH)
@@ -214,10 +173,7 @@ def read_folder(folder: Path, size: int, rng: np.random.Generator) -> Faces:
 
 
 def read_data_set(name: str, data_dir: str, size: int, rng: np.random.Generator) -> Faces:
-    """Test faces of a prepared data set to check on, others to calibrate with."""
-    from agenet.data.decoding import load_faces
-    from agenet.data.records import open_records
-
+    """Takes test faces of a prepared data set to check on, others to calibrate with."""
     if "/" not in name:
         raise UserError(f"--check={name}: neither a folder nor a data set such as adience/faces")
     records = open_records(name, data_dir)
@@ -230,14 +186,12 @@ def read_data_set(name: str, data_dir: str, size: int, rng: np.random.Generator)
     return Faces(f"{len(rows)} test faces of {records.name}", images, labels, others)
 
 
-def original(served: "TrainedNetwork") -> Run:
-    import jax
-
+def original(served: TrainedNetwork) -> Run:
     return run_jax(jax.jit(served.make_forward()))
 
 
 def run_jax(answer: Callable[..., Any]) -> Run:
-    """In batches of one size, since each size is compiled."""
+    """Runs in batches of one size, because each size is compiled anew."""
 
     def run(images: np.ndarray) -> Answers:
         padded = np.concatenate(
@@ -250,8 +204,6 @@ def run_jax(answer: Callable[..., Any]) -> Run:
 
 
 def run_onnx(content: bytes) -> Run:
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -266,17 +218,17 @@ def run_onnx(content: bytes) -> Run:
 
 
 def check_answers(ours: Run, theirs: Run, faces: Faces, tolerance: float) -> str:
-    """How far the answers are from ours, in words.
+    """Describes the largest difference of the answers from ours.
 
     Raises:
-        UserError: further than `tolerance`, relative to the largest log-probability.
+        UserError: it is more than `tolerance`, relative to the largest log-probability.
     """
     expected, found = ours(faces.images), theirs(faces.images)
     difference = max(
         float(np.abs(found[name] - value).max() / np.abs(value).max())
         for name, value in expected.items()
     )
-    # Not `>`: a difference that is no number is none to accept.
+    # Not `>`: NaN must be refused, too.
     if not difference <= tolerance:
         raise UserError(
             f"not written: on {faces.what} the file's answers differ from the network's by "
@@ -286,31 +238,26 @@ def check_answers(ours: Run, theirs: Run, faces: Faces, tolerance: float) -> str
 
 
 def check_accuracy(ours: Run, theirs: Run, faces: Faces) -> str:
-    """What integers cost, in words.
+    """Describes the loss of accuracy through 8-bit integers.
 
     Raises:
-        UserError: more than `LOST_POINTS` points.
+        UserError: it is more than `LOST_POINTS` points.
     """
     expected, found = ours(faces.images), theirs(faces.images)
-    told, lost = [], []
+    texts, lost = [], []
     for task in [task for task in ("age", "gender") if task in expected]:
         before, after = expected[task].argmax(1), found[task].argmax(1)
         if faces.labels and (known := faces.labels[task] >= 0).any():
             right = [(answer == faces.labels[task])[known].mean() for answer in (before, after)]
-            told.append(f"{task} {right[0]:.2%} before, {right[1]:.2%} after")
+            texts.append(f"{task} {right[0]:.2%} before, {right[1]:.2%} after")
             lost.append(100 * (right[0] - right[1]))
         else:
-            told.append(f"{task} differs for {(before != after).mean():.2%}")
+            texts.append(f"{task} differs for {(before != after).mean():.2%}")
             lost.append(100 * (before != after).mean())
-    verdict = f"on {faces.what}: {', '.join(told)}"
+    verdict = f"on {faces.what}: {', '.join(texts)}"
     if not round(max(lost), 6) <= LOST_POINTS:
-        advice = "" if faces.labels else "; a prepared data set would tell how many are wrong"
+        advice = "" if faces.labels else "; a prepared data set would show how many are wrong"
         raise UserError(
             f"not written: more than {LOST_POINTS} points are lost, {verdict}{advice}: use onnx"
         )
     return verdict
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        main()

@@ -1,65 +1,32 @@
-"""Age and gender of the faces in files, folders and patterns of picture files.
-
-agenet predict PATH [PATH ...] [--csv FILE] [--jsonl FILE] [--annotated FOLDER]
-"""
+"""Predicts age and gender of the faces in image files, reading ahead, and writes the results."""
 
 import dataclasses
-import io
-import itertools
 import os
-import signal
-import sys
-from argparse import Namespace, RawDescriptionHelpFormatter
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
-from agenet.cli.options import add_flags, load_predictor
-from agenet.errors import ArgumentParser, UserError, one_line_errors, printable
-from agenet.faces.detectors import create_detector
 from agenet.faces.drawing import draw_faces
 from agenet.faces.face import Box, Detection, Face, FacePredictor, Prediction
 from agenet.faces.image_io import (
-    FORMATS,
     FULL_SIZE_PIXELS,
     ImageFileError,
     read_image_reduced,
     write_image,
 )
-from agenet.inference.inputs import common_folder, find_pictures
+from agenet.inference.inputs import common_folder
 from agenet.inference.results import (
-    LISTED,
-    CsvWriter,
-    JsonLinesWriter,
     Result,
     Summary,
-    TableWriter,
     Writer,
-    open_output,
 )
-from agenet.runs.logging import log_to
 
-EPILOG = f"""\
-A folder is searched with all folders below it for names that end in
-{", ".join(FORMATS)}; hidden ones are
-left out. A pattern in quotes is expanded here, ** to folders at any depth.
-
-A file that cannot be read is reported and passed over. A picture of more than
-{FULL_SIZE_PIXELS // 10**6} million pixels is looked at in half its size; boxes are told in the
-file's pixels, as the picture stands upright. Annotated copies have the names
-that the pictures have below the folder that holds them all. In CSV, what
-cannot be printed of a name is escaped; JSON lines have it exactly.
-
-Exit status: 0 if a picture could be read, 1 if none could, 130 if
-interrupted; what was done by then is kept.
-"""
 CROPS_AT_ONCE = 32
 READ_AHEAD = 2  # pictures
 
@@ -70,47 +37,6 @@ class PicturePredictor(FacePredictor, Protocol):
     """Tells of faces in pictures, and of pictures that are faces."""
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]: ...
-
-
-def main(
-    arguments: Sequence[str] | None = None,
-    load: Callable[[Namespace], PicturePredictor] | None = None,
-) -> None:
-    """Parses the command line, checks what it names, predicts and exits.
-
-    Args:
-        arguments: instead of those of the process.
-        load: makes the predictor from the flags.
-    """
-    with one_line_errors():
-        args = _parse(arguments)
-        found = _check(args)
-        stdout_is_taken = "-" in (args.csv, args.jsonl)
-        shows_table = not stdout_is_taken and sys.stdout.isatty()
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
-        # Ended by the system, too, it keeps what is done.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with ExitStack() as stack:
-            stack.enter_context(log_to())
-            writers: list[Writer] = [] if stdout_is_taken else [TableWriter(sys.stdout)]
-            for name, make in ((args.csv, CsvWriter), (args.jsonl, JsonLinesWriter)):
-                if name:
-                    writers.append(make(stack.enter_context(open_output(name))))
-            predictor = (load or _load_predictor)(args)
-            annotate = _annotator(args) if args.annotated else None
-            progress = stack.enter_context(
-                tqdm(unit=" pictures", disable=shows_table or not sys.stderr.isatty())
-            )
-            summary = predict_files(
-                found, predictor, writers, args.cropped, annotate, progress.update
-            )
-        print(summary, file=sys.stderr)
-        if summary.stopped is KeyboardInterrupt:
-            sys.exit(130)
-        if summary.stopped is BrokenPipeError:  # As `| head` does; exit would write to it again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0 if summary.pictures else 1)
 
 
 def predict_files(
@@ -228,12 +154,20 @@ def _enlarged(face: Face, times: int) -> Face:
     return dataclasses.replace(face, detection=dataclasses.replace(face.detection, box=box))
 
 
-def _annotator(args: Namespace) -> Annotate:
-    base, folder = common_folder(args.paths), Path(args.annotated)
+def annotator(paths: Sequence[str], folder: Path, overwrite: bool) -> Annotate:
+    """Returns what writes copies of images with their faces drawn in.
+
+    Args:
+        paths: as the user named them; copies have the names that images have below the folder
+            that holds them all.
+        folder: of the copies.
+        overwrite: replace copies that exist.
+    """
+    base = common_folder(paths)
 
     def annotate(path: str, image: np.ndarray, faces: Sequence[Face]) -> str:
         copy = folder / os.path.relpath(path, base)
-        if copy.exists() and not args.overwrite:
+        if copy.exists() and not overwrite:
             return "annotated copy not written: it exists; add --overwrite"
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -245,61 +179,3 @@ def _annotator(args: Namespace) -> Annotate:
         return ""
 
     return annotate
-
-
-def _load_predictor(args: Namespace) -> PicturePredictor:
-    detector = None if args.cropped else create_detector(args.detector)
-    return load_predictor(args, detector)
-
-
-def _parse(arguments: Sequence[str] | None) -> Namespace:
-    parser = ArgumentParser(
-        prog="agenet predict",
-        description="Tells age and gender of the faces in pictures.",
-        epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("paths", metavar="PATH", nargs="+", help="file, folder, or pattern in quotes")
-    add("--csv", metavar="FILE", help="write a row for each face; - for stdout, without the table")
-    add("--jsonl", metavar="FILE", help="write a line of JSON for each picture; - likewise")
-    add("--annotated", metavar="FOLDER", help="write copies with the faces drawn in")
-    add("--overwrite", action="store_true", help="files that exist")
-    add("--cropped", action="store_true", help="each picture is one face: find none in it")
-    add_flags(parser)
-    return parser.parse_args(arguments)
-
-
-def _check(args: Namespace) -> Iterator[Result]:
-    """The files to read, once one is found and all output can begin."""
-    files = [name for name in (args.csv, args.jsonl) if name]
-    if len({Path(name).resolve() for name in files}) < len(files):
-        raise UserError("--csv and --jsonl name the same file: name two")
-    for path in (Path(name) for name in files if name != "-"):
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path} is not a file: name one")
-        if path.exists() and not args.overwrite:
-            raise UserError(f"{path} exists: name another file, or add --overwrite")
-        if not path.parent.is_dir():
-            raise UserError(f"{path.parent} is no folder: make it, or name another file")
-    if args.annotated:
-        base = Path(common_folder(args.paths)).resolve()
-        if base.is_relative_to(Path(args.annotated).resolve()):
-            raise UserError(
-                f"--annotated {args.annotated}: copies could take the place of the pictures; "
-                "name another folder"
-            )
-        Path(args.annotated).mkdir(parents=True, exist_ok=True)
-    found = find_pictures(args.paths, leave_out=args.annotated)
-    first: list[Result] = []
-    for item in found:
-        first.append(item)
-        if not item.error:
-            return itertools.chain(first, found)
-    problems = [f"{printable(item.path, 1000)}: {item.error}" for item in first[:LISTED]]
-    raise UserError("; ".join(problems))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,8 @@
-"""Trains and tests one config on each fold of its data set: mean and standard deviation.
-
-agenet folds --config=configs/effnet_adience.py:lite0 --workdir=runs/folds
-    [--config.any.field=value ...]
-
-The folds are trained one after the other, each in a process and a folder of its own,
-WORKDIR/fold_0 and so on. "{fold}" in a value stands for the fold, such as in
---config.init=runs/frozen/fold_{fold}. The same command again continues what was interrupted.
-"""
+"""Cross-validation: trains a config on each fold of its data set; tables of mean and deviation."""
 
 import json
 import re
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from agenet.data.records import find_prepared, name_tested
-from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.errors import UserError
 from agenet.files import write_file, write_json
 from agenet.runs import series
 from agenet.runs.series import Run, StoppedError, Train
@@ -29,28 +20,23 @@ FOLDS = range(5)  # of a data set that is not prepared yet
 Reports = Mapping[int, dict[str, Any]]
 
 
-def main(arguments: Sequence[str] | None = None, train: Train = series.train_in_child) -> None:
-    """Parses the command line, trains the folds and writes folds.md and folds.json.
+def run_folds(config: str, workdir: Path, fields: Sequence[str], train: Train) -> None:
+    """Trains the folds and writes folds.md and folds.json.
+
+    Args:
+        config: as agenet.main takes it.
+        workdir: the folder of all folds.
+        fields: `--config.FIELD=VALUE` for all folds; "{fold}" in a value is the fold's number.
+        train: trains one run, `series.train_in_child` outside of tests.
 
     Raises:
-        UserError: a mistake in the command line, or what ended a fold.
+        UserError: a mistake in the arguments, or the error that ended a fold.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = ArgumentParser(
-        prog="agenet folds",
-        description="Trains and tests one config on each fold of its data set.",
-        epilog="--config.FIELD=VALUE changes a field of the config, for all folds; {fold} in its "
-        "value stands for the fold.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", metavar="FILE", required=True, help="as agenet.main takes it")
-    parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of all folds")
-    args, fields = parser.parse_known_args(arguments)
     series.check_fields(fields, fixed=["dataset.test_fold"])
-    numbers = find_folds(_run(args.config, args.workdir, fields, 0).config.dataset)
-    folds = [_run(args.config, args.workdir, fields, fold) for fold in numbers]
-    command = series.command_line("folds", arguments)
-    train_folds(folds, args.workdir, command, train)
+    numbers = find_folds(_run(config, workdir, fields, 0).config.dataset)
+    folds = [_run(config, workdir, fields, fold) for fold in numbers]
+    arguments = [f"--config={config}", f"--workdir={workdir}", *fields]
+    _train_all(folds, workdir, series.command_line("folds", arguments), train)
 
 
 def find_folds(dataset: ConfigDict) -> Sequence[int]:
@@ -63,12 +49,12 @@ def find_folds(dataset: ConfigDict) -> Sequence[int]:
         path = find_prepared(dataset.name, dataset.data_dir)
         info = json.loads((path / "dataset_info.json").read_text())
     except (UserError, ValueError):
-        return FOLDS  # agenet.main prepares it or says what is wrong.
+        return FOLDS  # The first run prepares it, or reports what is wrong.
     splits = [split["name"] for split in info.get("splits", [])]
     folds = [int(name.removeprefix("fold_")) for name in splits if re.fullmatch(r"fold_\d+", name)]
     if not folds:
         raise UserError(
-            f"{dataset.name} has no folds ({', '.join(splits)}): train it with agenet.main"
+            f"{dataset.name} has no folds ({', '.join(splits)}): train it with agenet train"
         )
     return sorted(folds)
 
@@ -79,10 +65,10 @@ def _run(config: str, workdir: Path, fields: Sequence[str], fold: int) -> Run:
     return Run(f"fold {fold}", workdir / f"fold_{fold}", flags)
 
 
-def train_folds(folds: Sequence[Run], workdir: Path, command: str, train: Train) -> None:
-    """Trains in order; what is there so far is in the tables after every fold.
+def _train_all(folds: Sequence[Run], workdir: Path, command: str, train: Train) -> None:
+    """Trains in order and rewrites the tables after every fold.
 
-    A fold that fails ends it all, for the cause is hardly ever the fold.
+    A fold that fails ends the series: the cause is hardly ever the fold itself.
     """
     reports: dict[int, dict[str, Any]] = {}
 
@@ -100,9 +86,9 @@ def train_folds(folds: Sequence[Run], workdir: Path, command: str, train: Train)
 
 
 def summarize(reports: Reports) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Per task and figure the mean and the standard deviation over folds, as `mean`, `sd`.
+    """Mean and standard deviation over folds of each figure of each task, as `mean` and `sd`.
 
-    The standard deviation is that of a sample, n - 1 in the denominator; None for one fold alone.
+    The standard deviation is that of a sample (n - 1 in the denominator), None for a single fold.
     """
     figures = [test_figures(report) for report in reports.values()]
     return {
@@ -112,7 +98,7 @@ def summarize(reports: Reports) -> dict[str, dict[str, dict[str, float | None]]]
                 "sd": statistics.stdev(values) if len(values) > 1 else None,
             }
             for name in figures[0][task]
-            # A figure may be undefined on one fold: then it has no mean over the folds either.
+            # A figure that is undefined on one fold has no mean over the folds.
             if len(values := [f[task][name] for f in figures if name in f[task]]) == len(figures)
         }
         for task in (figures[0] if figures else ())
@@ -120,9 +106,9 @@ def summarize(reports: Reports) -> dict[str, dict[str, dict[str, float | None]]]
 
 
 def test_figures(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """`runs.test_figures`, without errors in years where most faces have no exact age.
+    """`series.test_figures`, without errors in years if most faces have no exact age.
 
-    In Adience they would be those of one face in eighty.
+    In Adience one face in eighty has one.
     """
     tasks = report["evaluation"]["tasks"]
     return {
@@ -150,16 +136,16 @@ def write_tables(reports: Reports, total: int, workdir: Path, command: str) -> N
 
 
 def markdown(reports: Reports, total: int, command: str) -> str:
-    """One table for each task, with published figures below where they are known.
+    """One table for each task, followed by published figures if there are any.
 
     Args:
-        reports: of the folds that are finished.
+        reports: of the finished folds.
         total: how many folds there are.
-        command: what the user typed.
+        command: the command to show below the tables.
     """
     if not reports:
         return f"No fold is finished yet.\n\n```sh\n{command}\n```\n"
-    # Imported here, not above: it brings Matplotlib.
+    # Imported here because it imports Matplotlib.
     from agenet.evaluation.published import PUBLISHED, on_adience
     from agenet.evaluation.report import conditions
 
@@ -169,7 +155,7 @@ def markdown(reports: Reports, total: int, command: str) -> str:
     parts += [f"**{dataset['notice']}**"] if dataset["notice"] else []
     parts.append(
         f"{conditions([*reports.values()])} ±: standard deviation over folds (sample, n - 1). "
-        "Time: by the clock, from the start of a fold's process to its end."
+        "Time: wall clock, from the start of a fold's process to its end."
     )
     summary = summarize(reports)
     parts += [_task_table(task, reports, summary[task]) for task in summary]
@@ -177,13 +163,13 @@ def markdown(reports: Reports, total: int, command: str) -> str:
         means = [_percent(summary, *figure) for figure in _COMPARED]
         rows = [["**These runs**", *means], *map(list, PUBLISHED)]
         header = ["System", "Age %", "Age 1-off %", "Gender %"]
-        parts += ["## Beside published results", series.table(header, rows)]
+        parts += ["## Comparison with published results", series.table(header, rows)]
         parts.append(
-            "Figures in per cent, of papers the means of the five official folds; how the "
+            "Figures in per cent; those of papers are means over the five official folds. How the "
             "reference report split the data is not documented. Sources: report.md of any fold."
         )
         if dataset["protocol"] == "random":
-            parts.append("These runs are split over images: they do not compare with the papers.")
+            parts.append("These runs are split over images and do not compare with the papers.")
     parts.append(f"```sh\n{command}\n```")
     return "\n\n".join(parts) + "\n"
 
@@ -218,8 +204,3 @@ def _task_table(task: str, reports: Reports, summary: Mapping[str, Any]) -> str:
     rows.append(["**mean**", "", *mean, f"{total:,.0f} in all"])
     header = [task.capitalize(), "Faces", *(heading for heading, *_ in shown.values()), "Time, s"]
     return series.table(header, rows)
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        main()

@@ -196,7 +196,7 @@ def prepare_if_asked(dataset: ml_collections.ConfigDict) -> None:
 
 def _prepare(name: str, data_dir: str) -> None:
     builder, _, builder_config = name.partition("/")
-    command = [sys.executable, "-m", "agenet.data.prepare", builder, f"--config={builder_config}"]
+    command = [sys.executable, "-m", "agenet.cli", "prepare", builder, f"--config={builder_config}"]
     if data_dir:
         command.append(f"--data_dir={data_dir}")
     log.info("%s is not prepared yet: doing it now", name)

@@ -385,7 +385,7 @@ def command_line(program: str, arguments: Sequence[str]) -> str:
 
 
 def _is_whole(report: Mapping[str, Any]) -> bool:
-    """Whether a report is of a run's end; agenet.cli.evaluate also writes one half-way."""
+    """Whether a report is of a run's end; agenet evaluate also writes one half-way."""
     training = report["training"]
     return training.get("complete", training["steps"] == training.get("total_steps"))
 

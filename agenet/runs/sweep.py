@@ -1,12 +1,4 @@
-"""Trains the variants that a sweep file names and compares them, a table for each setting.
-
-agenet sweep --sweep=configs/sweeps/report.py:lite0 --workdir=runs/sweep
-    [--config.any.field=value ...]
-
-Variants of several tables that come to the same config are one run. All runs are trained one after
-the other, each in a process and a folder of its own. The same command again continues what was
-interrupted; finished runs are not repeated, and what failed is tried again.
-"""
+"""Sweeps: trains the variants that a file lists; one table for each setting that is varied."""
 
 import itertools
 import os
@@ -18,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agenet.errors import ArgumentParser, UserError, one_line_errors
-from agenet.files import SHIPPED, write_file, write_json
+from agenet.errors import UserError
+from agenet.files import SHIPPED, make_shipped_importable, write_file, write_json
 from agenet.runs import series
 from agenet.runs.series import Run, StoppedError, Train
 
@@ -29,7 +21,7 @@ FIGURES = (("gender", "accuracy"), ("age", "accuracy"))
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of a table: its run, and what was reported for it, figures or a remark."""
+    """A row of a table: its run, and the reported figures or a remark."""
 
     name: str
     run: Run
@@ -38,7 +30,7 @@ class Variant:
 
 @dataclass
 class Results:
-    """What the runs came to, by their names."""
+    """Reports, figures and failures of the runs, by their names."""
 
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -56,52 +48,51 @@ class Sweep:
     runs: list[Run]
 
 
-def main(arguments: Sequence[str] | None = None, train: Train = series.train_in_child) -> None:
-    """Parses the command line, trains the variants and writes sweep.md and sweep.json.
+def run_sweep(file: str, workdir: Path, fields: Sequence[str], train: Train) -> None:
+    """Trains the variants and writes sweep.md and sweep.json.
+
+    Args:
+        file: see `read_sweep`.
+        workdir: the folder of all runs.
+        fields: `--config.FIELD=VALUE` of all runs.
+        train: trains one run, `series.train_in_child` outside of tests.
 
     Raises:
-        UserError: a mistake in the command line or the sweep file, or what ended the first run.
+        UserError: a mistake in the arguments or the file, or the error that ended the first run.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = ArgumentParser(
-        prog="agenet sweep",
-        description="Trains the variants that a sweep file names and compares them.",
-        epilog="--config.FIELD=VALUE changes a field of all runs that do not vary it.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--sweep", metavar="FILE", required=True, help="such as configs/sweeps/*")
-    parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of all runs")
-    args, fields = parser.parse_known_args(arguments)
     series.check_fields(fields)
-    command = series.command_line("sweep", arguments)
-    sweep = read_sweep(args.sweep, args.workdir, fields, command)
-    train_sweep(sweep, args.workdir, train)
+    arguments = [f"--sweep={file}", f"--workdir={workdir}", *fields]
+    sweep = read_sweep(file, workdir, fields, series.command_line("sweep", arguments))
+    _train_all(sweep, workdir, train)
 
 
 def read_sweep(file: str, workdir: Path, fields: Sequence[str], command: str) -> Sweep:
-    """The sweep that a file describes, whose folders lie in `workdir`.
+    """Reads the sweep that a file describes.
 
     Args:
-        file: what follows a colon is an argument of its `get_sweep`.
-        workdir: of all runs.
-        fields: `--config.FIELD=VALUE` of all runs; what a variant changes comes after them.
-        command: what the user typed.
+        file: a path, or the name of a shipped sweep; what follows a colon is an argument of its
+            `get_sweep`.
+        workdir: the folder of all runs, one folder below it for each.
+        fields: `--config.FIELD=VALUE` of all runs; the changes of a variant come after them.
+        command: the command to show below the tables.
 
     Raises:
-        UserError: there is no such file, or it is not a sweep, or a field does not exist.
+        UserError: there is no such file, it is not a sweep, or a field does not exist.
     """
     path, *argument = file.split(":", 1)
+    folder = SHIPPED / "configs/sweeps"
+    shipped = {found.stem: found for found in sorted(folder.glob("[a-z]*.py"))}
+    path = str(shipped.get(path, path))
     if not Path(path).is_file():
-        known = ", ".join(
-            sorted(os.path.relpath(p) for p in (SHIPPED / "configs/sweeps").glob("*.py"))
+        raise UserError(
+            f"there is no sweep file {path}: name a file, or one of {', '.join(shipped)}"
         )
-        raise UserError(f"there is no sweep file {path}: known ones are {known}")
     try:
+        make_shipped_importable()
         described = runpy.run_path(path)["get_sweep"](*argument)
         config = str(described["config"])
-        # Of this checkout, wherever the command is typed.
         base = (
-            f"--config={os.path.relpath(SHIPPED / config)}",
+            f"--config={_find_config(config)}",
             *_flags(described["fields"]),
             *fields,
         )
@@ -112,9 +103,9 @@ def read_sweep(file: str, workdir: Path, fields: Sequence[str], command: str) ->
             for title, variants in described["tables"].items()
         }
         for *_, reported in itertools.chain(*tables.values()):
-            _reported(reported)  # Which raises what it cannot show.
+            _reported(reported)  # Raises if it cannot be shown.
         source = str(described.get("source", ""))
-    except Exception as error:  # Whatever Python raises for a file that is something else.
+    except Exception as error:  # The file may be anything.
         what = " ".join(str(error).split())
         raise UserError(f"{path} is not a sweep: {type(error).__name__}: {what}") from error
     default = Run("default", workdir / "default", base)
@@ -141,6 +132,12 @@ def read_sweep(file: str, workdir: Path, fields: Sequence[str], command: str) ->
     return Sweep(title, source, command, read, ordered)
 
 
+def _find_config(config: str) -> str:
+    """A config that a sweep file names: a path, a path below the shipped folder, or a name."""
+    path = Path(config.partition(":")[0])
+    return config if path.is_file() or not path.suffix else os.path.relpath(SHIPPED / config)
+
+
 def _flags(fields: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"--config.{name}={value}" for name, value in fields.items())
 
@@ -149,10 +146,10 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_")
 
 
-def train_sweep(sweep: Sweep, workdir: Path, train: Train) -> None:
-    """Trains in order; what is there so far is in the tables after every run.
+def _train_all(sweep: Sweep, workdir: Path, train: Train) -> None:
+    """Trains in order and rewrites the tables after every run.
 
-    A run that fails is a line in its tables, unless it is the first.
+    A run that fails becomes a line in its tables, unless it is the first.
     """
     results = Results()
 
@@ -160,7 +157,7 @@ def train_sweep(sweep: Sweep, workdir: Path, train: Train) -> None:
         if run is sweep.runs[0]:
             raise UserError(f"{run.name}: {message}")
         results.failures[run.name] = message
-        print(f"{run.name}: {message}: going on without it", file=sys.stderr, flush=True)
+        print(f"{run.name}: {message}: continuing without it", file=sys.stderr, flush=True)
         write_tables(sweep, results, workdir)
 
     try:
@@ -203,7 +200,7 @@ def write_tables(sweep: Sweep, results: Results, workdir: Path) -> None:
 
 
 def markdown(sweep: Sweep, results: Results) -> str:
-    """A table for each setting, with what was reported in its last columns."""
+    """A table for each setting, with reported figures in the last column."""
     done = len(results.figures)
     parts = [f"# Sweep: {sweep.title}, {done} of {len(sweep.runs)} runs"]
     notices = dict.fromkeys(report["dataset"]["notice"] for report in results.reports.values())
@@ -211,9 +208,9 @@ def markdown(sweep: Sweep, results: Results) -> str:
     parts += _conditions(results.reports)
     parts.append(
         "Accuracies in per cent, gender / age. Choose by the validation figures; in bold the "
-        "variant with the highest mean of both. The test figures are shown for information: "
-        "whoever chooses by them has no test left. Time: by the clock, from the start of a run's "
-        "process to its end." + (f" Reported: {sweep.source}." if sweep.source else "")
+        "variant with the highest mean of both. The test figures are for information: variants "
+        "chosen by them are no longer tested on unseen data. Time: wall clock, from the start of "
+        "a run's process to its end." + (f" Reported: {sweep.source}." if sweep.source else "")
     )
     for title, variants in sweep.tables.items():
         parts += [f"## {title}", _table(title, variants, results)]
@@ -227,8 +224,8 @@ def markdown(sweep: Sweep, results: Results) -> str:
 
 
 def _conditions(reports: Mapping[str, Any]) -> list[str]:
-    """What to know beside the figures, with the names of the runs where it is not the same."""
-    # Imported here, not above: it brings Matplotlib.
+    """The conditions of the runs, with the names of the runs where conditions differ."""
+    # Imported here because it imports Matplotlib.
     from agenet.evaluation.report import conditions
 
     names: dict[str, list[str]] = {}
@@ -236,11 +233,11 @@ def _conditions(reports: Mapping[str, Any]) -> list[str]:
         names.setdefault(conditions([report]), []).append(name)
     if len(names) < 2:
         return [*names]
-    return ["\n".join(f"- {', '.join(who)}: {text}" for text, who in names.items())]
+    return ["\n".join(f"- {', '.join(runs)}: {text}" for text, runs in names.items())]
 
 
 def _reported(value: Any) -> str:
-    """A text, or accuracies of tasks in per cent, as they are shown."""
+    """The text of a reported remark, or of accuracies in per cent."""
     if isinstance(value, str):
         return value
     return " / ".join(f"{value[task]:.2f}" if task in value else "–" for task, _ in FIGURES)
@@ -285,8 +282,3 @@ def _conclusion(results: Results) -> str:
         f"Highest validation accuracy: {name}. All {len(times)} runs took {sum(times):,.0f} s, the "
         f"longest {max(times):,.0f} s: {sum(times) / max(times):.2f} times that."
     )
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        main()

@@ -113,14 +113,13 @@ def touch() -> Figures:
 
 
 def build(name: str, manual_dir: Path, data_dir: str) -> Figures:
-    """The whole of scripts/prepare.py, its imports included."""
+    """Prepares a data set, imports included."""
     start = time.perf_counter()
-    from agenet.data import prepare
+    from agenet.data.prepare import prepare
 
     builder, _, config = name.partition("/")
-    options = [f"--config={config}", f"--manual_dir={manual_dir}", f"--data_dir={data_dir}"]
     with contextlib.redirect_stdout(io.StringIO()):
-        prepare.main([builder, *options])
+        prepare(builder, manual_dir, Path(data_dir), config)
     return {"seconds": time.perf_counter() - start}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from agenet.data import prepare
+from agenet.cli.app import run_command
 from agenet.data.records import open_records
 from agenet.errors import UserError
 from data_prep.adience.folds_builder import FoldsBuilder
@@ -35,13 +35,13 @@ def data_dir(tmp_path: Path) -> Path:
 
 
 def run(name: str, manual_dir: Path, data_dir: Path, *more: str) -> None:
-    prepare.main([name, f"--manual_dir={manual_dir}", f"--data_dir={data_dir}", *more])
+    run_command(["prepare", name, f"--manual_dir={manual_dir}", f"--data_dir={data_dir}", *more])
 
 
 def test_prepares_what_is_read(manual_dir: Path, data_dir: Path, capsys: Any) -> None:
     run("adience", manual_dir, data_dir)
     output = capsys.readouterr().out
-    assert "fold_4: 2 pictures" in output and f"--config.dataset.data_dir={data_dir}" in output
+    assert "fold_4: 2 images" in output and f"--config.dataset.data_dir={data_dir}" in output
     builder = tfds.builder_from_directory(data_dir / PREPARED)
     assert sorted(builder.info.splits) == [f"fold_{i}" for i in range(5)]
     assert builder.info.file_format.value == "array_record"
@@ -121,7 +121,7 @@ def test_a_few_left_out_are_recorded(tmp_path: Path, data_dir: Path, capsys: Any
     assert metadata["pictures_broken"] == {"count": 1, "first": [f"faces/{names[1]}"]}
     assert metadata["notice"] == "" and metadata["sources"] == ["faces"]
     output = capsys.readouterr().out
-    assert "fold_1: 38 pictures" in output
+    assert "fold_1: 38 images" in output
     assert f"left out: 1 pictures that are missing: faces/{names[0]}" in output
 
 
@@ -166,12 +166,12 @@ def test_unknown_names_get_the_nearest(manual_dir: Path, data_dir: Path) -> None
 
 def test_missing_extra(manual_dir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(UserError, match='"train" extra: pip install "agenet'):
+    with pytest.raises(UserError, match='preparing data needs the extra "train"'):
         run("adience", manual_dir, data_dir)
 
 
 def test_command_lines_that_are_none(manual_dir: Path, data_dir: Path) -> None:
-    with pytest.raises(UserError, match=r"unrecognized arguments: --configs=faces, see --help"):
+    with pytest.raises(UserError, match=r"there is no option --configs: did you mean --config"):
         run("adience", manual_dir, data_dir, "--configs=faces")
     with pytest.raises(UserError, match="adience does not run on Beam: leave out --beam_options"):
         run("adience", manual_dir, data_dir, "--beam_options=")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from agenet.data import prepare
+from agenet.cli.app import run_command
 from agenet.data.records import open_records
 from agenet.data.splits import make_splits
 from agenet.errors import UserError
@@ -41,7 +41,7 @@ def write_release(folder: Path) -> None:
 
 def run(manual_dir: Path, data_dir: Path, config: str = "margin025") -> None:
     arguments = [f"--manual_dir={manual_dir}", f"--data_dir={data_dir}", f"--config={config}"]
-    prepare.main(["fairface", *arguments, "--overwrite"])
+    run_command(["prepare", "fairface", *arguments, "--overwrite"])
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 import tensorflow_datasets as tfds
 
-from agenet.data import prepare
+from agenet.cli.app import run_command
 from agenet.data.records import open_records
 from agenet.errors import UserError
 from agenet.labels import nearest_age_group
@@ -73,7 +73,7 @@ def pack(folder: Path, database: str = "wiki") -> None:
 
 def run(manual_dir: Path, data_dir: Path, config: str = "wiki", *more: str) -> None:
     arguments = [f"--manual_dir={manual_dir}", f"--data_dir={data_dir}", f"--config={config}"]
-    prepare.main(["imdb_wiki", *arguments, *more])
+    run_command(["prepare", "imdb_wiki", *arguments, *more])
 
 
 def parse(table: Columns, folder: Path) -> matlab.Metadata:

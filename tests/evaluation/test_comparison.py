@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from agenet.cli.report import main
+from agenet.cli.app import run_command
 from agenet.errors import UserError
 from agenet.evaluation.comparison import contents, figures
 from agenet.evaluation.comparison.runs import read_runs
@@ -71,7 +71,7 @@ def leave_folds(folder: Path, made: SimpleNamespace) -> Path:
 
 
 def compare(out: Path, *runs: Path | str, flags: tuple[str, ...] = ()) -> str:
-    main([*map(str, runs), f"--out={out}", *flags])
+    run_command(["report", *map(str, runs), f"--out={out}", *flags])
     return (out / "comparison.html").read_text()
 
 
@@ -352,7 +352,7 @@ def test_folders_that_are_no_run(tmp_path: Path, made: SimpleNamespace) -> None:
             compare(tmp_path / "out", folder)
     with pytest.raises(UserError, match="given twice"):
         compare(tmp_path / "out", run, run)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         compare(tmp_path / "file", run)
 
 

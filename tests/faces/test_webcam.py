@@ -14,14 +14,16 @@ import cv2
 import numpy as np
 import pytest
 
-from agenet.errors import UserError
+from agenet.cli import options
+from agenet.cli.app import run_command
+from agenet.errors import UserError, one_line_errors
+from agenet.faces import detectors
 from agenet.faces import display as display_module
-from agenet.faces import webcam
 from agenet.faces.detectors import create_detector
 from agenet.faces.display import Display, check_window
 from agenet.faces.face import Detector
 from agenet.faces.video import Frame, VideoWriter, open_video
-from agenet.faces.webcam import main, run
+from agenet.faces.webcam import run
 from agenet.faces.yunet import YUNET
 from tests.conftest import ROOT
 from tests.faces.test_pipeline import Camera, Fake
@@ -89,14 +91,16 @@ def status(*arguments: object, fake: Fake | None = None) -> int:
         return fake or create_detector(name)
 
     with (
-        mock.patch.object(webcam, "create_detector", find),
-        pytest.raises(SystemExit) as end,
+        mock.patch.object(detectors, "create_detector", find),
+        mock.patch.object(options, "load_predictor", return_value=fake or Fake()),
     ):
-        main([str(argument) for argument in arguments], load=lambda *_: fake or Fake())
-    if isinstance(end.value.code, str):
-        print(end.value.code, file=sys.stderr)
-        return 1
-    return end.value.code or 0
+        try:
+            with one_line_errors():
+                run_command(["webcam", *map(str, arguments)])
+        except SystemExit as end:
+            print(end.code, file=sys.stderr)
+            return 1
+    return 0
 
 
 def read_all(path: Path) -> list[Frame]:
@@ -175,7 +179,7 @@ def test_mistakes_are_one_line(
     for arguments, message in (
         (["--no-window"], "leaves nothing to do: add --output FILE or --json FILE"),
         ([film, "--max-frames", 0], "give 1 or more"),
-        ([film, "--max-frames", "x"], "invalid int value"),
+        ([film, "--max-frames", "x"], "is not a valid integer"),
         ([film, "--output", "a.gif"], "name a file that ends in .mp4, .mov, .mkv, .avi"),
         ([film, "--output", tmp_path / "gone" / "a.mp4"], "in a folder that exists"),
         ([film, "--output", "a.mp4", "--json", "a.mp4"], "name two"),
@@ -184,7 +188,7 @@ def test_mistakes_are_one_line(
         ([empty], "is empty"),
         (["97"], "camera 97 cannot be opened: this machine has"),
         ([film], "this machine has no display: give --output FILE or --json FILE"),
-        (["--what"], "unrecognized arguments"),
+        (["--what"], "there is no option --what"),
     ):
         assert status(*arguments) == 1, arguments
         out, err = capsys.readouterr()
@@ -380,7 +384,10 @@ def in_window() -> Callable[[str], str]:
 PREPARE = """
 import os, subprocess, time
 import cv2
-from agenet.errors import UserError
+from agenet.cli import options
+from agenet.cli.app import run_command
+from agenet.errors import UserError, one_line_errors
+from agenet.faces import detectors
 from agenet.faces.display import Window, check_window
 from agenet.faces.webcam import run
 from tests.faces.test_pipeline import Camera, Fake

@@ -14,6 +14,8 @@ import pytest
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
+from agenet.cli.app import run_command
+from agenet.cli.compare import command as compare_command
 from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.frameworks.comparison import compare, data, engine, page, parts
@@ -197,9 +199,14 @@ def test_projection_is_of_the_reports_size_only() -> None:
     assert five_epochs({"model": "efficientnet_b0", "size": 224}, 100, 60_000, 100) == 10
 
 
+def parse(arguments: list[str]) -> Namespace:
+    context = compare_command.make_context("compare", arguments)
+    return compare.complete(Namespace(**context.params))
+
+
 def test_pages(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(content()))
-    compare.main([f"--out={tmp_path}", "--page"])
+    run_command(["compare", f"--out={tmp_path}", "--page"])
     html, text = ((tmp_path / name).read_text() for name in (page.PAGE, page.TEXT))
     for part in (html, text):
         assert "k is not installed" in part  # A missing framework is a line, not an error.
@@ -220,17 +227,17 @@ def test_mistakes(tmp_path: Path) -> None:
         (["--cost=resnet50"], "NETWORK:SIZE"),
         (["--seeds=0"], "at least 1"),
         (["--steps=0"], "numbers from 1"),
-        (["--init=imagent"], "invalid choice: 'imagent'"),
+        (["--init=imagent"], "'imagent' is not one of 'imagenet', 'random'"),
         (["--agreement=efficientnet_banana:64"], "'efficientnet_banana' is not in every framework"),
         (["--train_faces=-5"], "at least 1, or 0 for all"),
         (["--train_faces=20"], "not even one batch: with --results_batch=32"),
     ):
         with pytest.raises(UserError, match=message):
-            compare.main([out, *options])
+            run_command(["compare", out, *options])
     assert not any(tmp_path.iterdir())
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
-        compare.main([out, "--page"])
+        run_command(["compare", out, "--page"])
     settings = {"epochs": 2, "seeds": 3}
     (tmp_path / "results.json").unlink()
     Results(tmp_path, settings).save()
@@ -368,11 +375,11 @@ def test_data(
     monkeypatch.setattr("agenet.weights.cache._installed_file", lambda known: None)
     options = [f"--out={tmp_path}", "--agreement=efficientnet_lite0:35", "--seeds=1"]
     options += ["--train_faces=32", "--test_faces=20"]
-    cost = compare.parse([*options, "--parts=cost"])
+    cost = parse([*options, "--parts=cost"])
     results = Results(tmp_path, {})
     data.prepare_data(results, cost)
     assert not any(tmp_path.iterdir()) and "data" not in results.content
-    data.prepare_data(results, compare.parse([*options, "--parts=agreement"]))
+    data.prepare_data(results, parse([*options, "--parts=agreement"]))
     assert "efficientnet_lite0 has no weights to start from: random (" in capsys.readouterr().err
     labels = np.load(tmp_path / "data" / "efficientnet_lite0-35" / "labels.npy")
     faces = engine.read_faces(tmp_path / "data" / "efficientnet_lite0-35")

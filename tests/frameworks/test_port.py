@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from agenet.cli.app import run_command
 from agenet.errors import UserError
-from agenet.frameworks import networks, port
+from agenet.frameworks import networks
 from agenet.weights.bundled import DEFAULT, DEFAULT_FILE
 from agenet.weights.cache import find_file
 from agenet.weights.known import KNOWN, find_known
@@ -16,7 +17,7 @@ from agenet.weights.load import read_weights
 from tests.conftest import run_program
 from tests.weights.test_load import caffe_levi_hassner
 
-PROGRAM = ("-m", "agenet.frameworks.port")
+PROGRAM = ("-m", "agenet.cli", "port")
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def caffe_names(tmp_path: Path) -> Path:
 
 def test_port_file(caffe_names: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "ours.safetensors"
-    port.main([str(caffe_names), str(output), "--model=levi_hassner"])
+    run_command(["port", str(caffe_names), str(output), "--model=levi_hassner"])
     printed = capsys.readouterr().out
     assert "levi_hassner, flavour caffe: 11,415,048 parameters" in printed
     assert len(printed.splitlines()) == 6
@@ -40,18 +41,18 @@ def test_port_file(caffe_names: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
     before = output.read_bytes()
     with pytest.raises(UserError, match="--overwrite"):
-        port.main([str(caffe_names), str(output), "--model=levi_hassner"])
+        run_command(["port", str(caffe_names), str(output), "--model=levi_hassner"])
     assert output.read_bytes() == before
     # From our own format it stays as it is, and there is nothing else in it to compare with.
-    port.main([str(output), str(output), "--overwrite"])
+    run_command(["port", str(output), str(output), "--overwrite"])
     assert read_weights(output).spec == spec
-    with pytest.raises(UserError, match=r"this package's format already.*theirs\."):
-        port.main([str(output), str(output), "--overwrite", "--check"])
+    with pytest.raises(UserError, match=r"agenet's format already.*theirs\."):
+        run_command(["port", str(output), str(output), "--overwrite", "--check"])
 
 
 def test_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "mine.safetensors"
-    port.main([DEFAULT, str(output)])
+    run_command(["port", DEFAULT, str(output)])
     assert "efficientnet_lite0" in capsys.readouterr().out
     assert read_weights(output).tensors.keys() == read_weights(DEFAULT_FILE).tensors.keys()
 
@@ -66,7 +67,7 @@ def test_mistakes(caffe_names: Path, tmp_path: Path) -> None:
         ([str(caffe_names), str(output), "--model=resnet50"], "has tensor names of caffe"),
     ):
         with pytest.raises(UserError, match=message):
-            port.main(arguments)
+            run_command(["port", *arguments])
     assert not output.exists()
     printed = run_program(*PROGRAM, str(caffe_names), str(tmp_path), "--overwrite", fails=True)
     assert printed == f"error: {tmp_path} is a folder: name a file in it\n"
@@ -78,12 +79,12 @@ def test_incomplete_file_is_not_ported(caffe_names: Path, tmp_path: Path) -> Non
     safetensors.numpy.save_file(tensors, caffe_names)
     output = tmp_path / "ours.safetensors"
     with pytest.raises(UserError, match="missing: params/backbone/conv2/bias"):
-        port.main([str(caffe_names), str(output), "--model=levi_hassner"])
+        run_command(["port", str(caffe_names), str(output), "--model=levi_hassner"])
     assert not output.exists()
 
 
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:
-    port.main(["--list"])
+    run_command(["port", "--list"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["name", *(entry.name for entry in KNOWN)]
     (lite0,) = (line for line in lines if line.startswith("lite/efficientnet_lite0.imagenet"))
@@ -103,7 +104,7 @@ def test_check_compares(caffe_names: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(networks, "create", create)
     output = tmp_path / "ours.safetensors"
     with pytest.raises(UserError, match=r"differs from caffe's network.*logits nan"):
-        port.main([str(caffe_names), str(output), "--model=levi_hassner", "--check"])
+        run_command(["port", str(caffe_names), str(output), "--model=levi_hassner", "--check"])
     assert not output.exists()
 
 
@@ -114,7 +115,7 @@ def test_check_needs_the_framework(
     monkeypatch.setattr(networks.importlib.util, "find_spec", lambda name: None)
     output = tmp_path / "ours.safetensors"
     with pytest.raises(UserError, match="not installed"):
-        port.main([str(caffe_names), str(output), "--model=levi_hassner", "--check"])
+        run_command(["port", str(caffe_names), str(output), "--model=levi_hassner", "--check"])
     assert not output.exists()
 
 
@@ -129,7 +130,7 @@ def test_check_agrees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     except UserError as error:
         pytest.skip(str(error))
     output = tmp_path / "lite0.safetensors"
-    port.main([name, str(output), "--check"])
+    run_command(["port", name, str(output), "--check"])
     assert "difference from lite's network" in capsys.readouterr().out
     spec = read_weights(output).spec
     assert spec.model == "efficientnet_lite0" and spec.sha256 == find_known(name=name).hash.digest

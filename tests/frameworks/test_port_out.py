@@ -10,8 +10,9 @@ import pytest
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
+from agenet.cli.app import run_command
 from agenet.errors import UserError
-from agenet.frameworks import networks, port, port_out
+from agenet.frameworks import networks, port_out
 from agenet.models import create_model
 from agenet.training.state import create_variables
 from agenet.weights.load import Weights, read_weights, save_weights
@@ -45,7 +46,7 @@ def test_torchvision_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture
     weights = weights_of("resnet18", "torchvision")
     source, output = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
     save_weights(source, weights)
-    port.main([str(source), str(output), "--to=torchvision"])
+    run_command(["port", str(source), str(output), "--to=torchvision"])
     printed = capsys.readouterr().out
     assert "age 0 to 7, gender 8 to 9" in printed
     assert f"resnet18(num_classes=10); model.load_state_dict({'safetensors'}" in printed
@@ -141,7 +142,7 @@ def test_mistakes(tmp_path: Path) -> None:
     save_weights(source, resnet)
     for option, message in (("--half", "own format"), ("--to=keras", "no resnet18 there")):
         with pytest.raises(UserError, match=message):
-            port.main([str(source), str(output), "--to=torchvision", option])
+            run_command(["port", str(source), str(output), "--to=torchvision", option])
     assert not output.exists()
 
 

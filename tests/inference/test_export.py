@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from flax.traverse_util import flatten_dict
 
-from agenet.data import records
+from agenet.cli.app import run_command
 from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.export.stablehlo import from_stablehlo
@@ -27,7 +27,7 @@ from agenet.weights.spec import InputSpec, WeightsSpec
 from tests.conftest import run_program
 from tests.random_variables import random_variables
 
-PROGRAM = ("-m", "agenet.inference.export")
+PROGRAM = ("-m", "agenet.cli", "export")
 HEADS = {"age": "distribution", "gender": "softmax"}
 
 
@@ -65,7 +65,7 @@ def faces(tmp_path: Path) -> Path:
 
 def test_onnx(trained: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out.onnx"
-    export.main([trained, str(output)])
+    run_command(["export", trained, str(output)])
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "tiny, onnx"
     assert printed[1].endswith("images, uint8 [batch, 20, 20, 3], RGB; it sees 16 px")
@@ -84,9 +84,9 @@ def test_onnx(trained: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
     before = output.read_bytes()
     with pytest.raises(UserError, match="--overwrite"):
-        export.main([trained, str(output)])
+        run_command(["export", trained, str(output)])
     assert output.read_bytes() == before
-    export.main([trained, str(output), "--overwrite", "--half"])
+    run_command(["export", trained, str(output), "--overwrite", "--half"])
     assert "weights in 16 bits" in capsys.readouterr().out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.onnx", "trained.safetensors"]
 
@@ -95,7 +95,7 @@ def test_stablehlo(
     trained: str, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.stablehlo"
-    export.main([trained, str(output), "--format=stablehlo", f"--check={faces}"])
+    run_command(["export", trained, str(output), "--format=stablehlo", f"--check={faces}"])
     assert f"on 24 faces of {faces}: largest difference" in capsys.readouterr().out
     function, metadata = from_stablehlo(output.read_bytes())
     assert WeightsSpec.from_json(metadata["spec"]).heads == HEADS
@@ -110,15 +110,15 @@ def test_integers_are_written_only_if_accuracy_holds(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     prepared = make_records()
-    monkeypatch.setattr(records, "open_records", lambda name, data_dir: prepared)
+    monkeypatch.setattr(export, "open_records", lambda name, data_dir: prepared)
     output = tmp_path / "out.onnx"
     arguments = [trained, str(output), "--format=int8", "--check=noise/faces"]
     monkeypatch.setattr(export, "LOST_POINTS", -100.0)
     with pytest.raises(UserError, match=r"^not written: .*points are lost.*before.*after"):
-        export.main(arguments)
+        run_command(["export", *arguments])
     assert not output.exists()
     monkeypatch.setattr(export, "LOST_POINTS", 100.0)
-    export.main(arguments)
+    run_command(["export", *arguments])
     told = capsys.readouterr().out
     test_faces = (prepared.fold == 0).sum()
     assert f"on {test_faces} test faces of noise/faces/1.0.0: age " in told
@@ -131,7 +131,7 @@ def test_integers_in_a_folder(trained: str, faces: Path, tmp_path: Path) -> None
     for path in list(faces.iterdir())[:10]:
         path.unlink()
     with pytest.raises(UserError, match="fewer than 40 faces"):
-        export.main([trained, str(output), "--format=int8", f"--check={faces}"])
+        run_command(["export", trained, str(output), "--format=int8", f"--check={faces}"])
     changed = {"age": np.eye(8, dtype=np.float32)}
     same = export.Faces("8 faces", np.zeros(()), {}, np.zeros(()))
     rolled = {"age": np.roll(changed["age"], 1, axis=1)}
@@ -152,7 +152,7 @@ def test_another_answer_is_not_written(
 
     monkeypatch.setattr(export, "run_onnx", run)
     with pytest.raises(UserError, match=r"^not written: on 16 drawn faces .* by nan"):
-        export.main([trained, str(output)])
+        run_command(["export", trained, str(output)])
     assert not output.exists()
 
 
@@ -167,14 +167,14 @@ def test_mistakes(trained: str, tmp_path: Path) -> None:
         ([trained, output, "--format=int8"], "needs --check=FACES"),
         ([trained, output, "--check=nowhere"], "--check=nowhere: neither a folder"),
         ([trained, output, "--check=no/where", f"--data_dir={tmp_path}"], "is not prepared"),
-        ([trained], "OUTPUT, see --help"),
+        ([trained], "argument .OUTPUT., see agenet export --help"),
     ):
         with pytest.raises(UserError, match=message):
-            export.main(arguments)
+            run_command(["export", *arguments])
     assert not Path(output).exists()
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no faces to check on"):
-        export.main([trained, output, f"--check={tmp_path / 'empty'}"])
+        run_command(["export", trained, output, f"--check={tmp_path / 'empty'}"])
 
 
 def test_one_line(tmp_path: Path) -> None:

@@ -5,19 +5,22 @@ import os
 import subprocess
 import sys
 import tracemalloc
-from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from agenet.cli import options
+from agenet.cli.app import run_command
+from agenet.errors import one_line_errors
 from agenet.faces import image_io
 from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection, Face, Prediction
 from agenet.faces.image_io import read_image
-from agenet.inference.image_files import main, predict_files
+from agenet.inference.image_files import PicturePredictor, predict_files
 from agenet.inference.inputs import find_pictures
 from agenet.inference.results import JsonLinesWriter, Result, TableWriter
 from tests.conftest import REAL_DATA
@@ -57,9 +60,17 @@ def picture(path: Path, faces: int, green: int = 30) -> str:
     return str(path)
 
 
+def run_predict(
+    *arguments: object, load: Callable[..., PicturePredictor] = lambda *_: BrightFaces()
+) -> None:
+    """Runs `agenet predict` with the predictor that `load` returns."""
+    with one_line_errors(), mock.patch.object(options, "load_predictor", load):
+        run_command(["predict", *map(str, arguments)])
+
+
 def status(*arguments: object) -> int:
     with pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments], load=lambda args: BrightFaces())
+        run_predict(*arguments)
     if isinstance(end.value.code, str):
         print(end.value.code, file=sys.stderr)
         return 1
@@ -139,7 +150,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ([tmp_path / "gone", f"{tmp_path}/*.gif"], "no such file or folder; "),
         ([""], "no such file or folder"),
         ([], "PATH"),
-        ([one, "--csv", tmp_path / "gone" / "faces.csv"], "is no folder"),
+        ([one, "--csv", tmp_path / "gone" / "faces.csv"], "is not a folder"),
         ([one, "--csv", os.devnull, "--overwrite"], "is not a file"),
         ([one, "--csv", "x", "--jsonl", "x"], "name two"),
         ([one, "--annotated", tmp_path], "name another folder"),
@@ -197,7 +208,7 @@ def test_500_faces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     path = picture(tmp_path / "crowd.png", 250)
     with pytest.raises(SystemExit, match="0"):
-        main([path, "--csv", str(tmp_path / "crowd.csv")], load=lambda args: Crowd())
+        run_predict(path, "--csv", tmp_path / "crowd.csv", load=lambda *_: Crowd())
     assert len(capsys.readouterr().out.splitlines()) == 501
     assert [int(row["face"]) for row in rows(tmp_path / "crowd.csv")] == [*range(1, 501)]
 
@@ -250,7 +261,7 @@ def test_what_was_done_is_kept(tmp_path: Path, end: type[BaseException]) -> None
         picture(tmp_path / "photos" / f"{number}.png", number)
     output = tmp_path / "faces.csv"
     with pytest.raises(SystemExit if end is KeyboardInterrupt else end) as stop:
-        main([str(tmp_path / "photos"), "--csv", str(output)], load=lambda args: Ends())
+        run_predict(tmp_path / "photos", "--csv", output, load=lambda *_: Ends())
     assert getattr(stop.value, "code", 130) == 130
     assert [row["face"] for row in rows(output)] == ["1", "1", "2"]
     assert not list(tmp_path.glob(".*"))
@@ -309,28 +320,26 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
 
 def test_starts_without_jax() -> None:
     code = (
-        "import sys, agenet.inference.image_files as p\n"
-        "try: p.main(['/nowhere'])\n"
+        "import sys; from agenet.cli import main\n"
+        "sys.argv[1:] = ['predict', '/nowhere']\n"
+        "try: main()\n"
         "finally: print(sorted({m.split('.')[0] for m in sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "error: /nowhere: no such file or folder\n"
-    assert "'cv2'" in done.stdout and "'jax'" not in done.stdout
+    assert "'PIL'" in done.stdout and "'jax'" not in done.stdout
 
 
-def test_real_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if not REAL_DATA.is_dir():
-        pytest.skip(f"no real data in {REAL_DATA}")
-
+def test_real_pictures(real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Real(BrightFaces):
-        def __init__(self, args: Namespace) -> None:
-            self.detect = create_detector(args.detector).detect
+        def __init__(self, model: str, detector: str, *_: str) -> None:
+            self.detect = create_detector(detector).detect
 
-    detector = str(REAL_DATA / "models" / "face_detection_yunet_2023mar.onnx")
+    detector = str(real_data / "models" / "face_detection_yunet_2023mar.onnx")
     outputs = ["--detector", detector, "--jsonl", "-", "--annotated", str(tmp_path / "copies")]
     with pytest.raises(SystemExit, match="0"):
-        main([str(REAL_DATA / "media"), *outputs], load=Real)
+        run_predict(real_data / "media", *outputs, load=Real)
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {Path(line["file"]).name: len(line["faces"]) for line in told} == {
         "astronaut.png": 1,

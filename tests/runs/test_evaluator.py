@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from agenet.cli.evaluate import main
+from agenet.cli.app import run_command
 from agenet.data.order import evaluation_batches
 from agenet.data.records import Records
 from agenet.errors import UserError
@@ -92,7 +92,7 @@ def test_checkpoint_alone_gives_the_same_report(
     alone = tmp_path_factory.mktemp("alone")
     (finished / "checkpoints").rename(alone / "checkpoints")
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
-    main([f"--workdir={alone}", "--data_dir=elsewhere"])
+    run_command(["evaluate", f"--workdir={alone}", "--data_dir=elsewhere"])
     assert read_summary(alone) == before | {"history": 0}
     config = json.loads((alone / "report.json").read_text())["config"]
     assert config["dataset"]["data_dir"] == "elsewhere"
@@ -100,7 +100,7 @@ def test_checkpoint_alone_gives_the_same_report(
 
 def test_mean_of_views(finished: Path) -> None:
     before = read_summary(finished)
-    main([f"--workdir={finished}", "--test_views=4"])
+    run_command(["evaluate", f"--workdir={finished}", "--test_views=4"])
     after = read_summary(finished)
     assert (before["evaluation"]["views"], after["evaluation"]["views"]) == (1, 4)
     assert after["config"]["test_views"] == 4 and before["config"]["test_views"] == 1
@@ -120,7 +120,7 @@ def test_mean_of_views(finished: Path) -> None:
     assert told["evaluation"]["views"] == 2 and told["training"]["steps"] == 20
     assert told["command"] == "another command"
     with pytest.raises(UserError, match=r"test_views 3 is not known: use one of \(1, 2, 4\)"):
-        main([f"--workdir={finished}", "--test_views=3"])
+        run_command(["evaluate", f"--workdir={finished}", "--test_views=3"])
 
 
 def test_subgroups_and_years_are_of_the_data_set(
@@ -143,7 +143,7 @@ def test_subgroups_and_years_are_of_the_data_set(
     richer = dataclasses.replace(records, race=race, age_low=low, age_high=high)
     monkeypatch.setattr(experiment, "open_records", lambda *args: richer)
     monkeypatch.setattr(evaluator, "check_same_run", lambda *args: None)
-    main([f"--workdir={finished}"])
+    run_command(["evaluate", f"--workdir={finished}"])
     tasks = read_summary(finished)["evaluation"]["tasks"]
     assert list(tasks["age"]["subgroups"]) == ["age", "gender", "race"]
     assert "mae" in tasks["age"] and "mae" not in tasks["gender"]
@@ -206,7 +206,7 @@ def test_any_number_of_devices_will_do(finished: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(
         evaluator, "create_mesh", lambda devices: used.append(devices) or create_mesh(devices)
     )
-    main([f"--workdir={finished}"])
+    run_command(["evaluate", f"--workdir={finished}"])
     assert len(used[0]) == 2  # Of six for batches of 16.
     after = read_summary(finished)["evaluation"]
     assert after["tasks"]["age"]["confusion"] == before["tasks"]["age"]["confusion"]
@@ -219,20 +219,20 @@ def test_other_data_are_refused(
     fewer = dataclasses.replace(records, images=[b"" for _ in records.images])
     monkeypatch.setattr(experiment, "open_records", lambda *args: fewer)
     with pytest.raises(UserError, match=r"of another run \(dataset.fingerprint: "):
-        main([f"--workdir={finished}"])
+        run_command(["evaluate", f"--workdir={finished}"])
 
 
 def test_run_without_a_best_state(
     records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="holds no checkpoints: is it the --workdir of a run"):
-        main([f"--workdir={tmp_path}"])
+        run_command(["evaluate", f"--workdir={tmp_path}"])
     use_records(records, monkeypatch.setattr)
     stop = iter([True])
     monkeypatch.setattr("agenet.runs.loop.StopRequest.__call__", lambda self: next(stop))
     launch.launch(tiny_config(), tmp_path, "command")
     with pytest.raises(UserError, match="no evaluated state yet: train past the first validation"):
-        main([f"--workdir={tmp_path}"])
+        run_command(["evaluate", f"--workdir={tmp_path}"])
 
 
 def test_times_are_of_training_and_validation_over_all_sessions(
@@ -276,11 +276,13 @@ def slow_down(patch: pytest.MonkeyPatch, name: str, clock: list[float], cost: fl
 
 
 def test_help_does_not_wait_for_jax() -> None:
-    told = run_program("-X", "importtime", "-m", "agenet.cli.evaluate", "--help")
+    told = run_program("-X", "importtime", "-m", "agenet.cli", "evaluate", "--help")
     assert "--data_dir DIR" in told
     assert not re.search(r"\| +(jax|numpy|flax)\b", told)
 
 
 def test_mistyped_flags_are_one_line() -> None:
-    told = run_program("-m", "agenet.cli.evaluate", "--workdr=x", fails=True)
-    assert told == "error: the following arguments are required: --workdir, see --help\n"
+    told = run_program("-m", "agenet.cli", "evaluate", "--workdr=x", fails=True)
+    assert told == (
+        "error: there is no option --workdr: did you mean --workdir? (see agenet evaluate --help)\n"
+    )

@@ -6,16 +6,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from agenet.cli.app import run_command
 from agenet.errors import UserError
-from agenet.runs import folds, series
-from agenet.runs.series import Run, RunError, StoppedError
+from agenet.runs import series
+from agenet.runs.series import Run, RunError, StoppedError, Train
 from tests.conftest import ROOT
 
 # How ml_collections reads config files.
@@ -63,6 +65,12 @@ def leave_report(run: Run, steps: int = STEPS) -> None:
     (run.workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def run_folds(arguments: Sequence[str], train: Train) -> None:
+    """Runs `agenet folds` with `train` in place of a process for each fold."""
+    with mock.patch.object(series, "train_in_child", train):
+        run_command(["folds", *arguments])
+
+
 def read(workdir: Path) -> dict[str, Any]:
     return json.loads((workdir / "folds.json").read_text())
 
@@ -71,23 +79,23 @@ def test_continues_where_it_failed(tmp_path: Path, capsys: pytest.CaptureFixture
     arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
     failing = FakeTrainer(fold_2="the disk is full")
     with pytest.raises(UserError, match=r"^fold 2: the disk is full$"):
-        folds.main(arguments, failing)
+        run_folds(arguments, failing)
     assert failing.ran == ["fold_0", "fold_1", "fold_2"]
     assert not read(tmp_path)["complete"] and set(read(tmp_path)["folds"]) == {"0", "1"}
     assert "2 of 5 folds" in (tmp_path / "folds.md").read_text()
 
     trainer = FakeTrainer()
-    folds.main(arguments, trainer)
+    run_folds(arguments, trainer)
     assert trainer.ran == ["fold_2", "fold_3", "fold_4"]
     printed = capsys.readouterr()
     assert "run 1 of 5: fold 0: finished before" in printed.err
     assert printed.out.strip() == (tmp_path / "folds.md").read_text().strip()
-    folds.main(arguments, trainer)
+    run_folds(arguments, trainer)
     assert len(trainer.ran) == 3
 
 
 def test_mean_and_deviation(tmp_path: Path) -> None:
-    folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], FakeTrainer())
+    run_folds([f"--config={CONFIG}", f"--workdir={tmp_path}"], FakeTrainer())
     values = [0.5 + 0.064 + 0.01 * fold**2 for fold in range(5)]
     result = read(tmp_path)
     assert result["complete"]
@@ -116,7 +124,7 @@ def test_the_last_state_of_joined_data_sets(tmp_path: Path) -> None:
         report["training"]["best_metric"] = "last"
         path.write_text(json.dumps(report))
 
-    folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
+    run_folds([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
     text = (tmp_path / "folds.md").read_text()
     assert re.match(r"# efficientnet_b0 on adience/faces/1\.0\.0, 5 of 5 folds\n", text)
     assert "; the state at the end of training is tested on `adience/faces/1.0.0`, folds" in text
@@ -125,23 +133,23 @@ def test_the_last_state_of_joined_data_sets(tmp_path: Path) -> None:
 
 def test_another_config_is_left_to_agenet_main(tmp_path: Path) -> None:
     arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
-    folds.main(arguments, FakeTrainer())
+    run_folds(arguments, FakeTrainer())
     trainer = FakeTrainer(fold_0="the checkpoint is of another run")
     tables = {name: (tmp_path / name).read_text() for name in ("folds.json", "folds.md")}
     with pytest.raises(UserError, match="another run"):
-        folds.main([*arguments, "--config.batch_size=32"], trainer)
+        run_folds([*arguments, "--config.batch_size=32"], trainer)
     assert tables == {name: (tmp_path / name).read_text() for name in tables}
     # What did not come from here is not trusted either.
     trainer = FakeTrainer()
     report = tmp_path / "fold_1" / "report.json"
     report.write_text(report.read_text() + "\n")
-    folds.main(arguments, trainer)
+    run_folds(arguments, trainer)
     assert trainer.ran == ["fold_1"]
 
 
 def test_what_an_earlier_version_left_is_finished(tmp_path: Path) -> None:
     arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
-    folds.main(arguments, FakeTrainer())
+    run_folds(arguments, FakeTrainer())
     for fold, damaged in enumerate(["", "{}", "[]", '{"seconds": null}']):
         path = tmp_path / f"fold_{fold}" / series.FINISHED
         finished = json.loads(path.read_text())
@@ -149,9 +157,9 @@ def test_what_an_earlier_version_left_is_finished(tmp_path: Path) -> None:
         path.write_text(json.dumps(finished))
         (tmp_path / f"fold_{fold}" / series.TIME).write_text(damaged)
     trainer = FakeTrainer()
-    folds.main(arguments, trainer)
+    run_folds(arguments, trainer)
     assert not trainer.ran
-    folds.main([*arguments, "--config.test_views=4"], trainer)  # to be tested anew
+    run_folds([*arguments, "--config.test_views=4"], trainer)  # to be tested anew
     assert len(trainer.ran) == 5
 
 
@@ -165,7 +173,7 @@ def test_other_weights_or_data_are_left_to_agenet_main(
 
     def ran() -> int:
         trainer = FakeTrainer()
-        folds.main(arguments, trainer)
+        run_folds(arguments, trainer)
         return len(trainer.ran)
 
     for path in (weights, info):
@@ -187,7 +195,7 @@ def test_a_run_that_stopped_early_is_finished(
         report["training"]["complete"] = True
         (run.workdir / "report.json").write_text(json.dumps(report))
 
-    folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
+    run_folds([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
     assert read(tmp_path)["complete"]
     assert capsys.readouterr().out.count(f" (60 of {STEPS} steps) |") == 2 * 5
 
@@ -197,7 +205,7 @@ def test_half_a_run_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixtur
         leave_report(run, steps=STEPS if run.workdir.name == "fold_0" else 60)
 
     with pytest.raises(SystemExit) as caught:
-        folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
+        run_folds([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
     assert caught.value.code == 1
     assert "fold 1: stopped; to go on, run the same command again" in capsys.readouterr().err
     assert set(read(tmp_path)["folds"]) == {"0"}
@@ -211,7 +219,7 @@ def test_start_from_runs_of_the_same_folds(tmp_path: Path) -> None:
         leave_report(run)
 
     arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
-    folds.main([*arguments, "--config.init=first/fold_{fold}"], train)
+    run_folds([*arguments, "--config.init=first/fold_{fold}"], train)
     assert inits == [f"first/fold_{fold}" for fold in range(5)]
 
 
@@ -230,13 +238,13 @@ def test_time_counts_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "fold_0").mkdir()
     for _ in range(4):
         with pytest.raises(SystemExit):
-            folds.main(arguments, train)
-    folds.main(arguments, train)
-    folds.main(arguments, train)
+            run_folds(arguments, train)
+    run_folds(arguments, train)
+    run_folds(arguments, train)
     times = [fold["seconds"] for fold in read(tmp_path)["folds"].values()]
     assert times == [100, 200, 200, 200, 200]
     (tmp_path / "fold_2" / "time.json").unlink()  # It came from elsewhere.
-    folds.main(arguments, train)
+    run_folds(arguments, train)
     assert read(tmp_path)["folds"]["2"]["seconds"] == 44
 
 
@@ -250,7 +258,7 @@ def test_errors_in_years_of_few_faces(tmp_path: Path, exact: int, shown: bool) -
         report["evaluation"]["tasks"]["age"] |= {"exact_ages": number, "mae": 4.25, "cs5": 0.75}
         path.write_text(json.dumps(report))
 
-    folds.main([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
+    run_folds([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
     text = (tmp_path / "folds.md").read_text()
     assert ("MAE" in text) == ("CS@5" in text) == shown
     assert ("mae" in read(tmp_path)["summary"]["age"]) == shown
@@ -268,10 +276,10 @@ def test_folds_are_those_of_the_data_set(tmp_path: Path) -> None:
     arguments.append(f"--config.dataset.data_dir={tmp_path}")
     prepare(["train", "test"])
     with pytest.raises(UserError, match=r"^adience/faces has no folds \(train, test\): train it"):
-        folds.main(arguments, trainer)
+        run_folds(arguments, trainer)
     assert not trainer.ran and not workdir.exists()
     prepare(["fold_0", "fold_2", "fold_1"])
-    folds.main(arguments, trainer)
+    run_folds(arguments, trainer)
     assert trainer.ran == ["fold_0", "fold_1", "fold_2"] and read(workdir)["complete"]
     assert "3 of 3 folds" in (workdir / "folds.md").read_text()
 
@@ -289,7 +297,7 @@ def test_folds_are_those_of_the_data_set(tmp_path: Path) -> None:
 def test_mistakes(tmp_path: Path, arguments: list[str], told: str) -> None:
     trainer = FakeTrainer()
     with pytest.raises(UserError, match=re.escape(told)):
-        folds.main([*arguments, f"--workdir={tmp_path / 'new'}"], trainer)
+        run_folds([*arguments, f"--workdir={tmp_path / 'new'}"], trainer)
     assert not trainer.ran and not (tmp_path / "new").exists()
 
 

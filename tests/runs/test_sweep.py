@@ -1,13 +1,16 @@
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from agenet.cli.app import run_command
 from agenet.errors import UserError
-from agenet.runs import sweep
-from agenet.runs.series import Run, StoppedError
+from agenet.runs import series, sweep
+from agenet.runs.series import Run, StoppedError, Train
 from tests.runs.test_folds import FakeTrainer, leave_report
 
 # How ml_collections reads config files.
@@ -18,6 +21,12 @@ REPORT = "configs/sweeps/report.py"
 
 def read(workdir: Path) -> dict[str, Any]:
     return json.loads((workdir / "sweep.json").read_text())
+
+
+def run_sweep(arguments: Sequence[str], train: Train) -> None:
+    """Runs `agenet sweep` with `train` in place of a process for each run."""
+    with mock.patch.object(series, "train_in_child", train):
+        run_command(["sweep", *arguments])
 
 
 def write_sweep(path: Path, *fields: dict[str, Any], config: str = "configs/default.py") -> str:
@@ -34,7 +43,7 @@ def write_sweep(path: Path, *fields: dict[str, Any], config: str = "configs/defa
 def test_tables_of_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = FakeTrainer(batch_size_128="out of memory", optimizer_sgd="the loss is nan")
     arguments = [f"--sweep={REPORT}:lite0", f"--workdir={tmp_path}", "--config.duration=100 steps"]
-    sweep.main(arguments, trainer)
+    run_sweep(arguments, trainer)
     assert trainer.ran == [
         "default",
         "batch_size_32",
@@ -62,7 +71,7 @@ def test_tables_of_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
     # What failed is tried again, nothing else.
     trainer = FakeTrainer()
-    sweep.main(arguments, trainer)
+    run_sweep(arguments, trainer)
     assert trainer.ran == ["batch_size_128", "optimizer_sgd"]
 
 
@@ -91,14 +100,14 @@ def test_age_heads(tmp_path: Path) -> None:
 def test_what_the_runs_were_tested_on(tmp_path: Path) -> None:
     file = write_sweep(tmp_path / "file.py", {}, {"seed": 4}, {"dataset.test_fold": 2})
     arguments = [f"--sweep={file}", f"--workdir={tmp_path / 'runs'}"]
-    sweep.main(arguments, FakeTrainer(one_2="out of memory"))
+    run_sweep(arguments, FakeTrainer(one_2="out of memory"))
     tested = (
         "Initial weights `random`; the state that was best on validation data is tested on "
         "`adience/faces/1.0.0`, fold 0, official labels, protocol `subject`: 0 of 10 test faces "
         "show a person from training.\n"
     )
     assert f"\n\n{tested}\n" in (tmp_path / "runs" / "sweep.md").read_text()
-    sweep.main(arguments, FakeTrainer())
+    run_sweep(arguments, FakeTrainer())
     text = (tmp_path / "runs" / "sweep.md").read_text()
     assert f"\n- default, One: 1: {tested}- One: 2: {tested.replace('fold 0', 'fold 2')}\n" in text
 
@@ -113,12 +122,12 @@ def test_stopped_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
     arguments = [f"--sweep={file}", f"--workdir={tmp_path / 'runs'}"]
     with pytest.raises(SystemExit) as caught:
-        sweep.main(arguments, train)
+        run_sweep(arguments, train)
     assert caught.value.code == 143
     assert "One: 1: stopped; to go on, run the same command again" in capsys.readouterr().err
     assert not read(tmp_path / "runs")["complete"]
     trainer = FakeTrainer()
-    sweep.main(arguments, trainer)
+    run_sweep(arguments, trainer)
     assert trainer.ran == ["one_1", "one_2"]
     assert read(tmp_path / "runs")["complete"]
 
@@ -129,10 +138,10 @@ def test_started_twice(tmp_path: Path) -> None:
 
     def train(run: Run) -> None:
         with pytest.raises(UserError, match=again):
-            sweep.main([f"--sweep={file}", f"--workdir={workdir}"], FakeTrainer())
+            run_sweep([f"--sweep={file}", f"--workdir={workdir}"], FakeTrainer())
         leave_report(run)
 
-    sweep.main([f"--sweep={file}", f"--workdir={workdir}"], train)
+    run_sweep([f"--sweep={file}", f"--workdir={workdir}"], train)
     assert read(workdir)["complete"]
 
 
@@ -140,7 +149,7 @@ def test_first_failure_ends_it(tmp_path: Path) -> None:
     file = write_sweep(tmp_path / "file.py", {"seed": 4}, {})
     trainer = FakeTrainer(default="init: the run in x trained resnet50")
     with pytest.raises(UserError, match=r"^default: init: the run in x trained resnet50$"):
-        sweep.main([f"--sweep={file}", f"--workdir={tmp_path / 'runs'}"], trainer)
+        run_sweep([f"--sweep={file}", f"--workdir={tmp_path / 'runs'}"], trainer)
     assert trainer.ran == ["default"]
 
 
@@ -169,18 +178,18 @@ def test_mistakes_in_a_file(tmp_path: Path, text: str | list[dict[str, Any]], to
     else:
         write_sweep(file, *text)
     with pytest.raises(UserError, match=re.escape(told)) as caught:
-        sweep.main([f"--sweep={file}", f"--workdir={tmp_path / 'runs'}"], FakeTrainer())
+        run_sweep([f"--sweep={file}", f"--workdir={tmp_path / 'runs'}"], FakeTrainer())
     assert "\n" not in str(caught.value) and not (tmp_path / "runs").exists()
 
 
 def test_mistakes(tmp_path: Path) -> None:
     for arguments, told in (
-        (["--sweep=configs/sweeps/nope.py"], "known ones are configs/sweeps/age_heads.py"),
+        (["--sweep=configs/sweeps/nope.py"], "name a file, or one of age_heads, report"),
         ([f"--sweep={REPORT}", "--config.bach_size=1"], "did you mean batch_size?"),
         ([f"--sweep={REPORT}", "stray"], "stray is not a flag"),
     ):
         with pytest.raises(UserError, match=re.escape(told)):
-            sweep.main([*arguments, f"--workdir={tmp_path / 'runs'}"], FakeTrainer())
+            run_sweep([*arguments, f"--workdir={tmp_path / 'runs'}"], FakeTrainer())
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written to \(Not a directory\): name another"):
-        sweep.main([f"--sweep={REPORT}", f"--workdir={tmp_path / 'file' / 'x'}"], FakeTrainer())
+        run_sweep([f"--sweep={REPORT}", f"--workdir={tmp_path / 'file' / 'x'}"], FakeTrainer())

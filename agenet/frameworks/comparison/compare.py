@@ -1,31 +1,20 @@
-"""The same network, weights and faces in JAX, PyTorch and Keras: what differs, and what it costs.
-
-agenet compare --out=runs/frameworks                  # a laptop: an hour
-agenet compare --out=runs/report --scale=report       # as the report trained
-agenet compare --out=runs/frameworks --page           # the pages alone
-
-Every framework runs in a process of its own. All start from the same weights, which travel through
-the name maps of `agenet.weights.names`, and see the same pictures in the same order. What is there
-is not repeated: an interrupted comparison goes on with the same command. Everything that the pages
-say is in results.json.
-"""
+"""The comparison of JAX, PyTorch and Keras: settings by scale, and the order of its parts."""
 
 import json
 import os
 import shutil
 from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.errors import UserError
 from agenet.frameworks.comparison.data import prepare_data
 from agenet.frameworks.comparison.engine import NETWORKS, VARIANTS
 from agenet.frameworks.comparison.engines import ENGINES, not_installed
 from agenet.frameworks.comparison.parts import agree, environment, measure, train
 from agenet.frameworks.comparison.results import RESULTS, Results, log
 
-# Settings by what there is time for; sizes in pixels by network.
+# Settings by the time that they take; sizes in pixels by network.
 SCALES: dict[str, dict[str, Any]] = {
     "laptop": {
         "agreement": {"levi_hassner": 99, "efficientnet_lite0": 64},
@@ -37,7 +26,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "results_batch": 32,
         "cost_batch": 8,
         "epochs": 5,
-        "seeds": 4,  # with three, no difference could be seen to be more than chance
+        "seeds": 4,  # Three could not show a difference to be significant.
     },
     "report": {
         "agreement": {"levi_hassner": 227, "resnet50": 224, "efficientnet_b0": 224},
@@ -53,88 +42,42 @@ SCALES: dict[str, dict[str, Any]] = {
     },
 }
 PARTS = ("agreement", "results", "cost")
-# So that a GPU that is there is not used.
+# Hides a GPU.
 ON_CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs what is not there yet, and writes the pages.
+def compare(args: Namespace) -> list[Path]:
+    """Measures what is missing and writes the pages.
+
+    Args:
+        args: the options of `agenet compare`, None for those that come from the scale.
+
+    Returns:
+        The pages.
 
     Raises:
-        UserError: an option names what there is not, or the folder holds another comparison.
+        UserError: an option has an unknown value, or the folder holds another comparison.
     """
-    args = parse(arguments)
+    args = complete(args)
     if not args.page:
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # others share the device
+        # Several frameworks share the device.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         args.out.mkdir(parents=True, exist_ok=True)
         results = Results(args.out, settings_of(args))
         with environment(ON_CPU if args.platform == "cpu" else {}):
             run(results, args)
-    # Imported here: what is measured needs no Matplotlib.
+    # Imported here because measuring needs no Matplotlib.
     from agenet.frameworks.comparison.page import write_pages
 
-    for path in write_pages(args.out):
-        print(path)
+    return list(write_pages(args.out))
 
 
-def parse(arguments: Sequence[str] | None) -> Namespace:
-    """The options, with lists as lists and what is not given from the scale."""
-    parser = ArgumentParser(
-        prog="agenet compare",
-        description="Runs one network in JAX, PyTorch and Keras from the same weights on the same "
-        "faces, and writes what differs and what it costs to results.json and two pages.",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        help="folder for results and pages, and for pictures and weights: 1 GB, or 20 at the "
-        "scale of the report",
-    )
-    parser.add_argument(
-        "--scale",
-        choices=tuple(SCALES),
-        default="laptop",
-        help="laptop: small, an hour on two cores; report: sizes, faces and epochs of the "
-        "reference report, for a GPU",
-    )
-    parser.add_argument("--page", action="store_true", help="only write the pages anew")
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--frameworks", default=",".join(ENGINES), help=f"of {', '.join(ENGINES)}")
-    for part in PARTS:
-        parser.add_argument(
-            f"--{part}", metavar="NETWORK:SIZE,...", help=f"networks of the part {part}"
-        )
-    for name, text in (
-        ("train_faces", "to train on, drawn from the training set; 0: all"),
-        ("test_faces", "to test on, drawn from the test fold; 0: all"),
-        ("agreement_batch", "batch size of the agreement"),
-        ("results_batch", "batch size of the results"),
-        ("cost_batch", "batch size of the cost"),
-        ("epochs", "of a training"),
-        ("seeds", "trainings of each framework; more can be added later"),
-    ):
-        parser.add_argument(f"--{name}", type=int, help=text)
-    parser.add_argument(
-        "--steps", default="1,10,100", help="of the agreement, where parameters are compared"
-    )
-    parser.add_argument("--dataset", default="adience/faces", help="default: adience/faces")
-    parser.add_argument("--data_dir", default="", help="where it is prepared")
-    parser.add_argument("--test_fold", type=int, default=0)
-    parser.add_argument(
-        "--init",
-        choices=("imagenet", "random"),
-        default="imagenet",
-        help="imagenet: where there are such weights",
-    )
-    parser.add_argument("--platform", choices=("cpu", "gpu"), help="default: a GPU if there is one")
-    parser.add_argument("--variants", default="", help="of the cost, besides the usual: compiled")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each in the cost")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of a turn, at least one step")
-    parser.add_argument(
-        "--limit", type=float, default=3600.0, help="seconds after which a framework is given up"
-    )
-    args = parser.parse_args(arguments)
+def complete(args: Namespace) -> Namespace:
+    """Checks the options, parses lists, and fills what is not given from the scale.
+
+    Raises:
+        UserError: an option has an unknown value.
+    """
     scale = SCALES[args.scale]
     for name, value in scale.items():
         if getattr(args, name) is None:
@@ -194,13 +137,13 @@ def _networks(option: str, text: str) -> dict[str, int]:
 
 
 def settings_of(args: Namespace) -> dict[str, Any]:
-    """All that a number can depend on, as JSON has it."""
+    """All settings that a result can depend on, as in JSON."""
     left_out = {"out", "page"}
     return json.loads(json.dumps({k: v for k, v in vars(args).items() if k not in left_out}))
 
 
 def run(results: Results, args: Namespace) -> None:
-    """All parts that are asked for and not there."""
+    """Measures the requested parts that are missing."""
     content = results.content
     missing = {name: not_installed(name, "") for name in ENGINES if name in args.frameworks}
     content.setdefault("frameworks", {}).update({n: {"missing": m} for n, m in missing.items()})
@@ -220,8 +163,3 @@ def run(results: Results, args: Namespace) -> None:
     if "cost" in args.parts:
         for model, size in args.cost.items():
             measure(results, args, there, model, size)
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        main()

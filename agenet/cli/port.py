@@ -1,0 +1,101 @@
+"""`agenet port`: converts weights from and to the formats of other frameworks."""
+
+from pathlib import Path
+
+import click
+
+from agenet.cli import options
+from agenet.errors import UserError
+from agenet.files import check_output
+
+EPILOG = """\
+SOURCE is a file, a name that --list shows, "default" (the bundled weights), or the folder of a run.
+
+Without --to, OUTPUT is a .safetensors file that agenet reads, with the input specification and the
+origin of the weights inside. With --to it is a file of another framework: .safetensors or .pth for
+torchvision, .weights.h5 or .keras for Keras.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("source", metavar="SOURCE", required=False, type=click.Path())
+@click.argument("output", metavar="OUTPUT", required=False, type=options.PATH)
+@click.option(
+    "--to",
+    type=click.Choice(["torchvision", "keras"]),
+    help="Write a file for the network of this framework.",
+)
+@click.option("--model", default="", help="The network, for a file that --list does not show.")
+@click.option("--flavour", default="", help="Its variant, if the file leaves it open.")
+@click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it exists.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Run the network of the other framework, too, and write only if the answers agree.",
+)
+@click.option("--half", is_flag=True, help="Store weights in 16 bits.")
+@click.option(
+    "--balance",
+    type=float,
+    default=0.0,
+    metavar="0..1",
+    help="Share of the training set's age distribution to remove from the age head of a run, so "
+    "that rare ages are predicted as readily as common ones.",
+)
+@click.option("--licence", default="", help="Licence of the weights of a run.")
+@click.option("--list", "listed", is_flag=True, help="Print the table of known weights.")
+@click.pass_context
+def command(
+    context: click.Context,
+    source: str | None,
+    output: Path | None,
+    to: str | None,
+    model: str,
+    flavour: str,
+    overwrite: bool,
+    check: bool,
+    half: bool,
+    balance: float,
+    licence: str,
+    listed: bool,
+) -> None:
+    """Convert weights from or to the formats of other frameworks."""
+    if listed:
+        from agenet.frameworks.port import print_table
+
+        print_table()
+        return
+    if source is None or output is None:
+        raise click.UsageError("SOURCE and OUTPUT are needed", context)
+    check_output(output, overwrite)
+    from agenet.frameworks import port
+
+    if to:
+        if half:
+            raise UserError("--half is for agenet's own format, not for --to")
+        port.port_to(
+            source,
+            output,
+            to,
+            model=model,
+            flavour=flavour,
+            check=check,
+            balance=balance,
+            licence=licence,
+        )
+    elif Path(source).is_dir():
+        if check:
+            raise UserError("--check is for files of other sources, or with --to, not for runs")
+        port.port_run(
+            source,
+            output,
+            model=model,
+            flavour=flavour,
+            half=half,
+            balance=balance,
+            licence=licence,
+        )
+    else:
+        if balance or licence:
+            raise UserError("--balance and --licence are for a run, not for a file of weights")
+        port.port_file(source, output, model=model, flavour=flavour, check=check, half=half)

@@ -1,0 +1,142 @@
+"""`agenet predict`: age and gender of the faces in image files."""
+
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agenet.cli import options
+from agenet.errors import UserError, printable
+
+if TYPE_CHECKING:
+    from agenet.inference.results import Result, Writer
+
+EPILOG = """\
+A folder is searched, with all folders below it, for files that end in .jpg, .jpeg, .jpe, .png,
+.gif, .bmp, .webp, .tif or .tiff; hidden files are left out. A pattern in quotes is expanded by
+agenet; ** in it stands for folders at any depth.
+
+A file that cannot be read is reported and skipped. An image of more than 25 million pixels is
+processed at half its size; boxes are in pixels of the file, with the image upright. Annotated
+copies are named like the images below the folder that holds them all. In CSV, unprintable
+characters of a name are escaped; JSON lines keep names exactly.
+
+Exit status: 0 if an image could be read, 1 if none could, 130 if interrupted; results written
+until then are kept.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--csv",
+    metavar="FILE",
+    type=click.Path(),
+    help="Write a row for each face; - for stdout, without the table.",
+)
+@click.option(
+    "--jsonl",
+    metavar="FILE",
+    type=click.Path(),
+    help="Write a line of JSON for each image; - for stdout, without the table.",
+)
+@click.option(
+    "--annotated",
+    metavar="FOLDER",
+    type=click.Path(),
+    help="Write copies with the faces drawn in.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option("--cropped", is_flag=True, help="Each image is one face: do not look for faces.")
+@options.predictor
+def command(
+    paths: tuple[str, ...],
+    csv: str | None,
+    jsonl: str | None,
+    annotated: str | None,
+    overwrite: bool,
+    cropped: bool,
+    model: str,
+    detector: str,
+    engine: str,
+    age_groups: str,
+) -> None:
+    """Predict age and gender of the faces in image files.
+
+    PATH is an image file, a folder, or a pattern in quotes.
+    """
+    _check_files(csv, jsonl, overwrite)
+    found = _find(paths, annotated)
+
+    from tqdm import tqdm
+
+    from agenet.inference.image_files import annotator, predict_files
+    from agenet.inference.results import CsvWriter, JsonLinesWriter, TableWriter, open_output
+    from agenet.runs.logging import log_to
+
+    stdout_is_taken = "-" in (csv, jsonl)
+    shows_table = not stdout_is_taken and sys.stdout.isatty()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+    # A SIGTERM, too, keeps what is done.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ExitStack() as stack:
+        stack.enter_context(log_to())
+        writers: list[Writer] = [] if stdout_is_taken else [TableWriter(sys.stdout)]
+        if csv:
+            writers.append(CsvWriter(stack.enter_context(open_output(csv))))
+        if jsonl:
+            writers.append(JsonLinesWriter(stack.enter_context(open_output(jsonl))))
+        predictor = options.load_predictor(model, None if cropped else detector, engine, age_groups)
+        annotate = annotator(paths, Path(annotated), overwrite) if annotated else None
+        progress = stack.enter_context(
+            tqdm(unit=" images", disable=shows_table or not sys.stderr.isatty())
+        )
+        summary = predict_files(found, predictor, writers, cropped, annotate, progress.update)
+    print(summary, file=sys.stderr)
+    if summary.stopped is KeyboardInterrupt:
+        sys.exit(130)
+    if summary.stopped is BrokenPipeError:  # As after `| head`; at exit Python would write again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0 if summary.pictures else 1)
+
+
+def _check_files(csv: str | None, jsonl: str | None, overwrite: bool) -> None:
+    files = [name for name in (csv, jsonl) if name]
+    if len({Path(name).resolve() for name in files}) < len(files):
+        raise UserError("--csv and --jsonl name the same file: name two")
+    for path in (Path(name) for name in files if name != "-"):
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is not a file: name one")
+        if path.exists() and not overwrite:
+            raise UserError(f"{path} exists: name another file, or add --overwrite")
+        if not path.parent.is_dir():
+            raise UserError(f"{path.parent} is not a folder: create it, or name another file")
+
+
+def _find(paths: tuple[str, ...], annotated: str | None) -> "Iterator[Result]":
+    """The files to read, once one is found."""
+    from agenet.inference.inputs import common_folder, find_pictures
+    from agenet.inference.results import LISTED
+
+    if annotated:
+        base = Path(common_folder(paths)).resolve()
+        if base.is_relative_to(Path(annotated).resolve()):
+            raise UserError(
+                f"--annotated {annotated}: copies could replace the images; name another folder"
+            )
+        Path(annotated).mkdir(parents=True, exist_ok=True)
+    found = find_pictures(paths, leave_out=annotated)
+    first: list[Result] = []
+    for item in found:
+        first.append(item)
+        if not item.error:
+            return itertools.chain(first, found)
+    problems = [f"{printable(item.path, 1000)}: {item.error}" for item in first[:LISTED]]
+    raise UserError("; ".join(problems))

@@ -1,0 +1,68 @@
+"""`agenet prepare`: prepares a data set for training."""
+
+import signal
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+from agenet.cli import options
+
+
+def _complete_name(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from agenet.data.prepare import data_set_names
+
+    return [CompletionItem(name) for name in data_set_names() if name.startswith(incomplete)]
+
+
+class Prepare(click.Command):
+    """Lists in its help the data sets that there are."""
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        from agenet.data.prepare import data_set_names
+
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(f"Data sets: {', '.join(data_set_names())}.")
+
+
+@click.command(cls=Prepare)
+@click.argument("name", metavar="DATA_SET", shell_complete=_complete_name)
+@click.option(
+    "--manual_dir",
+    metavar="DIR",
+    type=options.PATH,
+    help="Folder with the files that you obtained from the data set's authors (default: "
+    "DATA_DIR/downloads/manual). Drawn data sets need none.",
+)
+@click.option(
+    "--data_dir",
+    metavar="DIR",
+    type=options.PATH,
+    help="Folder for prepared data sets (default: TFDS_DATA_DIR or ~/tensorflow_datasets).",
+)
+@click.option("--config", default="", help="The builder config (default: the first one).")
+@click.option("--overwrite", is_flag=True, help="Prepare it again if it is prepared already.")
+@click.option(
+    "--beam_options",
+    metavar="OPTIONS",
+    help="Prepare on Apache Beam with these pipeline options, such as "
+    '"--runner=DirectRunner --direct_num_workers=4"; for data sets too large for one machine.',
+)
+def command(
+    name: str,
+    manual_dir: Path | None,
+    data_dir: Path | None,
+    config: str,
+    overwrite: bool,
+    beam_options: str | None,
+) -> None:
+    """Prepare a data set for training.
+
+    The images are checked and stored as a TensorFlow data set, from which training reads them.
+    """
+    from agenet.data.prepare import prepare
+
+    # A SIGTERM cleans up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    prepare(name, manual_dir, data_dir, config, overwrite, beam_options)

@@ -1,0 +1,137 @@
+"""`agenet webcam`: age and gender of the faces of a camera, a video file or a stream."""
+
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agenet.cli import options
+from agenet.errors import UserError
+
+if TYPE_CHECKING:
+    from agenet.faces.video import VideoSource
+
+EPILOG = """\
+Keys in the window: q or Esc quits, space pauses, s saves a snapshot in the folder from which the
+command was started.
+
+A camera or stream is shown in a window, and written to --output and --json at the same time, as
+long as it lasts. A video file is shown in a window, too; with --output or --json it is processed
+frame by frame without one.
+
+Exit status: 0 at the end of the source or after q, 1 after a mistake, 130 if a file was
+interrupted; output written until then is kept.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("source", metavar="[SOURCE]", default="0", type=click.Path())
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=options.PATH,
+    help="Write the video with labels: .mp4, .mov, .mkv or .avi.",
+)
+@click.option(
+    "--json",
+    metavar="FILE",
+    type=click.Path(),
+    help="Write a line of JSON for each frame; - for stdout.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option("--no-window", is_flag=True, help="Do not open a window.")
+@click.option("--mirror", is_flag=True, help="Show the image mirrored.")
+@click.option("--max-frames", type=int, metavar="N", help="Stop after this many frames.")
+@options.predictor
+def command(
+    source: str,
+    output: Path | None,
+    json: str | None,
+    overwrite: bool,
+    no_window: bool,
+    mirror: bool,
+    max_frames: int | None,
+    model: str,
+    detector: str,
+    engine: str,
+    age_groups: str,
+) -> None:
+    """Predict age and gender live, from a camera, video or stream.
+
+    SOURCE is the number of a camera (default: 0), a video file, or an address such as
+    rtsp://host/stream.
+    """
+    if max_frames is not None and max_frames < 1:
+        raise UserError("--max-frames: give 1 or more")
+    if no_window and output is None and json is None:
+        raise UserError("--no-window leaves nothing to do: add --output FILE or --json FILE")
+
+    from agenet.faces import detectors
+    from agenet.faces.display import Window
+    from agenet.faces.video import VideoWriter, open_video
+    from agenet.faces.webcam import run
+    from agenet.runs.logging import log_to
+
+    _check_files(source, output, json, overwrite)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(log_to())
+        opened = open_video(source)
+        writes = output is not None or json is not None
+        screen = Window("agenet") if _wants_window(opened, writes, no_window) else None
+        found = detectors.create_detector(detector)
+        # After a SIGTERM, too, the video can be played.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        lines = sys.stdout if json == "-" else None
+        if lines is None and json is not None:
+            lines = stack.enter_context(Path(json).open("w", encoding="ascii"))
+        try:
+            summary = run(
+                opened,
+                found,
+                lambda: options.load_predictor(model, found, engine, age_groups),
+                screen=screen,
+                writer=VideoWriter(output, opened.rate) if output else None,
+                lines=lines,
+                mirror=mirror,
+                max_frames=max_frames,
+            )
+        except BrokenPipeError:  # As after `| head`; at exit Python would write again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
+    print(summary, file=sys.stderr)
+
+
+def _check_files(source: str, output: Path | None, json: str | None, overwrite: bool) -> None:
+    from agenet.faces.video import CODECS, check_output
+
+    if output and output.suffix.lower() not in CODECS:
+        raise UserError(f"--output {output}: name a file that ends in {', '.join(CODECS)}")
+    files = [output] if output else []
+    files += [Path(json)] if json not in (None, "-") else []
+    for path in files:
+        check_output(path, source, overwrite)
+    if len(files) == 2 and files[0].absolute() == files[1].absolute():
+        raise UserError("--output and --json name the same file: name two")
+
+
+def _wants_window(source: "VideoSource", writes: bool, no_window: bool) -> bool:
+    """Whether frames are shown; while recording a live source, only where it is possible.
+
+    Raises:
+        UserError: there is nothing else to do, and no window can be opened.
+    """
+    from agenet.faces.display import check_window
+
+    if no_window or (writes and not source.live):
+        return False
+    try:
+        check_window()
+    except UserError:
+        if not writes:
+            raise
+        return False
+    return True
