@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import onnxruntime
 
-from agenet.data.records import open_records
 from agenet.data.decoding import load_faces, to_square
+from agenet.data.records import open_records
 from agenet.errors import UserError
 from agenet.export import to_onnx
 from agenet.export.int8 import quantize

@@ -23,7 +23,6 @@ from agenet.faces.image_io import read_image
 from agenet.inference.image_files import PicturePredictor, predict_files
 from agenet.inference.inputs import find_pictures
 from agenet.inference.results import JsonLinesWriter, Result, TableWriter
-from tests.conftest import REAL_DATA
 from tests.faces.test_image_io import png
 
 
