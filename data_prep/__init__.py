@@ -1,1 +1,1 @@
-"""Builders that turn data sets as their authors release them into prepared ones."""
+"""TFDS builders that prepare the data sets released by their authors."""

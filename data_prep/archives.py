@@ -1,6 +1,6 @@
-"""Reads files out of archives and folders that come from elsewhere and are trusted in nothing.
+"""Reads files from untrusted archives and folders.
 
-Names and sizes are checked before they are used, and nothing is ever extracted to disk.
+Names and sizes are checked before use, and nothing is extracted to disk.
 """
 
 import gzip
@@ -15,21 +15,21 @@ from typing import Self
 
 from agenet.errors import UserError
 
-MAX_FILE_BYTES = 64 << 20  # a released picture has some 100 kB
+MAX_FILE_BYTES = 64 << 20  # a released image has some 100 kB
 MAX_ARCHIVE_BYTES = 64 << 30  # uncompressed; the released ones have 2 to 7 GB
 _CHUNK = 1 << 20
 
 
 def read_files(source: Path, wanted: Set[str]) -> Iterator[tuple[str, bytes]]:
-    """Those of the `wanted` files that a source has, with their bytes, in one pass.
+    """Yields path and bytes of those `wanted` files that a source contains, in one pass.
 
     Args:
-        source: a .tar, .tar.gz or .zip archive, or a folder extracted from one: what the archive
-            calls "faces/a.jpg" is a.jpg in the folder "faces".
-        wanted: paths as the archive has them.
+        source: a .tar, .tar.gz or .zip archive, or a folder extracted from one: the archive's
+            "faces/a.jpg" is the file a.jpg in the folder "faces".
+        wanted: paths within the archive.
 
     Raises:
-        UserError: the archive is damaged, cut short or hostile, or a file absurdly large.
+        UserError: the archive is damaged, truncated or malicious, or a file is far too large.
     """
     if source.is_dir():
         return ((name, path.read_bytes()) for name, path in _files_in(source, wanted))
@@ -38,7 +38,7 @@ def read_files(source: Path, wanted: Set[str]) -> Iterator[tuple[str, bytes]]:
 
 @dataclass(frozen=True)
 class FileLocation:
-    """Where a file's bytes lie: in a file of its own or within an uncompressed archive."""
+    """Position of a file's bytes: a file of its own, or a part of an uncompressed archive."""
 
     file: str
     offset: int
@@ -51,14 +51,14 @@ class FileLocation:
 
 
 def locate_files(source: Path, wanted: Set[str]) -> Iterator[tuple[str, FileLocation]]:
-    """Where those of the `wanted` files lie that a source has; none of them is read.
+    """Yields path and location of those `wanted` files that a source contains, without reading.
 
     Args:
         source: a .tar archive, or a folder extracted from one.
-        wanted: paths as the archive has them.
+        wanted: paths within the archive.
 
     Raises:
-        UserError: the archive is damaged, cut short or hostile, or a file absurdly large.
+        UserError: the archive is damaged, truncated or malicious, or a file is far too large.
     """
     if source.is_dir():
         for name, path in _files_in(source, wanted):
@@ -80,7 +80,7 @@ def _files_in(folder: Path, wanted: Set[str]) -> Iterator[tuple[str, Path]]:
 
 
 class _BoundedTarInfo(tarfile.TarInfo):
-    """Checks every header as it is read, those that tarfile handles by itself included."""
+    """Checks the size in every header, including those that tarfile processes internally."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -102,7 +102,7 @@ def _read_tar(path: Path, wanted: Set[str]) -> Iterator[tuple[str, bytes]]:
                     yield name, _content(archive, member)
                 _check_end(archive)
             return
-        # Through gzip, not tarfile's own reader, which does not compare the checksum.
+        # With gzip, because tarfile's own reader does not verify the checksum.
         with (
             gzip.open(path) as stream,
             tarfile.open(
@@ -111,7 +111,7 @@ def _read_tar(path: Path, wanted: Set[str]) -> Iterator[tuple[str, bytes]]:
         ):
             for name, member in _members(path, archive, left):
                 yield name, _content(archive, member)
-            while stream.read(_CHUNK):  # to the end, where the checksum is
+            while stream.read(_CHUNK):  # to the end, where the checksum is verified
                 _check_total(path, stream.tell())
 
 
@@ -123,9 +123,9 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def _members(
     path: Path, archive: tarfile.TarFile, left: set[str]
 ) -> Iterator[tuple[str, tarfile.TarInfo]]:
-    """The plain files named in `left`, each once; what is found is removed from it."""
+    """Yields the regular files named in `left`, each once, and removes them from it."""
     while (member := archive.next()) is not None:
-        archive.members.clear()  # type: ignore[attr-defined]  # it would hold them all
+        archive.members.clear()  # type: ignore[attr-defined]  # would keep all headers in memory
         name = _checked_name(path, member.name)
         _check_size(f"{path}: member {member.name[:200]!r}", member.size)
         _check_total(path, member.offset_data + member.size)
@@ -135,7 +135,7 @@ def _members(
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
-    """Where a header is cut off or makes no sense, tarfile takes that for the end."""
+    """Checks the end mark, because tarfile takes a truncated or invalid header for the end."""
     stream = archive.fileobj
     if stream:
         stream.seek(archive.offset)
@@ -154,15 +154,15 @@ def _read_zip(path: Path, wanted: Set[str]) -> Iterator[tuple[str, bytes]]:
             _check_total(path, total)
             if name in left and not member.is_dir():
                 left.remove(name)
-                yield name, archive.read(member)  # file_size bytes at most, checksum compared
+                yield name, archive.read(member)  # at most file_size bytes; verifies the checksum
 
 
 @contextmanager
 def _as_user_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    # tarfile lets ValueError and RecursionError through where headers make no sense; zipfile
-    # raises RuntimeError for encryption, NotImplementedError for compression it does not know.
+    # tarfile raises ValueError and RecursionError for invalid headers, zipfile RuntimeError for
+    # encryption and NotImplementedError for unknown compression.
     except (
         *(OSError, EOFError, ValueError, RuntimeError),
         *(tarfile.TarError, zipfile.BadZipFile, zlib.error),
@@ -173,7 +173,7 @@ def _as_user_errors(path: Path) -> Iterator[None]:
 
 
 def _checked_name(path: Path, name: str) -> str:
-    """A member's name as `wanted` has it, refused if it leads out of the archive."""
+    """Normalises a member's name; raises `UserError` if it points outside the archive."""
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts:
         raise UserError(

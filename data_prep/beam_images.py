@@ -1,7 +1,7 @@
-"""Reads pictures on Apache Beam, on as many machines as its runner has.
+"""Reads and stores images with Apache Beam, on one machine or several.
 
-Every worker opens the archives by itself: they and the prepared set must lie on a file system that
-all workers see under the same path.
+Every worker opens the archives itself: the archives and the prepared set must be on a file system
+that all workers mount at the same path.
 """
 
 import json
@@ -16,53 +16,55 @@ from data_prep.archives import FileLocation, locate_files
 from data_prep.images import encode_for_storage
 from data_prep.release import Release
 
-Task = tuple[str, dict[str, Any], FileLocation]  # key of the example, its features, its picture
+Task = tuple[str, dict[str, Any], FileLocation]  # example key, features, image file
 
 _BROKEN = "broken"
 _TASKS_PER_FILE = 10_000
 
 
-def locate(release: Release) -> tuple[dict[str, FileLocation], list[str]]:
-    """Where each picture's bytes lie, and which pictures are missing.
+def locate_images(release: Release) -> tuple[dict[str, FileLocation], list[str]]:
+    """Returns the location of each image by path, and the paths of missing images.
 
     Raises:
-        UserError: an archive is damaged, cut short or hostile.
+        UserError: an archive is damaged, truncated or malicious.
     """
     missing = {path for rows in release.splits.values() for path in rows}
-    places: dict[str, FileLocation] = {}
+    locations: dict[str, FileLocation] = {}
     for source in release.sources:
-        places.update(locate_files(source, frozenset(missing)))
-        missing -= places.keys()
-    return places, sorted(missing)
+        locations.update(locate_files(source, frozenset(missing)))
+        missing -= locations.keys()
+    return locations, sorted(missing)
 
 
-def store_pictures(tasks: list[Task], max_side: int | None, folder: Path) -> Any:
-    """A Beam transform from nothing to one split's keys and examples.
+def store_images(tasks: list[Task], max_side: int | None, folder: Path) -> Any:
+    """Creates a Beam transform that yields keys and examples of one split.
 
     Args:
-        tasks: the split's pictures.
-        max_side: pixels of a stored picture's shorter side; None keeps pictures as released.
-        folder: new folder of the split's own, for what is passed to and from the workers.
+        tasks: the images of the split.
+        max_side: maximum length of the shorter side in pixels; None stores files as released.
+        folder: a new folder for the files that are exchanged with the workers.
     """
     beam = tfds.core.lazy_imports.apache_beam
     folder.mkdir(parents=True)
     lists = []
-    # In files: the pipeline itself goes to the runner in one message, which has its limits.
+    # In files, because the runner receives the pipeline in one message of limited size.
     for start in range(0, len(tasks), _TASKS_PER_FILE):
         lists.append(folder / f"tasks-{start}.json")
         some = tasks[start : start + _TASKS_PER_FILE]
-        lists[-1].write_text(json.dumps([(key, row, astuple(place)) for key, row, place in some]))
+        lists[-1].write_text(
+            json.dumps([(key, row, astuple(location)) for key, row, location in some])
+        )
 
     def read(path: Path) -> Any:
         return json.loads(path.read_text())
 
     def store(task: Any) -> Iterator[Any]:
-        key, features, place = task
-        picture = encode_for_storage(FileLocation(*place).read(), max_side)
-        if picture is None:
+        key, features, location = task
+        image = encode_for_storage(FileLocation(*location).read(), max_side)
+        if image is None:
             yield beam.pvalue.TaggedOutput(_BROKEN, key)
         else:
-            yield key, {"image": picture, **features}
+            yield key, {"image": image, **features}
 
     def transform(pipeline: Any) -> Any:
         outputs = (
@@ -82,6 +84,6 @@ def store_pictures(tasks: list[Task], max_side: int | None, folder: Path) -> Any
     return beam.ptransform_fn(transform)()
 
 
-def broken_pictures(folder: Path) -> list[str]:
-    """The keys of those pictures of `store_pictures` that did not decode, once Beam is through."""
+def broken_images(folder: Path) -> list[str]:
+    """Returns the keys of images that `store_images` could not decode, after the pipeline ran."""
     return json.loads((folder / _BROKEN).read_text())

@@ -1,4 +1,4 @@
-"""What the builders of all data sets have in common: one pass over pictures, checked and stored."""
+"""The base class of all TFDS builders: validates and stores images in one pass."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from data_prep.archives import read_files
 from data_prep.images import encode_for_storage
 from data_prep.release import Release, check_left_out, shortened
 
-NAMES_KEPT = 100  # in the metadata, of pictures that are left out
+NAMES_KEPT = 100  # number of left-out images that are named in the metadata
 _BAR: Any = {"leave": False, "disable": None}  # None: on a terminal only
 
 T = TypeVar("T")
@@ -29,58 +29,57 @@ R = TypeVar("R")
 
 @dataclass(eq=False)
 class FaceConfig(tfds.core.BuilderConfig):
-    """How large the pictures are stored.
+    """Configuration of a data set of faces.
 
     Attributes:
-        max_side: pixels of a picture's shorter side; None keeps pictures as released.
+        max_side: maximum length of the shorter side in pixels; None stores files as released.
     """
 
     max_side: int | None = None
 
 
-# What every prepared data set has, as agenet.data.records reads it.
+# Features of every prepared data set, read by agenet.data.records.
 COMMON_FEATURES: Mapping[str, Any] = {
     "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-    # One number for one person.
+    # The same number in all images of a person.
     "subject_id": tfds.features.Scalar(np.int64),
-    # Indices into agenet.labels.AGE_GROUPS and GENDERS, -1 where unknown; a ClassLabel would not
-    # take the -1.
+    # Indices into agenet.labels.AGE_GROUPS and GENDERS, -1 if unknown, which ClassLabel does not
+    # support.
     "age_official": tfds.features.Scalar(np.int64),
     "age_extended": tfds.features.Scalar(np.int64),
     "gender": tfds.features.Scalar(np.int64),
-    # Whole years between which the age lies, both included; -1 where unknown.
+    # First and last year of the age range, inclusive; -1 if unknown.
     "age_low": tfds.features.Scalar(np.int64),
     "age_high": tfds.features.Scalar(np.int64),
 }
 
 
 class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Builds a data set of faces from one pass over the pictures of a release.
+    """Builds a data set of faces in one pass over the images of a release.
 
-    A data set says where its release lies and what its rows mean: `_check_release`,
-    `_read_release`, `_features`.
+    Subclasses implement `_check_release`, `_read_release` and `_features`.
     """
 
-    # What readers of any result must know of the data; `agenet` shows it wherever they look.
+    # A warning about the data that agenet shows beside every result.
     NOTICE = ""
     HOMEPAGE = ""
     LICENSE = ""
-    FEATURES: Mapping[str, Any] = {}  # those besides COMMON_FEATURES
-    GENERATES_RELEASE = False  # whether ensure_release() needs nothing of the user's
-    SUPPORTS_BEAM = False  # whether it runs on Apache Beam, too
+    FEATURES: Mapping[str, Any] = {}  # in addition to COMMON_FEATURES
+    GENERATES_RELEASE = False  # whether ensure_release() creates the release itself
+    SUPPORTS_BEAM = False  # whether it can run on Apache Beam
 
-    beam = False  # set it before preparing, to do so on the runner of TFDS's DownloadConfig
-    _scaled_out: tuple[Release, list[str]] | None = None  # a release, and what is missing
+    beam = False  # set before preparing, to run on the Beam runner of TFDS's DownloadConfig
+    _beam_release: tuple[Release, list[str]] | None = None  # and the paths of missing images
 
     def __init__(self, *, file_format: str = "array_record", **kwargs: Any):
-        # ArrayRecord files can be read in any order, and without TensorFlow.
+        # ArrayRecord files support random access, without TensorFlow.
         super().__init__(file_format=file_format, **kwargs)
 
     def ensure_release(self, manual_dir: Path) -> None:
-        """Sees to it, before anything is written, that `manual_dir` holds the release.
+        """Checks that `manual_dir` contains the release, before anything is written.
 
         Raises:
-            UserError: if it does not, naming all that is missing.
+            UserError: files are missing; names all of them.
         """
         self._check_release(manual_dir)
 
@@ -91,7 +90,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         raise NotImplementedError
 
     def _features(self, row: Any) -> dict[str, Any]:
-        """All features of a row but its picture."""
+        """Returns all features of a row except its image."""
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -107,8 +106,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         self._check_release(folder)
         release = self._read_release(folder)
         if self.beam:
-            return self._split_transforms(release)
-        stored, missing, broken = self._store_pictures(release)
+            return self._beam_transforms(release)
+        stored, missing, broken = self._store_images(release)
         self._describe(release, missing, broken)
         self._kept({split: [row for _, row, _ in rows] for split, rows in stored.items()})
         return {
@@ -116,34 +115,34 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             for split, rows in stored.items()
         }
 
-    def _split_transforms(self, release: Release) -> dict[str, Any]:
-        """What `_split_generators` returns where Beam reads the pictures."""
-        places, missing = beam_images.locate(release)
+    def _beam_transforms(self, release: Release) -> dict[str, Any]:
+        """Returns the splits for `_split_generators` when Beam reads the images."""
+        locations, missing = beam_images.locate_images(release)
         check_left_out(release, missing, [])
-        self._scaled_out = release, missing
+        self._beam_release = release, missing
         return {
-            split: beam_images.store_pictures(
+            split: beam_images.store_images(
                 [
-                    (path, self._features(row), places[path])
+                    (path, self._features(row), locations[path])
                     for path, row in rows.items()
-                    if path in places
+                    if path in locations
                 ],
                 self.builder_config.max_side,
-                self._exchange / split,
+                self._beam_folder / split,
             )
             for split, rows in release.splits.items()
         }
 
     def _process_pipeline_result(self, pipeline_result: Any) -> None:
-        """TFDS calls it once Beam is through, while failing still leaves nothing behind."""
-        assert self._scaled_out
-        release, missing = self._scaled_out
+        """Called by TFDS after the Beam pipeline, when errors still leave no files behind."""
+        assert self._beam_release
+        release, missing = self._beam_release
         broken = [
             path
             for split in release.splits
-            for path in beam_images.broken_pictures(self._exchange / split)
+            for path in beam_images.broken_images(self._beam_folder / split)
         ]
-        shutil.rmtree(self._exchange)
+        shutil.rmtree(self._beam_folder)
         check_left_out(release, missing, broken)
         lost = {*missing, *broken}
         self._describe(release, missing, sorted(broken))
@@ -155,20 +154,20 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         )
 
     @property
-    def _exchange(self) -> Path:
-        # In the folder that TFDS removes when preparing ends in an error.
+    def _beam_folder(self) -> Path:
+        # In the folder that TFDS deletes if preparing fails.
         return Path(self.data_path) / "beam.tmp"
 
     def _kept(self, splits: dict[str, list[Any]]) -> None:
-        """Called once it is known which rows of each split have a usable picture."""
+        """Called with the rows of each split whose images are usable."""
 
     def _describe(self, release: Release, missing: list[str], broken: list[str]) -> None:
-        """Records where the prepared set comes from and what was left out of it."""
+        """Records the sources of the prepared set and the images that were left out."""
         summary = list(release.summary)
         for names, what in ((missing, "missing"), (broken, "broken")):
             if names:
                 summary.append(
-                    f"left out: {len(names):,} pictures that are {what}: {shortened(names)}"
+                    f"left out: {len(names):,} images that are {what}: {shortened(names)}"
                 )
         self.info.metadata.clear()
         self.info.metadata.update(
@@ -183,20 +182,20 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         )
 
     def _spool(self, split: str) -> Path:
-        # In the folder that TFDS removes when preparing ends in an error.
+        # In the folder that TFDS deletes if preparing fails.
         return Path(self.data_path) / f"{split}.tmp"
 
-    def _store_pictures(
+    def _store_images(
         self, release: Release
     ) -> tuple[dict[str, list[tuple[str, Any, int]]], list[str], list[str]]:
-        """Writes each split's pictures one after the other into the split's spool.
+        """Writes the images of each split to the split's spool file.
 
-        TFDS asks for one split after the other, while an archive is best read once and has the
-        splits mixed: hence the files in between.
+        TFDS writes one split after the other, while the splits are mixed in an archive that should
+        be read once only; the spool files separate them.
 
         Returns:
-            Path, row and picture's length in bytes of each split's faces, in the order of the
-            spool; the paths of pictures that are missing; and of those that do not decode.
+            For each split path, row and image length in bytes, in the order of the spool file; the
+            paths of missing images; the paths of images that cannot be decoded.
         """
         max_side = self.builder_config.max_side
         split_of = {path: split for split, rows in release.splits.items() for path in rows}
@@ -204,18 +203,18 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         missing = set(split_of)
         broken = []
 
-        def store(picture: tuple[str, bytes]) -> tuple[str, bytes | None]:
-            return picture[0], encode_for_storage(picture[1], max_side)
+        def encode(file: tuple[str, bytes]) -> tuple[str, bytes | None]:
+            return file[0], encode_for_storage(file[1], max_side)
 
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
             spools = {s: stack.enter_context(self._spool(s).open("wb")) for s in release.splits}
             bar = stack.enter_context(
-                tqdm(total=len(split_of), desc="Reading", unit=" pictures", **_BAR)
+                tqdm(total=len(split_of), desc="Reading", unit=" images", **_BAR)
             )
             for source in release.sources:
                 found = read_files(source, frozenset(missing))
-                for path, jpeg in _map_ahead(pool, store, found, ahead=4 * (os.cpu_count() or 1)):
+                for path, jpeg in _map_ahead(pool, encode, found, ahead=4 * (os.cpu_count() or 1)):
                     bar.update()
                     missing.remove(path)
                     if jpeg is None:
@@ -228,7 +227,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         for split, rows in list(stored.items()):
             if not rows:
                 if not release.partial:
-                    raise UserError(f"{release.where}: none of the pictures of {split} can be used")
+                    raise UserError(f"{release.where}: none of the images of {split} can be used")
                 self._spool(split).unlink()
                 del stored[split]
         return stored, sorted(missing), sorted(broken)
@@ -237,7 +236,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         self, spool: Path, rows: list[tuple[str, Any, int]]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         with spool.open("rb") as file:
-            for path, row, length in tqdm(rows, desc="Writing", unit=" pictures", **_BAR):
+            for path, row, length in tqdm(rows, desc="Writing", unit=" images", **_BAR):
                 yield path, {"image": file.read(length), **self._features(row)}
         spool.unlink()
 
@@ -245,7 +244,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 def _map_ahead(
     pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int
 ) -> Iterator[R]:
-    """`pool.map` in order, with at most `ahead` items in memory."""
+    """Like `pool.map`, with at most `ahead` items in memory."""
     running: deque[Future[R]] = deque()
     for item in items:
         running.append(pool.submit(function, item))

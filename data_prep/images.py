@@ -1,4 +1,4 @@
-"""Pictures as they are stored: checked, and shrunk where they are larger than wanted."""
+"""Validates released JPEG images and reduces them to the size that is stored."""
 
 import cv2
 import numpy as np
@@ -11,9 +11,9 @@ _START_OF_SCAN = 0xDA
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height that a JPEG file claims, or None if it is no whole JPEG file.
+    """Returns the (width, height) in a JPEG file's header; None if it is not a complete JPEG file.
 
-    Nothing is decoded. Layout after ITU-T T.81, annex B.
+    Nothing is decoded. The layout follows ITU-T T.81, annex B.
     """
     if not data.startswith(b"\xff\xd8"):
         return None
@@ -26,9 +26,9 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
             continue
         length = int.from_bytes(data[position + 2 : position + 4], "big")
         if marker == _START_OF_SCAN:
-            # OpenCV fills up with grey what is missing, so a file cut short shows only here.
-            whole = data.find(b"\xff\xd9", position) >= 0
-            return size if whole else None
+            # OpenCV decodes truncated files and fills the rest with grey, so check here.
+            is_complete = data.find(b"\xff\xd9", position) >= 0
+            return size if is_complete else None
         if marker in _START_OF_FRAME and size is None:
             height = int.from_bytes(data[position + 5 : position + 7], "big")
             width = int.from_bytes(data[position + 7 : position + 9], "big")
@@ -40,15 +40,15 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def encode_for_storage(data: bytes, max_side: int | None) -> bytes | None:
-    """The JPEG file to store for a released one, or None if it does not decode.
+    """Returns the JPEG file to store for a released one; None if it cannot be decoded.
 
-    A picture whose shorter side is at most `max_side` keeps its bytes. A larger one is decoded,
-    shrunk by averaging areas and encoded anew. An orientation that Exif data claims is ignored:
-    the release's faces stand upright as their pixels are stored.
+    An image whose shorter side is at most `max_side` is stored byte for byte. A larger one is
+    resized with `INTER_AREA` and re-encoded. EXIF orientation is ignored, because the pixels of
+    released faces are upright as stored.
 
     Args:
-        data: the file as released.
-        max_side: pixels of the shorter side; None keeps every picture as released.
+        data: the released file.
+        max_side: maximum length of the shorter side in pixels; None stores every file as released.
     """
     size = jpeg_size(data)
     if size is None or size[0] * size[1] > MAX_PIXELS:

@@ -7,7 +7,7 @@ SIDE = 256
 
 
 class Builder(FoldsBuilder):
-    """Adience (Eidinger, Enbar & Hassner, 2014), with its fold lists' labels."""
+    """Adience (Eidinger, Enbar & Hassner, 2014), with the labels of its fold lists."""
 
     BUILDER_CONFIGS = [
         FoldsConfig(
@@ -36,8 +36,8 @@ class Builder(FoldsBuilder):
     HOMEPAGE = PAGE
     LICENSE = "Research use; the photographs are their authors', under Creative Commons licences."
     SOURCE = (
-        "Adience is handed out by the Open University of Israel: fill in the access form at "
-        f"{PAGE}, download these files into one folder, and name it with --manual_dir=FOLDER."
+        "Adience is available from the Open University of Israel: fill in the access form at "
+        f"{PAGE}, download these files into one folder, and pass it as --manual_dir=FOLDER."
     )
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         f"{SOURCE} Needed: faces.tar.gz (for the aligned configs: aligned.tar.gz) or the folder "

@@ -1,4 +1,4 @@
-"""What the builders of Adience, and of data sets laid out as Adience, have in common."""
+"""The base class of builders for Adience and data sets in the layout of Adience."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from . import release
 
 @dataclass(eq=False)
 class FoldsConfig(FaceConfig):
-    """Which pictures, and how large.
+    """Configuration of a data set with folds.
 
     Attributes:
         kind: archive and folder of the release, "faces" or "aligned".
@@ -27,14 +27,14 @@ class FoldsConfig(FaceConfig):
 
 
 class FoldsBuilder(FaceBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Five splits, `fold_0` to `fold_4`."""
+    """Builds five splits, `fold_0` to `fold_4`."""
 
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES = {
         "1.1.0": "The age as a range of years, `age_low` and `age_high`.",
         "1.0.0": "First version.",
     }
-    SOURCE = ""  # where a release is to be had, for messages
+    SOURCE = ""  # where to obtain a release, for messages
     FEATURES = {
         "original_image": tfds.features.Text(),
         "user_id": tfds.features.Text(),

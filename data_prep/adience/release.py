@@ -1,7 +1,6 @@
-"""Reads Adience as it is handed out: five fold lists, and where the pictures are.
+"""Reads a release of Adience: five fold lists and the locations of its images.
 
-Everything that is read here comes from elsewhere and is trusted in nothing: names, sizes and
-numbers are checked before they are used.
+The files are untrusted: names, sizes and numbers are checked before use.
 """
 
 import math
@@ -18,18 +17,18 @@ COLUMNS = [
     *("user_id", "original_image", "face_id", "age", "gender", "x", "y", "dx", "dy"),
     *("tilt_ang", "fiducial_yaw_angle", "fiducial_score"),
 ]
-# Where the two releases keep a face: <kind>/<user_id>/<prefix>.<face_id>.<original_image>
+# Paths of faces in the two releases: <kind>/<user_id>/<prefix>.<face_id>.<original_image>
 PREFIXES = {"faces": "coarse_tilt_aligned_face", "aligned": "landmark_aligned_face"}
 
 
 @dataclass(frozen=True)
 class Face:
-    """One row of a fold list: where its picture is and what the release says of it.
+    """One row of a fold list.
 
     Attributes:
         age: the string as released, such as "(25, 32)", "35" or "None".
         gender: the string as released: "f", "m", "u" or "".
-        yaw: degrees.
+        yaw: estimated yaw of the head in degrees.
     """
 
     user_id: str
@@ -40,7 +39,7 @@ class Face:
     yaw: float
 
     def path(self, kind: str) -> str:
-        """Where the archive of a kind, "faces" or "aligned", keeps the picture."""
+        """Path of the image in the archive of a kind, "faces" or "aligned"."""
         name = f"{PREFIXES[kind]}.{self.face_id}.{self.original_image}"
         return f"{kind}/{self.user_id}/{name}"
 
@@ -50,7 +49,7 @@ def fold_list(folder: Path, fold: int) -> Path:
 
 
 def missing_files(folder: Path, kind: str) -> list[str]:
-    """What of a release of `kind` is not in `folder`; empty if all is there."""
+    """Names of the files of a release of `kind` that `folder` lacks."""
     missing = [
         path.name for path in (fold_list(folder, i) for i in range(FOLDS)) if not path.is_file()
     ]
@@ -60,7 +59,7 @@ def missing_files(folder: Path, kind: str) -> list[str]:
 
 
 def read_fold_lists(folder: Path) -> tuple[list[list[Face]], int]:
-    """The faces of each fold, and how many exact duplicates among the rows were dropped.
+    """Returns the faces of each fold, and the number of exact duplicate rows dropped.
 
     Raises:
         UserError: a row does not parse, a fold is empty, or two rows contradict each other.
@@ -90,7 +89,7 @@ def read_fold_lists(folder: Path) -> tuple[list[list[Face]], int]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:
-    """Every row below the header, with its file and line for messages."""
+    """Yields every row below the header, with file and line for messages."""
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UserError(f"{path}: larger than any fold list of Adience: is it the right file?")
     for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
@@ -111,7 +110,7 @@ def _parse_row(where: str, row: str) -> Face:
         raise UserError(f"{where}: {len(fields)} columns, where a fold list has {len(COLUMNS)}")
     values = dict(zip(COLUMNS, fields, strict=True))
     for column in ("user_id", "original_image"):
-        # They become part of a path, so nothing that could lead out of the release.
+        # They become parts of a path, which must not leave the release.
         if not re.fullmatch(r"(?!\.+$)[^/\\\x00-\x1f\x7f]{1,200}", values[column]):
             raise UserError(f"{where}: {column} {values[column][:200]!r} is not a plain file name")
     if not re.fullmatch(r"[0-9]{1,18}", values["face_id"]):
@@ -134,6 +133,6 @@ def _parse_row(where: str, row: str) -> Face:
 
 
 def image_source(folder: Path, kind: str) -> Path:
-    """Where pictures are read from: the archive, or the folder where there is no archive."""
+    """The archive of the images, or the folder if there is no archive."""
     archive = folder / f"{kind}.tar.gz"
     return archive if archive.is_file() else folder / kind

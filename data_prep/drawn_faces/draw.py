@@ -1,4 +1,4 @@
-"""Draws a person: a cartoon face in which age group and gender can be seen."""
+"""Draws a cartoon face whose features depend on age group and gender."""
 
 import cv2
 import numpy as np
@@ -42,7 +42,7 @@ _PROPORTIONS = {
 
 
 def draw_face(person: Person, view: View, size: int = 128) -> Image:
-    """The picture of a person in a view: uint8 RGB `[size, size, 3]`."""
+    """Draws a person in a view: RGB uint8 [size, size, 3]."""
     rng = np.random.default_rng(view.seed)
     p = {k: float(np.interp(person.stage, range(8), v)) for k, v in _PROPORTIONS.items()}
     man, grown = person.gender == 1, min(max((person.stage - 2.2) / 1.6, 0), 1)

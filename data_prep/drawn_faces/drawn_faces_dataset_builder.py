@@ -1,4 +1,4 @@
-"""Drawn faces as a TFDS data set, read exactly as Adience is."""
+"""Drawn faces as a TFDS data set, read by the code that reads Adience."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from data_prep.drawn_faces.release import write_release
 
 
 class Builder(FoldsBuilder):
-    """Drawings in the layout of Adience's release; no photograph and nobody's face."""
+    """Drawn faces in the layout of Adience; they show no real persons."""
 
     BUILDER_CONFIGS = [
         FoldsConfig(
@@ -27,10 +27,10 @@ class Builder(FoldsBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = SOURCE
 
     def ensure_release(self, manual_dir: Path) -> None:
-        """Draws the release into `manual_dir` unless one lies there.
+        """Draws the release into `manual_dir` unless it contains one.
 
         Raises:
-            UserError: if what lies there is not whole, or not drawn.
+            UserError: the release there is incomplete, or is not of drawn faces.
         """
         names = ["faces.tar.gz", "faces", *(f"fold_{i}_data.txt" for i in range(release.FOLDS))]
         if not any((manual_dir / name).exists() for name in names):
@@ -40,9 +40,9 @@ class Builder(FoldsBuilder):
     def _check_release(self, manual_dir: Path) -> None:
         super()._check_release(manual_dir)
         folds, _ = release.read_fold_lists(manual_dir)
-        # Real faces must never pass for drawn ones.
+        # Real faces must never be labelled as drawn ones.
         if not all(face.user_id.startswith("drawn-") for faces in folds for face in faces):
             raise UserError(
-                f"the release in {manual_dir} is not one of drawn faces: name another folder "
+                f"the release in {manual_dir} is not one of drawn faces: give another folder "
                 "with --manual_dir, or none"
             )

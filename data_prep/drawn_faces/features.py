@@ -1,4 +1,4 @@
-"""Draws what lies on a face: lines, beard, eyes, nose, mouth, glasses and earrings.
+"""Draws the features of a face: wrinkles, beard, eyes, nose, mouth, glasses and earrings.
 
 `p` holds a person's proportions in head units; see `draw`.
 """
@@ -61,7 +61,7 @@ def draw_lines(pen: Pen, person: Person, p: dict[str, float], rng: np.random.Gen
 
 
 def draw_beard(pen: Pen, person: Person, p: dict[str, float]) -> None:
-    """Beard, moustache or stubble, where the person has one."""
+    """Beard, moustache or stubble, if the person has one."""
     if person.beard == "none":
         return
     colour = mix(person.hair, (220, 220, 224), person.grey)

@@ -1,4 +1,4 @@
-"""Draws hair: what hangs behind the head, and what lies on it."""
+"""Draws hair in two layers: behind the head and in front of it."""
 
 import numpy as np
 

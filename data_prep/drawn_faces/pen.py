@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from data_prep.drawn_faces.person import Colour, View
 
 Points = NDArray[np.float64]  # [N, 2]
-_VIEW_HALF = 1.9  # head units from the middle of the picture to its border
+_VIEW_HALF = 1.9  # head units from the centre of the image to its border
 
 
 class Pen:
-    """Draws shapes given in head units on a picture, as seen in a view."""
+    """Draws shapes given in head units on an image, transformed by a view."""
 
     def __init__(self, canvas: NDArray, view: View, head_width: float) -> None:
         self.canvas = canvas

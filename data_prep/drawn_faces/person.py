@@ -1,7 +1,7 @@
-"""Who is drawn: one person's age, gender and looks, and the circumstances of one view.
+"""Samples the appearance of a drawn person, and the pose and light of one view.
 
-Everything that tells age or gender is chosen here by chance, with odds that differ between the
-groups, so that no single feature gives the answer away and neighbouring groups overlap.
+All features that depend on age or gender are sampled here with probabilities that differ between
+the groups, so that no single feature determines the label and neighbouring groups overlap.
 """
 
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ _MEN_HEADWEAR = (
 
 @dataclass(frozen=True)
 class Person:
-    """What stays the same in every picture of a person. Lengths are in head units (see draw)."""
+    """The appearance of a person, the same in all views. Lengths are in head units (see draw)."""
 
     age_group: int
     gender: int
@@ -117,7 +117,7 @@ class Person:
 
 @dataclass(frozen=True)
 class View:
-    """What differs between pictures of one person."""
+    """The pose, expression, light and quality of one image of a person."""
 
     tilt: float  # degrees
     yaw: float  # degrees, a multiple of 15
@@ -130,7 +130,7 @@ class View:
     exposure: float
     cast: Colour  # factors per channel
     background: tuple[Colour, Colour]
-    blur: float  # standard deviation, in pixels of a 128-pixel picture
+    blur: float  # standard deviation, in pixels of a 128-pixel image
     noise: float  # standard deviation in grey levels
     seed: int
 
@@ -186,7 +186,7 @@ def create_person(age_group: int, gender: int, rng: Generator) -> Person:
 
 
 def create_view(rng: Generator) -> View:
-    """Draws pose, light, background and picture quality."""
+    """Samples pose, light, background and image quality."""
     # Mostly soft colours: a grey between dark and light, tinted.
     base = rng.uniform(80, 225) + rng.uniform(-45, 45, 3)
     return View(

@@ -1,8 +1,8 @@
-"""Writes a release of drawn faces: an archive and five fold lists, laid out as Adience's are.
+"""Writes a release of drawn faces in the layout of Adience: an archive and five fold lists.
 
-The lists have Adience's columns and its quirks: labels that are missing, ages outside the eight
-groups, genders "u" for babies, rows that occur twice, albums that hold several persons. Whatever
-reads Adience reads this.
+The lists have the columns and irregularities of Adience: missing labels, ages outside the eight
+groups, gender "u" for babies, duplicate rows, albums with several persons. So the code that reads
+Adience is tested on them.
 """
 
 import gzip
@@ -30,7 +30,7 @@ COLUMNS = (
 COMMENT = b"drawn by agenet: not a photograph, nobody is shown"
 
 _SIZE = 128
-# Adience's own shares, with the rare groups raised so that a small set can teach all eight.
+# The shares of Adience, with rare groups raised so that a small set suffices for all eight.
 _SHARES = (0.13, 0.12, 0.13, 0.11, 0.20, 0.12, 0.095, 0.095)
 _AGES = (
     "(0, 2)",
@@ -55,8 +55,8 @@ _STRAY_AGES = (
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """One row of a fold list and what its picture shows."""
+class _Drawing:
+    """One row of a fold list, and the person and view to draw."""
 
     user_id: str
     original_image: str
@@ -74,7 +74,7 @@ class _Picture:
 
     @property
     def row(self) -> str:
-        # The drawing is its own original, so the face's box is the whole of it.
+        # The drawing is its own original, so the box of the face is the whole image.
         box = (0, 0, _SIZE, _SIZE, 0, round(self.view.yaw))
         names = (self.user_id, self.original_image, self.face_id, self.age, self.gender)
         return "\t".join(map(str, (*names, *box, self.score)))
@@ -83,13 +83,13 @@ class _Picture:
 def write_release(manual_dir: Path, count: int = 1600, seed: int = 0) -> None:
     """Writes `faces.tar.gz` and `fold_0_data.txt` to `fold_4_data.txt` into `manual_dir`.
 
-    The same arguments give the same files. A write that is interrupted leaves no file of the
-    release half written; the fold lists appear last.
+    The same arguments give the same files. Interrupting it leaves no partly written file; the fold
+    lists appear last.
 
     Args:
         manual_dir: created if it is missing; files of an earlier release are replaced.
-        count: distinct faces, at least 200, so that every fold shows every group.
-        seed: of everything that is drawn by chance.
+        count: number of distinct faces, at least 200, so that every fold has every age group.
+        seed: of the random number generator.
     """
     if count < 200:
         raise ValueError(f"count is {count}: a release needs at least 200 faces")
@@ -99,10 +99,10 @@ def write_release(manual_dir: Path, count: int = 1600, seed: int = 0) -> None:
     files = {manual_dir / ARCHIVE: manual_dir / f"{ARCHIVE}.part"}
     try:
         _write_archive(files[manual_dir / ARCHIVE], [p for fold in folds for p in fold])
-        for number, pictures in enumerate(folds):
+        for number, drawings in enumerate(folds):
             path = manual_dir / f"fold_{number}_data.txt"
             files[path] = path.with_name(f"{path.name}.part")
-            rows = [picture.row for picture in pictures]
+            rows = [drawing.row for drawing in drawings]
             for index in rng.integers(len(rows), size=max(1, len(rows) // 160)):
                 rows.insert(int(rng.integers(len(rows))), rows[index])  # Adience has 0.6 % twice
             text = "\n".join(["\t".join(COLUMNS), *rows, ""])
@@ -114,15 +114,15 @@ def write_release(manual_dir: Path, count: int = 1600, seed: int = 0) -> None:
             part.unlink(missing_ok=True)
 
 
-def _create_folds(count: int, rng: Generator) -> Iterator[list[_Picture]]:
+def _create_folds(count: int, rng: Generator) -> Iterator[list[_Drawing]]:
     face_id = image = user = 0
     for fold in range(FOLDS):
         persons = _share_out(count * (fold + 1) // FOLDS - count * fold // FOLDS, rng)
         genders = rng.permutation(np.arange(len(persons)) % 2)
-        pictures: list[_Picture] = []
-        known_groups: set[int] = set()  # every fold has every group, quirks or not
-        originals: list[str] = []  # of the present album, with room for somebody else
-        album_left = 0  # persons that the present album still takes
+        drawings: list[_Drawing] = []
+        known_groups: set[int] = set()  # every fold has every group
+        originals: list[str] = []  # of the current album, with room for another person
+        album_left = 0  # number of persons to add to the current album
         for (group, repeats), gender in zip(persons, genders, strict=True):
             if not album_left:
                 album_left, user, originals = int(rng.integers(1, 9)), user + 1, []
@@ -140,13 +140,13 @@ def _create_folds(count: int, rng: Generator) -> Iterator[list[_Picture]]:
                     names.append(f"drawn_{image:06d}.jpg")
                 album, score = f"drawn-{user:04d}@N00", int(rng.integers(10, 160))
                 view = create_view(rng)
-                pictures.append(_Picture(album, names[-1], face_id, age, sex, score, person, view))
+                drawings.append(_Drawing(album, names[-1], face_id, age, sex, score, person, view))
             originals.extend(names)
-        yield pictures
+        yield drawings
 
 
 def _share_out(total: int, rng: Generator) -> list[tuple[int, int]]:
-    """Persons for `total` pictures, in any order: (age group, number of pictures) of each."""
+    """Returns (age group, number of images) of each person, shuffled, for `total` images."""
     edges = np.round(np.cumsum((0, *_SHARES)) / sum(_SHARES) * total).astype(int)
     persons = []
     for group, left in enumerate(np.diff(edges).tolist()):
@@ -159,7 +159,7 @@ def _share_out(total: int, rng: Generator) -> list[tuple[int, int]]:
 
 
 def _labels(person: Person, rng: Generator, plain: bool) -> tuple[str, str]:
-    """A person's age and gender as Adience would write them, quirks of age only if not `plain`."""
+    """Returns age and gender as Adience writes them; irregular ages only if not `plain`."""
     group, gender = person.age_group, "fm"[person.gender]
     if not plain and rng.random() < 0.02:
         return "None", ""
@@ -171,27 +171,27 @@ def _labels(person: Person, rng: Generator, plain: bool) -> tuple[str, str]:
     return age, gender
 
 
-def _write_archive(path: Path, pictures: list[_Picture]) -> None:
+def _write_archive(path: Path, drawings: list[_Drawing]) -> None:
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         path.open("wb") as file,
-        # tarfile alone would put the time and the file's name into the gzip header.
+        # tarfile would write the time and the file's name into the gzip header.
         gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream,
         tarfile.open(fileobj=stream, mode="w") as archive,
     ):
         try:
-            for picture, data in zip(pictures, pool.map(_encode, pictures), strict=True):
-                member = tarfile.TarInfo(picture.member)
+            for drawing, data in zip(drawings, pool.map(_encode, drawings), strict=True):
+                member = tarfile.TarInfo(drawing.member)
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
         finally:
-            pool.shutdown(cancel_futures=True)  # do not draw on after Ctrl-C or a full disk
+            pool.shutdown(cancel_futures=True)  # stop after Ctrl-C or if the disk is full
 
 
-def _encode(picture: _Picture) -> bytes:
-    """The picture as JPEG, with a comment that says what it is."""
-    image = draw_face(picture.person, picture.view, _SIZE)
-    quality = 60 + picture.view.seed % 36
+def _encode(drawing: _Drawing) -> bytes:
+    """Draws the face as JPEG, with a comment that says that it is a drawing."""
+    image = draw_face(drawing.person, drawing.view, _SIZE)
+    quality = 60 + drawing.view.seed % 36
     _, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     jpeg = data.tobytes()
     segment = b"\xff\xfe" + (len(COMMENT) + 2).to_bytes(2, "big") + COMMENT

@@ -19,11 +19,11 @@ SIDE = 256
 
 @dataclass(eq=False)
 class FairFaceConfig(FaceConfig):
-    """Which pictures.
+    """Configuration of FairFace.
 
     Attributes:
-        margin: of the crop around the face, as the archives' names have it.
-        partial: whether any part of the release will do.
+        margin: around the face, as in the names of the archives.
+        partial: whether any part of the release is accepted.
     """
 
     max_side: int | None = SIDE
@@ -32,7 +32,7 @@ class FairFaceConfig(FaceConfig):
 
 
 class Builder(FaceBuilder):
-    """FairFace (Karkkainen & Joo, 2021); its validation set is the test set."""
+    """FairFace (Karkkainen & Joo, 2021); its validation set becomes the test set."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
@@ -48,7 +48,7 @@ class Builder(FaceBuilder):
         ),
         FairFaceConfig(
             name="partial",
-            description="Faces with a margin of 0.25, as many of them as are there.",
+            description="Faces with a margin of 0.25, from any part of the release.",
             partial=True,
         ),
     ]
@@ -57,13 +57,13 @@ class Builder(FaceBuilder):
     FEATURES = {
         "path": tfds.features.Text(),
         "age": tfds.features.Text(),
-        # Index into agenet.labels.RACES: for the evaluation of fairness only.
+        # Index into agenet.labels.RACES, for the evaluation of fairness only.
         "race": tfds.features.Scalar(np.int64),
         "service_test": tfds.features.Scalar(np.bool_),
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        f"Download the pictures and both tables of labels from {PAGE} into one folder, and name "
-        "it with --manual_dir=FOLDER."
+        f"Download the images and both tables of labels from {PAGE} into one folder, and pass it "
+        "as --manual_dir=FOLDER."
     )
 
     def _check_release(self, manual_dir: Path) -> None:
@@ -95,15 +95,15 @@ class Builder(FaceBuilder):
         if not self.builder_config.partial and rows < (1 - MAX_LEFT_OUT) * released:
             raise UserError(
                 f"{release.label_file(manual_dir, split)}: {rows:,} rows, where the release has "
-                f"{released:,}: download it again, or take what is there with --config=partial"
+                f"{released:,}: download it again, or use --config=partial for a part of it"
             )
 
     def _features(self, row: release.Face) -> dict[str, Any]:
         return row.features()
 
     def _kept(self, splits: dict[str, list[release.Face]]) -> None:
-        """Says of a partial copy how large a part it is."""
+        """Adds a notice with the size of a partial copy."""
         counts = [(split, len(splits.get(split, ())), n) for split, n in release.RELEASED.items()]
         if any(kept < (1 - MAX_LEFT_OUT) * released for _, kept, released in counts):
-            parts = [f"{kept:,} of {n:,} {split} pictures" for split, kept, n in counts]
+            parts = [f"{kept:,} of {n:,} {split} images" for split, kept, n in counts]
             self.info.metadata["notice"] = f"A part of FairFace: {' and '.join(parts)}."

@@ -1,4 +1,4 @@
-"""Reads FairFace as it is released: two tables of labels, and where the pictures are."""
+"""Reads a release of FairFace: two tables of labels and the locations of its images."""
 
 import csv
 import io
@@ -18,9 +18,9 @@ from data_prep.archives import MAX_FILE_BYTES
 from data_prep.release import hash_number
 
 COLUMNS = ["file", "age", "gender", "race", "service_test"]
-# Split of the prepared set to FairFace's own name of it.
+# Splits of the prepared set and their names in the release.
 SPLITS = {"train": "train", "test": "val"}
-# Pictures in the release.
+# Number of images in the release.
 RELEASED = {"train": 86_744, "test": 10_954}
 _ADVICE = ": are these FairFace's labels?"
 
@@ -30,8 +30,8 @@ class Face:
     """One row of a table.
 
     Attributes:
-        path: as the archive has it, such as "val/1.jpg".
-        age: the range as released, such as "3-9".
+        path: within the archive, such as "val/1.jpg".
+        age: the age range as released, such as "3-9".
         age_range: its first and last year, both included.
         gender: 0 female, 1 male.
         race: index into `agenet.labels.RACES`.
@@ -46,12 +46,12 @@ class Face:
     service_test: bool
 
     def features(self) -> dict[str, Any]:
-        """All features of the prepared set but the picture."""
+        """Returns all features of the prepared set except the image."""
         low, high = self.age_range
         group = nearest_age_group_of_range(low, high)
         return {
             "path": self.path,
-            # The release knows no persons: everybody is somebody else.
+            # The release does not identify persons, so every image is its own subject.
             "subject_id": hash_number(self.path),
             "age": self.age,
             "age_official": group,
@@ -69,7 +69,7 @@ def label_file(folder: Path, split: str) -> Path:
 
 
 def image_source(folder: Path, split: str, margin: str) -> Path | None:
-    """Where the pictures of a split are read from: the first of these that is there."""
+    """The archive or folder of a split's images: the first of these that exists."""
     candidates = [
         folder / f"fairface-img-margin{margin}-trainval.zip",
         folder / f"fairface_{SPLITS[split]}.tar",
@@ -79,7 +79,7 @@ def image_source(folder: Path, split: str, margin: str) -> Path | None:
 
 
 def missing_files(folder: Path, split: str, margin: str) -> list[str]:
-    """What a split needs and `folder` lacks; empty if all is there."""
+    """Names of the files of a split that `folder` lacks."""
     missing = []
     if image_source(folder, split, margin) is None:
         missing.append(
@@ -92,7 +92,7 @@ def missing_files(folder: Path, split: str, margin: str) -> list[str]:
 
 
 def read_labels(folder: Path, split: str) -> dict[str, Face]:
-    """The faces of a split by path.
+    """Reads the faces of a split, by path.
 
     Raises:
         UserError: a row does not parse or a face is listed twice; names the row.

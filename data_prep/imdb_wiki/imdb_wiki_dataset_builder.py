@@ -22,14 +22,14 @@ SIDE = 256
 
 @dataclass(eq=False)
 class ImdbWikiConfig(FaceConfig):
-    """Which rows, and how they are divided.
+    """Configuration of IMDb-Wiki.
 
     Attributes:
         databases: "imdb", "wiki" or both.
         noise: the rules that drop rows.
-        sample: how many of the usable rows are drawn; None keeps all.
-        test_share: share of the persons in the test set.
-        seed: of the draw and of the split.
+        sample: number of usable rows to sample; None keeps all.
+        test_share: fraction of persons in the test set.
+        seed: of the sample and of the split.
     """
 
     max_side: int | None = SIDE
@@ -41,7 +41,7 @@ class ImdbWikiConfig(FaceConfig):
 
 
 class Builder(FaceBuilder):
-    """IMDb-Wiki (Rothe, Timofte & Van Gool, 2018), with the usual filter against noise."""
+    """IMDb-Wiki (Rothe, Timofte & Van Gool, 2018), with the usual noise filter."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
@@ -59,7 +59,7 @@ class Builder(FaceBuilder):
         ImdbWikiConfig(name="full", description="Both parts."),
         ImdbWikiConfig(
             name="subset_60k",
-            description="60,000 of the usable rows of both parts, drawn at random.",
+            description="60,000 usable rows of both parts, sampled at random.",
             sample=60_000,
         ),
     ]
@@ -75,7 +75,7 @@ class Builder(FaceBuilder):
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         f"Download the archives of cropped faces, wiki_crop.tar and imdb_crop.tar, from {PAGE} "
-        "into one folder, and name it with --manual_dir=FOLDER."
+        "into one folder, and pass it as --manual_dir=FOLDER."
     )
 
     def _check_release(self, manual_dir: Path) -> None:
@@ -104,15 +104,15 @@ class Builder(FaceBuilder):
             if len(rows) < config.sample:
                 raise UserError(
                     f"{manual_dir}: {len(rows):,} usable rows, fewer than the {config.sample:,} "
-                    f"that the config {config.name} draws: use --config=full"
+                    f"that the config {config.name} samples: use --config=full"
                 )
-            rows = release.draw(rows, config.sample, config.seed)
-            summary.append(f"drawn: {len(rows):,} of the usable rows, seed {config.seed}")
+            rows = release.sample(rows, config.sample, config.seed)
+            summary.append(f"sampled: {len(rows):,} usable rows, seed {config.seed}")
         splits = release.split_by_person(rows, config.test_share, config.seed)
         if empty := [name for name, chosen in splits.items() if not chosen]:
             raise UserError(
                 f"{manual_dir}: {len(rows):,} usable rows, and none of their persons falls into "
-                f"{' or '.join(empty)}: these are too few persons"
+                f"{' or '.join(empty)}: there are too few persons"
             )
         return Release(
             sources=[release.image_source(manual_dir, database) for database in config.databases],
@@ -129,7 +129,7 @@ class Builder(FaceBuilder):
         return row.features()
 
     def _kept(self, splits: dict[str, list[release.Row]]) -> None:
-        """Writes the labels as a table beside the data set, too."""
+        """Writes the labels as a CSV table into the folder of the data set."""
         with (Path(self.data_path) / "labels.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(

@@ -1,7 +1,7 @@
-"""Reads the metadata of IMDb-Wiki: one MATLAB structure with a column for every property.
+"""Reads the metadata of IMDb-Wiki, a MATLAB structure with one column per property.
 
-The file comes from elsewhere: its size is bounded before and after decompression, nothing in it
-is executed, and whatever is unexpected ends in one line.
+The file is untrusted. `scipy.io.loadmat` parses it and executes nothing, but it has no size limit:
+from a file of 2 MB it allocated 2 GB. So the file is decompressed here first, up to `MAX_BYTES`.
 """
 
 import io
@@ -14,7 +14,7 @@ import numpy as np
 
 from agenet.errors import UserError
 
-MAX_BYTES = 1 << 30  # decompressed; wiki.mat has 17 MB, imdb.mat some ten times as much
+MAX_BYTES = 1 << 29  # decompressed; wiki.mat has 17 MB, imdb.mat some ten times as much
 _HEADER_BYTES = 128
 _COMPRESSED = 15  # data type miCOMPRESSED of "MAT-File Format", table 1-1
 _NUMBERS = ("dob", "photo_taken", "gender", "face_score", "second_face_score")
@@ -23,15 +23,15 @@ _TEXTS = ("full_path", "name")
 
 @dataclass(frozen=True)
 class Metadata:
-    """The N rows of one of the two databases, as released.
+    """The N rows of one database, as released.
 
     Attributes:
-        full_path: N paths below the database's folder.
-        name: N names; empty where there is none.
-        dob: float64 [N], date of birth in MATLAB's days, 366 more than Python's ordinals.
+        full_path: N paths below the folder of the database.
+        name: N names of persons; empty if unknown.
+        dob: float64 [N], date of birth as MATLAB's datenum, 366 more than Python's ordinals.
         photo_taken: float64 [N], year.
         gender: float64 [N]: 0 female, 1 male, NaN unknown.
-        face_score: float64 [N], of the detector: -inf where it found no face.
+        face_score: float64 [N], detector score; -inf where no face was found.
         second_face_score: float64 [N], NaN where there is no second face.
         celeb_id: float64 [N], IMDb's number of the person; -1 in the Wikipedia database.
     """
@@ -50,12 +50,12 @@ def parse_metadata(data: bytes, database: str, where: str) -> Metadata:
     """Parses `imdb.mat` or `wiki.mat`.
 
     Args:
-        data: the file.
-        database: "imdb" or "wiki", the structure's name.
-        where: names the file in messages.
+        data: content of the file.
+        database: "imdb" or "wiki", the name of the structure.
+        where: name of the file, for messages.
 
     Raises:
-        UserError: it is no such file.
+        UserError: it is not such a file.
     """
     columns = _structure(data, database, where)
     wanted = [*_TEXTS, *_NUMBERS, *(["celeb_id"] if database == "imdb" else [])]
@@ -81,13 +81,13 @@ _ADVICE = ": is it the file as released?"
 
 
 def _structure(data: bytes, name: str, where: str) -> dict[str, np.ndarray]:
-    """The structure's fields."""
+    """Returns the fields of the structure."""
     from scipy.io import loadmat
 
     if b"MATLAB 7.3" in data[:_HEADER_BYTES] or data.startswith(b"\x89HDF"):
         raise UserError(
-            f"{where}: a MATLAB file of version 7.3, where the released one is of version 5: take "
-            "the released one, or save this one again in MATLAB with save(FILE, NAME, '-v7')"
+            f"{where}: a MATLAB file of version 7.3, but the released one is of version 5: use "
+            "that, or save this one again in MATLAB with save(FILE, NAME, '-v7')"
         )
     try:
         structure = loadmat(io.BytesIO(_decompressed(data, where)), variable_names=[name])[name]
@@ -95,7 +95,7 @@ def _structure(data: bytes, name: str, where: str) -> dict[str, np.ndarray]:
         raise
     except KeyError:
         raise UserError(f"{where}: holds no structure {name}{_ADVICE}") from None
-    # SciPy raises whatever comes up when a file is damaged.
+    # SciPy raises errors of any type for damaged files.
     except Exception as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(
@@ -108,10 +108,10 @@ def _structure(data: bytes, name: str, where: str) -> dict[str, np.ndarray]:
 
 
 def _decompressed(data: bytes, where: str) -> bytes:
-    """The same file without compression, so that its size is known before it is parsed.
+    """Returns the same file without compression.
 
     Raises:
-        UserError: it would be larger than any released one.
+        UserError: it is larger than `MAX_BYTES`.
         zlib.error, struct.error: it is damaged.
     """
     order = ">" if data[126:128] == b"MI" else "<"
@@ -136,6 +136,6 @@ def _decompressed(data: bytes, where: str) -> bytes:
 
 
 def _text(cell: Any) -> str:
-    """A cell's text; empty where it holds none."""
+    """Returns the text of a cell; empty if it contains none."""
     value = cell.item() if isinstance(cell, np.ndarray) and cell.size == 1 else ""
     return value if isinstance(value, str) else ""

@@ -1,4 +1,4 @@
-"""Ages from dates, and the filter that drops rows whose labels or faces are in doubt."""
+"""Computes ages from dates, and drops rows with doubtful labels or faces."""
 
 from dataclasses import dataclass
 
@@ -6,16 +6,16 @@ import numpy as np
 
 from .matlab import Metadata
 
-_FIRST_DATENUM = 367  # 1 January of the year 1; below it, MATLAB counts a year 0
+_FIRST_DATENUM = 367  # 1 January of the year 1; smaller values are in MATLAB's year 0
 _LAST_DATENUM = 3652425  # 31 December 9999
 _DATENUM_OF_1970 = 719529
 
 
 def ages(dob: np.ndarray, photo_taken: np.ndarray) -> np.ndarray:
-    """Whole years at the middle of the year in which a picture was taken: float64 [N].
+    """Returns the age in whole years when a photograph was taken, float64 [N].
 
-    Nobody recorded the day, so that whoever was born in July or later is taken to have had no
-    birthday yet. NaN where the date of birth is none.
+    The day is not known; photographs are taken to be from the middle of the year, so persons born
+    in July or later have not had their birthday yet. NaN where the date of birth is invalid.
 
     Args:
         dob: [N], MATLAB's serial date numbers.
@@ -30,15 +30,15 @@ def ages(dob: np.ndarray, photo_taken: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class NoiseFilter:
-    """Which rows are kept; the defaults are the rules that the field usually applies.
+    """Rules that rows must pass; the defaults are those commonly used in the literature.
 
     Attributes:
-        valid_dates: whether the dates must give an age; a row that may lack one has it unknown.
-        min_age, max_age: years, both included.
-        known_gender: whether the gender must be known.
-        found_face: whether the detector must have found a face; else the picture is no face crop.
-        min_face_score: the least score of the detector.
-        single_face: whether a second face on the picture, which may be the one meant, drops it.
+        valid_dates: whether rows without a valid age are dropped; else their age is unknown.
+        min_age, max_age: range of ages in years, inclusive.
+        known_gender: whether rows without a gender are dropped.
+        found_face: whether rows without a detected face, which are no face crops, are dropped.
+        min_face_score: minimum score of the face detector.
+        single_face: whether rows with a second face, which may be the labelled one, are dropped.
     """
 
     valid_dates: bool = True
@@ -50,9 +50,9 @@ class NoiseFilter:
     single_face: bool = True
 
     def apply(self, rows: Metadata) -> tuple[np.ndarray, dict[str, int]]:
-        """Which of the N rows are kept, bool [N], and how many each rule dropped, in order.
+        """Returns which of the N rows are kept, bool [N], and the number dropped by each rule.
 
-        A row that breaks several rules is counted for the first of them.
+        A row that violates several rules counts for the first of them.
         """
         age = ages(rows.dob, rows.photo_taken)
         score = rows.face_score

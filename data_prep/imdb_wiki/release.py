@@ -1,4 +1,4 @@
-"""Which pictures of IMDb-Wiki are wanted, where they lie, and what is known of them."""
+"""Selects the usable rows of a release of IMDb-Wiki and splits them by person."""
 
 import re
 from dataclasses import dataclass
@@ -18,14 +18,15 @@ from .noise import NoiseFilter, ages
 
 @dataclass(frozen=True)
 class Row:
-    """One usable picture.
+    """One usable image.
 
     Attributes:
-        path: as the archive has it, such as "wiki_crop/17/10000217_1981-05-05_2009.jpg".
+        path: within the archive, such as "wiki_crop/17/10000217_1981-05-05_2009.jpg".
         name: of the person; empty where it is unknown.
         celeb_id: IMDb's number of the person; -1 in the Wikipedia database.
-        age: years; None where the date of birth is not valid.
+        age: years; None if the date of birth is invalid.
         gender: 0 female, 1 male, -1 unknown.
+        face_score: score of the detector that cropped the face.
     """
 
     path: str
@@ -37,7 +38,7 @@ class Row:
 
     @property
     def person(self) -> str:
-        """Tells persons apart, across both databases: whoever is in both is one person."""
+        """Identifies the person across both databases: by name if there is one."""
         if name := " ".join(self.name.casefold().split()):
             return name
         return f"celebrity {self.celeb_id}" if self.celeb_id >= 0 else self.path
@@ -47,7 +48,7 @@ class Row:
         return -1 if self.age is None else nearest_age_group(self.age)
 
     def features(self) -> dict[str, Any]:
-        """All features of the prepared set but the picture."""
+        """Returns all features of the prepared set except the image."""
         age = -1 if self.age is None else self.age
         return {
             "path": self.path,
@@ -65,7 +66,7 @@ class Row:
 
 
 def missing_files(folder: Path, databases: tuple[str, ...]) -> list[str]:
-    """What of the release is not in `folder`; empty if all is there."""
+    """Names of the files of the release that `folder` lacks."""
     missing = []
     for database in databases:
         if not image_source(folder, database).exists():
@@ -76,7 +77,7 @@ def missing_files(folder: Path, databases: tuple[str, ...]) -> list[str]:
 
 
 def image_source(folder: Path, database: str) -> Path:
-    """Where pictures are read from: the archive, or the folder where there is no archive."""
+    """The archive of the images, or the folder if there is no archive."""
     archive = _archive(folder, database)
     return archive if archive.is_file() else folder / f"{database}_crop"
 
@@ -92,10 +93,10 @@ def _metadata_file(folder: Path, database: str) -> Path | None:
 
 
 def read_metadata(folder: Path, database: str) -> Metadata:
-    """Reads `wiki.mat` or `imdb.mat`: a file beside the pictures, or within their archive.
+    """Reads `wiki.mat` or `imdb.mat`, beside the images or inside their archive.
 
     Raises:
-        UserError: there is none, or it is not as released.
+        UserError: it is missing, or is not the released file.
     """
     if path := _metadata_file(folder, database):
         if path.stat().st_size > MAX_FILE_BYTES:
@@ -110,10 +111,10 @@ def read_metadata(folder: Path, database: str) -> Metadata:
 def usable_rows(
     metadata: Metadata, database: str, noise: NoiseFilter, where: str
 ) -> tuple[list[Row], dict[str, int]]:
-    """The rows that the filter keeps, and how many each of its rules dropped.
+    """Returns the rows that the filter keeps, and the number dropped by each of its rules.
 
     Raises:
-        UserError: a path could lead out of the release.
+        UserError: a path is not that of a crop and could point outside the release.
     """
     kept, dropped = noise.apply(metadata)
     age = ages(metadata.dob, metadata.photo_taken)
@@ -121,7 +122,9 @@ def usable_rows(
     for i in np.flatnonzero(kept).tolist():
         path = metadata.full_path[i]
         if not re.fullmatch(r"\d{2}/(?!\.+$)[^/\\\x00-\x1f\x7f]{1,200}", path):
-            raise UserError(f"{where}, row {i + 1}: full_path {path[:200]!r} is no path of a crop")
+            raise UserError(
+                f"{where}, row {i + 1}: full_path {path[:200]!r} is not the path of a crop"
+            )
         row = Row(
             path=f"{database}_crop/{path}",
             name=metadata.name[i][:200],
@@ -131,23 +134,26 @@ def usable_rows(
             face_score=float(metadata.face_score[i]),
         )
         rows.setdefault(row.path, row)
-    dropped["picture listed before"] = int(kept.sum()) - len(rows)
+    dropped["image listed before"] = int(kept.sum()) - len(rows)
     return list(rows.values()), dropped
 
 
-def draw(rows: list[Row], count: int, seed: int) -> list[Row]:
-    """`count` rows at random, in the order of `rows`; the same whatever the library's version."""
+def sample(rows: list[Row], count: int, seed: int) -> list[Row]:
+    """Samples `count` rows, in the order of `rows`; independent of library versions."""
     chosen = sorted(range(len(rows)), key=lambda i: hash_number(f"draw {seed} {rows[i].path}"))
     return [rows[i] for i in sorted(chosen[:count])]
 
 
 def split_by_person(rows: list[Row], test_share: float, seed: int) -> dict[str, dict[str, Row]]:
-    """Splits "train" and "test", path to row; who is in which depends on person and seed alone.
+    """Splits rows by person; a person's split depends on the name and the seed alone.
 
     Args:
-        rows: any pictures.
-        test_share: the share of persons in the test set.
-        seed: of the draw.
+        rows: any rows.
+        test_share: fraction of persons in the test set.
+        seed: of the split.
+
+    Returns:
+        "train" and "test", each path to row.
     """
     splits: dict[str, dict[str, Row]] = {"train": {}, "test": {}}
     for row in rows:

@@ -122,7 +122,7 @@ def test_a_few_left_out_are_recorded(tmp_path: Path, data_dir: Path, capsys: Any
     assert metadata["notice"] == "" and metadata["sources"] == ["faces"]
     output = capsys.readouterr().out
     assert "fold_1: 38 images" in output
-    assert f"left out: 1 pictures that are missing: faces/{names[0]}" in output
+    assert f"left out: 1 images that are missing: faces/{names[0]}" in output
 
 
 def test_failed_overwrite_keeps_what_was_prepared(manual_dir: Path, data_dir: Path) -> None:

@@ -59,12 +59,12 @@ def test_failing_leaves_nothing_behind(tmp_path: Path) -> None:
     for path in table["full_path"][:3]:
         (tmp_path / "wiki_crop" / path).write_bytes(b"not a picture")
     output = run_on_beam(tmp_path, tmp_path / "data", "wiki", fails=True)
-    assert "3 of 60 pictures do not decode" in output.splitlines()[-1]
+    assert "3 of 60 images do not decode" in output.splitlines()[-1]
     assert not (tmp_path / "data").exists()
     for path in table["full_path"][:3]:
         (tmp_path / "wiki_crop" / path).unlink()
     output = run_on_beam(tmp_path, tmp_path / "data", "wiki", fails=True)
-    assert "3 of 60 pictures are missing" in output.splitlines()[-1]
+    assert "3 of 60 images are missing" in output.splitlines()[-1]
     assert not (tmp_path / "data").exists()
 
 

@@ -108,27 +108,27 @@ def test_splits_for_training(manual_dir: Path, tmp_path: Path) -> None:
 def test_a_part_of_the_release(manual_dir: Path, tmp_path: Path, capsys: Any) -> None:
     for number in range(1, 21):
         (manual_dir / "train" / f"{number}.jpg").unlink()
-    with pytest.raises(UserError, match=r"20 of 54 pictures are missing: train/1.jpg, "):
+    with pytest.raises(UserError, match=r"20 of 54 images are missing: train/1.jpg, "):
         run(manual_dir, tmp_path / "data")
     assert not (tmp_path / "data").exists()
     run(manual_dir, tmp_path / "data", "partial")
-    notice = "A part of FairFace: 16 of 36 train pictures and 18 of 18 test pictures."
+    notice = "A part of FairFace: 16 of 36 train images and 18 of 18 test images."
     output = capsys.readouterr().out
-    assert notice in output and "left out: 20 pictures that are missing: train/1.jpg" in output
+    assert notice in output and "left out: 20 images that are missing: train/1.jpg" in output
     assert open_records("fairface/partial", str(tmp_path / "data")).notice == notice
 
     shutil.rmtree(manual_dir / "train")
     (manual_dir / "val" / "1.jpg").write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=r"1 of 18 pictures do not decode: val/1.jpg"):
+    with pytest.raises(UserError, match=r"1 of 18 images do not decode: val/1.jpg"):
         run(manual_dir, tmp_path / "data", "partial")
     (manual_dir / "val" / "1.jpg").unlink()
     run(manual_dir, tmp_path / "data", "partial")
     records = open_records("fairface/partial", str(tmp_path / "data"))
     assert records.fold.tolist() == [0] * 17
-    assert "0 of 36 train pictures and 17 of 18 test" in records.notice
+    assert "0 of 36 train images and 17 of 18 test" in records.notice
     for path in (manual_dir / "val").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match="none of the listed pictures is there"):
+    with pytest.raises(UserError, match="none of the listed images was found"):
         run(manual_dir, tmp_path / "data", "partial")
 
 

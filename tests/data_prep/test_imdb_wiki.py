@@ -20,7 +20,7 @@ from data_prep.imdb_wiki import imdb_wiki_dataset_builder, matlab
 from data_prep.imdb_wiki.imdb_wiki_dataset_builder import Builder, ImdbWikiConfig
 from data_prep.imdb_wiki.matlab import parse_metadata
 from data_prep.imdb_wiki.noise import NoiseFilter, ages
-from data_prep.imdb_wiki.release import Row, draw, split_by_person, usable_rows
+from data_prep.imdb_wiki.release import Row, sample, split_by_person, usable_rows
 from tests.data_prep.test_images import noise_jpeg
 
 PREPARED = "imdb_wiki/wiki/1.0.0"
@@ -203,10 +203,10 @@ def rows_of(count: int) -> list[Row]:
     return [Row(f"wiki_crop/00/{i}.jpg", f"P {i // 3}", -1, 30, 0, 2.0) for i in range(count)]
 
 
-def test_draw_and_split_depend_on_the_seed_alone() -> None:
+def test_sample_and_split_depend_on_the_seed_alone() -> None:
     rows = rows_of(3000)
-    drawn = draw(rows, 500, seed=0)
-    assert len(drawn) == 500 and drawn == draw(rows, 500, seed=0) != draw(rows, 500, seed=1)
+    drawn = sample(rows, 500, seed=0)
+    assert len(drawn) == 500 and drawn == sample(rows, 500, seed=0) != sample(rows, 500, seed=1)
     assert [rows.index(row) for row in drawn[:3]] == [1, 4, 6]
     splits = split_by_person(rows, 0.1, seed=0)
     persons = {split: {row.person for row in splits[split].values()} for split in splits}
@@ -261,14 +261,14 @@ def test_pictures_that_are_missing_or_none(tmp_path: Path, capsys: Any) -> None:
     (crops / table["full_path"][1]).write_bytes(b"not a picture")
     run(tmp_path, tmp_path / "data")
     output = capsys.readouterr().out
-    assert "left out: 1 pictures that are missing: wiki_crop/00/wiki0_" in output
+    assert "left out: 1 images that are missing: wiki_crop/00/wiki0_" in output
     metadata = json.loads((tmp_path / "data" / PREPARED / "metadata.json").read_text())
     assert metadata["pictures_broken"]["first"] == [f"wiki_crop/{table['full_path'][1]}"]
     assert metadata["rows_dropped"]["wiki"]["a second face"] == 0
     assert len((tmp_path / "data" / PREPARED / "labels.csv").read_text().splitlines()) == 299
     for path in table["full_path"][:4]:
         (crops / path).write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=r"4 of 300 pictures do not decode: wiki_crop/00/wiki0_"):
+    with pytest.raises(UserError, match=r"4 of 300 images do not decode: wiki_crop/00/wiki0_"):
         run(tmp_path, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -283,9 +283,9 @@ def test_both_databases_and_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(records.images) == 80 and len(np.unique(records.subject_id)) == 20
     with pytest.raises(UserError, match="80 usable rows, fewer than the 60,000 that the config"):
         run(tmp_path, tmp_path / "data", "subset_60k")
-    sample = ImdbWikiConfig(name="sample", sample=30)
-    monkeypatch.setattr(Builder, "BUILDER_CONFIGS", [sample])
-    monkeypatch.setattr(Builder, "builder_configs", {"sample": sample})
+    config = ImdbWikiConfig(name="sample", sample=30)
+    monkeypatch.setattr(Builder, "BUILDER_CONFIGS", [config])
+    monkeypatch.setattr(Builder, "builder_configs", {"sample": config})
     run(tmp_path, tmp_path / "data", "sample")
     assert len(open_records("imdb_wiki/sample", str(tmp_path / "data")).images) == 30
 
@@ -319,7 +319,7 @@ def test_real_paths_with_made_pictures(real_data: Path, tmp_path: Path, monkeypa
         (tmp_path / "wiki_crop" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "wiki_crop" / path).write_bytes(noise_jpeg(16, 16, seed))
     pack(tmp_path)
-    with pytest.raises(UserError, match=r"37,838 of 38,138 pictures are missing: wiki_crop/"):
+    with pytest.raises(UserError, match=r"37,838 of 38,138 images are missing: wiki_crop/"):
         run(tmp_path, tmp_path / "data")
     apply = NoiseFilter.apply
 
