@@ -105,8 +105,8 @@ def test_too_many_left_out_leaves_nothing_behind(manual_dir: Path, data_dir: Pat
     with pytest.raises(UserError) as caught:
         run("adience", manual_dir, data_dir)
     message = str(caught.value)
-    assert "1 of 10 pictures are missing: faces/4@N0/" in message
-    assert f"1 of 10 pictures do not decode: faces/{name}" in message and "1%" in message
+    assert "1 of 10 images are missing: faces/4@N0/" in message
+    assert f"1 of 10 images do not decode: faces/{name}" in message and "1%" in message
     assert not data_dir.exists()
 
 
