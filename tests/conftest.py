@@ -1,6 +1,7 @@
 """Fixtures shared by the tests; eight virtual CPU devices stand in for accelerators."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,15 +13,31 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from agenet.data.records import Records
 from agenet.labels import AGE_GROUPS
 from agenet.models.layers import BatchNorm
-
-jax.config.update("jax_num_cpu_devices", 8)
+from agenet.weights.cache import cache_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"
+
+# Most of a test's time is compilation: it is kept on disk, for the programs that tests start, the
+# other processes of pytest-xdist and the next run of the tests; and done at low optimisation
+# (JAX_DISABLE_MOST_OPTIMIZATIONS=0 turns that off).
+COMPILED = cache_dir() / "compiled-by-tests"
+JAX_SETTINGS = {
+    "jax_compilation_cache_dir": str(COMPILED),
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+    "jax_disable_most_optimizations": os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1",
+}
+for _name, _value in JAX_SETTINGS.items():
+    os.environ[_name.upper()] = str(_value)
+    jax.config.update(_name, _value)
+jax.config.update("jax_num_cpu_devices", 8)
+
 LOWEST, HIGHEST = zip(*(map(int, group.split("-")) for group in AGE_GROUPS), strict=True)
 
 
@@ -30,16 +47,22 @@ def _hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Lets tests, and the programs that they call, compile the same thing once."""
-    for name, value in {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }.items():
-        os.environ[name.upper()] = str(value)
-        jax.config.update(name, value)
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps the folder of compiled functions small and whole."""
+    if "PYTEST_XDIST_WORKER" in os.environ or not COMPILED.is_dir():
+        return
+    sizes = {path: path.stat().st_size for path in COMPILED.iterdir()}
+    full = sum(sizes.values()) > 2_000_000_000
+    for path, size in sizes.items():
+        if full or not size:  # Empty: the process that wrote it was killed.
+            path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def shared_tmp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all processes of pytest-xdist share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,29 +140,42 @@ def make_records() -> Callable[..., Records]:
 
 
 @pytest.fixture(scope="session")
-def drawn_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn_faces(shared_tmp: Path) -> Path:
     """A data_dir in which a small `drawn_faces/faces` is prepared, by the program users call."""
-    data_dir = tmp_path_factory.mktemp("data")
-    manual_dir = tmp_path_factory.mktemp("release")
-    sys.path.insert(0, str(ROOT))
-    from data_prep.drawn_faces.release import write_release
 
-    write_release(manual_dir, count=300, seed=0)
-    run_program(
-        "scripts/prepare.py", "drawn_faces", f"--manual_dir={manual_dir}", f"--data_dir={data_dir}"
-    )
-    return data_dir
+    def prepare(data_dir: Path) -> None:
+        from data_prep.drawn_faces.release import write_release
+
+        write_release(shared_tmp / "release", count=300, seed=0)
+        run_prepare("drawn_faces", shared_tmp / "release", data_dir)
+
+    return once(shared_tmp / "drawn_faces", prepare)
 
 
 @pytest.fixture(scope="session")
-def adience(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def adience(real_data: Path, shared_tmp: Path) -> Path:
     """A data_dir in which the real `adience/faces` is prepared; half a minute and 100 MB."""
-    data_dir = tmp_path_factory.mktemp("adience")
-    manual_dir = real_data / "adience"
-    run_program(
-        "scripts/prepare.py", "adience", f"--manual_dir={manual_dir}", f"--data_dir={data_dir}"
+    return once(
+        shared_tmp / "adience", lambda path: run_prepare("adience", real_data / "adience", path)
     )
-    return data_dir
+
+
+def once(folder: Path, prepare: Callable[[Path], None]) -> Path:
+    """Has one process of pytest-xdist `prepare` a folder, which the others wait for."""
+    done = folder.with_suffix(".done")
+    with FileLock(folder.with_suffix(".lock")):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            prepare(folder)
+            done.touch()
+    return folder
+
+
+def run_prepare(dataset: str, manual_dir: Path, data_dir: Path) -> None:
+    run_program(
+        "scripts/prepare.py", dataset, f"--manual_dir={manual_dir}", f"--data_dir={data_dir}"
+    )
 
 
 def run_program(*arguments: str, fails: bool = False, **env: str) -> str:
