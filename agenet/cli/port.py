@@ -13,7 +13,7 @@ SOURCE is a file, a name that --list shows, "default" (the bundled weights), or 
 
 Without --to, OUTPUT is a .safetensors file that agenet reads, with the input specification and the
 origin of the weights inside. With --to it is a file of another framework: .safetensors or .pth for
-torchvision, .weights.h5 or .keras for Keras.
+torchvision and timm, .weights.h5 or .keras for Keras, .caffemodel for Caffe.
 """
 
 
@@ -22,7 +22,7 @@ torchvision, .weights.h5 or .keras for Keras.
 @click.argument("output", metavar="OUTPUT", required=False, type=options.PATH)
 @click.option(
     "--to",
-    type=click.Choice(["torchvision", "keras"]),
+    type=click.Choice(["torchvision", "keras", "timm", "caffe"]),
     help="Write a file for the network of this framework.",
 )
 @click.option("--model", default="", help="The network, for a file that --list does not show.")

