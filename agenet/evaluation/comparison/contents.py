@@ -1,44 +1,48 @@
-"""What a page that compares runs says: from the runs to a document for `agenet.evaluation.page`."""
+"""Composes the page that compares runs: headings, explanations, tables and figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from matplotlib.figure import Figure
 
+from agenet.evaluation.bootstrap import LEVEL, MIN_SUBJECTS, RESAMPLES
 from agenet.evaluation.comparison import figures
-from agenet.evaluation.comparison.figures import Point
-from agenet.evaluation.comparison.files import views_of
+from agenet.evaluation.comparison.cost import Point, cost
+from agenet.evaluation.comparison.panels import RunStyle, Styled, style_of, titles
 from agenet.evaluation.comparison.runs import FOLDS, Run
 from agenet.evaluation.comparison.statistics import differences
 from agenet.evaluation.comparison.tables import (
-    Group,
     dataset_of,
     features_found,
     headline,
     is_adience,
-    main_figures,
+    main_metrics,
     pairs_table,
     reference,
+    settings,
     what_was_run,
 )
-from agenet.evaluation.figures import MIN_IN_BIN, percent
-from agenet.evaluation.metrics import LEVEL, MIN_SUBJECTS, RESAMPLES
-from agenet.evaluation.page import Details, Grid, Heading, Listing, Node, Picture, Text
+from agenet.evaluation.figure_style import MIN_IN_BIN, to_image
+from agenet.evaluation.page import Details, Grid, Heading, Image, Listing, Node, Text
 from agenet.evaluation.published import FOLDS_DIFFER, LIMITS, REFERENCE, SOURCES
-from agenet.evaluation.report import tested_state
+from agenet.evaluation.summary import METRICS_EXPLAINED, percent, tested_state, views_of
+from agenet.labels import TASK_CLASSES
 
 MAX_SHEET = 32 << 20  # bytes of a sheet of faces
 SHEET_WIDTH = 1400  # pixels
 
 
-def compose(runs: Sequence[Run], *, faces: bool) -> tuple[str, list[Node]]:
-    """Title and document of a comparison, with runs of different data sets kept apart.
+def compose(
+    runs: Sequence[Run], *, faces: bool, added_fields: Mapping[str, Any]
+) -> tuple[str, list[Node]]:
+    """Title and document of a comparison; runs of different data sets are kept apart.
 
     Args:
         runs: at least one.
-        faces: whether the sheets of faces come along.
+        faces: whether to include the sheets of faces.
+        added_fields: the default of each field that configs of earlier versions lack.
 
     Raises:
         UserError: predictions.npz of a run is damaged.
@@ -46,253 +50,244 @@ def compose(runs: Sequence[Run], *, faces: bool) -> tuple[str, list[Node]]:
     for run in runs:
         for test in run.tests:
             _ = test.predictions  # Raises for a damaged file before anything is drawn.
-    looked = [(run, figures.look(number, run)) for number, run in enumerate(runs)]
-    groups: dict[str, Group] = {}
-    for run, look in looked:
-        groups.setdefault(dataset_of(run), []).append((run, look))
+    styled = [(run, style_of(number, run)) for number, run in enumerate(runs)]
+    groups: dict[str, list[tuple[Run, RunStyle]]] = {}
+    for run, style in styled:
+        groups.setdefault(dataset_of(run), []).append((run, style))
     title = f"Age and gender: {len(runs)} run{'s' * (len(runs) > 1)} compared"
     nodes: list[Node] = [Heading(1, title)]
     if len(groups) > 1:
         names = ", ".join(groups)
-        nodes.append(
-            Text(
-                f"These runs were tested on different data sets ({names}), so they stand in "
-                "separate groups: a figure of one group does not compare with one of another.",
-                "warning",
-            )
+        text = (
+            f"These runs were tested on different data sets ({names}) and are therefore shown in "
+            "separate groups: results of one group do not compare with those of another."
         )
-    nodes += _warnings(looked)
+        nodes.append(Text(text, "warning"))
+    nodes += _warnings(styled)
     for number, (name, group) in enumerate(groups.items()):
         prefix = f"{name}: " if len(groups) > 1 else ""
-        nodes += _group(group, prefix, f"g{number}-", faces)
+        nodes += _group(group, prefix, f"g{number}-", faces, added_fields)
     nodes += [
-        Heading(2, "What these networks cannot know", "limits"),
+        Heading(2, "Limits", "limits"),
         Text(LIMITS),
-        Heading(2, "How to read the figures", "reading"),
-        *map(Text, _reading(looked)),
+        Heading(2, "How to read the results", "reading"),
+        *map(Text, _reading(styled)),
     ]
     if any(is_adience(group) for group in groups.values()):
         nodes += [Heading(3, "Sources"), Listing(SOURCES)]
     return title, nodes
 
 
-def _warnings(group: Group) -> list[Node]:
+def _warnings(runs: Styled) -> list[Node]:
     nodes: list[Node] = []
-    notices: dict[str, list[str]] = {}
-    for run, look in group:
+    notices: dict[str, list[RunStyle]] = {}
+    for run, style in runs:
         if notice := run.first["dataset"]["notice"]:
-            notices.setdefault(notice, []).append(look.key)
+            notices.setdefault(notice, []).append(style)
         if run.leaks:
             seen, total = run.seen
-            protocol = run.first["dataset"]["protocol"]
-            split = " is split over images:" if protocol == "random" else ":"
-            nodes.append(
-                Text(
-                    f"{look.key} ({run.name}){split} {percent(seen / max(total, 1))} % of its test "
-                    f"faces ({seen:,} of {total:,}) show a person who was seen in training. Its "
-                    "figures say how well the network knows these persons, and do not compare "
-                    "with the others.",
-                    "warning",
-                )
+            by_image = run.first["dataset"]["protocol"] == "random"
+            text = (
+                f"{style.title}{' is split by image:' if by_image else ':'} "
+                f"{percent(seen / max(total, 1))} % of its test faces ({seen:,} of {total:,}) show "
+                "a person from training. Its results show how well the network knows these "
+                "subjects, and do not compare with the others."
             )
-    for notice, keys in notices.items():
-        nodes.append(Text(f"{', '.join(keys)}: {notice}", "warning"))
+            nodes.append(Text(text, "warning"))
+    for notice, styles in notices.items():
+        nodes.append(Text(f"{titles(styles)}: {notice}", "warning"))
     return nodes
 
 
-def _group(group: Group, prefix: str, anchor: str, faces: bool) -> list[Node]:
-    tasks = [task for task in MAIN_TASKS if any(task in run.tasks for run, _ in group)]
+def _group(
+    group: Styled, prefix: str, anchor: str, faces: bool, added_fields: Mapping[str, Any]
+) -> list[Node]:
+    """The sections on runs that were tested on the same data set."""
+    tasks = [task for task in TASK_CLASSES if any(task in run.tasks for run, _ in group)]
     nodes: list[Node] = [
-        Heading(2, f"{prefix}Results at a glance", f"{anchor}results"),
+        Heading(2, f"{prefix}Main results", f"{anchor}results"),
         *_same_test(group),
         headline(group),
         *(Text(text, "note") for text in (_uncertainty(group), features_found(group)) if text),
-        _picture(
+        to_image(
+            cost(group, tasks, _points() if is_adience(group) else {}),
             f"{anchor}cost",
-            figures.cost(group, tasks, _points() if is_adience(group) else {}),
-            "Accuracy on the test against the time of training, one panel for each task",
-            "Up and to the left is better. Times are of the machines named below: compare them "
-            "only where the machine is the same.",
+            "Test accuracy against training time, one panel for each task",
+            "Up and to the left is better. Times were measured on the machines listed below: "
+            "compare them only where the machine is the same.",
         ),
     ]
     if is_adience(group):
-        nodes += [
-            Heading(2, "The reference report's final tables", f"{anchor}reference"),
-            reference(),
-            Text(
-                "As the reference report prints them. How it split the data is not documented, "
-                "its machine is another one, and its EfficientNet's time covers both heads.",
-                "note",
-            ),
-        ]
-    nodes += [Heading(2, f"{prefix}What was run", f"{anchor}runs"), *what_was_run(group)]
-    curves = figures.curves(group, tasks)
-    if curves:
-        picture = _picture(
-            f"{anchor}curves",
-            curves,
-            "Loss and accuracy on validation data over epochs, all runs overlaid",
-            "On validation data, which training never sees. A ring: the state that was tested. "
-            "Of five folds: each thinly, and their mean.",
+        text = (
+            "As the reference report prints them. How it split the data is not documented, its "
+            "machine is a different one, and the time of its EfficientNet covers both tasks."
         )
-        nodes += [Heading(2, f"{prefix}Learning curves", f"{anchor}curves"), picture]
+        heading = Heading(2, "The reference report's final tables", f"{anchor}reference")
+        nodes += [heading, reference(), Text(text, "note")]
+    nodes += [Heading(2, f"{prefix}What was run", f"{anchor}runs"), *what_was_run(group)]
+    nodes += settings(group, added_fields)
+    if curves := figures.curves(group, tasks):
+        image = to_image(
+            curves,
+            f"{anchor}curves",
+            "Loss and accuracy on validation data over epochs, all runs overlaid",
+            "On validation data, which training never sees. Ring: the state that was tested. Of "
+            "five folds: each as a thin line, and their mean.",
+        )
+        nodes += [Heading(2, f"{prefix}Learning curves", f"{anchor}curves"), image]
     for task in tasks:
         nodes += _task(group, task, prefix, f"{anchor}{task}", faces)
     return nodes
 
 
-MAIN_TASKS = ("age", "gender")
-
-
-def _same_test(group: Group) -> list[Node]:
-    """A warning where runs were not tested on the same faces, in as many views."""
-    tests: dict[str, list[str]] = {}
+def _same_test(group: Styled) -> list[Node]:
+    """A warning if runs were not tested on the same faces, in as many views."""
+    tests: dict[str, list[RunStyle]] = {}
     views = [views_of(run.first) for run, _ in group]
-    for (run, look), count in zip(group, views, strict=True):
+    for (run, style), count in zip(group, views, strict=True):
         dataset = run.first["dataset"]
-        split = "persons" if dataset["protocol"] == "subject" else "images"
+        split = "subject" if dataset["protocol"] == "subject" else "image"
         where = "all five folds" if run.is_folds else f"fold {dataset['test_fold']}"
-        what = f"{where}, split over {split}, {dataset['labels']} labels"
-        what += f", means over views of a face: {count}" if len({*views}) > 1 else ""
-        tests.setdefault(what, []).append(look.key)
+        what = f"{where}, split by {split}, {dataset['labels']} labels"
+        what += f", mean over {count} views of a face" if len({*views}) > 1 else ""
+        tests.setdefault(what, []).append(style)
     if len(tests) < 2:
         return []
-    which = "; ".join(f"{', '.join(keys)}: {what}" for what, keys in tests.items())
-    advice = "Part of any difference between them comes from that, not from the networks."
-    alike = "Not all runs were tested on the same faces in the same way."
-    return [Text(f"{alike} {which}. {advice}", "warning")]
+    text = (
+        "Not all runs were tested on the same faces in the same way. "
+        f"{'; '.join(f'{titles(styles)}: {what}' for what, styles in tests.items())}. "
+        "Part of any difference between them comes from that, not from the networks."
+    )
+    return [Text(text, "warning")]
 
 
-def _uncertainty(group: Group) -> str:
+def _uncertainty(group: Styled) -> str:
     parts = []
     if any(not run.is_folds for run, _ in group):
         level = f"{100 * LEVEL:.0f} %"
-        parts.append(f"Below a figure: its {level} interval, by persons, where the report has one.")
+        parts.append(f"Below a result: its {level} interval by subject, if the report has one.")
         if is_adience(group):
-            parts.append(f"A single fold says little of the others; {FOLDS_DIFFER}")
+            parts.append(f"A single fold says little about the others; {FOLDS_DIFFER}")
     if any(run.is_folds for run, _ in group):
         parts.append("±: standard deviation over the five folds (sample, n - 1).")
     return " ".join(parts)
 
 
 def _points() -> dict[str, list[Point]]:
-    points: dict[str, list[Point]] = {"age": [], "gender": []}
-    short = ("LH-CNN", "ResNet-50", "EffNet-B0")
-    for name, (_, *tasks) in zip(short, REFERENCE, strict=True):
-        for task, (accuracy, _, seconds) in zip(points, tasks, strict=True):
-            points[task].append(Point(name, seconds, float(accuracy) / 100))
-    return points
+    """The results of the reference report for each task."""
+    names = ("LH-CNN", "ResNet-50", "EffNet-B0")
+    rows = list(zip(names, REFERENCE, strict=True))
+    return {
+        task: [(name, row[i][2], float(row[i][0]) / 100) for name, row in rows]
+        for i, task in enumerate(TASK_CLASSES, 1)
+    }
 
 
-def _task(group: Group, task: str, prefix: str, anchor: str, faces: bool) -> list[Node]:
-    tested = [(run, look) for run, look in group if task in run.tasks]
+def _task(group: Styled, task: str, prefix: str, anchor: str, faces: bool) -> list[Node]:
+    tested = [(run, style) for run, style in group if task in run.tasks]
     name = task.capitalize()
-    nodes: list[Node] = [Heading(2, f"{prefix}{name}", anchor), main_figures(tested, task)]
+    nodes: list[Node] = [Heading(2, f"{prefix}{name}", anchor), main_metrics(tested, task)]
     nodes += _paired(tested, task, anchor)
     matrices = [
-        _picture(
-            f"{anchor}-confusion-{look.key}",
-            figures.matrix(run, look, task),
-            f"Confusion matrix of {look.label}, {task}",
+        to_image(
+            figures.matrix(run, style, task),
+            f"{anchor}-confusion-{style.key}",
+            f"Confusion matrix of {style.title}, {task}",
         )
-        for run, look in tested
+        for run, style in tested
     ]
-    nodes += [Heading(3, f"{name}: what is taken for what"), Grid(matrices)]
-    calibration = figures.calibration(tested, task)
-    if calibration:
-        picture = _picture(
-            f"{anchor}-calibration",
+    nodes += [Heading(3, f"{name}: confusion matrices"), Grid(matrices)]
+    if calibration := figures.calibration(tested, task):
+        image = to_image(
             calibration,
-            f"Reliability diagram, {task}: accuracy against the probability of the answer",
-            "On the dotted line, of the answers given with 80 % certainty, 80 % are right; below "
-            "it a network is too sure of itself. The larger the mark, the more faces; lines leave "
-            f"out marks of fewer than {MIN_IN_BIN}.",
+            f"{anchor}-calibration",
+            f"Reliability diagram, {task}: accuracy against the predicted probability",
+            "On the dotted line, 80 % of the predictions with a probability of 80 % are correct; "
+            "below it a network is overconfident. The larger the marker, the more faces; lines "
+            f"leave out markers of fewer than {MIN_IN_BIN} faces.",
         )
-        nodes += [Heading(3, f"{name}: can the probabilities be believed?"), picture]
-    alt = f"Accuracy in {task} by subgroup, the runs beside each other"
+        nodes += [Heading(3, f"{name}: calibration"), image]
+    alt = f"Accuracy in {task} by subgroup, the runs side by side"
     bars = [
-        _picture(f"{anchor}-subgroups-{number}", figure, alt)
+        to_image(figure, f"{anchor}-subgroups-{number}", alt)
         for number, figure in enumerate(figures.bars(tested, task))
     ]
     if bars:
         text = (
-            "Lines: 95 % intervals by person, where the report has them. Dots: single folds. Few "
-            "faces are behind some bars; the report of each run has the numbers."
+            "Lines: 95 % intervals by subject, if the report has them. Dots: single folds. Some "
+            "bars stand for few faces; the report of each run has the numbers."
         )
-        nodes += [Heading(3, f"{name}: who fares worse?"), *bars, Text(text, "note")]
+        nodes += [Heading(3, f"{name}: accuracy by subgroup"), *bars, Text(text, "note")]
     sheets = _sheets(tested, task, anchor) if faces else []
     if sheets:
-        nodes += [
-            Heading(3, f"{name}: faces"),
-            Text(
-                "Pictures of real people may follow: show them only where the terms of the data "
-                "set allow it. A page without them: --no-faces.",
-                "warning",
-            ),
-            Details(f"Show the sheets of faces ({len(sheets)})", sheets),
-        ]
+        text = (
+            "Images of real people may follow: show them only where the terms of the data set "
+            "allow it. A page without them: --no-faces."
+        )
+        details = Details(f"Show the sheets of faces ({len(sheets)})", sheets)
+        nodes += [Heading(3, f"{name}: faces"), Text(text, "warning"), details]
     return nodes
 
 
-def _paired(group: Group, task: str, anchor: str) -> list[Node]:
+def _paired(group: Styled, task: str, anchor: str) -> list[Node]:
+    """Differences of every two runs on the same faces."""
     if len(group) < 2:
         return []
     found, apart = differences([run for run, _ in group], task)
-    looks = {id(run): look for run, look in group}
-    title = f"{task.capitalize()}: is the difference more than chance?"
-    nodes: list[Node] = [Heading(3, title)]
+    styles = {id(run): style for run, style in group}
+    nodes: list[Node] = [Heading(3, f"{task.capitalize()}: are the differences significant?")]
     if found:
-        nodes += [
-            _picture(
-                f"{anchor}-differences",
-                figures.forest(found, looks, task),
-                f"Difference in {task} accuracy of every two runs tested on the same faces",
-                f"Lines: {100 * LEVEL:.0f} % intervals by person. Both runs of a pair answer for "
-                "the same faces, and are resampled together: a line that crosses zero is a "
-                "difference that other persons might have turned round."
-                + " Of folds: over all their faces together, not quite the difference of the means."
-                * any(r.is_folds for r, _ in group),
-            ),
-            pairs_table(found, looks),
-        ]
-    lacking = [look.key for run, look in group if any(t.predictions is None for t in run.tests)]
+        caption = (
+            f"Lines: {100 * LEVEL:.0f} % intervals by subject. Both runs of a pair predict the "
+            "same faces and are resampled together: where a line crosses zero, the order of the "
+            "two may be different for other subjects."
+        )
+        if any(run.is_folds for run, _ in group):
+            caption += (
+                " For folds the faces of all folds are pooled, which is not quite the difference "
+                "of the means."
+            )
+        alt = f"Difference in {task} accuracy of every two runs tested on the same faces"
+        image = to_image(figures.forest(found, styles, task), f"{anchor}-differences", alt, caption)
+        nodes += [image, pairs_table(found, styles)]
+    lacking = [s for run, s in group if any(test.predictions is None for test in run.tests)]
     others = [
-        f"{looks[id(b)].key} and {looks[id(a)].key}"
+        f"{styles[id(b)].title} and {styles[id(a)].title}"
         for a, b in apart
-        if not {looks[id(a)].key, looks[id(b)].key} & set(lacking)
+        if styles[id(a)] not in lacking and styles[id(b)] not in lacking
     ]
     if others:
         text = f"Not compared, tested on other faces or other labels: {', '.join(others)}."
         nodes.append(Text(text, "note"))
     if lacking:
-        nodes.append(
-            Text(
-                f"Not compared face by face for want of predictions.npz: {', '.join(lacking)}. "
-                "agenet evaluate --workdir=RUN writes it.",
-                "note",
-            )
+        text = (
+            f"Not compared face by face for lack of predictions.npz: {titles(lacking)}. "
+            "agenet evaluate --workdir=RUN writes it."
         )
+        nodes.append(Text(text, "note"))
     return nodes
 
 
-def _sheets(group: Group, task: str, anchor: str) -> list[Node]:
-    """What each run has drawn of its faces, smaller; of folds that of the first."""
+def _sheets(group: Styled, task: str, anchor: str) -> list[Node]:
+    """The sheets of faces that the runs have drawn, made smaller; for folds that of the first."""
     nodes: list[Node] = []
-    for run, look in group:
+    for run, style in group:
         content = _smaller(run.tests[0].workdir / f"faces_{task}.png")
         if content is not None:
-            fold = ", fold 0" if run.is_folds else ""
-            text = f"{look.label}{fold}: surest mistakes, surest right answers, least sure answers"
-            nodes.append(Picture(f"{anchor}-faces-{look.key}.webp", content, text, text))
+            text = f"{style.label}{', fold 0' * run.is_folds}: most confident errors, most "
+            text += "confident correct predictions, least confident predictions"
+            name = f"{anchor}-faces-{style.key}.webp"
+            nodes.append(Image(name, content, text, text, wide=True))
     return nodes
 
 
 def _smaller(path: Path) -> bytes | None:
-    """A PNG as WebP; None where there is none, or something else."""
+    """A PNG as WebP; None if there is none, or if it is something else."""
     if not path.is_file() or path.stat().st_size > MAX_SHEET:
         return None
     png = path.read_bytes()
-    # Signature, length and name of the first part, then width and height: no bomb is decoded.
+    # Signature, length and name of the first part, then width and height: checked before decoding,
+    # as a small file may stand for a huge image.
     size = [int.from_bytes(png[start : start + 4], "big") for start in (16, 20)]
     if png[:8] != b"\x89PNG\r\n\x1a\n" or not 0 < size[0] * size[1] <= 50_000_000:
         return None
@@ -305,36 +300,25 @@ def _smaller(path: Path) -> bytes | None:
     return cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, 70])[1].tobytes()
 
 
-def _picture(name: str, figure: Figure, alt: str, caption: str = "") -> Picture:
-    svg, png = figures.to_svg(figure, name), figures.to_png(figure)
-    wide = figure.get_figwidth() > 8
-    return Picture(f"{name}.png", png, alt, caption, svg, wide)
-
-
-def _reading(group: Group) -> list[str]:
-    states: dict[str, list[str]] = {}
-    for run, look in group:
-        states.setdefault(tested_state(run.first["training"]), []).append(look.key)
-    tested = "; ".join(f"{state} ({', '.join(keys)})" for state, keys in states.items())
+def _reading(runs: Styled) -> list[str]:
+    states: dict[str, list[RunStyle]] = {}
+    for run, style in runs:
+        states.setdefault(tested_state(run.first), []).append(style)
+    tested = "; ".join(f"{state}: {titles(styles)}" for state, styles in states.items())
     texts = [
-        "Accuracy: the share of faces whose most probable class is the true one. 1-off: at most "
-        "one age group away. Balanced accuracy: the mean of the recalls of the classes, so that a "
-        "rare group counts as much as a common one. Always the largest class: naming the "
-        "commonest class of the faces of each test. Loss: mean negative log-likelihood, in nats. "
-        "Calibration error: expected distance of accuracy from the probability of the answer. "
-        "ROC-AUC: how often, of a female and a male face, the male one has the greater probability "
-        "of being male. MAE and CS@5: over faces whose age is known to the year.",
-        f"Intervals: percentiles of {RESAMPLES:,} bootstrap resamples of persons, not of pictures, "
-        "since the pictures of one person are alike. They say how far a figure could lie off "
-        "because other persons might have been tested; what another training run would change is "
-        f"not in them. Fewer than {MIN_SUBJECTS} persons give none.",
+        f"{METRICS_EXPLAINED} MAE and CS@5: mean absolute error, and share at most five years off, "
+        "over the faces whose age is known to the year.",
+        f"Intervals: percentiles of {RESAMPLES:,} bootstrap resamples of subjects, not of images, "
+        "since the images of one subject are alike. They show how much a result depends on which "
+        "subjects were tested, but not how much another training run would change it. Fewer than "
+        f"{MIN_SUBJECTS} subjects give no interval.",
         f"What was tested: {tested}. A dash: the report of that run, which may be of an older "
-        "version, does not have the figure.",
+        "version, does not have the value.",
     ]
-    if any(run.is_folds for run, _ in group):
+    if any(run.is_folds for run, _ in runs):
         texts.append(
-            f"Of {FOLDS} folds, figures are means of the folds' figures, whose standard deviation "
-            "stands beside them; confusion matrices, reliability, subgroups and differences of "
-            "pairs are pooled: the faces of all folds together."
+            f"For {FOLDS} folds, results are means over the folds with their standard deviation; "
+            "confusion matrices, reliability, subgroups and differences of pairs pool the faces of "
+            "all folds."
         )
     return texts

@@ -1,4 +1,4 @@
-"""Figures of several runs: over folds, pooled, by subgroup, and of two runs on the same faces."""
+"""Metrics of several runs: over folds, pooled, by subgroup, and of two runs on the same faces."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from agenet.evaluation.comparison.runs import Run, Test
-from agenet.evaluation.metrics import estimate_with_intervals, mean_figures
+from agenet.evaluation.bootstrap import estimate_with_intervals, weighted_means
+from agenet.evaluation.metrics import largest_class_share
 from agenet.labels import TASK_CLASSES, UNKNOWN
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, with an interval by person, or with a standard deviation over folds."""
+    """A metric with its interval by subject, or with its standard deviation over folds."""
 
     value: float
     interval: tuple[float, float] | None = None
@@ -23,7 +24,7 @@ class Estimate:
 
     @property
     def ends(self) -> tuple[float, float] | None:
-        """Of a line to draw."""
+        """Of an error bar."""
         if self.deviation is not None:
             return self.value - self.deviation, self.value + self.deviation
         return self.interval
@@ -36,8 +37,8 @@ class Bar:
     Attributes:
         accuracy: from 0 to 1.
         count: faces.
-        interval: by person; None of folds and of reports that have none.
-        folds: accuracy on each fold where the group occurs; empty of a single test.
+        interval: by subject; None for folds and for reports that have none.
+        folds: accuracy on each fold where the group occurs; empty for a single test.
     """
 
     accuracy: float
@@ -48,19 +49,19 @@ class Bar:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of the second run over the first, on the faces that both were tested on.
+    """The second run minus the first, on the faces that both were tested on.
 
     Attributes:
         first, second: the runs.
-        faces, persons: how many were tested.
-        accuracy, loss: mean difference, with a bootstrap interval by person.
-        only_first, only_second: faces that only one of them gets right.
+        faces, subjects: how many were tested.
+        accuracy, loss: mean difference, with a bootstrap interval by subject.
+        only_first, only_second: faces that only one of them classifies correctly.
     """
 
     first: Run
     second: Run
     faces: int
-    persons: int
+    subjects: int
     accuracy: Estimate
     loss: Estimate
     only_first: int
@@ -68,7 +69,7 @@ class Difference:
 
 
 def estimate(run: Run, task: str, name: str) -> Estimate | None:
-    """A main figure of `agenet.evaluation.metrics`; None where the report of any fold lacks it."""
+    """A main metric of a task; None where the report of any fold lacks it."""
     tests = [test.tasks[task] for test in run.tests if task in test.tasks]
     values = [metrics.get(name) for metrics in tests]
     known = [value for value in values if value is not None]
@@ -81,11 +82,10 @@ def estimate(run: Run, task: str, name: str) -> Estimate | None:
 
 
 def largest_class(run: Run, task: str) -> float | None:
-    """Accuracy of naming the commonest class of a test's own faces each time; mean over tests."""
+    """Mean over the tests of `largest_class_share` of the tested faces."""
     if task not in run.tasks:
         return None
-    tests = [test.tasks[task] for test in run.tests]
-    return fmean(max(metrics["support"]) / max(metrics["count"], 1) for metrics in tests)
+    return fmean(largest_class_share(test.tasks[task]["support"]) or 0.0 for test in run.tests)
 
 
 def mean(run: Run, *path: str) -> float:
@@ -105,7 +105,7 @@ def confusion(run: Run, task: str) -> np.ndarray:
 
 
 def reliability(run: Run, task: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Of the bins with faces: how many, mean probability and accuracy [K], over the tests.
+    """Faces, mean probability and accuracy [K] of the bins with faces, pooled over the tests.
 
     None where the report of any test lacks it, or tests have different bins.
     """
@@ -125,10 +125,10 @@ def reliability(run: Run, task: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def subgroups(run: Run, task: str, division: str) -> dict[str, Bar]:
-    """Accuracy in each group of a division, "age", "gender" or "race", that occurs.
+    """Accuracy in each group that occurs of a division, "age", "gender" or "race".
 
-    Where a report is too old to have it, the recalls stand in for the division by the task's own
-    classes: among the faces of one class, recall is accuracy.
+    Where a report is too old to have the division by the task's own classes, the recalls take its
+    place: among the faces of one class, recall is accuracy.
     """
     parts: dict[str, list[tuple[int, float, Any]]] = {}
     for test in run.tests:
@@ -162,7 +162,7 @@ def _groups(test: Test, task: str, division: str) -> list[tuple[str, int, float,
 
 
 def differences(runs: Sequence[Run], task: str) -> tuple[list[Difference], list[tuple[Run, Run]]]:
-    """Every two runs on the faces that both were tested on, and the pairs that share no test."""
+    """The differences of all pairs that were tested on the same faces, and the other pairs."""
     found, apart = [], []
     for first, second in combinations([run for run in runs if task in run.tasks], 2):
         difference = _difference(first, second, task)
@@ -174,9 +174,9 @@ def differences(runs: Sequence[Run], task: str) -> tuple[list[Difference], list[
 
 
 def _difference(first: Run, second: Run, task: str) -> Difference | None:
-    """None unless a test of the one and a test of the other are of the same faces and labels.
+    """None unless a test of each is on the same faces with the same labels.
 
-    Which faces have no label is no matter: a run of one task is not tested on them.
+    Faces without a label do not matter: a run of one task is not tested on them.
     """
     subjects, gains, losses = [], [], []
     for a, b in product(*([_labelled(test, task) for test in r.tests] for r in (first, second))):
@@ -186,17 +186,17 @@ def _difference(first: Run, second: Run, task: str) -> Difference | None:
             continue
         labels, rows = a[task], np.arange(len(a[task]))
         log_probs = [p[f"{task}_log_probs"].astype(np.float64) for p in (a, b)]
-        right = [(values.argmax(axis=1) == labels).astype(np.int64) for values in log_probs]
+        correct = [(values.argmax(axis=1) == labels).astype(np.int64) for values in log_probs]
         subjects.append(a["subject_id"])
-        gains.append(right[1] - right[0])
+        gains.append(correct[1] - correct[0])
         losses.append(log_probs[0][rows, labels] - log_probs[1][rows, labels])
     if not subjects:
         return None
     gain, loss = np.concatenate(gains), np.concatenate(losses)
-    persons, person = np.unique(np.concatenate(subjects), return_inverse=True)
-    figures = mean_figures({"accuracy": gain, "loss": loss}, person)
-    # The very resamples that the intervals of the reports come from, where labels are the same.
-    values, intervals = estimate_with_intervals(figures, len(persons))
+    known, subject = np.unique(np.concatenate(subjects), return_inverse=True)
+    # These are the resamples of the reports' own intervals, where the labels are the same.
+    differences = weighted_means({"accuracy": gain, "loss": loss}, subject)
+    values, intervals = estimate_with_intervals(differences, len(known))
     accuracy, loss_difference = (
         Estimate(values[name] or 0.0, _pair(intervals[name])) for name in ("accuracy", "loss")
     )
@@ -204,7 +204,7 @@ def _difference(first: Run, second: Run, task: str) -> Difference | None:
         first=first,
         second=second,
         faces=len(gain),
-        persons=len(persons),
+        subjects=len(known),
         accuracy=accuracy,
         loss=loss_difference,
         only_first=int((gain < 0).sum()),
