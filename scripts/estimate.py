@@ -30,7 +30,7 @@ from agenet.data.augment import (
 )
 from agenet.distributed.mesh import create_mesh
 from agenet.errors import ArgumentParser, UserError, one_line_errors
-from agenet.evaluation.report import duration
+from agenet.evaluation.summary import duration
 from agenet.models import create_model
 from agenet.runs.series import table
 from agenet.training.losses import describe_heads

@@ -30,8 +30,9 @@ def command(runs: tuple[str, ...], out: Path | None, no_faces: bool) -> None:
     if any(part.exists() and not part.is_dir() for part in (out, *out.parents)):
         raise UserError(f"--out {out} is not a folder")
     from agenet.evaluation.comparison.pages import write_comparison
+    from agenet.runs.identity import ADDED_FIELDS
 
-    page, text = write_comparison(runs, out, faces=not no_faces)
+    page, text = write_comparison(runs, out, faces=not no_faces, added_fields=ADDED_FIELDS)
     print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)\n{text}")
 
 

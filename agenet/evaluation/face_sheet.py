@@ -6,7 +6,15 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from agenet.evaluation.figure_style import CORRECT, INK, MARGIN, WRONG, add_axes, titled_figure, write
+from agenet.evaluation.figure_style import (
+    CORRECT,
+    INK,
+    MARGIN,
+    WRONG,
+    add_axes,
+    titled_figure,
+    write,
+)
 from agenet.evaluation.page import Grid, Heading, Image, Node
 from agenet.evaluation.summary import percent
 from agenet.labels import TASK_CLASSES, UNKNOWN

@@ -130,7 +130,7 @@ def to_svg(figure: Figure, name: str) -> str:
 
 def to_image(figure: Figure, name: str, alt: str, caption: str = "") -> Image:
     """An image of a page, and the same in a file called `name`.png."""
-    wide = figure.get_figwidth() > 8
+    wide = figure.get_figwidth() > 7
     return Image(f"{name}.png", to_png(figure), alt, caption, to_svg(figure, name), wide)
 
 

@@ -105,9 +105,7 @@ def _curves(
     axis.legend(frameon=False, fontsize=9, labelcolor=INK)
 
 
-def confusion_matrix(
-    task: str, metrics: Mapping[str, Any], subtitle: str, notice: str
-) -> Figure:
+def confusion_matrix(task: str, metrics: Mapping[str, Any], subtitle: str, notice: str) -> Figure:
     """The confusion matrix of `agenet.evaluation.metrics.task_metrics`, see `draw_confusion`."""
     title = f"{task.capitalize()}: {percent(metrics['accuracy'])} % accuracy"
     if "one_off" in metrics:
@@ -179,7 +177,7 @@ def reliability_diagram(
 
     axis.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":", label="perfect calibration")
     widths = np.diff(edges)[filled]
-    axis.bar(edges[filled], accuracy, widths, align="edge", color=SHADES(0.35), edgecolor="white")
+    axis.bar(edges[filled] + widths / 2, accuracy, 0.96 * widths, color=BLUE, alpha=0.3)
     axis.plot(confidence, accuracy, "o", color=BLUE, markersize=4.5, label="mean of a bin")
     enough = counts[filled] >= MIN_IN_BIN
     label = f"bins of {MIN_IN_BIN} faces or more"
@@ -221,7 +219,7 @@ def subgroup_bars(task: str, metrics: Mapping[str, Any], subtitle: str, notice: 
     axis = add_axes(figure, left, below, side, body)
     for at, _, group in rows:
         share, interval = group["accuracy"], group["intervals"]["accuracy"]
-        axis.barh(at, share, 0.72, color=SHADES(0.6 if group is metrics else 0.35))
+        axis.barh(at, share, 0.72, color=BLUE, alpha=0.7 if group is metrics else 0.35)
         if interval:
             axis.plot(interval, [at, at], color=INK, linewidth=1.3, marker="|", markersize=6)
         text = f"{percent(share)} %   {group['count']:,} faces, {group['subjects']:,} subjects"

@@ -224,7 +224,9 @@ def range_accuracy(
         return None
     correct = in_ranges(log_probs[known], ranges.tolist()).argmax(1) == place.ravel()
     subjects, subject = np.unique(subject_id[known], return_inverse=True)
-    return estimate_with_intervals(weighted_means({"range_accuracy": correct}, subject), len(subjects))
+    return estimate_with_intervals(
+        weighted_means({"range_accuracy": correct}, subject), len(subjects)
+    )
 
 
 def _checked(task: str, log_probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

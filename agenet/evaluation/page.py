@@ -193,7 +193,11 @@ def _markdown(node: Node, folder: str) -> str:
 
 def _plain(text: str) -> str:
     """Text in which Markdown and HTML see nothing but letters."""
-    text = re.sub(r"&(?=[#\w])", "&amp;", " ".join(text.split())).replace("<", "&lt;").replace(">", "&gt;")
+    text = (
+        re.sub(r"&(?=[#\w])", "&amp;", " ".join(text.split()))
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+    )
     # An underscore between two letters is none of Markdown's.
     return re.sub(r"([\\`*\[\]|~$#!]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
 

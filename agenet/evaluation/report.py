@@ -11,7 +11,7 @@ import numpy as np
 from agenet.data.records import name_tested
 from agenet.evaluation.bootstrap import LEVEL, MIN_SUBJECTS, RESAMPLES
 from agenet.evaluation.face_sheet import face_gallery, face_sheet
-from agenet.evaluation.figure_style import to_image
+from agenet.evaluation.figure_style import to_image, to_png
 from agenet.evaluation.figures import (
     confusion_matrix,
     learning_curves,
@@ -25,6 +25,7 @@ from agenet.evaluation.page import (
     Code,
     Details,
     Facts,
+    Grid,
     Heading,
     Image,
     Listing,
@@ -37,8 +38,8 @@ from agenet.evaluation.page import (
 from agenet.evaluation.published import FOLDS_DIFFER, LIMITS, PUBLISHED, SOURCES, on_adience
 from agenet.evaluation.summary import (
     MAIN_METRICS,
-    METRICS_EXPLAINED,
     Report,
+    definitions,
     duration,
     epochs,
     exceptions,
@@ -50,16 +51,13 @@ from agenet.files import write_file, write_json
 from agenet.labels import TASK_CLASSES
 
 INTERVALS = (
-    f"Intervals: {100 * LEVEL:.0f} %, percentiles of {RESAMPLES:,} bootstrap resamples of subjects, "
+    f"Intervals: {100 * LEVEL:.0f} % percentiles of {RESAMPLES:,} bootstrap resamples of subjects, "
     "not of images, since the images of one subject are alike. They show how much a result depends "
     "on which subjects were tested, but not how much another training run would change it. No "
     f"interval: fewer than {MIN_SUBJECTS} subjects, or a metric that is undefined in too many "
     "resamples, or the calibration error, which comes out too large for few faces and in resamples."
 )
 EXACT_AGES = "Faces of exact age"
-
-# The nodes that show each figure, by the name of its file without the ending.
-Figures = Mapping[str, Sequence[Node]]
 
 
 def write_report(
@@ -88,60 +86,67 @@ def write_report(
     Raises:
         OSError: a file cannot be written.
     """
-    images, galleries = _draw(summary, history, predictions, faces)
+    images = _draw(summary, history)
+    tasks = [task for task, metrics in summary["evaluation"]["tasks"].items() if metrics["count"]]
+    sheets: dict[str, Sequence[Node]] = {}
+    galleries: dict[str, Sequence[Node]] = {}
+    for task in tasks:
+        sheet = to_png(face_sheet(task, predictions, faces, *_subtitles(summary)))
+        alt = f"Faces with predictions, {task}"
+        sheets[task] = [Image(f"faces_{task}.png", sheet, alt)]
+        write_file(workdir / f"faces_{task}.png", sheet)
+        galleries[task] = face_gallery(task, predictions, faces)
     for image in images.values():
         write_file(workdir / image.name, image.content)
     arrays = io.BytesIO()
     np.savez_compressed(arrays, allow_pickle=False, **predictions)
     write_file(workdir / "predictions.npz", arrays.getvalue())
-    shown: dict[str, Sequence[Node]] = {name: [image] for name, image in images.items()}
-    write_file(workdir / "report.md", to_markdown(compose(summary, shown)).encode())
-    page = to_html(_title(summary), compose(summary, shown | galleries))
+    write_file(workdir / "report.md", to_markdown(compose(summary, images, sheets)).encode())
+    page = to_html(_title(summary), compose(summary, images, galleries))
     write_file(workdir / "report.html", page.encode())
     write_json(workdir / "report.json", summary)
 
 
-def _draw(
-    summary: Report,
-    history: Sequence[dict[str, Any]],
-    predictions: dict[str, np.ndarray],
-    faces: Callable[[np.ndarray], np.ndarray],
-) -> tuple[dict[str, Image], dict[str, Sequence[Node]]]:
-    """All figures, and what takes the place of the sheets of faces in the HTML page."""
-    tasks = summary["evaluation"]["tasks"]
-    dataset, notice = summary["dataset"], summary["dataset"]["notice"]
-    subtitle = f"{summary['model']['name']} · {name_tested(dataset['name'])} · {_split(dataset)}"
-    about = (subtitle, notice)
-    drawn: dict[str, Image] = {}
-    galleries: dict[str, Sequence[Node]] = {}
+def _draw(summary: Report, history: Sequence[dict[str, Any]]) -> dict[str, Image]:
+    """All figures but the faces, by the names of their files without the ending."""
+    tasks, about = summary["evaluation"]["tasks"], _subtitles(summary)
+    images = {}
     if history:
         figure = learning_curves(history, list(tasks), summary["training"], *about)
-        drawn["learning_curves"] = to_image(figure, "learning_curves", "Loss and accuracy by epoch")
+        name = "learning_curves"
+        images[name] = to_image(figure, name, "Loss and accuracy over epochs")
     for task, metrics in tasks.items():
-        if not metrics["count"]:
-            continue
-        for name, alt, figure in (
-            ("confusion", "Confusion matrix", confusion_matrix(task, metrics, *about)),
-            ("reliability", "Reliability diagram", reliability_diagram(task, metrics, *about)),
-            ("subgroups", "Accuracy by subgroup", subgroup_bars(task, metrics, *about)),
-            ("faces", "Faces with predictions", face_sheet(task, predictions, faces, *about)),
+        for kind, alt, draw in (
+            ("confusion", "Confusion matrix", confusion_matrix),
+            ("reliability", "Reliability diagram", reliability_diagram),
+            ("subgroups", "Accuracy by subgroup", subgroup_bars),
         ):
-            file = f"{name}_{task}"
-            drawn[file] = to_image(figure, file, f"{alt}, {task}")
-        galleries[f"faces_{task}"] = face_gallery(task, predictions, faces)
-    return drawn, galleries
+            if metrics["count"]:
+                name = f"{kind}_{task}"
+                images[name] = to_image(draw(task, metrics, *about), name, f"{alt}, {task}")
+    return images
+
+
+def _subtitles(summary: Report) -> tuple[str, str]:
+    """Subtitle and notice of all figures."""
+    dataset = summary["dataset"]
+    name = name_tested(dataset["name"])
+    return f"{summary['model']['name']} · {name} · {_split(dataset)}", dataset["notice"]
 
 
 def _title(summary: Report) -> str:
     return f"{summary['model']['name']} on {name_tested(summary['dataset']['name'])}"
 
 
-def compose(summary: Report, figures: Figures) -> list[Node]:
+def compose(
+    summary: Report, images: Mapping[str, Image], faces: Mapping[str, Sequence[Node]]
+) -> list[Node]:
     """The document of a run.
 
     Args:
         summary: the content of report.json.
-        figures: those that are missing are left out.
+        images: figures by the names of their files without the ending; any may be missing.
+        faces: what shows the faces of each task, if they are to be shown.
     """
     dataset, evaluation = summary["dataset"], summary["evaluation"]
     nodes: list[Node] = [Heading(1, _title(summary))]
@@ -151,15 +156,19 @@ def compose(summary: Report, figures: Figures) -> list[Node]:
     nodes += _results(evaluation["tasks"], summary["config"].get("heads", {}).get("age", ""))
     if on_adience(dataset):
         nodes += _published(summary)
-    for task, metrics in evaluation["tasks"].items():
-        nodes += _task(task, metrics, summary, figures)
+    for task in evaluation["tasks"]:
+        nodes += _task(task, summary, images)
+        if task in faces:
+            text = "These are images of the data set: publish them only where its terms allow it."
+            heading = Heading(3, f"{task.capitalize()}: faces")
+            nodes += [heading, Text(text, "note"), *faces[task]]
     nodes += [Heading(2, "Training", "training"), *_training(summary)]
-    if "learning_curves" in figures:
+    if "learning_curves" in images:
         text = (
             "Training metrics are means over the batches of an epoch while the network learns, "
             "with dropout and random augmentation; validation uses neither."
         )
-        nodes += [*figures["learning_curves"], Text(text, "note")]
+        nodes += [images["learning_curves"], Text(text, "note")]
     return [
         *nodes,
         Heading(2, "Data", "data"),
@@ -183,8 +192,9 @@ def _about(summary: Report) -> Facts:
         "subject": "no subject is in two splits",
         "random": "subjects may be in several splits",
     }[dataset["protocol"]]
-    step = summary["evaluation"]["step"]
-    epoch = f"step {step:,} (epoch {tested_epoch(training):.3g})"
+    evaluation = summary["evaluation"]
+    tested = f"{tested_state(summary)}, step {evaluation['step']:,} "
+    tested += f"(epoch {tested_epoch(training):.3g}), on the {evaluation['split']} set"
     machine = summary["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     rows = [
@@ -194,7 +204,7 @@ def _about(summary: Report) -> Facts:
         ("Parameters", f"{model['parameters']:,}, {model['trained']:,} of them trained"),
         ("Initial weights", model["initial"]),
         ("Training time", f"{duration(training['seconds'])}, {training['epochs']:.3g} epochs"),
-        ("Tested", f"{tested_state(summary)}, {epoch}, on the {summary['evaluation']['split']} set"),
+        ("Tested", tested),
         ("Machine", f"{machine['devices']}, {machine['processor']}"),
         ("Versions", versions),
     ]
@@ -232,15 +242,12 @@ def _results(tasks: Mapping[str, Mapping[str, Any]], age_head: str) -> list[Node
             rows.append([Cell("Always the largest class %"), *baselines])
     nodes: list[Node] = [
         Table(["", *tasks], rows),
-        Text(f"Faces without a label for a task are left out of it. {METRICS_EXPLAINED}", "note"),
+        Text(
+            f"Faces without a label for a task are left out of it. {definitions(present)}", "note"
+        ),
     ]
     if "mae" in present:
-        text = (
-            "MAE and CS@5: mean absolute error, and share at most five years off, over the faces "
-            "whose age is known to the year, with or without an age group. The predicted age is "
-            f"{_predicted_age(age_head)}"
-        )
-        nodes.append(Text(text, "note"))
+        nodes.append(Text(f"The predicted age is {_predicted_age(age_head)}", "note"))
     return [*nodes, Text(INTERVALS, "note")] if "intervals" in present else nodes
 
 
@@ -299,26 +306,17 @@ def _published(summary: Report) -> list[Node]:
     ]
 
 
-def _task(
-    task: str, metrics: Mapping[str, Any], summary: Report, figures: Figures
-) -> list[Node]:
-    name = task.capitalize()
-
-    def figure(kind: str) -> Sequence[Node]:
-        return figures.get(f"{kind}_{task}", ())
-
-    nodes: list[Node] = [
-        Heading(2, name, task),
-        _by_class(task, metrics, summary["dataset"]["counts"], summary["evaluation"]["split"]),
-        *figure("confusion"),
-        *figure("reliability"),
-    ]
+def _task(task: str, summary: Report, images: Mapping[str, Image]) -> list[Node]:
+    metrics, name = summary["evaluation"]["tasks"][task], task.capitalize()
+    split, counts = summary["evaluation"]["split"], summary["dataset"]["counts"]
+    nodes: list[Node] = [Heading(2, name, task), _by_class(task, metrics, counts, split)]
+    names = (f"{kind}_{task}" for kind in ("confusion", "reliability"))
+    if grid := [images[name] for name in names if name in images]:
+        nodes.append(Grid(grid))
     if metrics.get("subgroups"):
         nodes += [Heading(3, f"{name} by subgroup"), *_subgroups(task, metrics)]
-        nodes += figure("subgroups")
-    if figure("faces"):
-        text = "These are images of the data set: publish them only where its terms allow it."
-        nodes += [Heading(3, f"{name}: faces"), Text(text, "note"), *figure("faces")]
+    if f"subgroups_{task}" in images:
+        nodes.append(images[f"subgroups_{task}"])
     return nodes
 
 

@@ -4,7 +4,7 @@ A report is the content of report.json: `command`, `config`, `dataset`, `model`,
 `initial`, `training` and `evaluation`. Reports of earlier versions lack some of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from agenet.data.records import extra_names, name_tested
@@ -24,17 +24,21 @@ MAIN_METRICS = {
     "mae": ("MAE, years", 1, 2),
     "cs5": ("CS@5 %", 100, 1),
 }
-# The definitions that every reader of a report needs.
-METRICS_EXPLAINED = (
-    "Accuracy: share of faces whose most probable class is the true one. 1-off: share that is at "
-    "most one age group off. Balanced accuracy: mean of the recalls of the classes, so that a rare "
-    "group counts as much as a common one. Always the largest class: the accuracy of always "
-    "predicting the most frequent class of the tested faces. Loss: mean negative log-likelihood, "
-    "in nats. Calibration error: expected calibration error, the mean distance of accuracy from "
-    f"the probability of the predicted class over {CALIBRATION_BINS} equal bins of that "
-    "probability. ROC-AUC: how often, of a female and a male face, the male one has the greater "
-    "probability of being male."
-)
+_DEFINITIONS = {
+    "accuracy": "Accuracy: share of faces whose most probable class is the true one. Always the "
+    "largest class: the accuracy of always predicting the most frequent class of the tested faces.",
+    "one_off": "1-off: share of faces at most one age group off.",
+    "balanced_accuracy": "Balanced accuracy: mean of the recalls of the classes, so that a rare "
+    "group counts as much as a common one.",
+    "roc_auc": "ROC-AUC: how often, of a female and a male face, the male one has the greater "
+    "probability of being male.",
+    "calibration_error": "Calibration error: expected calibration error, the mean distance of "
+    "accuracy from the probability of the predicted class over "
+    f"{CALIBRATION_BINS} equal bins of that probability.",
+    "loss": "Loss: mean negative log-likelihood, in nats.",
+    "mae": "MAE and CS@5: mean absolute error, and share at most five years off, over the faces "
+    "whose age is known to the year, with or without an age group.",
+}
 
 
 def views_of(report: Report) -> int:
@@ -86,6 +90,11 @@ def conditions(reports: Sequence[Report]) -> str:
         f"{dataset['labels']} labels, protocol `{dataset['protocol']}`: {seen:,} of {tested:,} "
         f"test faces show a person from training.{exceptions(first)}"
     )
+
+
+def definitions(names: Collection[str]) -> str:
+    """What the main metrics of these names are."""
+    return " ".join(text for name, text in _DEFINITIONS.items() if name in names)
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -21,12 +21,8 @@ from agenet.data.records import Records
 from agenet.distributed.coordination import is_first_process
 from agenet.distributed.mesh import create_mesh
 from agenet.errors import UserError
-from agenet.evaluation.comparison.files import views_of
+from agenet.evaluation.bootstrap import LEVEL, MIN_SUBJECTS, RESAMPLES, SEED
 from agenet.evaluation.metrics import (
-    LEVEL,
-    MIN_SUBJECTS,
-    RESAMPLES,
-    SEED,
     SUBGROUPS,
     expected_age,
     range_accuracy,
@@ -34,6 +30,7 @@ from agenet.evaluation.metrics import (
     task_metrics,
 )
 from agenet.evaluation.report import write_report
+from agenet.evaluation.summary import views_of
 from agenet.files import read_json_lines
 from agenet.labels import UNKNOWN
 from agenet.runs.batches import AT_ONCE, Batches, PictureBatches
@@ -307,4 +304,4 @@ def log_results(summary: dict[str, Any], workdir: Path) -> None:
         )
     if summary["dataset"]["notice"]:
         log.info("NOTE: %s", summary["dataset"]["notice"])
-    log.info("report: %s", workdir / "report.md")
+    log.info("report: %s", workdir / "report.html")

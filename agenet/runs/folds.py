@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 
 from agenet.data.records import find_prepared, name_tested
 from agenet.errors import UserError
+from agenet.evaluation.published import PUBLISHED, on_adience
+from agenet.evaluation.summary import MAIN_METRICS, conditions
 from agenet.files import write_file, write_json
 from agenet.runs import series
 from agenet.runs.series import Run, StoppedError, Train
@@ -145,10 +147,6 @@ def markdown(reports: Reports, total: int, command: str) -> str:
     """
     if not reports:
         return f"No fold is finished yet.\n\n```sh\n{command}\n```\n"
-    # Imported here because it imports Matplotlib.
-    from agenet.evaluation.published import PUBLISHED, on_adience
-    from agenet.evaluation.report import conditions
-
     first = next(iter(reports.values()))
     dataset, name = first["dataset"], name_tested(first["dataset"]["name"])
     parts = [f"# {first['model']['name']} on {name}, {len(reports)} of {total} folds"]
@@ -188,9 +186,7 @@ def _with_deviation(found: Mapping[str, Any], factor: float, digits: int) -> str
 
 
 def _task_table(task: str, reports: Reports, summary: Mapping[str, Any]) -> str:
-    from agenet.evaluation.report import MAIN_FIGURES
-
-    shown = {name: figure for name, figure in MAIN_FIGURES.items() if name in summary}
+    shown = {name: figure for name, figure in MAIN_METRICS.items() if name in summary}
     rows = []
     for fold, report in sorted(reports.items()):
         figures = test_figures(report)[task]

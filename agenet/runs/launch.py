@@ -17,7 +17,7 @@ from agenet.distributed.compilation_cache import enable_compilation_cache
 from agenet.distributed.coordination import all_gather, broadcast, is_first_process
 from agenet.distributed.profiler import Profile, Window
 from agenet.errors import UserError
-from agenet.evaluation.comparison.files import views_of
+from agenet.evaluation.summary import views_of
 from agenet.files import exclusive_lock, write_errors_explained
 from agenet.runs.batches import create_batches
 from agenet.runs.evaluator import log_results, report_run

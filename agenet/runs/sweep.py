@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agenet.errors import UserError
+from agenet.evaluation.summary import conditions
 from agenet.files import SHIPPED, make_shipped_importable, write_file, write_json
 from agenet.runs import series
 from agenet.runs.series import Run, StoppedError, Train
@@ -225,9 +226,6 @@ def markdown(sweep: Sweep, results: Results) -> str:
 
 def _conditions(reports: Mapping[str, Any]) -> list[str]:
     """The conditions of the runs, with the names of the runs where conditions differ."""
-    # Imported here because it imports Matplotlib.
-    from agenet.evaluation.report import conditions
-
     names: dict[str, list[str]] = {}
     for name, report in reports.items():
         names.setdefault(conditions([report]), []).append(name)

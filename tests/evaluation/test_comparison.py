@@ -15,6 +15,7 @@ import pytest
 from agenet.cli.app import run_command
 from agenet.errors import UserError
 from agenet.evaluation.comparison import contents, figures
+from agenet.evaluation.comparison.panels import style_of
 from agenet.evaluation.comparison.runs import read_runs
 from agenet.evaluation.comparison.statistics import (
     confusion,
@@ -24,10 +25,20 @@ from agenet.evaluation.comparison.statistics import (
     subgroups,
 )
 from agenet.evaluation.figures import reliability_diagram
-from agenet.evaluation.page import Cell, Table, Text, to_html, to_markdown
-from tests.evaluation.test_report import finished_run, measure
-
-HOSTILE = "<script>alert(1)</script> *x* $a$ `b` |c|"
+from agenet.evaluation.page import (
+    Cell,
+    Code,
+    Details,
+    Facts,
+    Heading,
+    Image,
+    Listing,
+    Table,
+    Text,
+    to_html,
+    to_markdown,
+)
+from tests.evaluation.test_report import HOSTILE, finished_run, measure
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +94,7 @@ def test_one_page_that_needs_nothing_else(tmp_path: Path, made: SimpleNamespace)
     assert not re.search(r'(src|href|url)\W+(?!data:|#)["\']?(https?:)?//', html)
     assert "<script" not in html and "&lt;script&gt;" in html
     assert html.count("<svg") >= 8 and "image/webp" in html
-    assert "94.5 % of its test faces (945 of 1,000) show a person who was seen" in html
+    assert "94.5 % of its test faces (945 of 1,000) show a person from training" in html
     for published in ("67.14", "0.8037", "8,464 s", "Levi &amp; Hassner 2015"):
         assert published in html
     text = (tmp_path / "out/comparison.md").read_text()
@@ -108,14 +119,14 @@ def test_joined_data_sets_and_last_states(tmp_path: Path, made: SimpleNamespace)
     name = "adience/faces/1.0.0"
     one = leave(tmp_path / "one", made, name=name, notice="A part of it")
     html = compare(tmp_path / "out", one, flags=("--no-faces",))
-    assert "What was tested: the state that was best on validation data (A). A dash" in html
+    assert "What was tested: the state that was best on validation data: A (one). A dash" in html
     assert "Levi &amp; Hassner 2015" not in html
     joined = leave(tmp_path / "joined", made, name=f"{name} + fairface/partial/1.0.0")
     change(joined, "training", "best_metric", to="last")
     change(joined, "config", "dataset", to={"extra": "fairface/partial"})
     html = compare(tmp_path / "out", one, joined, flags=("--no-faces",))
-    assert "validation data (A); the state at the end of training (B)." in html
-    assert '<td class="left">adience/faces/1.0.0<small>trained on fairface/partial, too' in html
+    assert "validation data: A (one); the state at the end of training: B (joined)." in html
+    assert '<td class="left">adience/faces/1.0.0<small>also trained on fairface/partial' in html
     assert "Levi &amp; Hassner 2015" in html
 
 
@@ -141,10 +152,13 @@ def test_folds_are_averaged_and_pooled(tmp_path: Path, made: SimpleNamespace) ->
     bars = subgroups(run, "age", "gender")
     assert set(bars) == {"female", "male"} and len(bars["male"].folds) == 5
     html = compare(tmp_path / "out", folder, single)
-    assert html.count("<small>mean of a fold, features found</small>") == 2
-    assert "is not in that of the training. A: 3 epochs.</p>" in html
+    assert html.count("<small>mean of a fold, features cached</small>") == 2
+    assert "whose time is not included. A (folds): 3 epochs.</p>" in html
     assert f"<b>{100 * found.value:.1f}</b><small>± {100 * found.deviation:.1f}</small>" in html
-    assert html.count("Of folds: over all their faces together, not quite the difference") == 2
+    assert (
+        html.count("For folds the faces of all folds are pooled, which is not quite the difference")
+        == 2
+    )
 
 
 def test_figures_say_of_which_faces_they_are(tmp_path: Path, made: SimpleNamespace) -> None:
@@ -157,8 +171,12 @@ def test_figures_say_of_which_faces_they_are(tmp_path: Path, made: SimpleNamespa
     assert html.count(" faces</small>") == 2
     # What a run's own test gives away is another thing on each fold, and not that of the papers.
     largest = 100 * max(task["support"]) / task["count"]
-    for row in (r"\(A\)</td><td class=\"left\">five folds", r"\(B\)</td>.*only fold 0"):
-        assert re.search(rf"Always the largest class {row}</td><td>{largest:.1f}</td>", html)
+    for row in (
+        r"A \(folds\)</small></td><td class=\"left\">five folds",
+        r"B \(single\).*only fold 0",
+    ):
+        of_test = rf"Always the largest class<small>on the test of {row}</td>"
+        assert re.search(rf"{of_test}<td>{largest:.1f}</td>", html)
 
 
 def test_settings_of_earlier_versions_are_those_of_then(
@@ -171,8 +189,8 @@ def test_settings_of_earlier_versions_are_those_of_then(
     text = (tmp_path / "out/comparison.md").read_text()
     rows = [line for line in text.splitlines() if line.count("|") == 4]
     fields = [line.split(" | ")[0][2:] for line in rows[2:]]
-    names = ["optimizer.learning\\_rate", "optimizer.momentum", "optimizer.name", "seed"]
-    assert fields == [*names, "test\\_views"] and rows[-1] == "| test\\_views | 1 | 4 |"
+    names = ["optimizer.learning_rate", "optimizer.momentum", "optimizer.name", "seed"]
+    assert fields == [*names, "test_views"] and rows[-1] == "| test_views | 1 | 4 |"
 
 
 def test_lines_of_calibration_leave_out_bins_of_few_faces(
@@ -184,7 +202,7 @@ def test_lines_of_calibration_leave_out_bins_of_few_faces(
     change(folder, *AGE, "reliability", to=bins)
     (run,) = read_runs([str(folder)])
     metrics = run.tests[0].tasks["age"]
-    both = figures.calibration([(run, figures.look(0, run))], "age")
+    both = figures.calibration([(run, style_of(0, run))], "age")
     assert both is not None
     for figure in (both, reliability_diagram("age", metrics, "model", "")):
         line = figure.axes[0].lines[-1]
@@ -254,7 +272,7 @@ def test_older_reports_lack_figures(tmp_path: Path, made: SimpleNamespace) -> No
     ]
     assert not subgroups(run, "age", "gender") and reliability(run, "age") is None
     html = compare(tmp_path / "out", folder, leave(tmp_path / "new", made))
-    assert "for want of predictions.npz: A." in html
+    assert "for lack of predictions.npz: A (old)." in html
 
 
 def change(folder: Path, *path: str, to: Any) -> None:
@@ -377,5 +395,21 @@ def test_names_are_short_and_differ(tmp_path: Path, made: SimpleNamespace) -> No
 
 def test_text_is_escaped_everywhere() -> None:
     cell = Cell(HOSTILE, HOSTILE, key=HOSTILE)
-    nodes = [Text(HOSTILE), Table([HOSTILE, "b"], [[cell, cell], HOSTILE])]
-    assert "<script" not in to_html(HOSTILE, nodes) + to_markdown(nodes, "pictures")
+    nodes = [
+        Heading(2, HOSTILE, "a"),
+        Text(HOSTILE, "warning"),
+        Listing([HOSTILE]),
+        Facts([(HOSTILE, HOSTILE)]),
+        Table([HOSTILE, "b"], [[cell, cell], HOSTILE]),
+        Image("a.png", b"", HOSTILE, HOSTILE),
+        Image("b.png", b"", HOSTILE, HOSTILE, "<svg></svg>"),
+        Details(HOSTILE, [Text(HOSTILE)]),
+    ]
+    html, text = to_html(HOSTILE, nodes), to_markdown(nodes, "pictures")
+    assert "<script" not in html + text
+    assert html.count("&lt;script&gt;") == 21
+    assert r"\*x\* \$a\$ \`b\` \|c\|" in text
+    # Code is shown as it is, and cannot end its block.
+    code = Code(f"{HOSTILE}\n````\n{HOSTILE}")
+    assert "<script" not in to_html("", [code])
+    assert to_markdown([code]).splitlines()[0] == to_markdown([code]).splitlines()[-1] == "`" * 5

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from agenet.evaluation import bootstrap, metrics
 from agenet.evaluation.metrics import (
     expected_age,
     in_ranges,
@@ -15,7 +16,6 @@ from agenet.evaluation.metrics import (
     task_metrics,
 )
 from agenet.labels import AGE_GROUPS
-from agenet.evaluation import metrics
 
 
 def log_probs_for(predicted, classes, sure=0.9):
@@ -183,7 +183,7 @@ def test_midpoints_lie_in_their_groups():
 @pytest.mark.parametrize("task", ["age", "gender"])
 def test_intervals_agree_with_a_naive_bootstrap(task, monkeypatch):
     """Against copies of the faces of persons drawn one by one; both are random, so roughly."""
-    monkeypatch.setattr(metrics, "RESAMPLES", 4000)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 4000)
     case = report_case(task, n=200, persons=25)
     case["true_age"] = np.where(case["labels"] >= 0, case["true_age"], -1)
     got = report_metrics(**case)
@@ -192,7 +192,7 @@ def test_intervals_agree_with_a_naive_bootstrap(task, monkeypatch):
     rng = np.random.default_rng(7)
     faces_of = [np.flatnonzero(case["subject_id"] == s) for s in np.unique(case["subject_id"])]
     drawn = {name: [] for name in got["intervals"]}
-    monkeypatch.setattr(metrics, "MIN_SUBJECTS", 10**9)  # Figures only.
+    monkeypatch.setattr(bootstrap, "MIN_SUBJECTS", 10**9)  # Figures only.
     for _ in range(1000):
         rows = np.concatenate([faces_of[i] for i in rng.integers(len(faces_of), size=25)])
         resample = report_metrics(**rows_of(case, rows) | {"groups": {}})

@@ -9,16 +9,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from agenet.evaluation import figure_style, figures, summary
+from agenet.evaluation.face_sheet import choose_faces, face_sheet
 from agenet.evaluation.metrics import report_metrics
-from agenet.evaluation.report import markdown, write_report
+from agenet.evaluation.page import Image, to_markdown
+from agenet.evaluation.report import compose, write_report
 from agenet.labels import TASK_CLASSES
 from agenet.runs import logging
-from agenet.evaluation import figures
-from agenet.evaluation import report
 
-FILES = {"report.md", "report.json", "predictions.npz"}
+FILES = {"report.html", "report.md", "report.json", "predictions.npz"}
 KINDS = ("confusion", "reliability", "subgroups", "faces")
 NOTICE = "Drawn faces, not photographs"
+HOSTILE = "<script>alert(1)</script> *x* $a$ `b` |c|"
 
 
 def faces(indices):
@@ -111,6 +113,10 @@ def write(folder, run):
     return (folder / "report.md").read_text()
 
 
+def markdown(summary):
+    return to_markdown(compose(summary, {}, {}))
+
+
 def written(folder):
     return {path.name for path in folder.iterdir()}
 
@@ -123,6 +129,17 @@ def test_all_files(tmp_path):
     }
     assert written(tmp_path) == pictures | FILES
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+    html = (tmp_path / "report.html").read_text()
+    assert not re.search(r'(src|href|url)\W+(?!data:|#)["\']?(https?:)?//', html)
+    known = run.predictions
+    faces_shown = sum(
+        len(group)
+        for task in TASK_CLASSES
+        for _, group in choose_faces(known[f"{task}_log_probs"], known[task], known["subject_id"])
+    )
+    assert html.count("<svg") == 7 and html.count("data:image/webp") == faces_shown > 50
+    for shown in ("1 h 2 min", "levi_hassner, flavour report", "Full config", "5 epochs"):
+        assert shown in html
     assert set(re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)) == pictures
     assert json.loads((tmp_path / "report.json").read_text()) == run.summary
     with np.load(tmp_path / "predictions.npz", allow_pickle=False) as saved:
@@ -168,7 +185,7 @@ def test_results_and_baseline():
     log_probs = np.log([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.9, 0.1]])
     run.predictions |= {"gender": np.array([0, 1, 1, 1]), "gender_log_probs": log_probs}
     run.summary["evaluation"]["tasks"]["gender"] = measure(run.predictions, "gender")
-    text = markdown(run.summary, set())
+    text = markdown(run.summary)
     assert "| Accuracy % | **50.0** (no interval) |" in text
     assert "| Always the largest class % | 75.0 (male) |" in text
     assert "| Balanced accuracy % | 66.7 (no interval) |" in text
@@ -185,13 +202,13 @@ def test_intervals_and_subgroups():
     tasks["age"]["intervals"] |= {"mae": [6.5, 8.25], "cs5": None}
     tasks["gender"]["subgroups"]["age"][2] |= {"count": 1000, "subjects": 9, "loss": 0.5}
     tasks["gender"]["subgroups"]["age"][2]["intervals"]["loss"] = None
-    text = markdown(run.summary, set())
+    text = markdown(run.summary)
     assert f"| ROC-AUC | – | {tasks['gender']['roc_auc']:.3f} ({low:.3f}–{high:.3f}) |" in text
     assert "| Faces of exact age | 1,234 | – |" in text
     assert "| MAE, years | 7.12 (6.50–8.25) | – |" in text
     assert "| CS@5 % | 40.0 (no interval) | – |" in text
     assert re.search(r"\| age: 8-12 \| 1,000 \| 9 \|.*\| 0\.5000 \(no interval\) \|", text)
-    assert "*No interval*: fewer than 10 persons" in text
+    assert "No interval: fewer than 10 subjects" in text
 
 
 def test_reports_of_older_versions_are_still_read():
@@ -200,32 +217,34 @@ def test_reports_of_older_versions_are_still_read():
     known |= {"recall", "support", "confusion"}
     for task, metrics in run.summary["evaluation"]["tasks"].items():
         run.summary["evaluation"]["tasks"][task] = {k: v for k, v in metrics.items() if k in known}
-    text = markdown(run.summary, {"confusion_age.png"})
+    text = to_markdown(
+        compose(run.summary, {"confusion_age": Image("confusion_age.png", b"", "")}, {})
+    )
     assert "| Faces | " in text and "confusion_age.png" in text
     for absent in ("interval", "Calibration", "subgroup", "MAE"):
         assert absent not in text
 
 
-def test_features_found_on_disk_stand_beside_the_time():
+def test_cached_features_are_mentioned_with_the_time():
     run = finished_run(tasks=("gender",), n=4)
-    assert "on disk already" not in markdown(run.summary, set())
+    assert "cached on disk" not in markdown(run.summary)
     run.summary["training"]["epochs_found"] = 1
-    told = "Features of 1 epoch were on disk already: their time is not in it."
-    assert told in markdown(run.summary, set())
+    note = "Features of 1 epoch were cached on disk: their time is not included."
+    assert note in markdown(run.summary)
 
 
 def test_leakage_is_a_warning():
-    clean = markdown(finished_run().summary, set())
+    clean = markdown(finished_run().summary)
     assert "0 % of the test faces (0 of 1,000) show a person from training." in clean
     assert "Warning" not in clean
     leakage = {"test_faces": 1000, "seen_subject": 945}
-    leaking = markdown(finished_run(protocol="random", leakage=leakage).summary, set())
+    leaking = markdown(finished_run(protocol="random", leakage=leakage).summary)
     assert "> **Warning: 94.5 % of the test faces (945 of 1,000) show a person" in leaking
 
 
 def test_published_results_stand_beside_real_adience_only():
     def has_table(**settings):
-        return "Levi & Hassner 2015" in markdown(finished_run(**settings).summary, set())
+        return "Levi & Hassner 2015" in markdown(finished_run(**settings).summary)
 
     assert has_table(dataset="adience/faces/1.0.0")
     assert not has_table(dataset="adience/faces/1.0.0", notice=NOTICE)
@@ -234,36 +253,38 @@ def test_published_results_stand_beside_real_adience_only():
 
 def test_the_test_is_on_the_first_of_joined_data_sets():
     joined = "adience/faces/1.1.0 + fairface/partial/1.0.0 + imdb_wiki/faces/1.0.0"
-    text = markdown(finished_run(dataset=joined).summary, set())
+    text = markdown(finished_run(dataset=joined).summary)
     assert text.startswith("# levi_hassner on adience/faces/1.1.0\n")
-    assert "on the test set of `adience/faces/1.1.0`: fold 0" in text
-    assert " Trained on `fairface/partial/1.0.0`, `imdb_wiki/faces/1.0.0`, too.\n" in text
+    assert "- Data: adience/faces/1.1.0, official labels\n- Split: test fold 0, split by" in text
+    assert "Also trained on fairface/partial/1.0.0, imdb_wiki/faces/1.0.0.\n" in text
     assert "Levi & Hassner 2015" in text
 
 
-def test_what_the_initial_weights_had_seen():
+def test_data_that_the_initial_weights_were_trained_on():
     run = finished_run()
-    assert "had seen" not in markdown(run.summary, set())
+    assert "trained on faces" not in markdown(run.summary)
     run.summary["initial"] = {"digest": "0123", "data": ["adience", "fairface"]}
-    assert "The initial weights had seen adience and fairface." in markdown(run.summary, set())
+    assert "The initial weights were trained on faces of adience and fairface." in markdown(
+        run.summary
+    )
 
 
 def test_where_no_state_was_chosen():
     run = finished_run(tasks=("gender",))
     run.summary["training"] |= {"best_step": 100, "best_metric": "last", "best_value": 100.0}
-    assert "| 5 | 100 | 1 h 2 min | 21.4 | 100 (epoch 5) | 4.2 s |" in markdown(run.summary, set())
+    assert "| 5 | 100 | 1 h 2 min | 21.4 | 100 (epoch 5) | 4.2 s |" in markdown(run.summary)
 
 
-def test_notice_heads_the_report_and_every_picture():
+def test_notice_is_in_the_report_and_every_figure():
     run = finished_run(notice=NOTICE)
-    assert markdown(run.summary, set()).splitlines()[2] == f"**{NOTICE}**"
+    assert markdown(run.summary).splitlines()[2] == f"> **{NOTICE}**"
     metrics = run.summary["evaluation"]["tasks"]["age"]
     for figure in (
         figures.learning_curves(run.history, ["age"], run.summary["training"], "model", NOTICE),
         figures.confusion_matrix("age", metrics, "model", NOTICE),
         figures.reliability_diagram("age", metrics, "model", NOTICE),
         figures.subgroup_bars("age", metrics, "model", NOTICE),
-        figures.face_sheet("age", run.predictions, faces, "model", NOTICE),
+        face_sheet("age", run.predictions, faces, "model", NOTICE),
     ):
         assert NOTICE in [text.get_text() for text in figure.texts]
 
@@ -276,7 +297,7 @@ def test_accuracy_axes_are_not_truncated():
     loss, *accuracies = figure.axes
     assert loss.get_ylim()[0] == 0
     assert [axis.get_ylim() for axis in accuracies] == [(0, 1), (0, 1)]
-    chosen = [line for line in loss.lines if line.get_label() == "tested step"]
+    chosen = [line for line in loss.lines if line.get_label() == "tested state"]
     assert chosen[0].get_xdata()[0] == 3.0
 
 
@@ -303,27 +324,25 @@ def test_a_step_logged_twice_counts_once():
         {"step": 1, "epoch": 0.1, "x": 5.0},
         {"step": 2, "epoch": 0.2, "y": 7.0},
     ]
-    assert figures.series(history, "x") == ([0.1, 0.2], [5.0, 3.0])
+    assert figure_style.series(history, "x") == ([0.1, 0.2], [5.0, 3.0])
 
 
 def test_choice_of_faces():
-    #        wrong 90 %, right 80 %, unknown, wrong 95 % of the same person, right 60 %
+    #  wrong 90 %, correct 80 %, unknown, wrong 95 % of the same subject, correct 60 %
     sure = np.array([0.9, 0.8, 0.99, 0.95, 0.6])
     log_probs = np.log(np.stack([sure, 1 - sure], axis=1))
     labels, subjects = np.array([1, 0, -1, 1, 0]), np.array([7, 7, 8, 7, -1])
-    mistakes, right, unsure = figures.choose_faces(log_probs, labels, subjects)
-    assert mistakes[0] == "Surest mistakes, of 2"
-    assert mistakes[1].tolist() == [3]
-    assert right[1].tolist() == [1, 4]
+    errors, correct, unsure = choose_faces(log_probs, labels, subjects)
+    assert errors[0] == "Most confident errors, of 2"
+    assert errors[1].tolist() == [3]
+    assert correct[1].tolist() == [1, 4]
     assert unsure[1].tolist() == [4, 1]
 
 
 def test_faces_are_asked_for_by_row_of_the_data_set():
     run = finished_run(tasks=("gender",))
     asked = []
-    figures.face_sheet(
-        "gender", run.predictions, lambda rows: asked.extend(rows) or faces(rows), "", ""
-    )
+    face_sheet("gender", run.predictions, lambda rows: asked.extend(rows) or faces(rows), "", "")
     assert asked and min(asked) >= 100
 
 
@@ -344,4 +363,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_docstring_examples():
-    assert doctest.testmod(report).failed == 0
+    assert doctest.testmod(summary).failed == 0
+
+
+def test_hostile_reports_are_escaped(tmp_path):
+    run = finished_run(name=HOSTILE, notice=HOSTILE)
+    run.summary["model"] |= {"name": HOSTILE, "initial": HOSTILE}
+    run.summary |= {"command": HOSTILE, "config": {"duration": HOSTILE}}
+    text = write(tmp_path, run)
+    html = (tmp_path / "report.html").read_text()
+    assert "<script" not in html and "&lt;script&gt;" in html
+    assert "<script" not in re.sub(r"```.*?```", "", text, flags=re.S)

@@ -10,7 +10,8 @@ import pytest
 
 from agenet.data.records import Records
 from agenet.errors import UserError
-from agenet.evaluation.report import markdown
+from agenet.evaluation.page import to_markdown
+from agenet.evaluation.report import compose
 from agenet.runs import evaluator, launch
 from agenet.training.checkpoints import Checkpoints, is_complete
 from tests.evaluation.test_report import finished_run
@@ -114,9 +115,9 @@ def test_is_finished_and_reported_so(
     assert "this run is finished" in capsys.readouterr().err
     summary = finished_run().summary
     summary["training"] |= {name: training[name] for name in ("steps", "total_steps", "complete")}
-    text = markdown(summary, set())
+    text = to_markdown(compose(summary, {}, {}))
     assert f"| {training['steps']} of 20 |" in text
-    assert "Stopped early: validation/loss had not become better" in text
+    assert "Stopped early: validation/loss had not improved" in text
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from agenet.evaluation.comparison.tables import (
 from agenet.evaluation.figure_style import MIN_IN_BIN, to_image
 from agenet.evaluation.page import Details, Grid, Heading, Image, Listing, Node, Text
 from agenet.evaluation.published import FOLDS_DIFFER, LIMITS, REFERENCE, SOURCES
-from agenet.evaluation.summary import METRICS_EXPLAINED, percent, tested_state, views_of
+from agenet.evaluation.summary import MAIN_METRICS, definitions, percent, tested_state, views_of
 from agenet.labels import TASK_CLASSES
 
 MAX_SHEET = 32 << 20  # bytes of a sheet of faces
@@ -306,8 +306,7 @@ def _reading(runs: Styled) -> list[str]:
         states.setdefault(tested_state(run.first), []).append(style)
     tested = "; ".join(f"{state}: {titles(styles)}" for state, styles in states.items())
     texts = [
-        f"{METRICS_EXPLAINED} MAE and CS@5: mean absolute error, and share at most five years off, "
-        "over the faces whose age is known to the year.",
+        definitions(MAIN_METRICS),
         f"Intervals: percentiles of {RESAMPLES:,} bootstrap resamples of subjects, not of images, "
         "since the images of one subject are alike. They show how much a result depends on which "
         "subjects were tested, but not how much another training run would change it. Fewer than "

@@ -4,7 +4,6 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -92,17 +91,6 @@ REPORT = {
         "tasks": {f"{task}?": _TASK for task in TASK_CLASSES},
     },
 }
-
-
-def views_of(report: Mapping[str, Any]) -> int:
-    """Of how many views of each face the answers in a report are the means."""
-    views: int = report["evaluation"].get("views", 1)
-    return views
-
-
-def seen_before(report: Mapping[str, Any]) -> str:
-    """The data sets of faces that the initial weights of a report's run had been trained on."""
-    return " and ".join(report.get("initial", {}).get("data", []))
 
 
 def check_task(task: str, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from agenet.evaluation.comparison.files import (
     read_array,
     read_history,
     read_json,
-    views_of,
 )
+from agenet.evaluation.summary import views_of
 from agenet.labels import TASK_CLASSES, UNKNOWN
 
 FOLDS = 5

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from agenet.evaluation.comparison.runs import Run, Test
 from agenet.evaluation.bootstrap import estimate_with_intervals, weighted_means
+from agenet.evaluation.comparison.runs import Run, Test
 from agenet.evaluation.metrics import largest_class_share
 from agenet.labels import TASK_CLASSES, UNKNOWN
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from agenet.errors import UserError
+from agenet.evaluation.metrics import largest_class_share
 from agenet.frameworks.comparison.engine import OUTPUTS, flavour_of, write_faces
 from agenet.frameworks.comparison.results import Results, log
 
@@ -99,10 +100,10 @@ def prepare_data(results: Results, args: Namespace) -> None:
     results.save()
 
 
-def largest_class(labels: np.ndarray) -> dict[str, float]:
+def largest_class(labels: np.ndarray) -> dict[str, float | None]:
     """Each task's accuracy of always naming the class that most of labels [N, 2] are of."""
     known = {task: labels[labels[:, i] >= 0, i] for i, task in enumerate(("age", "gender"))}
-    return {task: float(np.bincount(of).max() / len(of)) for task, of in known.items()}
+    return {task: largest_class_share(np.bincount(of)) for task, of in known.items()}
 
 
 def folder_of(results: Results, model: str, size: int) -> Path:

@@ -7,10 +7,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
-from agenet.evaluation.comparison.figures import COLORS, MARKS
-from agenet.evaluation.figures import FAINT, INK, quiet
+from agenet.evaluation.figure_style import (
+    COLORS,
+    FAINT,
+    INK,
+    MARKERS,
+    percent_axis,
+    style_axes,
+    title_axes,
+)
 from agenet.frameworks.comparison.findings import (
     NAMES,
     NETWORKS,
@@ -25,7 +32,7 @@ from agenet.frameworks.comparison.findings import (
     steps_text,
 )
 
-_LOOKS = {n: (c, m) for n, c, m in zip(NAMES, COLORS, MARKS, strict=False)}
+_LOOKS = {n: (c, m) for n, c, m in zip(NAMES, COLORS, MARKERS, strict=False)}
 _LINES: dict[str, Any] = {"exact": "-", "rounding": ":"}
 _LEFT, _RIGHT, _GAP, _BELOW = 0.8, 0.2, 0.8, 0.6
 
@@ -35,7 +42,7 @@ def agreement(parts: Sequence[Part]) -> Figure:
     figure, axes = _panels(len(parts), 4.6, 3.2)
     for axis, part in zip(axes, parts, strict=True):
         optimizer = {"sgd": "SGD", "adam": "Adam"}[part["optimizer"]]
-        _title(axis, f"{NETWORKS[part['model']]}, {optimizer}")
+        title_axes(axis, f"{NETWORKS[part['model']]}, {optimizer}")
         steps = list(part["rows"][0]["steps"])
         labels = ["logits", "gradients", *map(steps_text, steps)]
         for row in part["rows"]:
@@ -50,7 +57,7 @@ def agreement(parts: Sequence[Part]) -> Figure:
         axis.set_yscale("log")
         axis.yaxis.set_minor_locator(NullLocator())
         axis.set_xticks(range(len(labels)), labels, fontsize=9.5)
-        quiet(axis)
+        style_axes(axis)
     axes[0].set_ylabel("relative difference", color=INK, fontsize=10.5)
     extra = [
         Line2D([], [], color=FAINT, linestyle="-", label="from float64"),
@@ -65,7 +72,7 @@ def results(group: Trainings) -> Figure:
     figure, axes = _panels(len(TASKS), 4.4, 3.0, head=0.4)
     names = list(group)
     for axis, task in zip(axes, TASKS, strict=True):
-        _title(axis, f"{task.capitalize()}: accuracy on the test")
+        title_axes(axis, f"{task.capitalize()}: accuracy on the test")
         for seed in sorted({seed for of_seed in group.values() for seed in of_seed}):
             points = [
                 (at, group[name][seed]["epochs"][-1][f"{task}_accuracy"])
@@ -85,8 +92,8 @@ def results(group: Trainings) -> Figure:
         low, high = axis.get_ylim()
         spare = max(0.0, 0.1 - (high - low)) / 2  # Little differences are to look little.
         axis.set_ylim(low - spare, high + spare)
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{round(100 * y, 6):g} %"))
-        quiet(axis)
+        percent_axis(axis.yaxis)
+        style_axes(axis)
     return figure
 
 
@@ -109,7 +116,7 @@ def cost(parts: Sequence[Part]) -> Figure:
 
 
 def _bars(axis: Axes, part: Part, stage: str, labels: bool) -> None:
-    _title(axis, f"{NETWORKS[part['model']]}, {part['size']} px: {stage}")
+    title_axes(axis, f"{NETWORKS[part['model']]}, {part['size']} px: {stage}")
     names = []
     for at, figures in enumerate(part["variants"].values()):
         names.append(f"{NAMES[figures['framework']]}, {figures['variant']}")
@@ -131,10 +138,7 @@ def _bars(axis: Axes, part: Part, stage: str, labels: bool) -> None:
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.margins(x=0.14)
     axis.set_xlim(left=0)
-    quiet(axis)
-    axis.grid(visible=False, axis="y")
-    axis.grid(axis="x", color="#E4E4E4", linewidth=0.8)
-    axis.tick_params(axis="y", length=0)
+    style_axes(axis, "x")
 
 
 def _panels(
@@ -153,10 +157,6 @@ def _panels(
         y = tall - head - (row + 1) * height - row * (_BELOW + 0.35)
         axes.append(figure.add_axes((x / total, y / tall, width / total, height / tall)))
     return figure, axes
-
-
-def _title(axis: Axes, text: str) -> None:
-    axis.set_title(text, loc="left", fontsize=12, color=INK, weight="bold")
 
 
 def _legend(figure: Figure, shown: set[str], extra: Sequence[Line2D]) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from agenet.evaluation.figures import percent
 from agenet.evaluation.published import REFERENCE
-from agenet.evaluation.report import duration
+from agenet.evaluation.summary import duration, percent
 from agenet.frameworks.comparison.engine import KERAS_ADAM, NETWORKS
 
 Part = Mapping[str, Any]

@@ -5,26 +5,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from agenet.evaluation.comparison.figures import to_png, to_svg
-from agenet.evaluation.comparison.tables import NONE, reference
-from agenet.evaluation.figures import percent
+from agenet.evaluation.comparison.tables import reference
+from agenet.evaluation.figure_style import to_image
 from agenet.evaluation.page import (
+    NONE,
     Cell,
     Details,
     Heading,
     Listing,
     Node,
-    Picture,
     Table,
     Text,
-    pictures,
+    images,
     to_html,
     to_markdown,
 )
 from agenet.evaluation.published import SOURCES
-from agenet.evaluation.report import duration
+from agenet.evaluation.summary import duration, percent, signed
 from agenet.files import write_file
 from agenet.frameworks.comparison import figures
 from agenet.frameworks.comparison.engine import LEFT, flavour_of
@@ -74,7 +71,7 @@ def write_pages(folder: Path) -> list[Path]:
         UserError: results.json is damaged.
     """
     nodes = compose(read_results(folder))
-    drawn = {picture.name: picture.content for picture in pictures(nodes)}
+    drawn = {image.name: image.content for image in images(nodes)}
     (folder / PICTURES).mkdir(exist_ok=True)
     for name, content in drawn.items():
         write_file(folder / PICTURES / name, content)
@@ -177,9 +174,9 @@ def _agreement(content: Content) -> list[Node]:
             f"{ROUNDING:.0f} times that is more than {percent(TOLD)} % of the whole, nothing can "
             "be told from rounding, not even that a framework has not trained at all."
         ),
-        _picture(
-            "agreement",
+        to_image(
             figures.agreement(parts),
+            "agreement",
             "Relative differences from float64 and by rounding alone, over steps of training",
             "Full lines: a framework from PyTorch in float64. Dotted: the same framework from "
             "itself when its pictures change in their last bit. Where the full lines lie near the "
@@ -248,9 +245,9 @@ def _results(content: Content) -> list[Node]:
         anchor = f"results-{model}-{regime}".replace("_", "-")
         nodes += [
             Heading(3, name),
-            _picture(
-                anchor,
+            to_image(
                 figures.results(group),
+                anchor,
                 f"Accuracy on the test by framework and seed: {name}",
                 "A dot: one training; a line joins those of one seed. The bar: the mean.",
             ),
@@ -331,9 +328,9 @@ def _test(group: Trainings) -> list[Node]:
             ]
         )
         for a, b, mean, low, high in found.pairs:
-            ends = f"{100 * low:+.1f} to {100 * high:+.1f}".replace("-", "−")
-            text = f"{100 * mean:+.1f}".replace("-", "−")
-            pairs.append([Cell(f"{NAMES[b]} over {NAMES[a]}"), Cell(task), Cell(text), Cell(ends)])
+            ends = f"{signed(100 * low)} to {signed(100 * high)}"
+            cells = [Cell(f"{NAMES[b]} over {NAMES[a]}"), Cell(task), Cell(signed(100 * mean))]
+            pairs.append([*cells, Cell(ends)])
     if not rows:
         return [Text("One framework, or one seed: nothing to test.", "note")]
     header = ["Accuracy, points", "Between frameworks' means", "Between seeds (deviation)"]
@@ -370,9 +367,9 @@ def _cost(content: Content) -> list[Node]:
                 )
             )
     nodes.append(
-        _picture(
-            "cost",
+        to_image(
             figures.cost(parts),
+            "cost",
             "Pictures per second in training and inference by framework and settings",
             "Longer is faster; each panel has its own scale.",
         )
@@ -463,8 +460,3 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {inner}" for name, inner in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _picture(name: str, figure: Figure, alt: str, caption: str = "") -> Picture:
-    wide = figure.get_figwidth() > 8
-    return Picture(f"{name}.png", to_png(figure), alt, caption, to_svg(figure, name), wide)

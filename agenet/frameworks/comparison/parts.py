@@ -119,7 +119,7 @@ def train(
 
 def test_intervals(folder: Path, file: Path) -> dict[str, Any]:
     """What other persons in the test could have changed, by a bootstrap over persons."""
-    from agenet.evaluation.metrics import estimate_with_intervals
+    from agenet.evaluation.bootstrap import estimate_with_intervals
 
     faces: Faces = read_faces(folder)
     logits, labels = np.load(file), faces.labels[faces.test]
