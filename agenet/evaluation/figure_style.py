@@ -39,7 +39,7 @@ _GROUP_ID = re.compile(
 )
 
 
-def text_color_on(background: str | tuple[float, ...]) -> str:
+def text_color_on(background: str | tuple[float, float, float, float]) -> str:
     """Black or white, whichever has the better contrast, by the approximate luminance of sRGB."""
     red, green, blue = (channel**2.2 for channel in matplotlib.colors.to_rgb(background))
     return _DARK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.2 else _LIGHT

@@ -27,7 +27,8 @@ SOURCES = (
 FOLDS_DIFFER = "folds differ: the original age network reached 54, 44, 54, 46 and 49 on the five."
 # The reference report's final tables: network, and for age and gender accuracy in per cent, loss
 # and seconds. The EfficientNet has both heads, and one time.
-REFERENCE = (
+Result = tuple[str, str, float]
+REFERENCE: tuple[tuple[str, Result, Result], ...] = (
     ("Levi-Hassner CNN, 5 epochs", ("42.62", "1.5805", 6914.0), ("68.04", "0.5980", 3958.0)),
     ("ResNet-50, frozen, 5 epochs", ("52.36", "1.5068", 8464.0), ("76.29", "0.4866", 5441.0)),
     (

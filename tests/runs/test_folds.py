@@ -128,7 +128,7 @@ def test_the_last_state_of_joined_data_sets(tmp_path: Path) -> None:
     text = (tmp_path / "folds.md").read_text()
     assert re.match(r"# efficientnet_b0 on adience/faces/1\.0\.0, 5 of 5 folds\n", text)
     assert "; the state at the end of training is tested on `adience/faces/1.0.0`, folds" in text
-    assert "Trained on `fairface/partial/1.0.0`, too. ±" in text and "Levi & Hassner" in text
+    assert "Also trained on fairface/partial/1.0.0. ±" in text and "Levi & Hassner" in text
 
 
 def test_another_config_is_left_to_agenet_main(tmp_path: Path) -> None:

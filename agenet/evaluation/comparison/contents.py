@@ -176,11 +176,11 @@ def _uncertainty(group: Styled) -> str:
 def _points() -> dict[str, list[Point]]:
     """The results of the reference report for each task."""
     names = ("LH-CNN", "ResNet-50", "EffNet-B0")
-    rows = list(zip(names, REFERENCE, strict=True))
-    return {
-        task: [(name, row[i][2], float(row[i][0]) / 100) for name, row in rows]
-        for i, task in enumerate(TASK_CLASSES, 1)
-    }
+    points: dict[str, list[Point]] = {task: [] for task in TASK_CLASSES}
+    for name, (_, *results) in zip(names, REFERENCE, strict=True):
+        for task, (accuracy, _, seconds) in zip(points, results, strict=True):
+            points[task].append((name, seconds, float(accuracy) / 100))
+    return points
 
 
 def _task(group: Styled, task: str, prefix: str, anchor: str, faces: bool) -> list[Node]:
