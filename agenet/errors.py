@@ -15,6 +15,7 @@ EXTRAS = {
         "array_record",
         "clu",
         "importlib_resources",
+        "jinja2",
         "matplotlib",
         "scipy",
         "tensorboard",

@@ -10,7 +10,7 @@ from agenet.evaluation.comparison.runs import read_runs
 from agenet.evaluation.page import images, to_html, to_markdown
 from agenet.files import write_file
 
-PAGE, TEXT, IMAGES = "comparison.html", "comparison.md", "comparison_images"
+PAGE, TEXT, IMAGES = "comparison.html", "comparison.md", "comparison_pictures"
 
 
 def write_comparison(
