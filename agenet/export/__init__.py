@@ -1,4 +1,4 @@
-"""Trained networks as files for other runtimes: ONNX, ONNX in 8-bit integers, StableHLO."""
+"""Exports trained networks to ONNX (32, 16 or 8 bits) and StableHLO."""
 
 from agenet.export.onnx_model import to_onnx
 

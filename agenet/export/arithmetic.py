@@ -1,4 +1,4 @@
-"""ONNX operators for the primitives of JAX that compute."""
+"""ONNX operators for JAX's arithmetic primitives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ def _elementwise(op: str) -> Operator:
 def _broadcast(writer: Writer, op: str, values: list[Value]) -> Tensor:
     rank = max(len(value.shape) for value in values)
     order = CHANNELS_FIRST if rank == 4 else tuple(range(rank))
-    # Numbers broadcast whatever their rank.
+    # Scalars broadcast whatever their rank.
     tensors = [writer.tensor(v, order if len(v.shape) == rank else None) for v in values]
     name = writer.graph.node(op, *(tensor.name for tensor in tensors))
     arrays = [tensor.sizes for tensor in tensors if len(tensor.sizes) == rank]
@@ -32,7 +32,7 @@ def _larger(*sizes: Any) -> Any:
 
 
 def _scale_or_shift(op: str) -> Operator:
-    """Multiplies or adds; a number for each channel of a convolution becomes part of it."""
+    """Multiplies or adds; per-channel constants after a convolution are folded into it."""
 
     def write(writer: Writer, equation: Equation) -> Tensor:
         for value, other in (equation.inputs, equation.inputs[::-1]):
@@ -46,11 +46,11 @@ def _scale_or_shift(op: str) -> Operator:
 
 
 def _fold(graph: Graph, op: str, tensor: Tensor, known: np.ndarray) -> bool:
-    """Makes a number for each channel part of the convolution or product that made `tensor`."""
+    """Folds per-channel constants into the Conv or Gemm that made `tensor`; False if impossible."""
     node = graph.nodes.get(tensor.name)
     if node is None or node.op not in WEIGHTED:
         return False
-    # The axis of channels is the graph's second one; in the weights it comes first in Conv.
+    # Channels are the second axis in the graph, and the first one of Conv's weights.
     channels = tensor.sizes[tensor.order[1]]
     if known.ndim and known.shape != tuple(
         n if axis == tensor.order[1] else 1 for axis, n in enumerate(known.shape)
@@ -94,7 +94,7 @@ def _select(writer: Writer, equation: Equation) -> Tensor:
 
 
 def _one_by_one(make: Callable[[Graph, str], str]) -> Operator:
-    """Several operators, on each element."""
+    """An elementwise primitive that takes several operators."""
 
     def write(writer: Writer, equation: Equation) -> Tensor:
         tensor = writer.tensor(equation.inputs[0])
@@ -112,7 +112,7 @@ def _rsqrt(graph: Graph, x: str) -> str:
 
 
 def _expm1(graph: Graph, x: str) -> str:
-    """(exp(x) + 1) * tanh(x / 2), which loses nothing where x is small."""
+    """(exp(x) + 1) * tanh(x / 2), which is accurate for small x."""
     one, half = (graph.constant(value, np.float32) for value in (1, 0.5))
     tanh = graph.node("Tanh", graph.node("Mul", x, half))
     return graph.node("Mul", graph.node("Add", graph.node("Exp", x), one), tanh)
@@ -126,7 +126,7 @@ def _convert(writer: Writer, equation: Equation) -> Tensor:
     if equation.outputs[0].dtype != np.float32:
         raise refuse(equation, f"the type {equation.outputs[0].dtype}")
     value = equation.inputs[0]
-    # Pictures are turned round while they have a byte for each value.
+    # Images are transposed while they are uint8, which is the cheapest.
     tensor = writer.tensor(value, CHANNELS_FIRST if len(value.shape) == 4 else None)
     name = writer.graph.node("Cast", tensor.name, to=1)
     return Tensor(name, tensor.order, tensor.sizes)
@@ -137,9 +137,9 @@ def _conv(writer: Writer, equation: Equation) -> Tensor:
     params = equation.params
     numbers = params["dimension_numbers"]
     if kernel.known is None:
-        raise refuse(equation, "a kernel that depends on the pictures")
+        raise refuse(equation, "a kernel that depends on the images")
     if set(params["lhs_dilation"]) != {1} or params["batch_group_count"] != 1:
-        raise refuse(equation, "a dilated input or groups of pictures")
+        raise refuse(equation, "a dilated input or batch groups")
     name = writer.graph.node(
         "Conv",
         writer.tensor(value, numbers.lhs_spec).name,
@@ -161,7 +161,7 @@ def _max_pool(writer: Writer, equation: Equation) -> Tensor:
     )
     whole = (1, 1) == tuple(window[:2]) == tuple(strides[:2]) and {*padding[:2]} == {(0, 0)}
     if not whole or {*params["base_dilation"], *params["window_dilation"]} != {1}:
-        raise refuse(equation, "windows other than of rows and columns")
+        raise refuse(equation, "windows over other axes than rows and columns")
     name = writer.graph.node(
         "MaxPool",
         writer.tensor(value, CHANNELS_FIRST).name,
@@ -191,7 +191,7 @@ def _reduce(op: str) -> Operator:
 
 
 def _dot(writer: Writer, equation: Equation) -> Tensor:
-    """Product of the last axis with a known matrix."""
+    """The product of the last axis with a constant matrix."""
     value, matrix = equation.inputs
     contracted, batch = equation.params["dimension_numbers"]
     last = len(value.shape) - 1
@@ -200,7 +200,7 @@ def _dot(writer: Writer, equation: Equation) -> Tensor:
     if matrix.known is None or matrix.known.ndim != 2 or found != wanted or last not in (1, 3):
         raise refuse(equation, "other than the last axis and a constant matrix")
     shape = equation.outputs[0].shape
-    if last == 3:  # a convolution of one pixel
+    if last == 3:  # a pointwise convolution
         kernel = writer.graph.constant(matrix.known.T[:, :, None, None], np.float32)
         x = writer.tensor(value, CHANNELS_FIRST).name
         return Tensor(writer.graph.node("Conv", x, kernel), CHANNELS_FIRST, shape)
@@ -210,10 +210,10 @@ def _dot(writer: Writer, equation: Equation) -> Tensor:
 
 
 def _flattened(writer: Writer, value: Value, matrix: np.ndarray) -> tuple[str, np.ndarray]:
-    """A [batch, C] array and the matrix to multiply it with.
+    """An array [batch, C] and the matrix to multiply it with.
 
-    Where the array is a map in one row, as the map lies in the graph, and the rows of the matrix
-    in that order.
+    If the array is a flattened feature map, the map keeps its layout in the graph, and the rows of
+    the matrix are reordered accordingly.
     """
     tensor = writer.whole(value)
     reshape = writer.graph.nodes.get(tensor.name)
@@ -228,7 +228,7 @@ def _flattened(writer: Writer, value: Value, matrix: np.ndarray) -> tuple[str, n
     return name, rows.reshape(matrix.shape)
 
 
-# By the names that they have in JAX, or in `agenet.export.equations`.
+# By the primitive's name in JAX or in `agenet.export.equations`.
 ARITHMETIC: dict[str, Operator] = {
     "abs": _elementwise("Abs"),
     "add": _scale_or_shift("Add"),

@@ -1,7 +1,7 @@
-"""A function of pictures as a flat list of JAX's primitives, with all that is constant computed.
+"""Traces a function of images to a flat list of JAX primitives, with constants evaluated.
 
-Calls are inlined, of several lowerings the standard one is taken, and what no output needs is
-dropped. What remains depends on the pictures.
+Calls are inlined, the standard lowering is chosen where there are several, and unused equations are
+dropped.
 """
 
 from collections import Counter
@@ -18,10 +18,10 @@ from agenet.errors import UserError
 
 BATCH = "batch"
 
-# Takes uint8 [B, S, S, 3], gives float32 arrays of which the first axis is the batch.
-Answer = Callable[[jax.Array], dict[str, jax.Array]]
+# Maps images uint8 [B, S, S, 3] to float32 arrays [B, ...] by name.
+Forward = Callable[[jax.Array], dict[str, jax.Array]]
 
-# Functions that are kept whole, for there is one operator for each.
+# Functions that are not inlined, because ONNX has an operator for each.
 _WHOLE = {
     "relu6": jax.nn.relu6,
     "softplus": jax.nn.softplus,
@@ -34,12 +34,13 @@ _ELEMENTWISE = {"add", "sub", "mul", "div", "max", "min", "neg", "select_n", "co
 
 @dataclass(eq=False)
 class Value:
-    """An array of the function.
+    """An array of the traced function.
 
     Attributes:
-        shape: its sizes; the batch's is symbolic.
-        known: what it is, if it does not depend on the pictures; of size 1 along axes, the
-            batch's among them, along which it is the same.
+        shape: its shape; the batch size is symbolic.
+        dtype: its type.
+        known: its value if it does not depend on the images, possibly of size 1 along axes (also
+            the batch) where it is constant.
     """
 
     shape: tuple[Any, ...]
@@ -59,23 +60,23 @@ class Equation:
 
 @dataclass(frozen=True)
 class Program:
-    """What a function does with `images`, uint8 [batch, size, size, 3]."""
+    """A traced function of `images`, uint8 [batch, size, size, 3]."""
 
     images: Value
     equations: list[Equation]
     outputs: dict[str, Value]
 
     def uses(self) -> Counter[Value]:
-        """How often each value is read, outputs of the function included."""
+        """How often each value is used, as an input of an equation or an output of the function."""
         read = [value for equation in self.equations for value in equation.inputs]
         return Counter(read + list(self.outputs.values()))
 
 
-def trace(function: Answer, size: int) -> Program:
-    """The program of a function of pictures uint8 [B, size, size, 3], for any B.
+def trace(function: Forward, size: int) -> Program:
+    """Traces a function of images uint8 [B, size, size, 3], for any B.
 
     Raises:
-        UserError: it decides something by the pictures' values, or needs to know B.
+        UserError: its computation depends on the images' values or on B.
     """
     (batch,) = export.symbolic_shape(BATCH)
     shape = jax.ShapeDtypeStruct((batch, size, size, 3), np.uint8)
@@ -110,12 +111,12 @@ def _inline(jaxpr: ClosedJaxpr, inputs: Sequence[Value], into: list[Equation]) -
 def _apply(eqn: Any, inputs: list[Value], into: list[Equation]) -> list[Value]:
     name, params = eqn.primitive.name, eqn.params
     if name == "platform_index":
-        # The lowering for platforms that none is made for.
+        # The default lowering.
         return [_known(eqn.outvars[0].aval, params["platforms"].index(None))]
     if name == "cond":
         chosen, *inputs = inputs
         if chosen.known is None:
-            raise UserError("not exported: what the network computes depends on pictures' values")
+            raise UserError("not exported: the network's control flow depends on the images")
         return _inline(params["branches"][int(chosen.known)], inputs, into)
     body = _body(eqn)
     if body is not None and not (_is_whole(eqn, body) and inputs[0].known is None):
@@ -134,7 +135,7 @@ def _apply(eqn: Any, inputs: list[Value], into: list[Equation]) -> list[Value]:
 
 
 def _is_whole(eqn: Any, body: ClosedJaxpr) -> bool:
-    """Whether the call is one of `_WHOLE`: that goes by what it does, not by its name alone."""
+    """Whether the call is one of `_WHOLE`, by its name and its equations."""
     original = _WHOLE.get(eqn.params.get("name"))
     if original is None or len(eqn.invars) != 1:
         return False
@@ -160,7 +161,7 @@ def _body(eqn: Any) -> ClosedJaxpr | None:
 
 def _evaluate(eqn: Any, inputs: list[Value]) -> list[Value]:
     if eqn.primitive.name == "broadcast_in_dim":
-        # Not enlarged: operators broadcast, and a channel's factor remains one number.
+        # Not expanded: ONNX operators broadcast, and per-channel constants stay small.
         known = np.asarray(inputs[0].known)
         sizes = [1] * len(eqn.params["shape"])
         for axis, count in zip(eqn.params["broadcast_dimensions"], known.shape, strict=True):
@@ -169,7 +170,7 @@ def _evaluate(eqn: Any, inputs: list[Value]) -> list[Value]:
     shapes = [value.shape for value in inputs] + [v.aval.shape for v in eqn.outvars]
     fixed = all(isinstance(size, int) for shape in shapes for size in shape)
     if not fixed and eqn.primitive.name not in _ELEMENTWISE:
-        raise UserError(f"not exported: JAX's {eqn.primitive.name} of the number of pictures")
+        raise UserError(f"not exported: JAX's {eqn.primitive.name} of the batch size")
     arrays = [
         np.broadcast_to(np.asarray(v.known), [n if isinstance(n, int) else 1 for n in v.shape])
         for v in inputs
@@ -188,7 +189,7 @@ def _is_scalar(value: Value, number: float) -> bool:
 
 
 def _find_means(program: Program) -> None:
-    """Makes a mean of a sum that is divided by the number of what was added."""
+    """Replaces sums that are divided by their number of terms by means."""
     made = {equation.outputs[0]: equation for equation in program.equations}
     uses = program.uses()
     for equation in program.equations:

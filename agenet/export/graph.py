@@ -1,7 +1,7 @@
-"""An ONNX graph in the making: its nodes and constants, and which way round arrays lie in memory.
+"""Builds an ONNX graph: nodes, constants, and the axis order of each array.
 
-Convolutions of ONNX want channels before rows and columns, ours have them last. An array keeps the
-order that its maker gave it until somebody needs another one.
+ONNX's convolutions have channels before rows and columns, JAX's here have them last. An array keeps
+the order in which it was computed until an operator needs another one.
 """
 
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 18
-_IR_VERSION = 8  # the one that came with the opset
-# Smaller constants in half precision would save nothing.
+_IR_VERSION = 8  # the version that belongs to the opset
+# Number of elements from which constants are stored in half precision and not deduplicated.
 _LARGE = 1024
 
 CHANNELS_FIRST = (0, 3, 1, 2)
-# Operators of which the weights may change after they are written.
+# Operators whose weights may change after they are added, see `agenet.export.arithmetic`.
 WEIGHTED = ("Conv", "Gemm")
 
 
@@ -26,9 +26,9 @@ class Tensor:
     """An array in the graph.
 
     Attributes:
-        name: in the graph.
-        order: the axes of JAX's array in the order that they have in the graph.
-        sizes: of JAX's axes; 1 where operators are left to broadcast.
+        name: its name in the graph.
+        order: the axes of JAX's array in the order of the graph's axes.
+        sizes: the sizes of JAX's axes; 1 where operators broadcast.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Tensor:
     sizes: tuple[Any, ...]
 
     def axis(self, axis: int) -> int:
-        """Where the graph has JAX's axis."""
+        """The axis in the graph of an axis in JAX."""
         return self.order.index(axis)
 
 
@@ -52,14 +52,14 @@ class Node:
 
 @dataclass
 class Graph:
-    """Nodes in order, and constants by name."""
+    """Nodes in order of computation, and constants by name."""
 
     nodes: dict[str, Node] = field(default_factory=dict)  # by output
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     _written: dict[tuple[Any, ...], str] = field(default_factory=dict)
 
     def constant(self, value: Any, dtype: Any = None) -> str:
-        """The name of a constant; the same for the same small one."""
+        """Adds a constant and returns its name; equal small constants are added once."""
         value = np.ascontiguousarray(value, dtype).reshape(np.shape(value))
         key = (value.dtype.str, value.shape, value.tobytes())
         if value.size < _LARGE and key in self._written:
@@ -71,7 +71,7 @@ class Graph:
         return name
 
     def node(self, op: str, *inputs: str, **attributes: Any) -> str:
-        """Appends an operator, unless it is there already; returns the name of its output."""
+        """Appends an operator, unless it exists, and returns the name of its output."""
         key = (op, inputs, repr(sorted(attributes.items())))
         if op in WEIGHTED or key not in self._written:
             name = f"{op.lower()}_{len(self.nodes)}"
@@ -80,7 +80,7 @@ class Graph:
         return self._written[key]
 
     def in_order(self, tensor: Tensor, order: tuple[int, ...]) -> Tensor:
-        """`tensor` with its axes in that order."""
+        """Transposes `tensor` to the given order of axes."""
         if tensor.order == order:
             return tensor
         perm = [tensor.axis(axis) for axis in order]
@@ -95,14 +95,22 @@ class Graph:
         half: bool,
         metadata: dict[str, str],
     ) -> bytes:
-        """The finished model: its input uint8 `images` of `shape`, outputs with their shapes."""
+        """Serialises the model.
+
+        Args:
+            images: name of the input, uint8.
+            shape: shape of the input.
+            outputs: for each output the name of its tensor and its shape.
+            half: store large constants in half precision.
+            metadata: texts by name.
+        """
         nodes = self._needed(name for name, _ in outputs.values())
         used = {name for node in nodes for name in node.inputs}
         protos, initializers = [], []
         for name, value in self.constants.items():
             if name not in used:
                 continue
-            if half and _halves(value):
+            if half and _fits_half(value):
                 stored = f"{name}_half"
                 initializers.append(numpy_helper.from_array(value.astype(np.float16), stored))
                 protos.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
@@ -146,7 +154,7 @@ class Graph:
         return nodes[::-1]
 
 
-def _halves(value: np.ndarray) -> bool:
-    """Whether half precision saves something and has room for the values."""
+def _fits_half(value: np.ndarray) -> bool:
+    """Whether a constant is large and its values are in the range of half precision."""
     large = value.dtype == np.float32 and value.size >= _LARGE
     return large and bool(np.abs(value).max() <= np.finfo(np.float16).max)

@@ -1,15 +1,14 @@
-"""ONNX models of functions of pictures, written operator by operator.
+"""Converts JAX functions of images to ONNX models.
 
-Normalisations become part of the convolutions before them, and arrays with channels lie as ONNX's
-convolutions want them from the first to the last, so that runtimes find nothing left to do but to
-fuse activations.
+Normalisations are folded into the preceding convolutions, and feature maps have ONNX's channels-
+first layout throughout, so that runtimes only have to fuse activations.
 """
 
 from typing import Any
 
 from agenet.errors import UserError
 from agenet.export.arithmetic import ARITHMETIC
-from agenet.export.equations import BATCH, Answer, Equation, trace
+from agenet.export.equations import BATCH, Equation, Forward, trace
 from agenet.export.graph import Tensor
 from agenet.export.shapes import SHAPES, write_split
 from agenet.export.writer import Writer
@@ -20,21 +19,21 @@ _OPERATORS = ARITHMETIC | SHAPES
 
 
 def to_onnx(
-    function: Answer, size: int, *, half: bool = False, metadata: dict[str, str] | None = None
+    function: Forward, size: int, *, half: bool = False, metadata: dict[str, str] | None = None
 ) -> bytes:
-    """An ONNX model of a function, with the parameters that it is closed over.
+    """Converts a function, with the parameters that it closes over, to an ONNX model.
 
-    The model's input is `images`, uint8 [batch, size, size, 3] for any batch; its outputs have
-    the names and shapes that the function gives them, in float32. All arithmetic is in float32.
+    The model's input is `images`, uint8 [batch, size, size, 3] for any batch size; its outputs are
+    those of the function, in float32. All arithmetic is in float32.
 
     Args:
-        function: takes `images`, gives a dict of arrays float32 [batch, ...].
-        size: side of the pictures in pixels.
-        half: store large constants in half precision, which halves the file.
-        metadata: texts by name to put into the file.
+        function: maps `images` to a dict of arrays float32 [batch, ...].
+        size: side of the images in pixels.
+        half: store large constants in half precision, which halves the file size.
+        metadata: texts by name to store in the file.
 
     Raises:
-        UserError: the function uses a primitive of JAX that no operator is known for here.
+        UserError: the function uses a JAX primitive that is not supported here.
     """
     program = trace(function, size)
     writer = Writer(program.uses())

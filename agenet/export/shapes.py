@@ -1,4 +1,4 @@
-"""ONNX operators for the primitives of JAX that rearrange, and compute nothing."""
+"""ONNX operators for JAX's primitives that change shapes or select parts."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def _broadcast_in_dim(writer: Writer, equation: Equation) -> Tensor:
     rank = len(equation.outputs[0].shape)
     order = CHANNELS_FIRST if rank == 4 else tuple(range(rank))
     new = [order.index(axis) for axis in range(rank) if axis not in placed]
-    # The old axes as the new array has them.
+    # The old axes, in the order of the new array.
     old = tuple(placed.index(axis) for axis in order if axis in placed)
     tensor = writer.tensor(value, old)
     sizes = [1] * rank
@@ -61,7 +61,7 @@ def _concatenate(writer: Writer, equation: Equation) -> Tensor:
 def _slice(
     writer: Writer, value: Value, parts: dict[int, tuple[int, int, int]], shape: tuple[Any, ...]
 ) -> Tensor:
-    """Start, end and step of the axes of which only a part is wanted."""
+    """Slices `value`; `parts` has start, end and step of each axis that is not kept whole."""
     if not parts:
         return writer.tensor(value)
     tensor = writer.tensor(value)
@@ -86,21 +86,22 @@ def _plain_slice(writer: Writer, equation: Equation) -> Tensor:
 
 
 def _gather(writer: Writer, equation: Equation) -> Tensor:
-    """A part at a place that is known, which is what JAX makes of Python's slicing."""
-    value, places = equation.inputs
+    """A gather of one slice at a constant position, which is how JAX writes Python's slicing."""
+    value, positions = equation.inputs
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     plain = not numbers.collapsed_slice_dims and not numbers.operand_batching_dims
-    if places.known is None or places.known.ndim != 1 or not plain:
-        raise refuse(equation, "more than one part at a known place")
+    if positions.known is None or positions.known.ndim != 1 or not plain:
+        raise refuse(equation, "other than one slice at a constant position")
     parts = {}
-    for axis, place in zip(numbers.start_index_map, places.known.tolist(), strict=True):
-        if not 0 <= place <= value.shape[axis] - sizes[axis]:
-            raise refuse(equation, f"the place {place} outside the array")
-        parts[axis] = (place, place + sizes[axis], 1)
+    for axis, start in zip(numbers.start_index_map, positions.known.tolist(), strict=True):
+        if not 0 <= start <= value.shape[axis] - sizes[axis]:
+            raise refuse(equation, f"the position {start} outside the array")
+        parts[axis] = (start, start + sizes[axis], 1)
     return _slice(writer, value, parts, equation.outputs[0].shape)
 
 
 def write_split(writer: Writer, equation: Equation) -> list[Tensor]:
+    """Writes JAX's `split`, which has several outputs."""
     (value,), axis = equation.inputs, equation.params["axis"]
     ends = np.cumsum([0, *equation.params["sizes"]]).tolist()
     return [
@@ -109,7 +110,7 @@ def write_split(writer: Writer, equation: Equation) -> list[Tensor]:
     ]
 
 
-# By the names that they have in JAX, or in `agenet.export.equations`.
+# By the primitive's name in JAX or in `agenet.export.equations`.
 SHAPES: dict[str, Operator] = {
     "broadcast_in_dim": _broadcast_in_dim,
     "concatenate": _concatenate,

@@ -1,6 +1,6 @@
-"""StableHLO: a function of pictures as JAX and other compilers of it take it up again.
+"""Exports functions of images as StableHLO, for JAX and other compilers.
 
-A file is what `jax.export.deserialize` reads, with a JSON object of texts behind it.
+A file is the format of `jax.export.deserialize`, followed by a JSON object with metadata.
 """
 
 import json
@@ -12,26 +12,26 @@ import numpy as np
 from jax import export
 
 from agenet.errors import UserError
-from agenet.export.equations import BATCH, Answer
+from agenet.export.equations import BATCH, Forward
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _MAGIC = b"agenet:1"
-_END = struct.Struct("<Q8s")  # the JSON object's length in bytes, and the magic
+_END = struct.Struct("<Q8s")  # length of the JSON object in bytes, and `_MAGIC`
 
 
 def to_stablehlo(
-    function: Answer,
+    function: Forward,
     size: int,
     platforms: Sequence[str] = PLATFORMS,
     metadata: dict[str, str] | None = None,
 ) -> bytes:
-    """A function of pictures uint8 [B, size, size, 3], with its parameters, for any B.
+    """Exports a function of images uint8 [B, size, size, 3], with its parameters, for any B.
 
     Args:
         function: see `agenet.export.to_onnx`.
-        size: side of the pictures in pixels.
-        platforms: of JAX, on which it is to run.
-        metadata: texts by name to put into the file.
+        size: side of the images in pixels.
+        platforms: the JAX platforms on which it will run.
+        metadata: texts by name to store in the file.
     """
     shape = jax.ShapeDtypeStruct((*export.symbolic_shape(BATCH), size, size, 3), np.uint8)
     exported = export.export(jax.jit(function), platforms=platforms)(shape)
@@ -39,13 +39,13 @@ def to_stablehlo(
     return bytes(exported.serialize()) + texts + _END.pack(len(texts), _MAGIC)
 
 
-def from_stablehlo(content: bytes) -> tuple[Answer, dict[str, str]]:
-    """The function and the metadata of what `to_stablehlo` made.
+def from_stablehlo(content: bytes) -> tuple[Forward, dict[str, str]]:
+    """Reads the function and the metadata from the content of a file of `to_stablehlo`.
 
     Raises:
-        UserError: it is damaged, or something else.
+        UserError: the file is damaged or of another kind.
     """
-    damaged = UserError("not a StableHLO file of agenet, or not all of it")
+    damaged = UserError("not a StableHLO file of agenet, or an incomplete one")
     if len(content) < _END.size:
         raise damaged
     length, magic = _END.unpack(content[-_END.size :])
@@ -55,6 +55,6 @@ def from_stablehlo(content: bytes) -> tuple[Answer, dict[str, str]]:
     try:
         metadata = json.loads(content[end : -_END.size])
         exported = export.deserialize(bytearray(content[:end]))
-    except Exception as error:  # What JAX stumbles over differs from version to version.
+    except Exception as error:  # JAX's errors differ between versions.
         raise damaged from error
     return exported.call, metadata

@@ -1,4 +1,4 @@
-"""The networks by name."""
+"""Networks by name: EfficientNet, ResNet and Levi-Hassner with a head for each task."""
 
 import dataclasses
 import difflib
@@ -16,8 +16,9 @@ from agenet.models.efficientnet import EfficientNet
 from agenet.models.levi_hassner import LeviHassner
 from agenet.models.resnet import DEPTHS, ResNet
 
-# What builds a backbone. It has FLAVOURS, STAGES (from the input on, prefixes of the names of
-# their parameters) and an `input_size`, the side in pixels of the square it is made for.
+# Constructors of backbones. A backbone has FLAVOURS; STAGES, from the input to the output, each a
+# tuple of prefixes of its parameters' names; and `input_size`, the side of its square input images
+# in pixels.
 MODELS: dict[str, Callable[..., Any]] = {
     "levi_hassner": LeviHassner,
     **{f"resnet{depth}": partial(ResNet, depth) for depth in DEPTHS},
@@ -32,13 +33,16 @@ MODELS: dict[str, Callable[..., Any]] = {
 def create_model(
     name: str, num_classes: Mapping[str, int], *, dtype: DTypeLike = jnp.float32, **options: Any
 ) -> Classifier:
-    """The network `name` with one head per task, for example {"age": 8, "gender": 2}.
+    """Creates a network with a head for each task.
 
-    `options` are fields of the network's backbone or of `Classifier`; an empty `flavour` is the
-    network's usual one.
+    Args:
+        name: one of `MODELS`.
+        num_classes: for each task the number of its classes, such as {"age": 8, "gender": 2}.
+        dtype: type of the computation; parameters are float32.
+        **options: fields of the backbone or of `Classifier`; an empty `flavour` is the default one.
 
     Raises:
-        UserError: no network has this name, or it has no such option or flavour.
+        UserError: unknown name, option or flavour.
     """
     unknown = options.keys() - option_names(name)
     if unknown:
@@ -46,7 +50,7 @@ def create_model(
         raise UserError(f"{name} has no option {unknown.pop()!r} (it has: {known})")
     if not options.get("flavour"):
         options.pop("flavour", None)
-    # The Levi-Hassner network drops between its own hidden layers, not before the heads.
+    # The dropout rate of Levi-Hassner is that of its hidden layers, not of the heads.
     own = {key: options.pop(key) for key in _backbone_fields(name) & options.keys()}
     network = MODELS[name](dtype=dtype, **own)
     if network.flavour not in network.FLAVOURS:
@@ -56,7 +60,7 @@ def create_model(
 
 
 def option_names(name: str) -> set[str]:
-    """The options of the network `name`, but for `dtype`; raises `UserError` without one."""
+    """The options of the network `name` except `dtype`; raises `UserError` if it is unknown."""
     if name not in MODELS:
         nearest = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.0)[0]
         known = ", ".join(MODELS)

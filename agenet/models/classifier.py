@@ -1,4 +1,4 @@
-"""A network: a backbone that describes a picture, and heads that name what is in it."""
+"""A classifier: a backbone and a head for each task."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,15 +12,15 @@ from agenet.models.heads import TaskHeads
 
 
 class Classifier(nn.Module):
-    """Images [B, S, S, 3], RGB, normalised, to {task: logits float32 [B, num_classes[task]]}.
+    """Normalised RGB images [B, S, S, 3] to {task: logits float32 [B, num_classes[task]]}.
 
-    The backbone gives a map [B, H, W, D], which is averaged, or features [B, D]. The heads are
-    linear, ordinal for the tasks named in `ordinal`. `extra_layers`
-    are those that the reference report tried before the heads: 2 x 2 maxima of the map before its
-    mean, then batch normalisation, then dropout.
+    The backbone gives a feature map [B, H, W, D], which is averaged, or features [B, D]. Heads are
+    linear, or ordinal for the tasks in `ordinal`. `extra_layers` are those that the reference
+    report tried before the heads: 2 x 2 max-pooling of the feature map, batch normalisation, and
+    dropout.
 
-    `train` turns on dropout and stochastic depth, both from the random stream "dropout", and the
-    batch's own statistics in batch normalisation, except in frozen stages of the backbone.
+    `train` turns on dropout and stochastic depth, both with the random stream "dropout", and batch
+    statistics in batch normalisation, except in frozen stages of the backbone.
     """
 
     backbone: Any
@@ -32,7 +32,7 @@ class Classifier(nn.Module):
 
     @property
     def frozen(self) -> Sequence[Sequence[str]]:
-        """The frozen stages of the backbone, as prefixes of names."""
+        """For each frozen stage of the backbone, the prefixes of its parameters' names."""
         return self.backbone.STAGES[: self.backbone.frozen_stages]
 
     def setup(self) -> None:
@@ -45,16 +45,16 @@ class Classifier(nn.Module):
         )
 
     def features(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Pooled features [B, D], all that the heads see of a picture."""
+        """Pooled features [B, D], the input of the heads."""
         return self._pool(self.backbone(images, train), self.extra_layers)
 
     def both_features(self, images: jax.Array) -> jax.Array:
-        """Pooled features [2, B, D] without and with the extra layers, for one backbone's work."""
+        """Pooled features [2, B, D] without and with the extra layers."""
         x = self.backbone(images, train=False)
         return jnp.stack([self._pool(x, extra_layers) for extra_layers in (False, True)])
 
     def classify(self, features: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """What the network says of pictures whose pooled features [B, D] are known."""
+        """The logits of each task from pooled features [B, D]."""
         return self.heads(features.astype(self.dtype), train)
 
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -65,5 +65,5 @@ class Classifier(nn.Module):
             return x
         if extra_layers:
             x = nn.max_pool(x, (2, 2), (2, 2))
-        # Half-precision sums over a map would lose more than they save.
+        # In float32, because half precision is too inaccurate for sums over a feature map.
         return x.mean((1, 2), dtype=jnp.float32).astype(self.dtype)

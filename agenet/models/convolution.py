@@ -1,7 +1,7 @@
-"""Convolution, with a second lowering for CPUs: products of large matrices where they are faster.
+"""Convolution with a second lowering for CPUs: matrix products, where they are faster.
 
-`jax.lax.platform_dependent` chooses when the program is compiled. Both lowerings give the same
-values and gradients to rounding; GPU and TPU keep the standard one.
+`jax.lax.platform_dependent` chooses at compile time; GPU and TPU use the standard lowering. Both
+give the same values and gradients up to floating-point error.
 """
 
 import functools
@@ -21,17 +21,17 @@ KernelGradient = Callable[[jax.Array, tuple[int, ...], int, Zeros, jax.Array], j
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """Convolution of [B, H, W, C] with [k, k, C, F], both of one type.
+    """Convolution of x [B, H, W, C] with a kernel [k, k, C, F] of the same dtype.
 
-    `padding` is the number of zeros on every side, or "same": as many as TensorFlow adds, the odd
-    one after the picture.
+    `padding` is the number of zeros on each side, or "same" for TensorFlow's SAME padding, which
+    puts an odd zero at the end.
     """
     size, _, channels, features = kernel.shape
     zeros = zeros_around(x.shape, size, stride, padding)
     standard = functools.partial(_standard, stride=stride, zeros=zeros)
-    # The bounds are measured: beyond them XLA's own convolution is as fast or faster. The pixels
-    # of a pointwise convolution are its patches; else patches cost little memory only where they
-    # are smaller than what is made of them, and in a gradient where pictures are in colours.
+    # The bounds were measured: elsewhere XLA's own convolution is as fast or faster. In pointwise
+    # convolutions the patches are the input itself; in others they are affordable where they are
+    # smaller than the output and, in the kernel's gradient, where the input has few channels.
     if size == 1 or size * size * channels <= features:
         on_cpu = functools.partial(_unfolded, stride=stride, zeros=zeros)
     elif channels <= 4:
@@ -46,10 +46,10 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.
 def depthwise_conv(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, lowering: Lowering = "auto"
 ) -> jax.Array:
-    """Convolution of each channel of [B, H, W, C] with its own filter of [k, k, 1, C].
+    """Convolution of each channel of x [B, H, W, C] with its own filter, kernel [k, k, 1, C].
 
-    `lowering` is "grouped" (one grouped convolution), "shifted" (a sum of shifted products, for
-    XLA's CPU backend has no fast grouped convolution) or "auto": shifted on CPUs.
+    `lowering` is "grouped" (one grouped convolution), "shifted" (a sum of shifted products, because
+    XLA's CPU backend has no fast grouped convolution) or "auto" (shifted on CPUs only).
     """
     zeros = zeros_around(x.shape, kernel.shape[0], stride, padding)
     grouped = functools.partial(depthwise.grouped, stride=stride, zeros=zeros)
@@ -63,7 +63,7 @@ def depthwise_conv(
 
 
 def zeros_around(shape: Sequence[int], size: int, stride: int, padding: Padding) -> Zeros:
-    """Zeros before and after the rows and the columns of [B, H, W, C]."""
+    """The padding before and after the rows and the columns of an array [B, H, W, C]."""
     if padding != "same":
         return (padding, padding), (padding, padding)
     rows, columns = (max((-(-n // stride) - 1) * stride + size - n, 0) for n in shape[1:3])
@@ -81,15 +81,15 @@ def _standard(x: jax.Array, kernel: jax.Array, stride: int, zeros: Zeros) -> jax
 
 
 def _unfolded(x: jax.Array, kernel: jax.Array, stride: int, zeros: Zeros) -> jax.Array:
-    """One product of a matrix of patches, which for a kernel of one pixel are the pixels."""
+    """Convolution as one product of the matrix of patches with the kernel."""
     patches = _unfold(x, kernel.shape[:2], stride, zeros)
-    # Matrices of two dimensions: of more, XLA is slow at the gradients.
+    # With more than two dimensions XLA's gradients are slow.
     product = _rows(patches) @ kernel.reshape(-1, kernel.shape[-1])
     return product.reshape(*patches.shape[:-1], -1)
 
 
 def _unfold(x: jax.Array, window: tuple[int, ...], stride: int, zeros: Zeros) -> jax.Array:
-    """[B, H, W, C] to patches [B, H', W', k * k * C], in the order of a kernel's axes."""
+    """Patches [B, H', W', k * k * C] of x [B, H, W, C], in the order of the kernel's axes."""
     x = jnp.pad(x, ((0, 0), *zeros, (0, 0)))
     for axis, size in ((2, window[1]), (1, window[0])):
         length = (x.shape[axis] - size) // stride * stride + 1
@@ -134,13 +134,13 @@ _with_kernel_gradient.defvjp(_forward, _backward)
 def _gradient_of_patches(
     x: jax.Array, window: tuple[int, ...], stride: int, zeros: Zeros, grad: jax.Array
 ) -> jax.Array:
-    """One product, for pictures with few channels."""
+    """The kernel's gradient as one product of patches, for few input channels."""
     return _rows(_unfold(x, window, stride, zeros)).T @ _rows(grad)
 
 
 def _gradient_of_taps(
     x: jax.Array, window: tuple[int, ...], stride: int, zeros: Zeros, grad: jax.Array
 ) -> jax.Array:
-    """One product per element of the window, for so many channels that each is large."""
-    seen = taps(x, window, stride, zeros)
-    return jnp.stack([_rows(tap).T @ _rows(grad) for tap in seen])
+    """The kernel's gradient as one product for each element of the window, for many channels."""
+    shifts = taps(x, window, stride, zeros)
+    return jnp.stack([_rows(tap).T @ _rows(grad) for tap in shifts])

@@ -1,7 +1,7 @@
-"""Depthwise convolution, with a second lowering for CPUs.
+"""Depthwise convolution with a second lowering for CPUs.
 
-XLA's CPU backend has no fast grouped convolution, so that there both it and its gradients are
-sums of shifted products. Both lowerings give the same values and gradients to rounding.
+XLA's CPU backend has no fast grouped convolution; there, the convolution and its gradients are sums
+of shifted products. Both lowerings give the same values and gradients up to floating-point error.
 """
 
 import functools
@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Zeros before and after the rows and the columns.
+# The padding before and after the rows and the columns.
 Zeros = tuple[tuple[int, int], tuple[int, int]]
 
 
 def grouped(x: jax.Array, kernel: jax.Array, stride: int, zeros: Zeros) -> jax.Array:
-    """The standard lowering: one convolution with a group per channel."""
+    """The standard lowering: one convolution with a group for each channel."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -28,22 +28,22 @@ def grouped(x: jax.Array, kernel: jax.Array, stride: int, zeros: Zeros) -> jax.A
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def shifted(x: jax.Array, kernel: jax.Array, stride: int, zeros: Zeros) -> jax.Array:
-    """Shifted copies of [B, H, W, C], each times one row of [k, k, 1, C], summed."""
+    """The sum of shifted copies of x [B, H, W, C], each times a row of the kernel [k, k, 1, C]."""
     rows = kernel.reshape(-1, kernel.shape[-1])
-    seen = taps(x, kernel.shape[:2], stride, zeros)
-    return functools.reduce(jnp.add, (tap * row for tap, row in zip(seen, rows, strict=True)))
+    shifts = taps(x, kernel.shape[:2], stride, zeros)
+    return functools.reduce(jnp.add, (tap * row for tap, row in zip(shifts, rows, strict=True)))
 
 
 def taps(x: jax.Array, window: tuple[int, ...], stride: int, zeros: Zeros) -> list[jax.Array]:
-    """What each element of a window sees as the window moves: k * k times [B, H', W', C]."""
+    """For each element of a window, the inputs [B, H', W', C] at all positions of the window."""
     x = jnp.pad(x, ((0, 0), *zeros, (0, 0)))
-    # Else XLA computes what x comes from twice, for the taps that need zeros and for the others.
+    # Without this XLA computes x twice, for taps with and without padding.
     x = lax.optimization_barrier(x)
     batch, *sizes, channels = x.shape
-    # The last place of the window, from the first.
+    # The distance between the first and the last position of the window.
     row, column = ((n - k) // stride * stride for n, k in zip(sizes, window, strict=True))
     return [
-        # A strided slice, since Python's slicing gathers where the batch is symbolic.
+        # Indexing would become a gather if the batch size is symbolic, as in export.
         lax.slice(
             x,
             (0, i, j, 0),
@@ -78,14 +78,14 @@ def _kernel_gradient(
     x: jax.Array, kernel: jax.Array, stride: int, zeros: Zeros, grad: jax.Array
 ) -> jax.Array:
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    seen = taps(x, kernel.shape[:2], stride, zeros)
-    products = [tap.astype(dtype) * grad.astype(dtype) for tap in seen]
+    shifts = taps(x, kernel.shape[:2], stride, zeros)
+    products = [tap.astype(dtype) * grad.astype(dtype) for tap in shifts]
 
     def add(total: list[jax.Array], term: list[jax.Array]) -> list[jax.Array]:
         return [a + b for a, b in zip(total, term, strict=True)]
 
-    # One reduction of all products together is one pass over x and grad that stores none of
-    # them. Over each picture first: pictures run in parallel, and short sums round less.
+    # One reduction of all products is one pass over x and grad and stores no product. It sums over
+    # each image first, because images run in parallel and short sums have smaller errors.
     sums = lax.reduce(products, [jnp.zeros((), dtype)] * len(products), add, (1, 2))
     return jnp.stack([total.sum(0) for total in sums]).reshape(kernel.shape).astype(kernel.dtype)
 
@@ -93,10 +93,10 @@ def _kernel_gradient(
 def _input_gradient(
     shape: tuple[int, ...], kernel: jax.Array, stride: int, zeros: Zeros, grad: jax.Array
 ) -> jax.Array:
-    """Convolution of `grad` with the reversed kernel, apart for each phase of the stride.
+    """Convolution of `grad` with the reversed kernel, separately for each phase of the stride.
 
-    Position q * stride + a of the padded input meets element a + stride * m of the window where
-    the window is at q - m.
+    Position q * stride + a of the padded input is under element a + stride * m of the window when
+    the window is at position q - m.
     """
     counts = [-(-(n + sum(z)) // stride) for n, z in zip(shape[1:3], zeros, strict=True)]
 

@@ -1,7 +1,7 @@
 """EfficientNet B0 to B7 and Lite0 to Lite4.
 
 M. Tan, Q. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML
-2019; Lite: the same without squeeze-and-excitation, with ReLU6, and with stem and head unscaled
+2019. Lite networks have no squeeze-and-excitation, use ReLU6, and do not scale stem and head
 (tensorflow/tpu, models/official/efficientnet/lite).
 """
 
@@ -20,7 +20,7 @@ from agenet.models.layers import BatchNorm, Conv, DepthwiseConv, Padding
 
 
 class Scale(NamedTuple):
-    """Compound scaling of the base network, and the input that goes with it."""
+    """Compound scaling of the base network, its input size in pixels and its dropout rate."""
 
     width: float
     depth: float
@@ -28,7 +28,7 @@ class Scale(NamedTuple):
     dropout_rate: float
 
 
-# Table 1 of the paper's code (efficientnet_builder.py, efficientnet_lite_builder.py).
+# From the paper's code, efficientnet_builder.py and efficientnet_lite_builder.py.
 VARIANTS = {
     "b0": Scale(1.0, 1.0, 224, 0.2),
     "b1": Scale(1.0, 1.1, 240, 0.2),
@@ -47,7 +47,7 @@ VARIANTS = {
 
 
 class Stage(NamedTuple):
-    """Blocks of the base network alike in all but the first one's stride and input."""
+    """Consecutive blocks of the base network; only the first one uses the stride."""
 
     blocks: int
     kernel_size: int
@@ -69,13 +69,13 @@ STAGES = (
 
 
 class EfficientNet(nn.Module):
-    """Images [B, S, S, 3] to a map [B, ceil(S/32), ceil(S/32), D]; D is 1,280 in B0 and Lite.
+    """Images [B, S, S, 3] to a feature map [B, ceil(S/32), ceil(S/32), D], D = 1280 in B0 and Lite.
 
     Flavours: "torchvision" and "timm" pad symmetrically, "tensorflow" (Keras, timm's `tf_`
-    networks, the Lite release) as TensorFlow's SAME; they differ in batch normalisation, too.
-    Names follow timm. In training each residual branch is dropped, for one picture and not
-    another, with a probability that grows to `drop_path_rate` at the last block (G. Huang et al.,
-    "Deep Networks with Stochastic Depth", ECCV 2016).
+    networks, the Lite release) uses TensorFlow's SAME padding; they also differ in batch
+    normalisation. Names follow timm. In training each residual branch is dropped for random images,
+    with a probability that grows linearly to `drop_path_rate` (G. Huang et al., "Deep Networks with
+    Stochastic Depth", ECCV 2016).
     """
 
     FLAVOURS: ClassVar = ("torchvision", "timm", "tensorflow")
@@ -143,7 +143,7 @@ class EfficientNet(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted residual block: expand, filter each channel, weigh the channels, project."""
+    """Inverted residual block: expansion, depthwise convolution, squeeze-excitation, projection."""
 
     features: int
     kernel_size: int
@@ -174,13 +174,13 @@ class MBConv(nn.Module):
         y = self.norm(name=next(norms))(self.conv(self.features, 1, name=project)(y), train)
         if self.stride != 1 or channels != self.features:
             return y
-        # "Dropout" with the same fate for a picture's whole branch.
+        # Stochastic depth: dropout of an image's whole branch.
         drop = nn.Dropout(self.drop_path_rate, broadcast_dims=(1, 2, 3), deterministic=not train)
         return x + drop(y)
 
 
 class SqueezeExcitation(nn.Module):
-    """Channels weighed by a sigmoid of what is in the whole map: J. Hu et al., CVPR 2018."""
+    """Squeeze-and-excitation: J. Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018."""
 
     reduced: int
     activation: Callable[[jax.Array], jax.Array]
@@ -195,7 +195,7 @@ class SqueezeExcitation(nn.Module):
 
 
 def _round_features(features: int, scale: float) -> int:
-    """Scaled, to the nearest multiple of eight that is at least nine tenths of it."""
+    """Scales and rounds to the nearest multiple of 8 that is at least 90 % of the scaled value."""
     scaled = features * scale
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded

@@ -1,4 +1,4 @@
-"""Task heads on pooled features."""
+"""Heads for each task, on pooled features."""
 
 import functools
 import math
@@ -12,16 +12,16 @@ from jax.typing import DTypeLike
 
 from agenet.models.layers import BatchNorm, Dense, fan_in_uniform
 
-# Or GPUs would round the factors of float32 to TensorFloat32, and TPUs to bfloat16.
+# By default GPUs round float32 factors to TensorFloat32, and TPUs to bfloat16.
 _EXACT = lax.Precision.HIGHEST
 
 
 class TaskHeads(nn.Module):
-    """One classifier per task: features [B, D] to {task: logits float32 [B, C]}.
+    """One head for each task: features [B, D] to {task: logits float32 [B, C]}.
 
-    It is linear, or an `OrdinalHead` for the tasks named in `ordinal`. `norm` puts one batch
-    normalisation before them, `dropout_rate` a dropout that needs the random stream "dropout" in
-    training. The logits are computed in float32: of these few, less precision would save nothing.
+    Heads are linear, or an `OrdinalHead` for the tasks in `ordinal`. `norm` adds a batch
+    normalisation before them, `dropout_rate` a dropout, which needs the random stream "dropout" in
+    training. Logits are computed in float32, because lower precision would save nothing here.
     """
 
     num_classes: Mapping[str, int]
@@ -43,12 +43,12 @@ class TaskHeads(nn.Module):
 
 
 class OrdinalHead(nn.Module):
-    """Ordered classes by one score: features [B, D] to log-probabilities float32 [B, classes].
+    """Ordinal regression: features [B, D] to log-probabilities float32 [B, classes].
 
-    P(class > k) = sigmoid(exp(s) * (m - t_k)), with the score m and the precision exp(s) told from
-    the features and thresholds t_k that are ordered because only the gaps between them are
-    learnt: the location-scale form of McCullagh, "Regression Models for Ordinal Data", J. R.
-    Statist. Soc. B 42, 1980.
+    P(class > k) = sigmoid(exp(s) * (m - t_k)), with a score m and a log-precision s that are linear
+    in the features, and thresholds t_k that are ordered because their gaps are the parameters: the
+    location-scale model of McCullagh, "Regression Models for Ordinal Data", J. R. Statist. Soc. B
+    42, 1980.
     """
 
     classes: int
@@ -58,14 +58,14 @@ class OrdinalHead(nn.Module):
         width, count = features.shape[-1], self.classes - 1
         kernel = self.param("kernel", fan_in_uniform(width), (width, 2))
         bias = self.param("bias", nn.initializers.zeros, (2,))
-        # Evenly over -3 to 3, where the logistic distribution has nine tenths of its mass.
+        # Initially from -3 to 3, which has 90 % of the mass of the logistic distribution.
         even = nn.initializers.constant(_softplus_inverse(6 / (count - 1)))
-        # Those of years that no range sets apart are learnt to be nothing, which has no logarithm.
+        # Gaps between years that no label separates shrink to 0, whose logarithm is infinite.
         gaps = nn.softplus(self.param("gaps", even, (count - 1,))) + 1e-3
         thresholds = jnp.pad(jnp.cumsum(gaps), (1, 0)) - 3.0
         scores = jnp.matmul(features.astype(jnp.float32), kernel, precision=_EXACT) + bias
         score, log_precision = jnp.split(scores, 2, axis=-1)
-        # Softly bounded: one that is sure and wrong must not outweigh all others, and can return.
+        # Bounded smoothly, so that a confident error cannot dominate the loss and can be unlearnt.
         precision = jnp.exp(3 * jnp.tanh(log_precision / 3))
         above = precision * (score - thresholds)
         # log(sigmoid(a) - sigmoid(b)) is log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)).

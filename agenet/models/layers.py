@@ -1,8 +1,8 @@
-"""Layers that the networks share.
+"""Layers that the networks share: convolutions, batch normalisation, dense layers, pooling.
 
-Pooling, like the convolutions of `agenet.models.convolution`, has a second lowering for CPUs where
-XLA is slow at the standard one; `jax.lax.platform_dependent` chooses when the program is compiled.
-Both give the same values and gradients; GPU and TPU keep the standard lowering.
+Max-pooling, like the convolutions of `agenet.models.convolution`, has a second lowering for CPUs,
+where XLA's standard one is slow; `jax.lax.platform_dependent` chooses at compile time. Both give
+the same values and gradients.
 """
 
 import functools
@@ -20,7 +20,7 @@ from agenet.models.convolution import Padding, conv, depthwise_conv
 
 
 def fan_in_uniform(fan_in: int) -> Initializer:
-    """Uniform in +-1/sqrt(fan_in): PyTorch's default for kernel and bias of Conv and Linear."""
+    """Uniform in +-1/sqrt(fan_in): PyTorch's default for kernels and biases."""
     bound = fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32, out_sharding=None: jax.random.uniform(
         key, shape, dtype, -bound, bound, out_sharding=out_sharding
@@ -28,15 +28,15 @@ def fan_in_uniform(fan_in: int) -> Initializer:
 
 
 def fan_out_normal(fan_out: int) -> Initializer:
-    """Normal with variance 2 / fan_out: He et al. 2015, as ResNet and EfficientNet start."""
+    """Normal with variance 2 / fan_out (He et al. 2015), as in ResNet and EfficientNet."""
     return nn.initializers.normal((2 / fan_out) ** 0.5)
 
 
 class Conv(nn.Module):
     """Square convolution, [B, H, W, C] to [B, H', W', features].
 
-    `padding` is the number of zeros on every side, or "same": as many as TensorFlow adds, the odd
-    one after the picture. Initialised as PyTorch does, or normally by fan-out if `normal`.
+    For `padding` see `agenet.models.convolution.conv`. The initialisation is PyTorch's default, or
+    `fan_out_normal` if `normal`.
     """
 
     features: int
@@ -61,7 +61,7 @@ class Conv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """One square filter per channel, [B, H, W, C] to [B, H', W', C], without bias."""
+    """Depthwise convolution without bias, [B, H, W, C] to [B, H', W', C]."""
 
     kernel_size: int
     stride: int = 1
@@ -77,14 +77,14 @@ class DepthwiseConv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all but the last axis; statistics and parameters are float32.
+    """Batch normalisation over all but the last axis (Ioffe and Szegedy 2015), in float32.
 
-    In training the batch's own mean and variance normalise, and the running ones become
-    momentum * old + (1 - momentum) * batch; `unbiased` divides that variance by n - 1, as PyTorch
-    does, where TensorFlow divides by n. Ioffe and Szegedy 2015.
+    In training the batch's mean and variance normalise, and running statistics become
+    momentum * old + (1 - momentum) * batch. `unbiased` divides the batch's variance for the latter
+    by n - 1, as PyTorch, instead of n, as TensorFlow.
 
-    `activation` is what follows, and costs a training no memory when it is given here: neither it
-    nor what is normalised is kept for the gradient, which computes both again.
+    An `activation` given here takes no memory in training: it and the normalised values are
+    recomputed for the gradient.
     """
 
     momentum: float = 0.9
@@ -116,7 +116,7 @@ class BatchNorm(nn.Module):
         shift = bias - mean * factor
 
         def normalise(x: jax.Array, factor: jax.Array, shift: jax.Array) -> jax.Array:
-            # In float32, whatever comes in: x * factor and shift may be large and nearly opposite.
+            # In float32, because x * factor and shift may nearly cancel.
             y = (x * factor + shift).astype(self.dtype)
             return activation(y) if activation else y
 
@@ -126,7 +126,7 @@ class BatchNorm(nn.Module):
 
 
 class Dense(nn.Module):
-    """Affine map of the last axis, [..., C] to [..., features], initialised as PyTorch does."""
+    """Affine map of the last axis, [..., C] to [..., features], with PyTorch's initialisation."""
 
     features: int
     dtype: DTypeLike = jnp.float32
@@ -142,10 +142,10 @@ class Dense(nn.Module):
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Maxima of 3 x 3 windows, stride 2, padding 1: [B, H, W, C] to [B, ceil(H/2), ceil(W/2), C].
+    """3 x 3 max-pooling, stride 2, padding 1: [B, H, W, C] to [B, ceil(H/2), ceil(W/2), C].
 
-    Of equal maxima the first in reading order takes the gradient, as in PyTorch. On CPUs the
-    gradient of XLA's reduce_window, a select-and-scatter, takes six times as long.
+    The first of equal maxima gets the gradient, as in PyTorch. On CPUs the gradient of XLA's
+    reduce_window, a select-and-scatter, takes six times as long as this one.
     """
 
     def standard(x: jax.Array) -> jax.Array:
@@ -158,14 +158,14 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 
 def ceil_max_pool(x: jax.Array) -> jax.Array:
-    """Maxima of 3 x 3 windows, stride 2, the last ones over the edge, as Caffe rounds up."""
+    """3 x 3 max-pooling, stride 2, with the output size rounded up, as in Caffe."""
     ends = [-(-(n - 3) // 2) * 2 + 3 - n for n in x.shape[1:3]]
     return nn.max_pool(x, (3, 3), (2, 2), [(0, end) for end in ends])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_of_three(x: jax.Array, axis: int) -> jax.Array:
-    """Largest of x[2i - 1], x[2i], x[2i + 1] along `axis`."""
+    """The maximum of x[2i - 1], x[2i] and x[2i + 1] along `axis`."""
     left, centre, right = _neighbours(x, axis)
     return jnp.maximum(jnp.maximum(left, centre), right)
 
@@ -194,7 +194,7 @@ _max_of_three.defvjp(_max_of_three_forward, _max_of_three_backward)
 
 
 def _neighbours(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x[2i - 1], x[2i] and x[2i + 1] along `axis`, -inf outside."""
+    """The slices x[2i - 1], x[2i] and x[2i + 1] along `axis`, -inf outside."""
     pairs = _pad(x, axis, 0, x.shape[axis] % 2, -jnp.inf)
     pairs = pairs.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
     even, odd = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
@@ -213,11 +213,11 @@ def local_response_norm(x: jax.Array) -> jax.Array:
     x / (1 + 1e-4 / 5 * sum of squares over the five nearest channels) ** 0.75: Krizhevsky et al.
     2012, section 3.3, with alpha divided by the window's size as `torch.nn.LocalResponseNorm(5)`.
     """
-    # A product with a banded matrix is faster than a windowed sum, gradient included. HIGHEST,
-    # because TPUs would round its factors to bfloat16.
+    # A product with a banded matrix is faster than a windowed sum, as is its gradient. HIGHEST,
+    # because TPUs round factors to bfloat16 by default.
     channel = np.arange(x.shape[-1])
     window = jnp.asarray(abs(channel[:, None] - channel) <= 2, x.dtype)
     total = jnp.matmul(jnp.square(x), window, precision=lax.Precision.HIGHEST)
-    # d ** -0.75 without the general power.
+    # total ** -0.75 without a general power.
     root = lax.rsqrt(1 + 1e-4 / 5 * total)
     return x * (root * jnp.sqrt(root))

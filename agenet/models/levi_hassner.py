@@ -14,9 +14,9 @@ from agenet.models.layers import Conv, Dense, ceil_max_pool, local_response_norm
 class LeviHassner(nn.Module):
     """Three convolutions and two hidden layers: images [B, 227, 227, 3] to features [B, 512].
 
-    Flavours: "report" pads the first convolution and every pooling by one, as PyTorch ports of
-    the network do; "caffe" is the authors' own model, which pads neither and lets the last
-    windows of a pooling hang over the edge. Both have parameters of the same shapes.
+    Flavours: "report" pads the first convolution and every pooling by one, as PyTorch ports of the
+    network do; "caffe" is the authors' own model, which pads neither and rounds the output size of
+    poolings up. Both have parameters of the same shapes.
     """
 
     FLAVOURS: ClassVar = ("report", "caffe")
@@ -31,7 +31,7 @@ class LeviHassner(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         padding, pool = (1, max_pool) if self.flavour == "report" else (0, ceil_max_pool)
-        # ReLU and maximum commute; pooling first leaves ReLU a quarter of the values.
+        # ReLU and max-pooling commute; after pooling ReLU has a quarter of the values.
         x = self._thaw(images, 0)
         x = Conv(96, 7, stride=4, padding=padding, dtype=self.dtype, name="conv1")(x)
         x = self._thaw(local_response_norm(nn.relu(pool(x))), 1)

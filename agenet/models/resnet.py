@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from agenet.models.layers import BatchNorm, Conv, max_pool
 
-# Blocks of the four stages, and whether they are bottlenecks.
+# For each depth, the numbers of blocks of the four stages, and whether they are bottlenecks.
 DEPTHS = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
@@ -22,10 +22,10 @@ DEPTHS = {
 
 
 class ResNet(nn.Module):
-    """Images [B, S, S, 3] to a map [B, S/32, S/32, 512 or, from depth 50, 2048].
+    """Images [B, S, S, 3] to a feature map [B, S/32, S/32, D], D = 512, or 2048 from depth 50.
 
-    Flavours: "torchvision" strides in a bottleneck's 3 x 3 convolution; "keras", as published,
-    in its first 1 x 1, and its convolutions have biases. Names follow torchvision.
+    Flavours: "torchvision" has the stride of a bottleneck in its 3 x 3 convolution; "keras", as
+    in the paper, in the first 1 x 1 convolution, and has biases. Names follow torchvision.
     """
 
     STAGES: ClassVar = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))

@@ -1,1 +1,1 @@
-"""Losses, optimizers, train state and train steps; pure functions that know no config file."""
+"""Losses, optimizers, train state, train and evaluation steps, and checkpoints."""

@@ -1,8 +1,8 @@
-"""What a work directory keeps of a run: its latest state, to go on from, and its best, to use.
+"""Checkpoints of a run: the latest state, to resume from, and the best one, to use.
 
-Both lie in `checkpoints/` as Orbax checkpoints that also hold, as JSON, the run they belong to.
-Several processes save and restore together, through a file system that they share; a checkpoint
-may be restored by another number of processes and devices.
+Both are Orbax checkpoints in `checkpoints/` of the work directory, with a JSON record of the run.
+Several processes save and restore together on a shared file system; a checkpoint may be restored
+by a different number of processes and devices.
 """
 
 import errno
@@ -26,8 +26,7 @@ from agenet.training.state import TrainState
 class Checkpoints:
     """The latest and the best state under `workdir/checkpoints`.
 
-    A save is over when its method returns, and atomic: whatever interrupts it leaves the earlier
-    checkpoint in force.
+    Saving is synchronous and atomic: an interruption leaves the previous checkpoint in place.
     """
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
@@ -50,15 +49,15 @@ class Checkpoints:
         return self._best.latest_step()
 
     def save_latest(self, state: TrainState, run: Mapping[str, Any]) -> None:
-        """Keeps the whole state, in place of the latest one. `run` must be JSON-serialisable."""
+        """Replaces the latest state; `run` is a JSON-serialisable record of the run."""
         self._save(self._latest, int(state.step), _fields(state), run)
 
     def save_best(self, state: TrainState, run: Mapping[str, Any]) -> None:
-        """Keeps `state.averaged_variables`, in place of the best ones."""
+        """Replaces the best variables by `state.averaged_variables`."""
         self._save(self._best, int(state.step), state.averaged_variables, run)
 
     def read_run(self, which: str) -> dict[str, Any] | None:
-        """The run that the "latest" or "best" checkpoint was saved with, None without one."""
+        """The record of the run in the "latest" or "best" checkpoint; None without a checkpoint."""
         manager = self._best if which == "best" else self._latest
         step = manager.latest_step()
         if step is None:
@@ -66,7 +65,7 @@ class Checkpoints:
         with _one_line_errors(manager.directory / str(step), "read"):
             run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
             if not (isinstance(run, dict) and run):
-                raise ValueError("run/metadata does not tell of a run")
+                raise ValueError("run/metadata has no record of a run")
             return run
 
     def restore_latest(self, template: TrainState) -> TrainState:
@@ -78,7 +77,7 @@ class Checkpoints:
         return self._restore(self._best, template)
 
     def close(self) -> None:
-        """Frees what Orbax holds."""
+        """Releases Orbax's resources."""
         self._latest.close()
         self._best.close()
 
@@ -86,8 +85,8 @@ class Checkpoints:
         self, manager: ocp.CheckpointManager, step: int, tree: Any, run: Mapping[str, Any]
     ) -> None:
         if step in manager.all_steps():
-            # Saved before an interruption: the same state, for runs are deterministic. But the run
-            # may have got on since, by the validation of that state, and even have ended with it.
+            # Saved before an interruption. Runs are deterministic, so the state is the same, but
+            # its record may have changed, by the validation of that state or the end of the run.
             if jax.process_index() == 0:
                 path = Path(manager.directory) / str(step) / "run" / "metadata"
                 write_file(path, json.dumps(dict(run)).encode())
@@ -112,12 +111,12 @@ class Checkpoints:
 
 
 def _fields(state: TrainState) -> dict[str, Any]:
-    """Those that a run has, so that what a run has not leaves no trace on disk."""
+    """The fields that are not None, so that unused features leave no trace in checkpoints."""
     return {name: value for name, value in vars(state).items() if value is not None}
 
 
 def is_complete(run: Mapping[str, Any]) -> bool:
-    """Whether what a latest checkpoint was saved with, `run`, is of the end of a training."""
+    """Whether `run`, the record of a latest checkpoint, is that of a finished run."""
     progress = run.get("progress", {})
     at_end = run["step"] >= run.get("total_steps", 0)
     validated = progress.get("evaluated_step", run["step"]) >= run["step"]
@@ -128,8 +127,8 @@ def _create_manager(directory: Path, read_only: bool) -> ocp.CheckpointManager:
     if read_only:
         options = ocp.CheckpointManagerOptions(read_only=True)
     else:
-        # In the background a save that fails is noticed late, and one that is under way already
-        # counts as the latest. A killed save leaves its folder; the next start removes it.
+        # Asynchronous saves report failures late, and count as the latest while unfinished. The
+        # next start removes what a killed save leaves.
         options = ocp.CheckpointManagerOptions(
             max_to_keep=1, cleanup_tmp_directories=True, enable_async_checkpointing=False
         )
@@ -138,8 +137,8 @@ def _create_manager(directory: Path, read_only: bool) -> ocp.CheckpointManager:
 
 @contextmanager
 def _one_line_errors(checkpoint: Path, done: str) -> Iterator[None]:
-    """Turns what disks and damaged files do, as Orbax tells it, into one line."""
-    # What goes on after a part has failed would print that nobody waits for it any more.
+    """Converts Orbax's errors about full disks and damaged files into one-line errors."""
+    # Orbax's other tasks would print that nobody awaits them after one has failed.
     hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
     try:
         yield
@@ -147,10 +146,10 @@ def _one_line_errors(checkpoint: Path, done: str) -> Iterator[None]:
         if any(os.strerror(full) in str(error) for full in (errno.ENOSPC, errno.EDQUOT)):
             raise UserError(
                 f"no space left on the disk for {checkpoint}: free some and run the same command "
-                "again, it continues from the checkpoint before"
+                "again, it resumes from the previous checkpoint"
             ) from error
         reason = (str(error) or type(error).__name__).splitlines()[0][:300]
-        advice = " Put a copy in its place, or begin anew in another --workdir" * (done == "read")
+        advice = " Restore a copy of it, or start again in another --workdir" * (done == "read")
         raise UserError(
             f"the checkpoint {checkpoint} cannot be {done}: {reason.rstrip('.')}.{advice}"
         ) from error

@@ -1,4 +1,4 @@
-"""What of a network stays as it is while the rest is trained."""
+"""Splits a network's parameters into frozen and trained ones."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +9,14 @@ Params = dict[str, Any]
 
 
 def count_frozen(freeze: str, stages: int) -> int:
-    """How many of a backbone's stages, from the input on, a config's `freeze` means.
+    """The number of frozen stages of a backbone, counted from the input.
+
+    Args:
+        freeze: the config's field, see the examples below.
+        stages: the number of the backbone's stages.
 
     Raises:
-        UserError: if it reads like none of those below.
+        UserError: `freeze` is malformed, or the backbone has fewer stages.
 
     >>> [count_frozen(freeze, 5) for freeze in ("none", "backbone", "all but 2 stages")]
     [0, 5, 3]
@@ -36,11 +40,11 @@ def count_frozen(freeze: str, stages: int) -> int:
 
 
 def split_params(params: Params, frozen: Sequence[Sequence[str]]) -> tuple[Params, Params]:
-    """The parameters that are trained and those that are not, each as a tree of its own.
+    """Splits parameters into a tree of trained and one of frozen ones.
 
     Args:
-        params: of a `Classifier`.
-        frozen: the frozen stages of its backbone, each a list of prefixes of names.
+        params: parameters of a `Classifier`.
+        frozen: for each frozen stage of its backbone, the prefixes of its parameters' names.
     """
     prefixes = [prefix for stage in frozen for prefix in stage]
 

@@ -1,11 +1,11 @@
-"""What a head's outputs mean: losses that ignore what is unknown, and probabilities.
+"""Losses and probabilities of each kind of head; unknown labels contribute nothing.
 
-Gender is told by a softmax over its classes, or by one sigmoid unit for each, which the reference
-report compares. Age is told by a softmax over the age groups ("groups"), or as a number, by a
-probability for every year from 0 to `MAX_AGE`: a softmax over the years ("distribution", as in
-DEX: Rothe et al., "Deep Expectation of Real and Apparent Age", IJCV 2018), or an ordinal model
-("ordinal", see `agenet.models.heads.OrdinalHead`). A distribution over the years answers in any
-grouping of them, and learns from exact ages and from ranges of any width by their likelihood.
+Gender heads are a softmax over the classes, or a sigmoid unit for each class; the reference report
+compares the two. Age heads are a softmax over the age groups ("groups") or have a probability for
+each year from 0 to `MAX_AGE`: a softmax over years ("distribution", as in DEX: Rothe et al., "Deep
+Expectation of Real and Apparent Age", IJCV 2018) or an ordinal model ("ordinal", see
+`agenet.models.heads.OrdinalHead`). Probabilities by year give those of any age groups, and learn
+from exact ages and from ranges of years through the likelihood.
 """
 
 from collections.abc import Mapping
@@ -20,26 +20,27 @@ from agenet.labels import AGE_GROUPS, MAX_AGE, TASK_CLASSES, UNKNOWN, nearest_ag
 CLASS_WEIGHTS = ("none", "balanced")
 YEARS = np.arange(MAX_AGE + 1)
 _BY_YEAR = ("distribution", "ordinal")
-_SMOOTHING_YEARS = 2.0  # standard deviation
-# Of years that a range does not set apart nothing is learnt, unless neighbours are alike: the
-# logits over years are averaged over this standard deviation. It leaves a Gaussian what it is.
-_ALIKE_YEARS = 3.0
-# A year between two groups counts for the nearer one, so that none is lost: [years, groups].
+_SMOOTHING_YEARS = 2.0  # standard deviation of `estimate_age_distribution`'s smoothing
+# Standard deviation of the smoothing of the logits over years. Ranges do not distinguish the years
+# within them, so that neighbouring years must share what they learn. A Gaussian, whose logits are
+# quadratic, keeps its shape.
+_LOGIT_SMOOTHING_YEARS = 3.0
+# A year between two groups belongs to the nearer one: bool [years, groups].
 _GROUP_OF_YEAR = np.eye(len(AGE_GROUPS), dtype=bool)[
     [nearest_age_group(float(year)) for year in YEARS]
 ]
-# The group that the middle of a range lies in, by the sum of its first and last year.
+# The group of the middle of a range, indexed by the sum of its first and last year.
 _GROUP_OF_RANGE = np.array([nearest_age_group(years / 2) for years in range(2 * MAX_AGE + 1)])
 
 
-def _near(years: float) -> np.ndarray:
-    """Gaussian weights of that standard deviation, of sum 1 in every row: [years, years]."""
-    weights = np.exp(-0.5 * ((YEARS[:, None] - YEARS) / years) ** 2)
+def _smoothing_matrix(std_years: float) -> np.ndarray:
+    """Gaussian weights [years, years] with rows that sum to 1."""
+    weights = np.exp(-0.5 * ((YEARS[:, None] - YEARS) / std_years) ** 2)
     return weights / weights.sum(1, keepdims=True)
 
 
 def describe_heads(heads: Mapping[str, str]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """What `agenet.models.create_model` wants for the heads: `num_classes` and `ordinal`.
+    """The arguments `num_classes` and `ordinal` of `agenet.models.create_model`.
 
     >>> describe_heads({"age": "ordinal", "gender": "softmax"})
     ({'age': 101, 'gender': 2}, ('age',))
@@ -52,31 +53,29 @@ def describe_heads(heads: Mapping[str, str]) -> tuple[dict[str, int], tuple[str,
 
 
 def estimate_age_distribution(age_low: np.ndarray, age_high: np.ndarray) -> np.ndarray:
-    """The share of every year of age among people of whom ranges are known.
+    """Estimates the distribution of ages over years from ranges of years.
 
-    Nothing in a range of years says which of them is how likely, and a range such as "70 and more"
-    is not spread evenly. The smoothest answer that agrees with the ranges is found by expectation
-    maximisation with a smoothing step: Silverman et al., "A Smoothed EM Approach to Indirect
-    Estimation Problems", J. R. Statist. Soc. B 52, 1990.
+    It is the smoothest distribution that agrees with the ranges, found by expectation maximisation
+    with a smoothing step: Silverman et al., "A Smoothed EM Approach to Indirect Estimation
+    Problems", J. R. Statist. Soc. B 52, 1990. A range such as "70 and more" is not uniform.
 
     Args:
-        age_low, age_high: integers [N], the first and the last year of each person's range, or
-            `UNKNOWN`.
+        age_low, age_high: integers [N], the first and the last year of each range, or `UNKNOWN`.
 
     Returns:
-        float64 [101], positive, of sum 1.
+        float64 [101], positive, with a sum of 1.
     """
     known = age_low != UNKNOWN
-    ranges, people = np.unique(
+    ranges, counts = np.unique(
         np.stack([age_low[known], age_high[known]], 1), axis=0, return_counts=True
     )
     inside = (ranges[:, :1] <= YEARS) & (ranges[:, 1:] >= YEARS)
-    near = _near(_SMOOTHING_YEARS).T
+    smoothing = _smoothing_matrix(_SMOOTHING_YEARS).T
     shares = np.full(len(YEARS), 1 / len(YEARS))
     for _ in range(200 if len(ranges) else 0):
         within = inside * shares
-        told = (people / people.sum()) @ (within / within.sum(1, keepdims=True))
-        shares = near @ told
+        expected = (counts / counts.sum()) @ (within / within.sum(1, keepdims=True))
+        shares = smoothing @ expected
         shares = (shares + 1e-6) / (shares + 1e-6).sum()
     return shares
 
@@ -84,8 +83,8 @@ def estimate_age_distribution(age_low: np.ndarray, age_high: np.ndarray) -> np.n
 def known_classes(task: str, head: str, batch: Mapping[str, jax.Array]) -> jax.Array:
     """The class of each example's label, int32 [B].
 
-    It is `UNKNOWN` where the head can learn nothing from an example, for the truth is unknown or
-    a row is padding. For a head by year it is the age group of the middle of the range.
+    `UNKNOWN` if the label is unknown or the row is padding. For heads with probabilities by year
+    it is the age group of the middle of the label's range.
     """
     if head in _BY_YEAR:
         low, high = batch["age_low"], batch["age_high"]
@@ -98,13 +97,13 @@ def known_classes(task: str, head: str, batch: Mapping[str, jax.Array]) -> jax.A
 
 
 def balanced_weights(classes: np.ndarray, count: int) -> np.ndarray:
-    """Weights float32 [count] under which all classes weigh the same, as scikit-learn's "balanced".
+    """Class weights float32 [count], inversely proportional to the classes' frequencies.
 
-    That of a class is the number of examples over `count` times the number of its own.
+    As scikit-learn's "balanced": the number of examples over `count` times that of the class.
 
     Args:
-        classes: integers [N], from 0 to `count` - 1, or `UNKNOWN`.
-        count: of the classes.
+        classes: integers [N] from 0 to `count` - 1, or `UNKNOWN`.
+        count: the number of classes.
     """
     examples = np.bincount(classes[classes != UNKNOWN], minlength=count)
     return (examples.sum() / (count * np.maximum(examples, 1))).astype(np.float32)
@@ -117,23 +116,19 @@ def example_losses(
     batch: Mapping[str, jax.Array],
     smoothing: float = 0.0,
 ) -> jax.Array:
-    """The losses of all examples.
+    """The loss of each example: the negative log-likelihood of its label.
 
-    The loss is the label's negative log-likelihood; for a probability by year that of the range
-    of years that the age is known to lie in; of sigmoid units the mean over them of the binary
-    cross-entropy, as in Keras.
-
-    With `smoothing` the label is, at that probability, replaced by one that is drawn from all:
-    Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016. All
-    are the classes of a softmax, the years 0 to `MAX_AGE` of a head by year, and the two states
-    of each sigmoid unit by itself, as in Keras.
+    With probabilities by year it is the likelihood of the label's range of years. With sigmoid
+    units it is the mean of their binary cross-entropies, as in Keras.
 
     Args:
         task: "age" or "gender".
-        head: one of `HEADS[task]`.
-        logits: [B, D] float32, D as `describe_heads` says.
+        head: kind of head, see above.
+        logits: float32 [B, D], D as in `describe_heads`.
         batch: see `agenet.training.steps`.
-        smoothing: from 0 to below 1.
+        smoothing: label smoothing in [0, 1), the weight of the uniform distribution over classes,
+            years, or the two states of each sigmoid unit, as in Keras (Szegedy et al.,
+            "Rethinking the Inception Architecture for Computer Vision", CVPR 2016).
 
     Returns:
         float32 [B], 0 where `known_classes` is `UNKNOWN`.
@@ -144,7 +139,7 @@ def example_losses(
         targets = targets + smoothing * (0.5 - targets)
         losses = optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
     elif head in _BY_YEAR:
-        # Of the unknown nothing is asked, of which the gradient is zero.
+        # For unknown ages the range is all years, whose gradient is zero.
         low = jnp.where(known, batch["age_low"], 0)
         high = jnp.where(known, batch["age_high"], MAX_AGE)
         inside = (low[:, None] <= YEARS) & (high[:, None] >= YEARS)
@@ -160,22 +155,22 @@ def example_losses(
 
 
 def log_probabilities(task: str, head: str, logits: jax.Array) -> dict[str, jax.Array]:
-    """Logits [B, D] to `{task: log-probabilities of its classes [B, C]}`.
+    """Converts logits [B, D] to `{task: log-probabilities of its classes [B, C]}`.
 
-    Those of sigmoid units are scaled to a sum of one. A head that tells the age by year adds
-    `years`, the log-probabilities of 0 to `MAX_AGE` years [B, 101].
+    Probabilities of sigmoid units are normalised to a sum of one. Heads with probabilities by year
+    add `years`, the log-probabilities of 0 to `MAX_AGE` years [B, 101].
     """
     if head in _BY_YEAR:
         years = _log_years(head, logits)
         groups = jax.nn.logsumexp(years[:, :, None], axis=1, where=_GROUP_OF_YEAR)
-        return {task: jnp.minimum(groups, 0), "years": years}  # Rounding may bring it above.
+        return {task: jnp.minimum(groups, 0), "years": years}  # Floating-point error can exceed 0.
     if head == "sigmoid":
         logits = jax.nn.log_sigmoid(logits)
     return {task: jax.nn.log_softmax(logits)}
 
 
 def _log_years(head: str, logits: jax.Array) -> jax.Array:
-    """Log-probabilities of 0 to `MAX_AGE` years [B, 101] of a head by year."""
+    """Log-probabilities of 0 to `MAX_AGE` years [B, 101]."""
     if head == "distribution":
-        logits = jnp.dot(logits, _near(_ALIKE_YEARS).T, precision="highest")
+        logits = jnp.dot(logits, _smoothing_matrix(_LOGIT_SMOOTHING_YEARS).T, precision="highest")
     return jax.nn.log_softmax(logits)

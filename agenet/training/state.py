@@ -1,4 +1,4 @@
-"""What training changes: one dataclass of arrays. Model, optimiser and schedule stay outside."""
+"""Train state: parameters, batch statistics, optimizer state and their averages."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ from agenet.training.freeze import split_params
 class TrainState:
     """The state after `step` updates; every leaf is an array.
 
-    `average` holds moving averages of the trained parameters and of the batch statistics; None
-    where none are kept.
+    The field names are part of checkpoints. `average` has the exponential moving averages of the
+    trained parameters and the batch statistics, or is None if there are none.
     """
 
     step: jax.Array
@@ -27,12 +27,12 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes, as the next step of the training does."""
+        """The current variables for `model.apply`."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
     def averaged_variables(self) -> dict[str, Any]:
-        """What is validated and kept to be used: averages where there are any."""
+        """The variables that are validated and kept: the averages, if there are any."""
         if self.average is None:
             return self.variables
         trained, backbone = self.average["params"], self.params["backbone"]
@@ -41,7 +41,7 @@ class TrainState:
 
 
 def create_variables(model: Classifier, input_size: int, seed: int) -> dict[str, Any]:
-    """Fresh parameters and batch statistics, a pure function of the seed. Traceable."""
+    """Initialises parameters and batch statistics from the seed. Traceable by JAX."""
     images = jnp.zeros((1, input_size, input_size, 3), jnp.float32)
     variables = model.init(jax.random.key(seed), images, train=False)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
@@ -54,9 +54,9 @@ def create_state(
     *,
     average: bool = False,
 ) -> TrainState:
-    """The state before the first step. Traceable.
+    """The state before the first step, with averages if `average`. Traceable by JAX.
 
-    The optimiser, and the averages if there are to be any, know only what is trained.
+    Optimizer state and averages cover trained parameters only, see `split_params`.
     """
     trained, _ = split_params(variables["params"], model.frozen)
     averaged = {"params": trained, "batch_stats": variables["batch_stats"]}
@@ -65,6 +65,6 @@ def create_state(
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=tx.init(trained),
-        # Copied, for a training step may destroy no array twice.
+        # Copied, because a training step cannot donate the same array twice.
         average=jax.tree.map(jnp.copy, averaged) if average else None,
     )

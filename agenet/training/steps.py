@@ -1,9 +1,8 @@
-"""What runs on the devices: a training step, an evaluation step, a frozen backbone alone.
+"""Compiled steps: one of training, one of evaluation, and one of a frozen backbone.
 
-A batch is a dict: `image` uint8 [B, H, W, 3] RGB, `row` int32 [B] of the data set, one int32 [B]
-of labels per task and `age_low` and `age_high` int32 [B], whole years (-1: unknown), and `mask`
-bool [B] (False: padding). Where the pooled features of the pictures are known, `features` float32
-[B, D] stand for `image`.
+A batch is a dict of `image` uint8 [B, H, W, 3] RGB, `row` int32 [B] of the data set, labels int32
+[B] for each task, `age_low` and `age_high` int32 [B] in whole years (-1: unknown), and `mask` bool
+[B] (False: padding). Precomputed pooled features, `features` float32 [B, D], may replace `image`.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,19 +31,19 @@ FeatureStep = Callable[[Any, Batch, int | None], jax.Array]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a training step does beside following the gradient of a batch's loss.
+    """Options of a training step.
 
     Attributes:
-        accumulate: parts of a batch that pass the network one after the other, for want of memory.
-            Batch normalisation sees each by itself, and dropout draws anew; otherwise the
-            gradient is that of the undivided batch. On CPUs little memory is saved by it.
-        mixup: alpha of Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018: each
-            picture is mixed with that before it in the batch, all of a batch in one proportion
-            that is drawn from Beta(alpha, alpha), and so are their losses; 0: none. The pictures
-            of a whole batch are transformed at once for it.
+        accumulate: number of microbatches for gradient accumulation, which saves memory, but
+            little on CPUs. Batch normalisation and dropout work on each microbatch separately;
+            otherwise the gradient is that of the whole batch.
+        mixup: alpha of mixup (Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR
+            2018), 0 for none. Each image and its loss are mixed with the previous image of the
+            batch, with one proportion for the whole batch, drawn from Beta(alpha, alpha). The
+            images of the whole batch are transformed at once.
         label_smoothing, class_weights: see `Objective`.
-        ema: decay of the averages that the state keeps of parameters and batch statistics, in
-            step n from 0 at most (1 + n) / (10 + n), as in TensorFlow; 0: none are kept.
+        ema: decay of the exponential moving averages of parameters and batch statistics, 0 for
+            none. In step n, from 0, it is at most (1 + n) / (10 + n), as in TensorFlow.
     """
 
     accumulate: int = 1
@@ -65,19 +64,27 @@ def make_train_step(
     mesh: Mesh,
     recipe: Recipe = Recipe(),
 ) -> TrainStep:
-    """Returns `train_step(state, batch) -> (state, sums)`, compiled; the given state is donated.
+    """Returns a compiled `train_step(state, batch) -> (state, sums)`, which donates its state.
 
-    The loss is that of `Objective`; `heads` says for each task which head it has,
-    see `agenet.training.losses`. All randomness follows from the seed: augmentation from epoch and
-    row, all else from `state.step`. The sums are scalars: `step`, `loss` and `gradient_norm` of
-    this step, the latter before any clipping, and per task, over known labels, `<task>_loss` (the
-    negative log-likelihood of the class, whatever the head and the recipe), `<task>_correct` and
-    `<task>_count`; of a mixed picture each label counts by its proportion. What is frozen passes
-    through.
+    Randomness is a function of the seed and, for augmentation, of epoch and row, otherwise of
+    `state.step`. The sums are scalars: `step`, `loss` and `gradient_norm` (before clipping) of this
+    step and, for each task over known labels, `<task>_loss` (the negative log-likelihood of the
+    class, for every kind of head), `<task>_correct` and `<task>_count`. The labels of a mixed image
+    count by their proportions.
+
+    Args:
+        model: the network; `model.frozen` parameters do not change.
+        tx: the optimizer.
+        transform: the augmentation, see `agenet.data.augment.make_train_transform`.
+        heads: the kind of head of each task, see `agenet.training.losses`.
+        seed: of all randomness.
+        steps_per_epoch: to derive the epoch from the step.
+        mesh: the devices that batches are divided over.
+        recipe: further options.
     """
     augment_rng, dropout_rng, mixup_rng = _random_streams(seed)
-    # XLA brings convolutions into the form that CPUs are fast at only outside of loops: inside,
-    # the gradients of kernels take a hundred times as long.
+    # On CPUs, XLA does not optimise convolutions in loops, where the gradients of kernels take a
+    # hundred times as long: unroll the loop.
     unrolled = recipe.accumulate if mesh.devices.flat[0].platform == "cpu" else 1
     objective = Objective(heads, recipe.label_smoothing, recipe.class_weights)
 
@@ -85,7 +92,7 @@ def make_train_step(
         return transform(batch["image"], example_keys(augment_rng, epoch, batch["row"]))
 
     def forward(variables: Any, part: Batch, epoch: jax.Array, rng: jax.Array) -> tuple[Any, Any]:
-        """Logits, and the batch statistics afterwards."""
+        """The logits and the new batch statistics."""
         if "features" in part:
             inputs, method = part["features"], "classify"
         elif "mixed" in part:
@@ -107,25 +114,25 @@ def make_train_step(
         rng = jax.random.fold_in(dropout_rng, state.step)
         trained, frozen = split_params(state.params, model.frozen)
         total_weights = objective.total_weights(batch)
-        share: jax.typing.ArrayLike = 1.0
+        proportion: jax.typing.ArrayLike = 1.0
         if recipe.mixup:
             mixup_key = jax.random.fold_in(mixup_rng, state.step)
-            share = jax.random.beta(mixup_key, recipe.mixup, recipe.mixup)
-            batch = _mix(batch, augmented(batch, epoch), share)
+            proportion = jax.random.beta(mixup_key, recipe.mixup, recipe.mixup)
+            batch = _mix(batch, augmented(batch, epoch), proportion)
 
         def loss_fn(
             trained: Any, batch_stats: Any, part: Any, rng: jax.Array
         ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
             variables = {"params": merge_params(trained, frozen), "batch_stats": batch_stats}
             logits, batch_stats = forward(variables, part, epoch, rng)
-            truths = [(share, part)]
+            targets = [(proportion, part)]
             if recipe.mixup:
-                truths.append((1 - share, part["partner"]))
-            loss, sums = objective(logits, truths, total_weights)
+                targets.append((1 - proportion, part["partner"]))
+            loss, sums = objective(logits, targets, total_weights)
             return loss, (batch_stats, sums)
 
         def gradient(batch_stats: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, Any]:
-            """Batch statistics afterwards; the part's gradient and sums."""
+            """The new batch statistics, and the gradient and sums of a microbatch."""
             grads, (batch_stats, sums) = jax.grad(loss_fn, has_aux=True)(
                 trained, batch_stats, *part
             )
@@ -145,7 +152,7 @@ def make_train_step(
         average = None
         if recipe.ema:
             decay = jnp.minimum(recipe.ema, (1 + state.step) / (10 + state.step))
-            average = _approach(
+            average = _update_average(
                 state.average, {"params": trained, "batch_stats": batch_stats}, 1 - decay
             )
         state = TrainState(
@@ -165,48 +172,51 @@ def make_train_step(
     )
 
 
-def _mix(batch: Batch, images: jax.Array, share: jax.typing.ArrayLike) -> Any:
-    """Pictures [B, S, S, 3] mixed with those before them, whose labels are the `partner`'s."""
+def _mix(batch: Batch, images: jax.Array, proportion: jax.typing.ArrayLike) -> Any:
+    """Mixes each image [B, S, S, 3] with the previous one, whose labels become `partner`."""
 
-    def before(column: jax.Array) -> jax.Array:
+    def previous(column: jax.Array) -> jax.Array:
         return jnp.roll(column, 1, axis=0)
 
     labels = {name: column for name, column in batch.items() if name not in ("image", "row")}
     return labels | {
-        "mixed": share * images + (1 - share) * before(images),
-        "partner": jax.tree.map(before, labels),
+        "mixed": proportion * images + (1 - proportion) * previous(images),
+        "partner": jax.tree.map(previous, labels),
     }
 
 
 def _scan_sum(
     function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, unroll: int
 ) -> Any:
-    """As `jax.lax.scan`, but the results are added up instead of stacked."""
+    """`jax.lax.scan` that sums the results instead of stacking them."""
     first = jax.tree.map(lambda x: x[0], xs)
     _, shapes = jax.eval_shape(function, carry, first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    def add(both: tuple[Any, Any], x: Any) -> tuple[tuple[Any, Any], None]:
-        carry, total = both
-        carry, found = function(carry, x)
-        return (carry, jax.tree.map(jnp.add, total, found)), None
+    def add(carry_and_total: tuple[Any, Any], x: Any) -> tuple[tuple[Any, Any], None]:
+        carry, total = carry_and_total
+        carry, result = function(carry, x)
+        return (carry, jax.tree.map(jnp.add, total, result)), None
 
     return jax.lax.scan(add, (carry, zeros), xs, unroll=unroll)[0]
 
 
-def _approach(average: Any, new: Any, rate: jax.Array) -> Any:
-    """A moving average; what did not change stays what it was, to the bit."""
+def _update_average(average: Any, new: Any, rate: jax.Array) -> Any:
+    """Moves an average towards new values; unlike in optax, equal values stay bitwise equal."""
     return jax.tree.map(lambda old, leaf: old + rate * (leaf - old), average, new)
 
 
 def make_eval_step(
     model: Classifier, transform: Transform, *, heads: Mapping[str, str], mesh: Mesh
 ) -> EvalStep:
-    """Returns `eval_step(variables, batch) -> {task: log-probabilities float32 [B, C]}`.
+    """Returns a compiled `eval_step(variables, batch) -> {task: log-probabilities [B, C]}`.
 
-    `heads` says for each task which head it has; one that tells ages by year adds `years`, see
-    `log_probabilities`. If the transform gives several views of a picture, [B, V, S,
-    S, 3], the probabilities are the means over them.
+    Args:
+        model: the network.
+        transform: see `agenet.data.augment.make_eval_transform`. If it gives several views of an
+            image, [B, V, S, S, 3], probabilities are averaged over them.
+        heads: the kind of head of each task; some add `years`, see `log_probabilities`.
+        mesh: the devices that batches are divided over.
     """
 
     def eval_step(variables: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -218,10 +228,10 @@ def make_eval_step(
         if views > 1:
             inputs = inputs.reshape(-1, *inputs.shape[2:])
         logits: Any = model.apply(variables, inputs, train=False, method=method)
-        answers: dict[str, jax.Array] = {}
+        results: dict[str, jax.Array] = {}
         for task, head in heads.items():
-            answers |= log_probabilities(task, head, logits[task])
-        return answers if views == 1 else jax.tree.map(lambda a: _mean(a, views), answers)
+            results |= log_probabilities(task, head, logits[task])
+        return results if views == 1 else jax.tree.map(lambda a: _mean_of_views(a, views), results)
 
     return jax.jit(
         eval_step,
@@ -230,10 +240,10 @@ def make_eval_step(
     )
 
 
-def _mean(log_probs: jax.Array, views: int) -> jax.Array:
-    """Of the probabilities of each picture's views: logarithms [B * views, C] to [B, C]."""
-    by_picture = log_probs.reshape(-1, views, log_probs.shape[-1])
-    return jax.nn.logsumexp(by_picture, axis=1) - jnp.log(views)
+def _mean_of_views(log_probs: jax.Array, views: int) -> jax.Array:
+    """Averages probabilities over views, as logarithms: [B * views, C] to [B, C]."""
+    by_image = log_probs.reshape(-1, views, log_probs.shape[-1])
+    return jax.nn.logsumexp(by_image, axis=1) - jnp.log(views)
 
 
 def make_feature_step(
@@ -244,10 +254,10 @@ def make_feature_step(
     seed: int,
     mesh: Mesh,
 ) -> FeatureStep:
-    """Returns `feature_step(variables, batch, epoch) -> float32 [2, B, D]`, pooled features.
+    """Returns a compiled `feature_step(variables, batch, epoch) -> float32 [2, B, D]`.
 
-    They are, without and with the extra layers, what the heads see of the pictures in that epoch
-    of a training with `seed`, or, where `epoch` is None, in an evaluation.
+    The result is the pooled features without and with the extra layers, of the images as augmented
+    in that epoch of a training with `seed`, or of evaluation if `epoch` is None.
     """
     augment_rng, _, _ = _random_streams(seed)
 
@@ -267,7 +277,7 @@ def make_feature_step(
 
 
 def _random_streams(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The keys of augmentation, of dropout and of mixup."""
+    """The keys of augmentation, dropout and mixup."""
     rng = jax.random.key(seed)
     augment_rng, dropout_rng = jax.random.split(rng)
     return augment_rng, dropout_rng, jax.random.fold_in(rng, 2)

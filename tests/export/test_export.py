@@ -12,7 +12,7 @@ import pytest
 from agenet.data.augment import make_eval_transform
 from agenet.errors import UserError
 from agenet.export import to_onnx
-from agenet.export.equations import Answer
+from agenet.export.equations import Forward
 from agenet.export.int8 import quantize
 from agenet.export.stablehlo import from_stablehlo, to_stablehlo
 from agenet.models import create_model
@@ -35,7 +35,7 @@ NETWORKS = [
 MARGIN = 5  # of stored images around what the network sees
 
 
-def network(name: str, size: int, heads: dict[str, str], **options: object) -> Answer:
+def network(name: str, size: int, heads: dict[str, str], **options: object) -> Forward:
     """A network with random weights, as it is served."""
     classes, ordinal = describe_heads(heads)
     model = create_model(name, classes, ordinal=ordinal, **options)
@@ -74,7 +74,7 @@ def difference(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) ->
     )
 
 
-def by_jax(answer: Answer, images: np.ndarray) -> dict[str, np.ndarray]:
+def by_jax(answer: Forward, images: np.ndarray) -> dict[str, np.ndarray]:
     """What JAX answers, with the standard lowerings, which also compile faster."""
 
     def standard(*args, default, **platforms):
@@ -90,12 +90,12 @@ def operators(model: bytes) -> Counter[str]:
 
 
 @pytest.fixture(scope="module")
-def lite0() -> Answer:
+def lite0() -> Forward:
     return network("efficientnet_lite0", 32, YEARS)
 
 
 @pytest.fixture(scope="module")
-def lite0_onnx(lite0: Answer) -> bytes:
+def lite0_onnx(lite0: Forward) -> bytes:
     return to_onnx(lite0, 32 + MARGIN, metadata={"spec": "{}", "labels": "ä"})
 
 
@@ -141,7 +141,7 @@ def test_nothing_is_left_to_optimise(lite0_onnx: bytes, tmp_path) -> None:
     assert len(convs) == 49
 
 
-def test_half_is_half_as_large(lite0: Answer, lite0_onnx: bytes) -> None:
+def test_half_is_half_as_large(lite0: Forward, lite0_onnx: bytes) -> None:
     half = to_onnx(lite0, 32 + MARGIN, half=True)
     assert len(half) < 0.52 * len(lite0_onnx)
     images = random_images(7, 32 + MARGIN)
@@ -218,7 +218,7 @@ def test_stablehlo_answers_alike() -> None:
             from_stablehlo(damaged)
 
 
-def test_integers(lite0: Answer, lite0_onnx: bytes) -> None:
+def test_integers(lite0: Forward, lite0_onnx: bytes) -> None:
     quantized = quantize(lite0_onnx, random_images(33, 32 + MARGIN))
     assert len(quantized) < 0.4 * len(lite0_onnx)
     metadata = onnx.load_from_string(quantized).metadata_props

@@ -142,7 +142,7 @@ def test_damage_is_one_line(checkpoints: Checkpoints, tmp_path: Path, part: str)
     with pytest.raises(UserError, match=r"checkpoint .*/latest/5 cannot be read: ") as caught:
         Checkpoints(tmp_path, read_only=True).restore_latest(make_state(0))
     assert "\n" not in str(caught.value)
-    assert "Put a copy in its place, or begin anew" in str(caught.value)
+    assert "Restore a copy of it, or start again" in str(caught.value)
 
 
 def test_other_shapes_are_refused(checkpoints: Checkpoints) -> None:

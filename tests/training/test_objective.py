@@ -65,8 +65,8 @@ def test_parts_add_up_to_the_batch() -> None:
 def test_mixed_images_count_for_both() -> None:
     objective = Objective(HEADS, 0.1, WEIGHTS)
     other = {name: np.roll(column, 1) for name, column in BATCH.items()}
-    truths = [(0.25, BATCH), (0.75, other)]
-    mixed = objective(LOGITS, truths, objective.total_weights(BATCH))
+    targets = [(0.25, BATCH), (0.75, other)]
+    mixed = objective(LOGITS, targets, objective.total_weights(BATCH))
     expected = jax.tree.map(
         lambda a, b: 0.25 * a + 0.75 * b, measure(objective, BATCH), measure(objective, other)
     )
