@@ -1,15 +1,16 @@
-"""Compares the networks with those of the frameworks that their weights come from.
+"""Compares our networks with those of the frameworks that their weights come from.
 
 python scripts/check_parity.py [--only=keras] [--size=97]
 
-Weights go the way of a user's: a file that the framework saved, read and loaded by
-agenet.weights. Prints a Markdown table of the largest relative differences, max |ours - theirs| /
-max |theirs|, in float32 on a CPU, and ends with an error where one exceeds 1e-4; of gradients
-1e-3, since a deep network amplifies rounding (those of EfficientNet-B0 in training are in PyTorch
-7e-4 from the same in float64; through frozen statistics, 64 pixels, ours are 2e-5 to 4e-4 from
-Keras', depending on the weights' seed). Of gradients and running statistics it is the largest over
-all leaves; a leaf whose values are less than a hundredth of the largest leaf's is measured against
-that, for some gradients are zero but for rounding.
+Weights take the same way as a user's: the framework saves a file, and agenet.weights reads and
+loads it. Prints a Markdown table of the largest relative differences, max |ours - theirs| /
+max |theirs|, in float32 on a CPU, and ends with an error if one exceeds 1e-4. For gradients the
+limit is 1e-3, since a deep network amplifies rounding errors: PyTorch's gradients of
+EfficientNet-B0 in training differ by 7e-4 between float32 and float64, and ours, with frozen
+statistics at 64 pixels, differ by 2e-5 to 4e-4 from Keras's, depending on the weights' seed.
+Gradients and running statistics are compared leaf by leaf. Leaves with values below a hundredth of
+the largest leaf's are measured relative to that hundredth, since some gradients are zero up to
+rounding.
 """
 
 import os
@@ -28,9 +29,10 @@ from agenet.frameworks.networks import NETWORKS, Network, create, why_not
 from agenet.models import create_model
 from agenet.weights.load import load_into, read_weights
 
-BOUND = 1e-4
-BOUNDS = {"gradients": 1e-3, "gradients, training": 1e-3}  # where another
-# One network of each family for gradients, which take long to compile; and whether it has kinks.
+LIMIT = 1e-4
+GRADIENT_LIMIT = 1e-3
+# Gradients take long to compile: one network of each family, and whether it has activations with
+# kinks (ReLU), which need weights that keep rounding from crossing them.
 GRADIENTS = {
     ("torchvision", "resnet50"): True,
     ("torchvision", "efficientnet_b0"): False,
@@ -46,11 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table.
 
     Raises:
-        UserError: a difference exceeds the bound, or there is no such network.
+        UserError: a difference exceeds its limit, or no network matches --only.
     """
-    parser = ArgumentParser(description="Parity of the networks with their source frameworks.")
-    parser.add_argument("--only", default="", help="only sources or networks with this in the name")
-    parser.add_argument("--size", type=int, help="pixels of the input (default: the network's own)")
+    parser = ArgumentParser(description="Parity of our networks with the original frameworks.")
+    parser.add_argument("--only", default="", help="sources or networks whose name contains this")
+    parser.add_argument("--size", type=int, help="side of the input (default: the network's own)")
     flags = parser.parse_args(arguments)
     columns = ("features", "logits", "gradients", "gradients, training", "statistics")
     print(f"| source | network | input | {' | '.join(columns)} |")
@@ -71,21 +73,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"| {source} | {name} | {network.size} | {' | '.join(cells)} |", flush=True)
         exceeded += [f"{source} {name}: {what}" for what in too_large(differences)]
     if exceeded:
-        raise UserError(f"larger differences than there may be: {', '.join(exceeded)}")
+        raise UserError(f"differences exceed their limits: {', '.join(exceeded)}")
 
 
 def too_large(differences: Differences) -> list[str]:
-    """The names of those that exceed their bound."""
-    return [n for n, value in differences.items() if not value < BOUNDS.get(n, BOUND)]
+    """Returns the names of the differences that exceed their limit."""
+    limits = {name: GRADIENT_LIMIT if "gradients" in name else LIMIT for name in differences}
+    return [name for name, value in differences.items() if not value < limits[name]]
 
 
 def compare(network: Network, suffix: str = "") -> Differences:
-    """Largest relative differences of our network's features and logits from those of `network`.
+    """Returns the largest relative differences of features and logits from those of `network`.
 
-    `suffix` is the kind of file that the weights go through.
+    `suffix` selects the format of the file that carries the weights over.
     """
     images = random_images(network, batch=2)
-    model, variables = ported(network, images, suffix)
+    model, variables = create_ported(network, images, suffix)
 
     @jax.jit
     def run(variables: Any, images: np.ndarray) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -101,22 +104,23 @@ def compare(network: Network, suffix: str = "") -> Differences:
 
 
 def compare_gradients(source: str, name: str, size: int = 160) -> Differences:
-    """Likewise of gradients, by the running statistics and by the batch's, and of a step's update.
+    """Returns the largest relative differences of gradients and of updated running statistics.
 
-    The running statistics are those after a step in training.
+    Gradients are taken with the running statistics ("gradients") and with those of the batch
+    ("gradients, training"), statistics after one training step.
     """
     network = create(source, name, size=size, steady=GRADIENTS[source, name])
-    # Enough values per channel for the batch's own statistics.
+    # The batch's own statistics need enough values per channel.
     images = random_images(network, batch=8)
-    model, variables = ported(network, images)
+    model, variables = create_ported(network, images)
     differences: Differences = {}
     for train in (False, True):
         differences |= _compare_step(network, model, variables, images, train)
     return differences
 
 
-def ported(network: Network, images: np.ndarray, suffix: str = "") -> tuple[Any, Any]:
-    """Our network and its variables, which went through a file that `network` saved."""
+def create_ported(network: Network, images: np.ndarray, suffix: str = "") -> tuple[Any, Any]:
+    """Returns our network and its variables, read from a file that `network` saved."""
     options: dict[str, Any] = {"drop_path_rate": 0.0} if "efficientnet" in network.model else {}
     model = create_model(network.model, network.classes, flavour=network.flavour, **options)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images[:1])
@@ -141,7 +145,7 @@ def _compare_step(
     if not train:
         return {"gradients": _largest_difference(grads, expected["params"])}
     ours, theirs = changed["batch_stats"], expected["batch_stats"]
-    # A port, which divides variances by n - 1, where the original has n.
+    # This PyTorch package divides variances by n - 1, the original TensorFlow release by n.
     if network.source == "lite":
         ours, theirs = _means(ours), _means(theirs)
     return {
@@ -156,14 +160,14 @@ def _means(batch_stats: Any) -> list[Any]:
 
 
 def random_images(network: Network, batch: int) -> np.ndarray:
-    """Noise in the range that the network is used to, [batch, S, S, 3]."""
+    """Returns noise [batch, S, S, 3] in the range of the network's usual input."""
     scale = 64.0 if network.source == "caffe" else 1.0
     shape = (batch, network.size, network.size, 3)
     return (scale * np.random.default_rng(1).normal(size=shape)).astype(np.float32)
 
 
 def through_a_file(network: Network, shapes: Any, suffix: str = "") -> Any:
-    """Variables like `shapes` from a file that `network` saved."""
+    """Returns variables shaped like `shapes`, read from a file that `network` saved."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"weights{suffix or network.suffixes[0]}")
         network.save(path)

@@ -1,4 +1,4 @@
-"""Parity with the source frameworks, at sizes that run in a moment; see scripts/check_parity.py."""
+"""Parity with the original frameworks at small input sizes; see scripts/check_parity.py."""
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ def skip_without(source):
         pytest.skip(message)
 
 
-# Of an odd size TensorFlow's padding is another than of an even one.
+# TensorFlow pads odd sizes differently from even ones.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "name", "size", "suffix"),
@@ -53,8 +53,8 @@ def test_gradients_and_statistics_agree(source, name):
     assert not too_large(differences), differences
 
 
-# Of networks with the parameters of `random_variables`, as computed when parity was established:
-# CI has few of the frameworks.
+# Logits of networks with the parameters of `random_variables`, from when parity was established,
+# for environments without the other frameworks.
 FIGURES = [
     ("resnet18", "torchvision", 65, (-19.40596, -43.51406, 16.99689, 7.75635)),
     ("resnet50", "torchvision", 65, (-0.72097, 7.85424, 2.38845, -6.52979)),
@@ -68,7 +68,7 @@ FIGURES = [
 
 
 @pytest.mark.parametrize(("name", "flavour", "size", "expected"), FIGURES)
-def test_logits_are_those_of_when_parity_was_established(name, flavour, size, expected):
+def test_logits_have_not_changed_since_parity_was_established(name, flavour, size, expected):
     model = create_model(name, {"age": 8}, flavour=flavour)
     shape = (1, size, size, 3)
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
