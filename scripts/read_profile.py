@@ -1,6 +1,9 @@
-"""What a trace of agenet.main --profile says: the operations that cost most.
+"""Prints the operations that take most time in a trace of `agenet train --profile`.
 
 python scripts/read_profile.py RUN [--rows=15]
+
+For traces of TPUs and GPUs xprof has more to show. Of a CPU's traces it shows no operation (xprof
+2.24.2: hlo_stats and op_profile are empty), which is why this script exists.
 """
 
 import re
@@ -11,18 +14,19 @@ from pathlib import Path
 
 from agenet.errors import ArgumentParser, UserError, one_line_errors
 from agenet.runs.series import table
+from agenet.weights.formats.caffe import fields
 
-# Of the path to an operation, what is in every path or only JAX's own way to it.
+# Parts of an operation's path that every path has, or that JAX inserts.
 _NOT_A_PLACE = re.compile(r"\w+\(.*\)|closed_call|while|body|cond|branch_\d+_fun")
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Training steps that were traced.
+    """Training steps in a trace.
 
     Attributes:
         steps: their number.
-        seconds: what they took together.
+        seconds: how long they took together.
         costs: seconds and calls of each operation, by its kind and its place in the program.
     """
 
@@ -32,22 +36,24 @@ class Trace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints two tables, of kinds of operations and of single ones.
+    """Prints two tables, one by kind of operation and one by operation.
 
     Raises:
         UserError: there is no trace, or nothing in it.
     """
-    parser = ArgumentParser(description="The largest costs of a run that was traced.")
-    parser.add_argument("run", type=Path, help="--workdir of a run with --profile, or a trace")
-    parser.add_argument("--rows", type=int, default=15, help="of a table (default: 15)")
+    parser = ArgumentParser(description="Prints the most expensive operations of a traced run.")
+        description="Prints the operations that take most time in a traced run."
+    )
+    parser.add_argument("run", type=Path, help="work directory of a run with --profile, or a trace")
+    parser.add_argument("--rows", type=int, default=15, help="rows of each table (default: 15)")
     args = parser.parse_args(arguments)
     trace = read_trace(find_trace(args.run))
     print(f"{trace.steps} steps, {1000 * trace.seconds / trace.steps:,.1f} ms each.\n")
     print(cost_table("Kind", trace, args.rows) + "\n")
     print(cost_table("Operation", trace, args.rows))
     print(
-        "\nShares are of the time of all operations, some of which may run beside each other. What "
-        "the compiler has fused goes by the name of its last part."
+        "\nShares are of the time of all operations, some of which may run in parallel. A fusion "
+        "has the name of its last operation."
     )
 
 
@@ -60,7 +66,7 @@ def find_trace(run: Path) -> Path:
 
 
 def read_trace(path: Path) -> Trace:
-    """What is in a file that `jax.profiler` wrote."""
+    """Reads a file that `jax.profiler` wrote."""
     from jax.profiler import ProfileData
 
     sources = read_sources(path.read_bytes())
@@ -68,8 +74,8 @@ def read_trace(path: Path) -> Trace:
     costs: dict[tuple[str, str], tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     for plane in ProfileData.from_file(str(path)).planes:
         events = [(event, dict(event.stats)) for line in plane.lines for event in line.events]
-        # A CPU's operation that is handed to other threads is over when this is noted there.
-        over = {
+        # An operation that a CPU hands to other threads ends when they note its end.
+        ends_noted = {
             (stats.get("_ct"), stats.get("_c")): event.start_ns
             for event, stats in events
             if event.name.startswith("end: ")
@@ -78,7 +84,7 @@ def read_trace(path: Path) -> Trace:
             if "step_num" in stats:
                 starts.append(event.start_ns)
             if "hlo_op" in stats:
-                noted = over.get((stats.get("_pt"), stats.get("_p")), 0)
+                noted = ends_noted.get((stats.get("_pt"), stats.get("_p")), 0)
                 end = max(event.start_ns + event.duration_ns, noted)
                 operation = str(stats["hlo_op"])
                 source = sources.get((str(stats.get("hlo_module")), operation), operation)
@@ -92,7 +98,7 @@ def read_trace(path: Path) -> Trace:
 
 
 def name_operation(source: str) -> tuple[str, str]:
-    """Kind and place of an operation, from the path that JAX gives it.
+    """Splits the path that JAX gives an operation into its kind and its place.
 
     >>> name_operation("jit(train_step)/transpose(jvp(Classifier))/backbone/stem/mul")
     ('mul, backward', 'backbone/stem')
@@ -106,7 +112,7 @@ def name_operation(source: str) -> tuple[str, str]:
 
 
 def cost_table(title: str, trace: Trace, rows: int) -> str:
-    """The largest costs, of kinds or of single operations."""
+    """The largest costs as a table, by kind or by operation."""
     costs: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     for (kind, place), (seconds, count) in trace.costs.items():
         name = kind if title == "Kind" else f"{kind}: {place}".removesuffix(": ")
@@ -132,57 +138,25 @@ def cost_table(title: str, trace: Trace, rows: int) -> str:
 
 
 def read_sources(trace: bytes) -> dict[tuple[str, str], str]:
-    """For each program and operation of a trace the path that JAX gives it.
+    """The path that JAX gives each operation of each program in a trace.
 
-    The compiled programs lie in the trace, in messages of tsl's xplane.proto and xla's hlo.proto.
-    To read these few fields takes no library: TensorBoard's weighs more than all else here.
+    The trace holds the compiled programs, in messages of tsl's xplane.proto and xla's hlo.proto.
     """
     sources = {}
-    for plane in _select(trace, 1):
-        for entry in _select(plane, 4):  # event_metadata, a map
-            for metadata in _select(entry, 2):
-                names = list(_select(metadata, 2))
-                module = names[0].decode().partition("(")[0] if names else ""
-                for instruction in _below(metadata, (5, 6, 1, 3, 2)):  # ... HloInstructionProto
-                    name = b"".join(_select(instruction, 1))
-                    source = b"".join(_below(instruction, (7, 2)))  # metadata.op_name
-                    if source:
-                        sources[module, name.decode()] = source.decode()
+    for metadata in _below(memoryview(trace), 1, 4, 2):  # plane, event_metadata, its value
+        module = b"".join(_below(metadata, 2)).decode().partition("(")[0]
+        for instruction in _below(metadata, 5, 6, 1, 3, 2):  # ... HloInstructionProto
+            name = b"".join(_below(instruction, 1)).decode()
+            if source := b"".join(_below(instruction, 7, 2)):  # metadata.op_name
+                sources[module, name] = source.decode()
     return sources
 
 
-def _below(message: bytes, path: Sequence[int]) -> Iterator[bytes]:
-    for value in _select(message, path[0]):
-        if len(path) == 1:
-            yield value
-        else:
-            yield from _below(value, path[1:])
-
-
-def _select(message: bytes, field: int) -> Iterator[bytes]:
-    """The values of a field of a protocol buffer that are messages, bytes or text."""
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            byte = message[position]
-            position += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    while position < len(message):
-        key = varint()
-        if key & 7 == 0:
-            varint()
-            continue
-        length = {1: 8, 5: 4}.get(key & 7) or varint()
-        if key == field << 3 | 2:
-            yield message[position : position + length]
-        position += length
+def _below(message: memoryview, *path: int) -> Iterator[memoryview]:
+    """Messages, bytes or text at a path of field numbers in a protocol buffer."""
+    for number, value in fields(message):
+        if number == path[0] and isinstance(value, memoryview):
+            yield from _below(value, *path[1:]) if path[1:] else [value]
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     tensors: dict[str, np.ndarray] = {}
     layers = 0
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number in NET_LAYERS:
             layers += 1
             if max(layers, len(tensors)) > MAX_LAYERS:
@@ -63,7 +63,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 def _layer(data: memoryview, name: int, blobs: int) -> tuple[str, list[memoryview]]:
     text, messages = "", []
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == name:
             text = str(_message(value), "utf-8")
         elif number == blobs:
@@ -77,11 +77,11 @@ def _blob(name: str, data: memoryview) -> np.ndarray:
     axes = dict.fromkeys(BLOB_AXES, 0)
     shape: list[int] | None = None
     values = {BLOB_DATA: bytearray(), BLOB_DOUBLE_DATA: bytearray()}
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number in BLOB_AXES and isinstance(value, int):
             axes[number] = value
         elif number == BLOB_SHAPE:
-            numbers = (v for n, v in _fields(_message(value)) if n == SHAPE_DIM)
+            numbers = (v for n, v in fields(_message(value)) if n == SHAPE_DIM)
             shape = list(islice((dim for v in numbers for dim in _dims(v)), MAX_AXES + 1))
         elif number in values:  # All values in one field, or one field per value.
             values[number] += _message(value)
@@ -110,7 +110,7 @@ def _message(value: Value) -> memoryview:
     return value
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, Value]]:
+def fields(data: memoryview) -> Iterator[tuple[int, Value]]:
     """Yields the number and the value of each field: an integer, or bytes without copying them.
 
     Raises:
