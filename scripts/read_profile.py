@@ -42,8 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: there is no trace, or nothing in it.
     """
     parser = ArgumentParser(description="Prints the most expensive operations of a traced run.")
-        description="Prints the operations that take most time in a traced run."
-    )
     parser.add_argument("run", type=Path, help="work directory of a run with --profile, or a trace")
     parser.add_argument("--rows", type=int, default=15, help="rows of each table (default: 15)")
     args = parser.parse_args(arguments)
