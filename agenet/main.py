@@ -1,131 +1,187 @@
-"""Trains and tests what a config file describes.
+"""Trains and tests the network that a config file describes: `python -m agenet.main`.
 
-python -m agenet.main --config=configs/quickstart.py --workdir=runs/quickstart
+python -m agenet.main --config=quickstart --workdir=runs/quickstart
     [--config.any.field=value ...] [--dry_run] [--profile] [--processes=auto]
 
-The same command again continues a run that was interrupted.
+The config is the name of a shipped config or a path, with an argument after a colon if it takes
+one. The same command again resumes a run that was interrupted. This module is the only one that
+knows `ConfigDict`: everything else gets an `agenet.runs.config.RunConfig`.
 """
 
 import difflib
-import logging
-import os
+import itertools
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from agenet.errors import UserError, one_line_errors
-from agenet.files import make_shipped_importable
+from agenet.files import SHIPPED, make_shipped_importable
+from agenet.runs.allocation import use_large_pages
+
+if TYPE_CHECKING:
+    from agenet.runs.config import RunConfig
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment, a file; --config.FIELD=VALUE changes one of its fields."
+    "config",
+    None,
+    "The config: a name such as quickstart, or a path. --config.FIELD=VALUE changes a field.",
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; continued if it is there.")
-# It may stand alone, as flags do that are yes or no to absl, or take a value.
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; a run that is already there is resumed."
+)
+# A flag that may stand alone, as absl's boolean flags do, or take a value.
 _PROFILE: flags.FlagHolder[str] = flags.DEFINE_flag(
     flags.Flag(
         flags.ArgumentParser(),
         flags.ArgumentSerializer(),
         "profile",
         "false",
-        "Trace some steps into WORKDIR/profile, for TensorBoard: five, after the first five that a "
-        "start makes, or as --profile=FIRST:COUNT says.",
+        "Trace some steps into WORKDIR/profile, for TensorBoard: five, after the first five of "
+        "this start, or as --profile=FIRST:COUNT says.",
         boolean=True,
     )
 )
 _DRY_RUN = flags.DEFINE_boolean(
     "dry_run",
     False,
-    "Check config, data set, initial weights, devices and memory; train nothing, write nothing.",
+    "Check config, data set, initial weights, devices and memory; train and write nothing.",
 )
-
 _PROCESSES = flags.DEFINE_string(
     "processes",
     "",
-    'Make this process one of several that train together: "auto" where SLURM, a Cloud TPU, '
+    'Make this process one of several that train together: "auto" if SLURM, a Cloud TPU, '
     "Kubernetes or Open MPI started them, else HOST:PORT,COUNT,INDEX with the address of process "
-    "0. The work directory must be on a file system that all share.",
+    "0. The work directory must be on a file system that all of them share.",
 )
-
-LARGE_PAGES = "glibc.malloc.hugetlb=1"
-
-
-def use_large_pages() -> None:
-    """Starts this process anew, once, so that what it allocates lies in large pages of memory.
-
-    XLA's CPU backend frees what a training step computed and takes it anew for the next; in small
-    pages the system spends more time on that than many a network does. glibc reads its settings
-    before a program starts. A setting of the user's stays.
-    """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = LARGE_PAGES
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
-    """Parses the command line, its program first.
+    """Parses the command line, whose first element is the program.
 
     Raises:
         UserError: for a mistake in it, or in the config file that it names.
     """
-    # Config files import each other from the checkout's root, wherever the command is typed.
     make_shipped_importable()
     try:
-        rest = flags.FLAGS(arguments)
+        rest = flags.FLAGS(_find_configs(arguments))
     except flags.Error as error:
         raise UserError(f"{_last_line(error)}, see --help") from error
-    except Exception as error:  # The flags of a config raise as the file or the fields do.
-        raise config_error(arguments) or UserError(_last_line(error)) from error
+    except UserError:
+        raise
+    except Exception as error:  # The flags of a config raise whatever the file or fields raise.
+        raise _config_error(arguments) or UserError(_last_line(error)) from error
     if _CONFIG.value is None or not _WORKDIR.value:
         raise UserError("--config=FILE and --workdir=DIR are needed, see --help")
     if len(rest) > 1:
         raise UserError(f"{rest[1]} is not a flag: fields are set with --config.FIELD=VALUE")
     # A file that does not load leaves something else in its place.
     if not isinstance(_CONFIG.value, ConfigDict):
-        raise config_error(arguments) or UserError("--config is not the file of a ConfigDict")
+        raise _config_error(arguments) or UserError("--config does not return a ConfigDict")
     return rest
 
 
-def config_error(arguments: list[str]) -> UserError | None:
-    """What is wrong with the config file or with the names of the fields that are to change."""
-    path = _config_path(arguments)
-    if not Path(path).is_file():
-        known = sorted(str(other) for other in Path(path).parent.glob("*.py"))
-        return UserError(f"there is no config file {path}{_nearest(path, known)}")
+def read_config(arguments: Sequence[str]) -> "RunConfig":
+    """The configuration that `--config=NAME --config.FIELD=VALUE ...` stand for.
+
+    Raises:
+        UserError: there is no such file or field, or a value is wrong.
+    """
+    from agenet.runs.config import parse_config
+
+    make_shipped_importable()
+    argv = ["", *_find_configs(list(arguments))]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
-        known = [name for name, _ in config_fields(runpy.run_path(path)["get_config"]())]
+        values(argv)
+        if isinstance(holder.value, ConfigDict):
+            return parse_config(holder.value.to_dict())
+        error: Exception = UserError("--config does not return a ConfigDict")
+    except UserError:
+        raise
+    except Exception as raised:  # As in `parse_flags`.
+        error = raised
+    raise _config_error(argv) or UserError(_last_line(error)) from error
+
+
+def find_config_file(name: str, folder: str = "") -> str:
+    """The path of a config file, still followed by its argument after a colon.
+
+    Args:
+        name: a path; or the path, with or without ".py", of a file below the shipped `configs`.
+        folder: of `configs`, where a name is looked for first, such as "sweeps".
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path, *argument = name.split(":", 1)
+    shipped = SHIPPED / "configs"
+    candidates = [Path(path)]
+    if not Path(path).is_absolute():
+        candidates += [shipped / folder / f"{path.removesuffix('.py')}.py"]
+        candidates += [shipped / f"{path.removesuffix('.py')}.py", SHIPPED / path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return ":".join([str(candidate), *argument])
+    if path.endswith(".py"):
+        known = [str(other) for other in sorted(Path(path).parent.glob("*.py"))]
+    else:
+        known = []
+    where = shipped / folder
+    known = known or sorted(other.stem for other in where.glob("*.py"))
+    raise UserError(f"there is no config file {path}{_nearest(path, known)}")
+
+
+def _find_configs(arguments: list[str]) -> list[str]:
+    """The arguments with the paths of config files in place of their names."""
+    found = list(arguments)
+    for number, argument in enumerate(found):
+        flag, equals, value = argument.partition("=")
+        if flag.lstrip("-") != "config" or not flag.startswith("-"):
+            continue
+        if equals:
+            found[number] = f"{flag}={find_config_file(value)}"
+        elif number + 1 < len(found):
+            found[number + 1] = find_config_file(found[number + 1])
+    return found
+
+
+def _config_error(arguments: Sequence[str]) -> UserError | None:
+    """What is wrong with the config file or with the names of the fields that are to change."""
+    given = [argument.lstrip("-") for argument in _find_configs(list(arguments))]
+    values = [value for value in given if value.startswith("config=")]
+    after = [next_ for flag, next_ in itertools.pairwise(given) if flag == "config"]
+    name = [*(value.partition("=")[2] for value in values), *after, ""][0]
+    path, *argument = name.split(":", 1)
+    try:
+        known = list(_fields(runpy.run_path(path)["get_config"](*argument)))
     except Exception as error:
         return UserError(f"config file {path}: {type(error).__name__}: {_last_line(error)}")
-    for argument in arguments:
-        name = argument.lstrip("-").partition("=")[0].removeprefix("config.")
-        if argument.lstrip("-").startswith("config.") and name not in known:
-            return UserError(f"unknown config field {name}{_nearest(name, known)}")
+    for flag in given:
+        field = flag.partition("=")[0].removeprefix("config.")
+        if flag.startswith("config.") and field not in known:
+            return UserError(f"unknown config field {field}{_nearest(field, known)}")
     return None
 
 
-def _config_path(arguments: list[str]) -> str:
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        name, _, value = argument.lstrip("-").partition("=")
-        if name == "config":
-            # What follows a colon is an argument of its get_config.
-            return (value or following).partition(":")[0]
-    return ""
-
-
-def config_fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted names and values of all leaves of a config."""
+def _fields(config: ConfigDict, prefix: str = "") -> list[str]:
+    """The dotted names of all fields of a config."""
+    names: list[str] = []
     for name, value in config.items():
         if isinstance(value, ConfigDict):
-            yield from config_fields(value, f"{prefix}{name}.")
+            names += _fields(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, value
+            names.append(prefix + name)
+    return names
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _nearest(name: str, known: Sequence[str]) -> str:
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     return f": did you mean {nearest[0]}?" if nearest else ""
 
@@ -141,19 +197,19 @@ def main(_: list[str]) -> None:
     # Imported here, not above: help and mistyped flags must not wait for JAX.
     from agenet.distributed.processes import distributed_session
     from agenet.distributed.profiler import parse_window
+    from agenet.runs.config import parse_config
     from agenet.runs.dry_run import dry_run
     from agenet.runs.launch import launch
 
-    # Which tells of every kind of device that this machine has not.
-    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     command = shlex.join(["python", "-m", "agenet.main", *sys.argv[1:]])
+    config = parse_config(_CONFIG.value.to_dict())
     workdir = Path(_WORKDIR.value or "")
     window = parse_window(_PROFILE.value)
     with distributed_session(_PROCESSES.value or ""):
         if _DRY_RUN.value:
-            dry_run(_CONFIG.value, workdir, command)
+            dry_run(config, workdir, command)
         else:
-            launch(_CONFIG.value, workdir, command, window)
+            launch(config, workdir, command, window)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 
 from agenet.data.augment import (
-    Augmentation,
     make_eval_transform,
     make_train_transform,
 )
@@ -32,6 +31,7 @@ from agenet.distributed.mesh import create_mesh
 from agenet.errors import ArgumentParser, UserError, one_line_errors
 from agenet.evaluation.summary import duration
 from agenet.models import create_model
+from agenet.runs.config import RunConfig, parse_config
 from agenet.runs.series import table
 from agenet.training.losses import describe_heads
 from agenet.training.optimizers import create_optimizer
@@ -122,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows, known = [], dict[Any, Counts]()
     for name, config_name, (trained_on, stored) in TRAININGS:
         config = importlib.import_module(f"configs.{config_name}").get_config()
+        config = parse_config(config.to_dict())
         frozen = config.freeze == "backbone"
         key = (config.model.name, frozen)
         counts = known[key] = known.get(key) or count(config, frozen)
@@ -166,7 +167,7 @@ def estimate(
     return [f"{rate:,.0f}", duration(seconds), limit, memory, where]
 
 
-def count(config: Any, frozen: bool) -> Counts:
+def count(config: RunConfig, frozen: bool) -> Counts:
     """Compiles the step of a config's network, or that of its frozen backbone, and counts."""
     outputs, ordinal = describe_heads(HEADS)
     model = create_model(config.model.name, outputs, ordinal=ordinal)
@@ -180,7 +181,7 @@ def count(config: Any, frozen: bool) -> Counts:
         "image": jax.ShapeDtypeStruct((COUNTED_AT, stored, stored, 3), jnp.uint8),
     }
     mean, std = (0.0,) * 3, (1.0,) * 3
-    train = make_train_transform(size, mean, std, Augmentation(**config.augment.to_dict()))
+    train = make_train_transform(size, mean, std, config.augment)
 
     def lower() -> Any:
         if frozen:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from ml_collections import ConfigDict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from tqdm import tqdm
 
 from agenet.data.records import Records
@@ -26,15 +26,16 @@ from agenet.distributed.processes import distributed_session
 from agenet.errors import one_line_errors
 from agenet.models import MODELS
 from agenet.runs import dry_run, experiment, launch
+from agenet.runs.config import RunConfig, parse_config
 from agenet.runs.experiment import Experiment
 from agenet.training.checkpoints import Checkpoints
 from configs import default
 from tests.conftest import TinyNet
 
-_experiments: dict[str, Experiment] = {}
+_experiments: dict[tuple[str, RunConfig], Experiment] = {}
 
 
-def tiny_config(**fields: Any) -> ConfigDict:
+def tiny_config(**fields: Any) -> RunConfig:
     """A run of 20 steps, 7 to an epoch, on `make_records()`; in `fields` "__" is the dot."""
     config = default.get_config()
     config.model.name = "tiny"
@@ -47,8 +48,13 @@ def tiny_config(**fields: Any) -> ConfigDict:
     config.log_every = "4 steps"
     config.tensorboard = False
     config.schedule.learning_rate = 0.01
-    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
-    return config
+    return parse_config(
+        unflatten_dict(
+            flatten_dict(config.to_dict(), sep=".")
+            | {name.replace("__", "."): value for name, value in fields.items()},
+            sep=".",
+        )
+    )
 
 
 def use_records(
@@ -60,9 +66,9 @@ def use_records(
     patch(launch, "report_run", lambda *args, **options: None)
     patch(experiment, "open_records", lambda *args: records)
 
-    def create_experiment(config: ConfigDict) -> Experiment:
+    def create_experiment(config: RunConfig) -> Experiment:
         # Once for each config, for to trace the steps anew takes most of a launch.
-        key = records.fingerprint() + config.to_json()
+        key = records.fingerprint(), config
         if key not in _experiments:
             mesh = create_mesh(jax.devices()[:devices])
             _experiments[key] = experiment.create_experiment(config, mesh)
@@ -106,7 +112,7 @@ def result(workdir: Path) -> dict[str, Any]:
 
 
 def run_process(
-    workdir: Path, records: Records, config: ConfigDict, **events: Any
+    workdir: Path, records: Records, config: RunConfig, **events: Any
 ) -> tuple[int, str]:
     """Launches a run in a process of its own: its exit code, negative for a signal, and stderr.
 
@@ -118,7 +124,7 @@ def run_process(
     return run_processes((workdir, records, config, events))[0]
 
 
-def run_processes(*runs: tuple[Path, Records, ConfigDict, Any]) -> list[tuple[int, str]]:
+def run_processes(*runs: tuple[Path, Records, RunConfig, Any]) -> list[tuple[int, str]]:
     """As `run_process`, several at once: with the events `processes`, the flag, and `env`."""
     # Forked from a server that has imported everything but started nothing.
     context = multiprocessing.get_context("forkserver")
@@ -137,7 +143,7 @@ def run_processes(*runs: tuple[Path, Records, ConfigDict, Any]) -> list[tuple[in
 
 
 def _run(
-    workdir: Path, records: Records, config: ConfigDict, events: dict[str, Any], stderr: str
+    workdir: Path, records: Records, config: RunConfig, events: dict[str, Any], stderr: str
 ) -> None:
     os.environ.update(events.get("env", {}))
     processes = events.get("processes", "")

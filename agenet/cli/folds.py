@@ -26,7 +26,8 @@ def command(config: str, workdir: Path, fields: tuple[str, ...]) -> None:
     and so on. The tables are in DIR/folds.md and DIR/folds.json. The same command again resumes
     what was interrupted.
     """
+    from agenet.main import read_config
     from agenet.runs import series
     from agenet.runs.folds import run_folds
 
-    run_folds(config, workdir, fields, series.train_in_child)
+    run_folds(config, workdir, fields, read_config=read_config, train=series.train_in_child)

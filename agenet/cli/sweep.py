@@ -29,7 +29,8 @@ def command(sweep: str, workdir: Path, fields: tuple[str, ...]) -> None:
     the other, each in a process and a folder of its own. The tables are in DIR/sweep.md and
     DIR/sweep.json. The same command again resumes what was interrupted and repeats what failed.
     """
+    from agenet.main import read_config
     from agenet.runs import series
     from agenet.runs.sweep import run_sweep
 
-    run_sweep(sweep, workdir, fields, series.train_in_child)
+    run_sweep(sweep, workdir, fields, read_config=read_config, train=series.train_in_child)

@@ -4,64 +4,16 @@ Training and serving share the evaluation transform.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 
 import jax
 import jax.numpy as jnp
 
+from agenet.data.config import Augmentation
 from agenet.data.warp import shift_scale_rotate, warp
-from agenet.errors import UserError
 
 Transform = Callable[..., jax.Array]
 
 VIEWS = (1, 2, 4)  # numbers of views of a test image, see `make_views_transform`
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random transforms of training images (`config.augment`), drawn for each image separately.
-
-    Parameters have the meaning that they have in Albumentations' HorizontalFlip,
-    ShiftScaleRotate and RandomBrightnessContrast (see `agenet.data.warp` and
-    `brightness_contrast`) and are drawn uniformly from -limit to limit. ShiftScaleRotate is that
-    of versions before 2, which do not round shifts and scale both axes alike.
-
-    Raises:
-        UserError: a value is out of range.
-    """
-
-    crop: str = "random"  # or "center"
-    flip: float = 0.5  # probability of mirroring left to right
-    shift: float = 0.0  # as a share of the crop's size
-    scale: float = 0.0  # difference to a factor of 1
-    rotate: float = 0.0  # degrees
-    warp_probability: float = 1.0  # of shift, scale and rotate together
-    repeat_edge: float = 0.0  # probability of BORDER_REPLICATE instead of a black border
-    brightness: float = 0.0  # as a share of 255
-    contrast: float = 0.0  # difference to a factor of 1
-    color_probability: float = 0.5  # of brightness and contrast together
-    grey: float = 0.0  # probability of ToGray
-    low_resolution: float = 0.0  # probability of `reduce_resolution` by a random amount
-    mixup: float = 0.0  # alpha of mixup, which the training step applies
-
-    def __post_init__(self) -> None:
-        if self.crop not in ("random", "center"):
-            raise UserError(f'augment.crop "{self.crop}" is not known: use "random" or "center"')
-        largest = {"rotate": 180.0, "scale": 0.99, "mixup": 100.0}
-        for name in (field.name for field in fields(self) if field.name != "crop"):
-            value, limit = getattr(self, name), largest.get(name, 1.0)
-            if not 0 <= value <= limit:
-                raise UserError(f"augment.{name} {value:g} must be a number from 0 to {limit:g}")
-
-    @property
-    def warps(self) -> bool:
-        """Whether images are shifted, scaled or rotated."""
-        return max(self.shift, self.scale, self.rotate) > 0 and self.warp_probability > 0
-
-    @property
-    def recolors(self) -> bool:
-        """Whether brightness or contrast change."""
-        return max(self.brightness, self.contrast) > 0 and self.color_probability > 0
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:

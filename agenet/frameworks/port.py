@@ -9,18 +9,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from agenet.errors import UserError
 from agenet.files import hash_file
 from agenet.frameworks import networks
 from agenet.frameworks.port_out import export, fill_network, write
 from agenet.frameworks.targets import TARGETS
-from agenet.inference.network import read_run_weights
+from agenet.runs.config import parse_config
 from agenet.runs.evaluator import read_best
 from agenet.runs.experiment import create_experiment
 from agenet.runs.logging import log_to
 from agenet.training.checkpoints import Checkpoints
+from agenet.training.finished_run import read_run_weights
 from agenet.training.losses import estimate_age_distribution
 from agenet.weights import bundled
 from agenet.weights.cache import find_file
@@ -125,7 +125,7 @@ def balance_ages(weights: Weights, workdir: Path, part: float) -> None:
     if weights.spec.heads.get("age") != "distribution" or not 0 < part <= 1:
         raise UserError("--balance takes a number up to 1, and a run with the head distribution")
     with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-        experiment = create_experiment(ConfigDict(read_best(checkpoints, workdir)["config"]))
+        experiment = create_experiment(parse_config(read_best(checkpoints, workdir)["config"]))
     records, rows = experiment.records, experiment.splits.train
     shares = estimate_age_distribution(records.age_low[rows], records.age_high[rows])
     name = "params/heads/age/bias"

@@ -1,24 +1,21 @@
 """Turns trained weights into a function from face images to log-probabilities, in JAX."""
 
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from agenet.data.augment import make_eval_transform
 from agenet.errors import UserError
 from agenet.models import create_model
-from agenet.runs.initial_weights import find_initial
-from agenet.training.checkpoints import Checkpoints
+from agenet.training.finished_run import read_run_weights
 from agenet.training.losses import describe_heads, log_probabilities
 from agenet.weights.bundled import DEFAULT, find_weights
 from agenet.weights.load import Weights, load_into, read_weights
-from agenet.weights.spec import InputSpec, WeightsSpec
+from agenet.weights.spec import WeightsSpec
 
 Forward = Callable[[jax.Array], dict[str, jax.Array]]
 
@@ -96,40 +93,3 @@ def load_network(name_or_path: str | Path = DEFAULT) -> TrainedNetwork:
             f"--config.init={path}, and give the --workdir of that run"
         )
     return TrainedNetwork(weights)
-
-
-def read_run_weights(workdir: Path) -> Weights:
-    """The best state of a finished run.
-
-    Raises:
-        UserError: the folder holds no such run.
-    """
-    with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-        run = checkpoints.read_run("best")
-    name = run["config"]["model"]["name"] if run else ""
-    initial = find_initial(str(workdir), name, "")
-    assert initial is not None and initial.run is not None
-    run = initial.run
-    config, heads = run["config"], {task: run["config"]["heads"][task] for task in run["classes"]}
-    if not config["input"]["crop_size"]:
-        config["input"]["crop_size"] = create_model(name, {}).backbone.input_size
-    crop, stored = config["input"]["crop_size"], config["input"]["size"]
-    tensors = initial.read()
-    spec = WeightsSpec(
-        model=name,
-        flavour=config["model"]["flavour"],
-        classes=describe_heads(heads)[0],
-        input=InputSpec(crop, _rgb(initial.mean), _rgb(initial.std), "bilinear", crop / stored),
-        source="agenet",
-        origin=f"trained on {run['dataset']['name']}, seed {config['seed']}, from {config['init']}",
-        sha256=None,
-        licence="that of whoever trained them",
-        heads=heads,
-        trained_on=run.get("trained_on", {}),
-    )
-    return Weights({name: np.asarray(tensor) for name, tensor in tensors.items()}, spec)
-
-
-def _rgb(values: tuple[float, ...]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return red, green, blue

@@ -1,5 +1,6 @@
 """What a run's batches are made of: pictures, or features where the backbone is frozen."""
 
+import dataclasses
 import functools
 import itertools
 import logging
@@ -134,7 +135,7 @@ def create_batches(
         show_progress: draw a progress bar while decoding.
     """
     config = experiment.config
-    load_pictures = functools.cache(lambda: experiment.load_pictures(progress=show_progress))
+    load_pictures = functools.cache(lambda: experiment.load_images(progress=show_progress))
     if why := why_pictures(experiment):
         if experiment.backbone_is_frozen:
             log.info("features: computed for every step, as %s", why)
@@ -196,7 +197,11 @@ def _create_views(
         "jax": jax.__version__,  # Which may draw other random numbers.
         "backend": jax.default_backend(),  # Which rounds in its own way.
         "weights": hash_weights(backbone),
-        "model": {name: config.model[name] for name in ("name", "flavour", "dtype")},
+        "model": {
+            "name": config.model.name,
+            "flavour": config.model.flavour,
+            "dtype": config.model.dtype,
+        },
         "data": experiment.identity()["dataset"],
         "input": {
             "size": config.input.size,
@@ -209,7 +214,8 @@ def _create_views(
     epochs = [
         create(
             f"epoch_{epoch}",
-            source | {"augment": config.augment.to_dict(), "seed": config.seed, "epoch": epoch},
+            source
+            | {"augment": dataclasses.asdict(config.augment), "seed": config.seed, "epoch": epoch},
             splits.train[epoch_order(len(splits.train), config.seed, epoch)],
             compute=functools.partial(compute, epoch=epoch),
         )

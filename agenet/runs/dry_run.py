@@ -5,12 +5,12 @@ import os
 from pathlib import Path
 
 import jax
-import ml_collections
 
 from agenet.data.decoding import load_faces
 from agenet.data.placement import host_memory
 from agenet.distributed.compilation_cache import enable_compilation_cache
 from agenet.errors import UserError
+from agenet.runs.config import RunConfig, to_dict
 from agenet.runs.launch import (
     check_same_everywhere,
     log_summary,
@@ -24,7 +24,7 @@ from agenet.runs.memory import explain_needs, explained, measure
 log = logging.getLogger(__name__)
 
 
-def dry_run(config: ml_collections.ConfigDict, workdir: Path, command: str) -> None:
+def dry_run(config: RunConfig, workdir: Path, command: str) -> None:
     """Checks config, data, initial weights, sharding and memory, and tells what it found.
 
     Writes nothing into `workdir`, which need not be there, and prepares no data set.
@@ -32,7 +32,7 @@ def dry_run(config: ml_collections.ConfigDict, workdir: Path, command: str) -> N
     Raises:
         UserError: what would keep the training from beginning or going on.
     """
-    check_same_everywhere({"command": "dry run", "config": config.to_dict()})
+    check_same_everywhere({"command": "dry run", "config": to_dict(config)})
     with log_to(process=jax.process_index()):
         enable_compilation_cache()
         _check_writable(workdir)
@@ -41,7 +41,8 @@ def dry_run(config: ml_collections.ConfigDict, workdir: Path, command: str) -> N
         check_same_everywhere(identity)
         log_summary(experiment, command)
         with explained(experiment):
-            load_faces(experiment.records, experiment.splits.train[:1], config.input.size)
+            size = experiment.config.input.size
+            load_faces(experiment.records, experiment.splits.train[:1], size)
             if saved is None and experiment.initial is not None:
                 experiment.create_state()  # Reads the weights, and complains of what does not fit.
             needs = measure(experiment)

@@ -7,13 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from agenet.data.decoding import load_faces
@@ -34,8 +33,9 @@ from agenet.evaluation.summary import views_of
 from agenet.files import read_json_lines
 from agenet.labels import UNKNOWN
 from agenet.runs.batches import AT_ONCE, Batches, PictureBatches
+from agenet.runs.config import RunConfig, parse_config, to_dict
 from agenet.runs.experiment import Experiment, create_experiment
-from agenet.runs.identity import ADDED_FIELDS, check_same_run
+from agenet.runs.identity import check_same_run
 from agenet.runs.memory import is_exhausted
 from agenet.training.checkpoints import Checkpoints, is_complete
 from agenet.training.losses import YEARS
@@ -232,7 +232,7 @@ def _view_batches(experiment: Experiment, batches: Batches, views: int) -> Pictu
     devices = experiment.mesh.size
     at_once = min(experiment.part_size, AT_ONCE * devices) // views
     part_size = max(at_once // devices, 1) * devices
-    return PictureBatches(experiment, known or experiment.stream_pictures(), part_size)
+    return PictureBatches(experiment, known or experiment.stream_images(), part_size)
 
 
 def report_again(workdir: Path, data_dir: str | None, test_views: int | None = None) -> None:
@@ -248,26 +248,19 @@ def report_again(workdir: Path, data_dir: str | None, test_views: int | None = N
     """
     with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         best = read_best(checkpoints, workdir)
-        fields = ADDED_FIELDS | flatten_dict(best["config"], sep=".")
-        config = ConfigDict(unflatten_dict(fields, sep="."))
+        config = _read_config(best, workdir)
         if data_dir is not None:
-            config.dataset.data_dir = data_dir
-        if test_views is not None:  # no matter of the training
-            config.test_views = test_views
-        # The machine may have more devices than the one of the training, or fewer.
+            config = replace(config, dataset=replace(config.dataset, data_dir=data_dir))
+        if test_views is not None:  # It does not affect training.
+            config = parse_config(to_dict(config) | {"test_views": test_views})
+        # The machine may have more or fewer devices than the one that trained.
         devices = jax.devices()
         part_size = config.batch_size // config.accumulate
         mesh = create_mesh(devices[: math.gcd(len(devices), part_size)])
-        try:
-            experiment = create_experiment(config, mesh)
-        except (AttributeError, KeyError, TypeError) as error:  # Fields of another time.
-            raise UserError(
-                f"{workdir} was trained by another version of agenet ({error}): test it with that "
-                "one, or train it again"
-            ) from error
+        experiment = create_experiment(config, mesh)
         check_same_run(best, experiment.identity(), workdir)
         show_progress = sys.stderr.isatty()
-        batches = PictureBatches(experiment, experiment.stream_pictures())
+        batches = PictureBatches(experiment, experiment.stream_images())
         try:
             report_run(experiment, batches, checkpoints, workdir, show_progress=show_progress)
         except jax.errors.JaxRuntimeError as error:
@@ -277,6 +270,16 @@ def report_again(workdir: Path, data_dir: str | None, test_views: int | None = N
                 f"out of memory while testing {experiment.part_size} pictures at a time: does "
                 "another program use the device?"
             ) from error
+
+
+def _read_config(run: Mapping[str, Any], workdir: Path) -> RunConfig:
+    try:
+        return parse_config(run["config"])
+    except UserError as error:
+        raise UserError(
+            f"{workdir} was trained by another version of agenet ({error}): test it with that "
+            "one, or train it again"
+        ) from error
 
 
 def read_best(checkpoints: Checkpoints, workdir: Path) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import safetensors.numpy
 from filelock import FileLock
@@ -29,23 +28,9 @@ from agenet.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FEATURE_CACHES = ("auto", "off")
 # Rows to a file. An interruption can cost the work on so many: seconds on an accelerator, minutes
 # where a large network runs on a processor.
 PART = 1024
-
-
-def check_fields(config: ml_collections.ConfigDict) -> None:
-    """Raises `UserError` for a `feature_cache` or `feature_cache_bytes` that there cannot be."""
-    if config.feature_cache not in FEATURE_CACHES:
-        raise UserError(
-            f'feature_cache "{config.feature_cache}" is not known: use one of {FEATURE_CACHES}'
-        )
-    if config.feature_cache_bytes < 0:
-        raise UserError(
-            f"feature_cache_bytes {config.feature_cache_bytes} is negative: use 0 or more, or "
-            "--config.feature_cache=off to keep no features"
-        )
 
 
 class View:

@@ -7,41 +7,54 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from agenet.data.config import DatasetConfig
 from agenet.data.records import find_prepared, name_tested
 from agenet.errors import UserError
 from agenet.evaluation.published import PUBLISHED, on_adience
 from agenet.evaluation.summary import MAIN_METRICS, conditions
 from agenet.files import write_file, write_json
 from agenet.runs import series
-from agenet.runs.series import Run, StoppedError, Train
+from agenet.runs.child_process import StoppedError
+from agenet.runs.series import ReadConfig, Run, Train
 
 FOLDS = range(5)  # of a data set that is not prepared yet
 
 Reports = Mapping[int, dict[str, Any]]
 
 
-def run_folds(config: str, workdir: Path, fields: Sequence[str], train: Train) -> None:
+def run_folds(
+    config: str,
+    workdir: Path,
+    fields: Sequence[str],
+    *,
+    read_config: ReadConfig,
+    train: Train,
+) -> None:
     """Trains the folds and writes folds.md and folds.json.
 
     Args:
         config: as agenet.main takes it.
         workdir: the folder of all folds.
         fields: `--config.FIELD=VALUE` for all folds; "{fold}" in a value is the fold's number.
+        read_config: parses `--config=...` and `--config.FIELD=VALUE`, see `agenet.main`.
         train: trains one run, `series.train_in_child` outside of tests.
 
     Raises:
         UserError: a mistake in the arguments, or the error that ended a fold.
     """
     series.check_fields(fields, fixed=["dataset.test_fold"])
-    numbers = find_folds(_run(config, workdir, fields, 0).config.dataset)
-    folds = [_run(config, workdir, fields, fold) for fold in numbers]
+
+    def run(fold: int) -> Run:
+        own = [field.replace("{fold}", str(fold)) for field in fields]
+        flags = (f"--config={config}", *own, f"--config.dataset.test_fold={fold}")
+        return Run(f"fold {fold}", workdir / f"fold_{fold}", flags, read_config(flags))
+
+    folds = [run(fold) for fold in find_folds(run(0).config.dataset)]
     arguments = [f"--config={config}", f"--workdir={workdir}", *fields]
     _train_all(folds, workdir, series.command_line("folds", arguments), train)
 
 
-def find_folds(dataset: ConfigDict) -> Sequence[int]:
+def find_folds(dataset: DatasetConfig) -> Sequence[int]:
     """The numbers of a data set's folds.
 
     Raises:
@@ -59,12 +72,6 @@ def find_folds(dataset: ConfigDict) -> Sequence[int]:
             f"{dataset.name} has no folds ({', '.join(splits)}): train it with agenet train"
         )
     return sorted(folds)
-
-
-def _run(config: str, workdir: Path, fields: Sequence[str], fold: int) -> Run:
-    own = [field.replace("{fold}", str(fold)) for field in fields]
-    flags = (f"--config={config}", *own, f"--config.dataset.test_fold={fold}")
-    return Run(f"fold {fold}", workdir / f"fold_{fold}", flags)
 
 
 def _train_all(folds: Sequence[Run], workdir: Path, command: str, train: Train) -> None:

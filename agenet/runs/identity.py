@@ -6,8 +6,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from agenet.data.records import find_prepared
 from agenet.errors import UserError
 from agenet.files import hash_file
@@ -31,7 +29,9 @@ _HASHES = {
     "dataset.pictures": "some of them",
 }
 
-# Fields of the config that runs of earlier versions lack, with what they did then.
+
+# Fields of the config that runs of earlier versions lack, with the value that stands for what
+# these versions did.
 ADDED_FIELDS = {
     "accumulate": 1,
     "augment.mixup": 0.0,
@@ -43,11 +43,6 @@ ADDED_FIELDS = {
     "patience": "",
     "test_views": 1,
 }
-
-
-def data_set_names(dataset: ConfigDict) -> list[str]:
-    """The data sets of a config's `dataset`, the one that is tested first."""
-    return [dataset.name, *filter(None, map(str.strip, dataset.extra.split(",")))]
 
 
 def digest_weights(init: str) -> str | None:

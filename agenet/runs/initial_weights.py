@@ -1,25 +1,23 @@
-"""Where a run's parameters come from: chance, a file of weights, or an earlier run."""
+"""Initial weights of a run: random, a file of pre-trained weights, or an earlier run's best state.
 
-from collections.abc import Callable
-from contextlib import closing
+Weights are described first and read only when they are needed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from agenet.errors import UserError
-from agenet.models import create_model, option_names
 from agenet.runs.lineage import TrainedOn
-from agenet.training.checkpoints import Checkpoints, is_complete
-from agenet.training.losses import describe_heads
-from agenet.training.state import create_variables
+from agenet.training.finished_run import open_finished
 from agenet.weights.cache import find_file
 from agenet.weights.known import KnownWeights, find_init
-from agenet.weights.load import read_weights
+from agenet.weights.load import below, load_into, read_weights
 from agenet.weights.spec import WeightsSpec
 
 RGB = tuple[float, ...]
@@ -27,15 +25,15 @@ RGB = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Initial:
-    """Pre-trained weights, known but not read yet.
+    """Pre-trained weights that have been found but not read yet.
 
     Attributes:
-        init: what names them exactly.
-        flavour: of the network that they are for.
-        mean, std: of the pixels that they expect, RGB, 0 to 255.
-        trained_on: whom they have seen, see `agenet.runs.lineage`.
+        init: the exact name of the weights.
+        flavour: the variant of the network that they are for.
+        mean, std: normalisation of the images that they expect, RGB, 0 to 255.
+        trained_on: subjects in their training data, see `agenet.runs.lineage`.
         run: what an earlier run's checkpoint was saved with; None for a file.
-        read: gives {"params/backbone/...": array, "batch_stats/...": array}.
+        read: returns {"params/backbone/...": array, "batch_stats/...": array}.
     """
 
     init: str
@@ -48,10 +46,13 @@ class Initial:
 
 
 def find_initial(init: str, model: str, flavour: str) -> Initial | None:
-    """What a config's `init` means for the network `model`; None for "random".
+    """Finds the weights that a config's `init` names for the network `model`.
+
+    Returns:
+        None for "random".
 
     Raises:
-        UserError: there is no such thing, or it is not for this network.
+        UserError: there are no such weights, or they are for another network.
     """
     if init == "random":
         return None
@@ -62,18 +63,24 @@ def find_initial(init: str, model: str, flavour: str) -> Initial | None:
         )
     found = find_init(init, model, flavour)
     if isinstance(found, KnownWeights):
-        return _from_file(
-            found.name,
-            found.spec,
-            lambda: read_weights(find_file(found), known=found).tensors,
+        known = found
+        return _describe(
+            known.name,
+            known.spec,
+            lambda: read_weights(find_file(known), known=known).tensors,
         )
     if found.is_dir():
-        return _from_run(found, init, model, flavour)
+        return _find_run(found, init, model, flavour)
     weights = read_weights(found, model=model, flavour=flavour)
-    return _from_file(init, weights.spec, lambda: weights.tensors)
+    return _describe(init, weights.spec, lambda: weights.tensors)
 
 
-def _from_file(init: str, spec: WeightsSpec, read: Callable[[], dict[str, np.ndarray]]) -> Initial:
+def _describe(
+    init: str,
+    spec: WeightsSpec,
+    read: Callable[[], dict[str, np.ndarray]],
+    run: dict[str, Any] | None = None,
+) -> Initial:
     return Initial(
         init=init,
         flavour=spec.flavour,
@@ -81,67 +88,64 @@ def _from_file(init: str, spec: WeightsSpec, read: Callable[[], dict[str, np.nda
         std=spec.input.std,
         read=read,
         trained_on=spec.trained_on,
-    )
-
-
-def _from_run(workdir: Path, init: str, model: str, flavour: str) -> Initial:
-    with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-        run, latest = checkpoints.read_run("best"), checkpoints.read_run("latest")
-    if run is None:
-        raise UserError(
-            f"init: {workdir} holds no evaluated state to start from: train it past its first "
-            "validation"
-        )
-    if latest is not None and not is_complete(latest):
-        raise UserError(
-            f"init: the run in {workdir} stopped at step {latest['step']} of "
-            f"{latest['total_steps']}: finish it first, with the command that began it"
-            + (f", {latest['command']}" if "command" in latest else "")
-        )
-    config = run["config"]
-    if "flavour" not in config["model"] or "heads" not in config:
-        raise UserError(
-            f"init: the run in {workdir} was trained by an older version of agenet: train it again"
-        )
-    if config["model"]["name"] != model:
-        raise UserError(
-            f"init: the run in {workdir} trained {config['model']['name']}, not {model}: use "
-            f"--config.model.name={config['model']['name']}, or another run"
-        )
-    if flavour and config["model"]["flavour"] != flavour:
-        raise UserError(
-            f"init: the run in {workdir} trained flavour {config['model']['flavour']!r}, "
-            f"not {flavour!r}: leave --config.model.flavour empty"
-        )
-    return Initial(
-        init=init,
-        flavour=config["model"]["flavour"],
-        mean=tuple(config["input"]["mean"]),
-        std=tuple(config["input"]["std"]),
-        read=lambda: _read_run(workdir, run),
-        trained_on=run.get("trained_on", {}),
         run=run,
     )
 
 
-def _read_run(workdir: Path, run: dict[str, Any]) -> dict[str, np.ndarray]:
-    options = run["config"]["model"]
-    outputs, ordinal = describe_heads(
-        {task: run["config"]["heads"][task] for task in run["classes"]}
-    )
-    network = create_model(
-        options["name"],
-        outputs,
-        ordinal=ordinal,
-        **{key: options[key] for key in option_names(options["name"]) & options.keys()},
-    )
-    size = run["config"]["input"]["crop_size"] or network.backbone.input_size
-    template: Any = jax.eval_shape(lambda: create_variables(network, size, 0))
-    # Not the CPU: with JAX_PLATFORMS=cuda there is none.
-    on_one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    template = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=on_one), template
-    )
-    with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-        variables = jax.device_get(checkpoints.restore_best(template))
-    return flatten_dict(variables, sep="/")
+def _find_run(workdir: Path, init: str, model: str, flavour: str) -> Initial:
+    run = open_finished(workdir)
+    trained = run.record["config"]["model"]
+    if trained["name"] != model:
+        raise UserError(
+            f"init: the run in {workdir} trained {trained['name']}, not {model}: use "
+            f"--config.model.name={trained['name']}, or another run"
+        )
+    if flavour and trained["flavour"] != flavour:
+        raise UserError(
+            f"init: the run in {workdir} trained flavour {trained['flavour']!r}, "
+            f"not {flavour!r}: leave --config.model.flavour empty"
+        )
+    return _describe(init, run.spec, run.read, run.record)
+
+
+def load_initial(
+    initial: Initial,
+    create: Callable[[], dict[str, Any]],
+    *,
+    heads: Mapping[str, str],
+    new_parts: Sequence[str],
+) -> dict[str, Any]:
+    """Reads initial weights into the variables of a network.
+
+    Args:
+        initial: the weights.
+        create: returns fresh variables; traceable.
+        heads: the kind of head of each task.
+        new_parts: prefixes of names that keep their fresh values.
+
+    Raises:
+        UserError: the weights cannot be read or do not fit.
+    """
+    if initial.run is not None:
+        _check_heads(initial.run["config"]["heads"], heads, new_parts)
+
+    def create_new() -> dict[str, Any]:
+        fresh = flatten_dict(create(), sep="/")
+        return {name: leaf for name, leaf in fresh.items() if below(name, new_parts)}
+
+    # Only the new parts: compiling the initialisation of a backbone takes longer than the rest.
+    fresh = jax.device_get(jax.jit(create_new)())
+    shapes = flatten_dict(jax.eval_shape(create), keep_empty_nodes=True, sep="/")
+    template = unflatten_dict(shapes | fresh, sep="/")
+    return load_into(template, initial.read(), new_parts)
+
+
+def _check_heads(
+    earlier: Mapping[str, str], heads: Mapping[str, str], new_parts: Sequence[str]
+) -> None:
+    for task, head in heads.items():
+        if not below(f"params/heads/{task}/kernel", new_parts) and earlier[task] != head:
+            raise UserError(
+                f"init: that run has the head {earlier[task]} for {task}, this one {head}: "
+                f"give --config.heads.{task}={earlier[task]}, or --config.new_parts=heads"
+            )

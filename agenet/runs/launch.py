@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 
+from agenet.data.config import DatasetConfig
 from agenet.data.records import find_prepared
 from agenet.distributed.compilation_cache import enable_compilation_cache
 from agenet.distributed.coordination import all_gather, broadcast, is_first_process
@@ -20,30 +20,28 @@ from agenet.errors import UserError
 from agenet.evaluation.summary import views_of
 from agenet.files import exclusive_lock, write_errors_explained
 from agenet.runs.batches import create_batches
+from agenet.runs.config import RunConfig, to_dict
 from agenet.runs.evaluator import log_results, report_run
 from agenet.runs.experiment import (
     Experiment,
     create_experiment,
-    describe_machine,
     take_from_weights,
 )
 from agenet.runs.identity import (
     check_same_run,
     check_same_weights,
-    data_set_names,
     find_differences,
 )
 from agenet.runs.logging import Writers, create_writer, log_to
 from agenet.runs.loop import Progress, Trainer
+from agenet.runs.machine import describe_machine
 from agenet.runs.memory import explained
 from agenet.training.checkpoints import Checkpoints
 
 log = logging.getLogger(__name__)
 
 
-def launch(
-    config: ml_collections.ConfigDict, workdir: Path, command: str, profile: Window | None = None
-) -> None:
+def launch(config: RunConfig, workdir: Path, command: str, profile: Window | None = None) -> None:
     """Trains, tests and reports; continues what `workdir` holds of the same run.
 
     Steps of the window `profile` are traced.
@@ -52,14 +50,13 @@ def launch(
         UserError: anything in the config, the data or the work directory that does not fit.
     """
     # First of all, for processes that do not all do the same would wait for each other.
-    check_same_everywhere({"command": "training", "config": config.to_dict()})
+    check_same_everywhere({"command": "training", "config": to_dict(config)})
     create_workdir(workdir)
     log_file = workdir / "train.log" if is_first_process() else None
     lock = exclusive_lock(workdir) if is_first_process() else contextlib.nullcontext()
     with lock, log_to(log_file, process=jax.process_index()):
         enable_compilation_cache()
         prepare_if_asked(config.dataset)
-        asked = config.to_dict()
         saved = read_saved(workdir)
         experiment, identity = open_experiment(config, saved, workdir)
         check_same_everywhere(identity)
@@ -70,7 +67,7 @@ def launch(
                 log_results(summary, workdir)
                 return
         run = identity | {
-            "asked": asked,
+            "asked": to_dict(config),
             "command": command,
             "machine": describe_machine(),
             "total_steps": experiment.total_steps,
@@ -90,22 +87,22 @@ def read_saved(workdir: Path) -> dict[str, Any] | None:
 
 
 def open_experiment(
-    config: ml_collections.ConfigDict, saved: dict[str, Any] | None, workdir: Path
+    config: RunConfig, saved: dict[str, Any] | None, workdir: Path
 ) -> tuple[Experiment, dict[str, Any]]:
     """The run of a config and its identity, which must be those that `saved` in `workdir` tells of.
 
     Raises:
         UserError: anything that does not fit.
     """
-    asked = {"config": config.to_dict()}
+    asked = {"config": to_dict(config)}
     if saved and not find_differences({"config": saved.get("asked", {})}, asked):
         # The weights that the run started from need not be there any more.
-        take_from_weights(config, saved["config"])
+        config = take_from_weights(config, saved["config"])
     experiment = create_experiment(config)
     identity = experiment.identity()
     if saved is not None:
         check_same_run(saved, identity, workdir)
-        check_same_weights(saved, config.init, workdir)
+        check_same_weights(saved, experiment.config.init, workdir)
     return experiment, identity
 
 
@@ -177,7 +174,7 @@ def check_same_everywhere(identity: dict[str, Any]) -> None:
         )
 
 
-def prepare_if_asked(dataset: ml_collections.ConfigDict) -> None:
+def prepare_if_asked(dataset: DatasetConfig) -> None:
     """Prepares a data set that is not there, if the config says so.
 
     The first process does so while others wait, in a process of its own: agenet does not import
@@ -186,7 +183,7 @@ def prepare_if_asked(dataset: ml_collections.ConfigDict) -> None:
     if not dataset.prepare:
         return
     if is_first_process():
-        for name in data_set_names(dataset):
+        for name in dataset.names:
             with contextlib.suppress(UserError):
                 find_prepared(name, dataset.data_dir)
                 continue
@@ -261,7 +258,7 @@ def log_summary(experiment: Experiment, command: str) -> None:
         experiment.config.batch_size,
         experiment.steps_per_epoch,
     )
-    config = experiment.config.to_dict()
+    config = to_dict(experiment.config)
     sections = {name: value for name, value in config.items() if isinstance(value, dict)}
     fields = {name: value for name, value in config.items() if name not in sections}
     for name, section in {"config": fields, **sections}.items():

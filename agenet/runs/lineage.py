@@ -70,12 +70,12 @@ def check_not_seen(seen: Mapping[str, str], records: Records, splits: Splits) ->
             raise UserError(f"init: {what}: {remedy}")
 
 
-def leaves_out_the_same(run: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
-    """Whether an earlier run left out the very faces that one with `identity` leaves out.
+def has_same_holdout(run: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Whether two runs validate and test on the same images.
 
     Args:
         run: what the earlier run's checkpoint was saved with.
-        identity: `Experiment.identity` of the run that is to start from it.
+        identity: `Experiment.identity` of the run that starts from it.
     """
     known = comparable(run, identity)
     return all(known[name] == identity[name] for name in ("dataset", "splits"))

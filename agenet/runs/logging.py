@@ -28,6 +28,8 @@ def log_to(path: Path | None = None, *, process: int = 0) -> Iterator[None]:
     # Orbax tells of every file that it touches, and prints the tracebacks of what it raises.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # JAX reports every kind of device that this machine does not have.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     logging.raiseExceptions = False  # A log line that finds no room on the disk ends nothing.
     logger = logging.getLogger("agenet")
     logger.setLevel(logging.WARNING if process else logging.INFO)

@@ -14,7 +14,9 @@ from agenet.errors import UserError
 from agenet.evaluation.summary import conditions
 from agenet.files import SHIPPED, make_shipped_importable, write_file, write_json
 from agenet.runs import series
-from agenet.runs.series import Run, StoppedError, Train
+from agenet.runs.config import RunConfig
+from agenet.runs.child_process import StoppedError
+from agenet.runs.series import ReadConfig, Run, Train
 
 # Task and figure, of validation and of test; the report's tables have gender first.
 FIGURES = (("gender", "accuracy"), ("age", "accuracy"))
@@ -49,13 +51,21 @@ class Sweep:
     runs: list[Run]
 
 
-def run_sweep(file: str, workdir: Path, fields: Sequence[str], train: Train) -> None:
+def run_sweep(
+    file: str,
+    workdir: Path,
+    fields: Sequence[str],
+    *,
+    read_config: ReadConfig,
+    train: Train,
+) -> None:
     """Trains the variants and writes sweep.md and sweep.json.
 
     Args:
         file: see `read_sweep`.
         workdir: the folder of all runs.
         fields: `--config.FIELD=VALUE` of all runs.
+        read_config: parses `--config=...` and `--config.FIELD=VALUE`, see `agenet.main`.
         train: trains one run, `series.train_in_child` outside of tests.
 
     Raises:
@@ -63,11 +73,15 @@ def run_sweep(file: str, workdir: Path, fields: Sequence[str], train: Train) -> 
     """
     series.check_fields(fields)
     arguments = [f"--sweep={file}", f"--workdir={workdir}", *fields]
-    sweep = read_sweep(file, workdir, fields, series.command_line("sweep", arguments))
+    sweep = read_sweep(
+        file, workdir, fields, series.command_line("sweep", arguments), read_config
+    )
     _train_all(sweep, workdir, train)
 
 
-def read_sweep(file: str, workdir: Path, fields: Sequence[str], command: str) -> Sweep:
+def read_sweep(
+    file: str, workdir: Path, fields: Sequence[str], command: str, read_config: ReadConfig
+) -> Sweep:
     """Reads the sweep that a file describes.
 
     Args:
@@ -76,6 +90,7 @@ def read_sweep(file: str, workdir: Path, fields: Sequence[str], command: str) ->
         workdir: the folder of all runs, one folder below it for each.
         fields: `--config.FIELD=VALUE` of all runs; the changes of a variant come after them.
         command: the command to show below the tables.
+        read_config: parses `--config=...` and `--config.FIELD=VALUE`, see `agenet.main`.
 
     Raises:
         UserError: there is no such file, it is not a sweep, or a field does not exist.
@@ -93,7 +108,7 @@ def read_sweep(file: str, workdir: Path, fields: Sequence[str], command: str) ->
         described = runpy.run_path(path)["get_sweep"](*argument)
         config = str(described["config"])
         base = (
-            f"--config={_find_config(config)}",
+            f"--config={config}",
             *_flags(described["fields"]),
             *fields,
         )
@@ -109,19 +124,19 @@ def read_sweep(file: str, workdir: Path, fields: Sequence[str], command: str) ->
     except Exception as error:  # The file may be anything.
         what = " ".join(str(error).split())
         raise UserError(f"{path} is not a sweep: {type(error).__name__}: {what}") from error
-    default = Run("default", workdir / "default", base)
-    plain = default.config.to_json()
-    distinct: dict[str, Run] = {}
+    default = Run("default", workdir / "default", base, read_config(base))
+    distinct: dict[RunConfig, Run] = {}
     read: dict[str, list[Variant]] = {}
     for title, rows in tables.items():
         for name, changes, reported in rows:
             slug = _slug(f"{title} {name}")
-            run = Run(f"{title}: {name}", workdir / slug, (*base, *changes))
+            flags = (*base, *changes)
             try:
-                key = run.config.to_json()
+                run = Run(f"{title}: {name}", workdir / slug, flags, read_config(flags))
             except UserError as error:
-                raise UserError(f"{path}, {run.name}: {error}") from error
-            run = distinct.setdefault(key, default if key == plain else run)
+                raise UserError(f"{path}, {title}: {name}: {error}") from error
+            same = default if run.config == default.config else run
+            run = distinct.setdefault(run.config, same)
             read.setdefault(title, []).append(Variant(name, run, reported))
     if not distinct:
         raise UserError(f"{path} is not a sweep: it has no variants")
@@ -131,12 +146,6 @@ def read_sweep(file: str, workdir: Path, fields: Sequence[str], command: str) ->
     ordered = sorted(distinct.values(), key=lambda run: run is not default)
     title = f"{default.config.model.name} on {default.config.dataset.name}"
     return Sweep(title, source, command, read, ordered)
-
-
-def _find_config(config: str) -> str:
-    """A config that a sweep file names: a path, a path below the shipped folder, or a name."""
-    path = Path(config.partition(":")[0])
-    return config if path.is_file() or not path.suffix else os.path.relpath(SHIPPED / config)
 
 
 def _flags(fields: Mapping[str, Any]) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ class Limits:
         self.jax, self.device = jax, jax.devices()[0]
 
     def describe(self) -> Figures:
-        from agenet.runs.experiment import describe_machine
+        from agenet.runs.machine import describe_machine
 
         return {"platform": self.device.platform, "machine": describe_machine()}
 

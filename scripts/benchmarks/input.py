@@ -5,6 +5,7 @@ python scripts/benchmarks/input.py [--manual_dir=FOLDER --data_set=adience/faces
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import multiprocessing
 import resource
@@ -219,25 +220,25 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
     import jax
     import numpy as np
 
-    from agenet.data.augment import Augmentation, make_train_transform
+    from agenet.data.augment import make_train_transform
     from agenet.data.order import training_batch
     from agenet.data.resident import ResidentImages
-    from agenet.runs.experiment import create_experiment, describe_machine
+    from agenet.runs.experiment import create_experiment
+    from agenet.runs.machine import describe_machine
 
     config = _load_config(config_file, name, data_dir)
     experiment = create_experiment(config)
+    config, images = experiment.config, experiment.config.input
     pictures = ResidentImages(
         experiment.records, size=config.input.size, mesh=experiment.mesh, on_device=True
     )
     resident_peak = _peak()
-    augment = config.augment.to_dict()
     transforms = {
-        what: jax.jit(
-            make_train_transform(
-                experiment.crop_size, config.input.mean, config.input.std, Augmentation(**fields)
-            )
-        )
-        for what, fields in {"feed": augment, "augment": augment | REPORT}.items()
+        what: jax.jit(make_train_transform(experiment.crop_size, images.mean, images.std, augment))
+        for what, augment in {
+            "feed": config.augment,
+            "augment": dataclasses.replace(config.augment, **REPORT),
+        }.items()
     }
     state = experiment.create_state()
 
@@ -305,11 +306,13 @@ def albumentations_seconds(images: Any, crop_size: int, config: Any) -> float | 
 
 
 def _load_config(file: Path, name: str, data_dir: str) -> Any:
+    from agenet.runs.config import parse_config
+
     if not file.is_file():
         raise UserError(f"--config {file} does not exist")
     config = runpy.run_path(str(file))["get_config"]()
     config.dataset.name, config.dataset.data_dir = name, data_dir
-    return config
+    return parse_config(config.to_dict())
 
 
 def print_table(

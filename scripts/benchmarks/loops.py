@@ -18,12 +18,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from ml_collections import ConfigDict
 
 from agenet.data.decoding import to_square
 from agenet.data.records import Records, open_records
 from agenet.frameworks.timing import Engine, Figures
 from agenet.labels import TASK_CLASSES, UNKNOWN
+from agenet.runs.config import RunConfig
 from scripts.benchmarks.engines import Torch, Work, compile_counted, filled_state
 from scripts.benchmarks.input import BLOCK, decode_by_opencv
 
@@ -37,7 +37,7 @@ _AHEAD = 2
 class Training(Work):
     """What all do: train as `config` says, whose batch is set later, on an opened data set."""
 
-    config: ConfigDict = dataclasses.field(default_factory=ConfigDict)
+    config: RunConfig | None = None
 
 
 class StagedEngine(Engine):
@@ -83,18 +83,20 @@ class AgenetTraining(StagedEngine):
         from agenet.runs.experiment import create_experiment
 
         if self.experiment is None or self.experiment.config.batch_size != batch:
-            config = self.work.config.copy_and_resolve_references()
-            config.batch_size = batch
+            config = dataclasses.replace(self.work.config, batch_size=batch)
             self.experiment = create_experiment(config, self.mesh)
         experiment = self.experiment
         state = filled_state(experiment.abstract_state(), replicated(self.mesh))
         kind, _, placement = stage.partition(" ")
         if kind == "step":
             return self._build_step(state, batch)
-        config = experiment.config.copy_and_resolve_references()
-        config.input.placement = placement
+        config = experiment.config
         steps = STEPS if kind == "load" or self.pipelined else STEPS_ON_CPU
-        config.log_every = f"{steps} steps"
+        config = dataclasses.replace(
+            config,
+            input=dataclasses.replace(config.input, placement=placement),
+            log_every=f"{steps} steps",
+        )
         step = experiment.train_step if kind == "loop" else make_idle_step(experiment)
         experiment = dataclasses.replace(experiment, config=config)
         vars(experiment)["train_step"] = step  # Compiled already, where the property keeps it.

@@ -50,7 +50,7 @@ class Exporter:
 
     def describe(self) -> Figures:
         from agenet.inference.network import load_network
-        from agenet.runs.experiment import describe_machine
+        from agenet.runs.machine import describe_machine
 
         self.served = load_network(self.work.weights)
         spec = self.served.spec

@@ -153,31 +153,39 @@ def create_config(args: argparse.Namespace) -> Any:
         UserError: the data set is not prepared.
     """
     from agenet.data.records import find_prepared
+    from agenet.runs.config import parse_config
     from agenet.runs.launch import prepare_if_asked
     from configs import default
 
     config = default.get_config()
     config.dataset.name, config.dataset.data_dir = args.data_set, args.data_dir
     config.dataset.prepare = args.data_set == DRAWN
-    prepare_if_asked(config.dataset)
-    find_prepared(args.data_set, args.data_dir)
     config.duration = "1000000 steps"  # The turns end it; nothing else is to come between.
     config.evaluate_every = config.checkpoint_every = "100%"
-    return config
+    parsed = parse_config(config.to_dict())
+    prepare_if_asked(parsed.dataset)
+    find_prepared(args.data_set, args.data_dir)
+    return parsed
 
 
 def network_config(work: Training) -> Any:
     """The config with what is the network's."""
-    from agenet.runs.experiment import IMAGENET_MEAN, IMAGENET_STD
+    from agenet.runs.config import IMAGENET_MEAN, IMAGENET_STD
 
-    config = work.config.copy_and_resolve_references()
-    config.model.name, config.model.dtype = work.model, work.dtype
-    config.model.drop_path_rate = 0.0
+    assert work.config is not None
+    model = dataclasses.replace(
+        work.config.model, name=work.model, dtype=work.dtype, drop_path_rate=0.0
+    )
     if work.model != "levi_hassner":
-        config.model.dropout_rate = 0.0
-    config.input.crop_size, config.input.size = work.size, round(work.size * 8 / 7)
-    config.input.mean, config.input.std = IMAGENET_MEAN, IMAGENET_STD
-    return config
+        model = dataclasses.replace(model, dropout_rate=0.0)
+    images = dataclasses.replace(
+        work.config.input,
+        size=round(work.size * 8 / 7),
+        crop_size=work.size,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+    return dataclasses.replace(work.config, model=model, input=images)
 
 
 def bench(work: Training, requested: int, limits: Worker, args: argparse.Namespace) -> Figures:

@@ -28,8 +28,6 @@ from agenet.data.augment import (
     to_grey,
 )
 from agenet.distributed.mesh import batch_sharded, create_mesh
-from agenet.errors import UserError
-from configs import default
 
 MEAN, STD = (100.0, 50.0, 25.0), (10.0, 20.0, 40.0)
 SIZE = 6
@@ -318,16 +316,3 @@ def test_resolution_and_colours_are_lost_as_often_as_asked() -> None:
     shown = make_train_transform(8, (0, 0, 0), (1, 1, 1), augmentation)(images, keys(512))
     grey = np.all(np.ptp(np.asarray(shown), -1) < 1e-3, (1, 2))
     assert abs(grey.mean() - 0.25) < 0.06
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("crop", "middle"), ("scale", 1.0), ("rotate", -1), ("flip", 1.5), ("shift", float("nan"))],
-)
-def test_values_without_a_meaning(field: str, value: float | str) -> None:
-    with pytest.raises(UserError, match=f"augment.{field}"):
-        Augmentation(**{field: value})
-
-
-def test_default_config_is_the_default_augmentation() -> None:
-    assert Augmentation(**default.get_config().augment.to_dict()) == Augmentation()

@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from agenet.data.records import Records
 from agenet.distributed.coordination import all_gather, broadcast
 from agenet.distributed.processes import distributed_session, parse_processes
 from agenet.errors import UserError
+from agenet.runs.config import RunConfig
 from tests.conftest import ROOT, run_program
 from tests.tiny import result, run_process, run_processes, tiny_config
 
 
-def config(**fields: Any) -> ConfigDict:
+def config(**fields: Any) -> RunConfig:
     # Before batch norm a bias has no gradient but rounding, which Adam would take for one.
     return tiny_config(optimizer__name="sgd", **fields)
 

@@ -1,68 +1,67 @@
-"""A config has no dead knobs: runs read every field of configs/default.py."""
+"""The typed configuration: every field is checked, and a run reads every field."""
 
+import ast
+import dataclasses
+import json
 import runpy
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from agenet.data.config import Augmentation
 from agenet.data.records import Records
-from agenet.main import config_fields
+from agenet.errors import UserError
 from agenet.runs import launch
+from agenet.runs.identity import ADDED_FIELDS
+from agenet.runs.config import RunConfig, field_names, parse_config, to_dict
 from configs import default
 from tests.conftest import ROOT
 from tests.tiny import tiny_config, use_records
 
 
+def sections(config: Any, prefix: str = "") -> Iterator[tuple[type, str]]:
+    """The class of a config and those of its parts, with the prefix of their fields' names."""
+    yield type(config), prefix
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from sections(value, f"{prefix}{field.name}.")
+
+
 @contextmanager
-def recorded_reads(config: ConfigDict) -> Iterator[set[str]]:
+def recorded_reads(config: RunConfig) -> Iterator[set[str]]:
     """Collects the dotted names of the fields that are read one by one.
 
-    What looks at the whole config (to print or save it) does not count; what looks at the whole
-    of a part, such as a network's options, reads each of its fields.
+    What looks at all fields at once, to print, copy, compare or save a config, does not count.
     """
-    parts = {id(value): name for name, value in config.items() if isinstance(value, ConfigDict)}
     read: set[str] = set()
-    whole = False
-
-    def watch(method: str) -> Callable[..., Any]:
-        original = getattr(ConfigDict, method)
-
-        def watched(self: ConfigDict, *args: Any, **options: Any) -> Any:
-            nonlocal whole
-            if method == "__getitem__":
-                if not whole and (self is config or id(self) in parts):
-                    read.add(".".join(filter(None, (parts.get(id(self)), args[0]))))
-                return original(self, *args, **options)
-            if id(self) in parts and not whole:
-                read.update(f"{parts[id(self)]}.{name}" for name, _ in config_fields(self))
-            outermost, whole = not whole, True
-            try:
-                return original(self, *args, **options)
-            finally:
-                whole = not outermost
-
-        return watched
-
+    whole = {dataclasses.__file__, "<string>"}  # Methods that dataclasses generates have no file.
     with pytest.MonkeyPatch.context() as patch:
-        for method in ("__getitem__", "to_dict", "to_json", "__str__"):
-            patch.setattr(ConfigDict, method, watch(method))
+        for section, prefix in sections(config):
+            names = {field.name for field in dataclasses.fields(section)}
+
+            def watched(self: Any, name: str, names: set[str] = names, prefix: str = prefix) -> Any:
+                if name in names and sys._getframe(1).f_code.co_filename not in whole:
+                    read.add(prefix + name)
+                return object.__getattribute__(self, name)
+
+            patch.setattr(section, "__getattribute__", watched, raising=False)
         yield read
 
 
 def test_reads_are_recorded() -> None:
-    config = default.get_config()
+    config = parse_config(default.get_config().to_dict())
     with recorded_reads(config) as read:
-        config.to_dict(), str(config), config.to_json()
+        to_dict(config), str(config), hash(config), dataclasses.replace(config, seed=1) == config
         assert not read
-        assert config.seed == config["dataset"].test_fold == 0
+        assert config.seed == config.dataset.test_fold == 0
     assert read == {"seed", "dataset", "dataset.test_fold"}
-    with recorded_reads(config) as read:
-        config.model.to_dict()
-    assert read >= {f"model.{name}" for name in config.model}
 
 
 def test_every_field_is_read(
@@ -77,19 +76,109 @@ def test_every_field_is_read(
         {"optimizer__name": "sgd", "schedule__name": "piecewise", "dataset__prepare": True},
         {"init": str(tmp_path / "1"), "freeze": "backbone"},
     )
+    common: dict[str, Any] = {"schedule__boundaries": ("1 steps",), "schedule__scales": (1.0, 0.1)}
     read: set[str] = set()
     for number, fields in enumerate(runs):
-        config = tiny_config(duration="2 steps", schedule__boundaries=("1 steps",), **fields)
-        config.schedule.scales = (1.0, 0.1)
+        config = tiny_config(duration="2 steps", **common, **fields)
         with recorded_reads(config) as found:
             launch.launch(config, tmp_path / str(number), "command")
         read |= found
-    known = {name for name, _ in config_fields(default.get_config())}
-    assert known - read == set()
+    assert set(field_names()) - read == set()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
-def test_files_state_fields_of_the_default(path: Path) -> None:
+def test_shipped_configs_are_right(path: Path) -> None:
     config = runpy.run_path(str(path))["get_config"]()
-    known = {name: type(value) for name, value in config_fields(default.get_config())}
-    assert {name: type(value) for name, value in config_fields(config)} == known
+    fields = flatten_dict(config.to_dict(), sep=".")
+    known = flatten_dict(default.get_config().to_dict(), sep=".")
+    assert sorted(fields) == sorted(known) == sorted(field_names())
+    assert {name: type(value) for name, value in fields.items()} == {
+        name: type(value) for name, value in known.items()
+    }
+    assert to_dict(parse_config(config.to_dict())) == config.to_dict()
+
+
+def test_saved_configs_come_back() -> None:
+    config = parse_config(default.get_config().to_dict())
+    saved = json.loads(json.dumps(to_dict(config)))
+    assert parse_config(saved) == config
+    # One that an earlier version saved.
+    flat = flatten_dict(saved, sep=".")
+    earlier = {name: value for name, value in flat.items() if name not in ADDED_FIELDS}
+    assert len(flat) - len(earlier) == len(ADDED_FIELDS)
+    assert parse_config(unflatten_dict(earlier, sep=".")) == config
+
+
+def test_default_augmentation() -> None:
+    assert parse_config(default.get_config().to_dict()).augment == Augmentation()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("sed", 1, "unknown config field sed: did you mean seed?"),
+        ("dataset.nme", "x", "unknown config field dataset.nme: did you mean dataset.name?"),
+        (
+            "dataset.labels",
+            "all",
+            'dataset.labels "all" is not known: use "official" or "extended"',
+        ),
+        ("tasks", "height", 'tasks "height" must be "age", "gender" or "age,gender"'),
+        ("batch_size", 0, "batch_size 0 must be greater than or equal to 1"),
+        ("batch_size", "many", 'batch_size "many" must be a valid integer'),
+        ("tensorboard", "maybe", 'tensorboard "maybe" must be a valid boolean'),
+        ("dataset.validation_fraction", 1.0, "dataset.validation_fraction 1 must be less than 1"),
+        ("label_smoothing", 1.0, "label_smoothing 1 must be less than 1"),
+        ("ema", -0.1, "ema -0.1 must be greater than or equal to 0"),
+        ("class_weights", "even", 'class_weights "even" is not known: use "none" or "balanced"'),
+        ("test_views", 3, "test_views 3 is not known: use 1, 2 or 4"),
+        ("model.name", "levi_hasner", "did you mean 'levi_hassner'?"),
+        ("model.dtype", "float16", 'model.dtype "float16" is not known: use "float32" or "bfloat'),
+        ("heads.age", "years", 'heads.age "years" is not known: use "groups", "distribution" or'),
+        ("input.placement", "disk", 'input.placement "disk" is not known: use "auto", "device"'),
+        ("input.mean", (1.0, 2.0), "input.mean (1.0, 2.0) must be three numbers, for R, G, B"),
+        ("input.mean", ("x",), 'input.mean "x" must be a valid number'),
+        ("input.std", (1.0, 1.0, 0.0), "input.std (1.0, 1.0, 0.0) must be positive"),
+        ("augment.crop", "middle", 'augment.crop "middle" is not known: use "random" or "center"'),
+        ("augment.scale", 1.0, "augment.scale 1 must be less than or equal to 0.99"),
+        ("augment.rotate", -1, "augment.rotate -1 must be greater than or equal to 0"),
+        ("augment.flip", 1.5, "augment.flip 1.5 must be less than or equal to 1"),
+        ("augment.shift", float("nan"), "augment.shift nan must be"),
+        ("augment.mixup", -1.0, "augment.mixup -1 must be greater than or equal to 0"),
+        ("optimizer.name", "lion", 'optimizer.name "lion" is not known: use "adam" or "sgd"'),
+        ("optimizer.clip_norm", -1.0, "optimizer.clip_norm -1 must be greater than or equal to 0"),
+        ("optimizer.weight_decay", float("nan"), "optimizer.weight_decay nan must be"),
+        ("optimizer.backbone_scale", float("inf"), "optimizer.backbone_scale inf must be"),
+        ("schedule.name", "linear", 'schedule.name "linear" is not known: use "constant", "piec'),
+        ("schedule.learning_rate", 0.0, "schedule.learning_rate 0 must be greater than 0"),
+        ("schedule.learning_rate", float("nan"), "schedule.learning_rate nan must be"),
+        ("feature_cache", "on", 'feature_cache "on" is not known: use "auto" or "off"'),
+        ("feature_cache_bytes", -1, "feature_cache_bytes -1 must be greater than or equal to 0"),
+        ("best", "accuracy", 'best "accuracy" is not measured: use "last" or one of validation/l'),
+        ("freeze", "backbone", 'freeze "backbone" of random weights: give --config.init, too'),
+    ],
+)
+def test_mistakes_are_one_line(field: str, value: Any, message: str) -> None:
+    fields = flatten_dict(default.get_config().to_dict(), sep=".") | {field: value}
+    with pytest.raises(UserError) as caught:
+        parse_config(unflatten_dict(fields, sep="."))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_fields() -> None:
+    fields = default.get_config().to_dict()
+    del fields["dataset"]["name"]
+    with pytest.raises(UserError, match=r"the config lacks the field dataset\.name"):
+        parse_config(fields)
+
+
+def test_only_main_knows_config_dict() -> None:
+    for path in (ROOT / "agenet").rglob("*.py"):
+        names = {getattr(node, "id", "") for node in ast.walk(ast.parse(path.read_text()))}
+        assert ("ConfigDict" in names) == (path == ROOT / "agenet/main.py"), path
+        assert "ml_collections" not in path.read_text() or path.name == "main.py", path
+
+
+def test_config_files_return_a_config_dict() -> None:
+    assert isinstance(default.get_config(), ConfigDict)

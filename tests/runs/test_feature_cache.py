@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from filelock import FileLock
-from ml_collections import ConfigDict
 
 from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.runs import launch
-from agenet.runs.feature_cache import PART, View, check_fields, find_obstacle, hash_weights
+from agenet.runs.feature_cache import PART, View, find_obstacle, hash_weights
 from agenet.training.checkpoints import Checkpoints
 from tests.tiny import read_rows, tiny_config, use_records
 
@@ -115,7 +114,7 @@ def test_runs_share_what_does_not_depend_on_them(
     run("one")
     before = files(cache)
     # Neither the pictures nor the backbone are needed again.
-    monkeypatch.setattr("agenet.runs.experiment.Experiment.load_pictures", None)
+    monkeypatch.setattr("agenet.runs.experiment.Experiment.load_images", None)
     run("batches", batch_size=8)
     run("rate", optimizer__name="sgd", schedule__learning_rate=0.1, model__dropout_rate=0.1)
     heads = run("heads", heads__gender="sigmoid", duration="9 steps")
@@ -201,18 +200,6 @@ def test_limit(run: Run, cache: Path, capsys: pytest.CaptureFixture) -> None:
     run("other", seed=1, feature_cache_bytes=24_000)
     assert not files(cache).keys() & before.keys() and len(files(cache)) == 3
     assert "to stay within feature_cache_bytes" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("choice", "limit", "told"),
-    [("on", 0, 'feature_cache "on" is not known: use one of'), ("auto", -1, "-1 is negative: use")],
-)
-def test_fields(run: Run, choice: str, limit: int, told: str) -> None:
-    fields = {"feature_cache": choice, "feature_cache_bytes": limit}
-    with pytest.raises(UserError, match=told):
-        check_fields(ConfigDict(fields))
-    with pytest.raises(UserError, match=told):
-        run("unknown", init="random", freeze="none", **fields)
 
 
 def test_epochs_left_behind_are_not_kept_in_memory(

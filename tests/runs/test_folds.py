@@ -5,8 +5,7 @@ import signal
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,9 @@ import pytest
 from agenet.cli.app import run_command
 from agenet.errors import UserError
 from agenet.runs import series
-from agenet.runs.series import Run, RunError, StoppedError, Train
+from agenet.runs.child_process import RunError, StoppedError
+from agenet.runs.config import to_dict
+from agenet.runs.series import Run, Train
 from tests.conftest import ROOT
 
 # How ml_collections reads config files.
@@ -47,7 +48,7 @@ def leave_report(run: Run, steps: int = STEPS) -> None:
     age = {"count": 10, "accuracy": accuracy, "one_off": 0.9, "loss": 1.25, "recall": [None]}
     gender = {"count": 12, "accuracy": 0.8, "loss": 0.5, "roc_auc": None if fold == 3 else 0.75}
     report = {
-        "config": run.config.to_dict(),
+        "config": to_dict(run.config),
         "dataset": {"name": "adience/faces/1.0.0", "notice": "", "labels": "official"}
         | {"protocol": "subject", "leakage": {"test_faces": 10, "seen_subject": 0}}
         | {"test_fold": fold},
@@ -207,7 +208,7 @@ def test_half_a_run_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as caught:
         run_folds([f"--config={CONFIG}", f"--workdir={tmp_path}"], train)
     assert caught.value.code == 1
-    assert "fold 1: stopped; to go on, run the same command again" in capsys.readouterr().err
+    assert "fold 1: stopped; to resume, run the same command again" in capsys.readouterr().err
     assert set(read(tmp_path)["folds"]) == {"0"}
 
 
@@ -301,139 +302,6 @@ def test_mistakes(tmp_path: Path, arguments: list[str], told: str) -> None:
     assert not trainer.ran and not (tmp_path / "new").exists()
 
 
-@pytest.fixture(params=["linux", "darwin"])
-def stand_in(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[str], Run]]:
-    """Makes child processes, forked and others, run the given code for agenet.main.
-
-    Nothing is there whose import takes time.
-    """
-
-    def write(code: str) -> Run:
-        for package in ("agenet", "tensorflow_datasets", "array_record"):
-            (tmp_path / package).mkdir()
-            (tmp_path / package / "__init__.py").touch()
-        (tmp_path / "agenet/launch.py").touch()
-        (tmp_path / "agenet/main.py").write_text(code)
-        return Run("fold 0", tmp_path / "run", ("--config=file", "--config.seed=1"))
-
-    monkeypatch.setattr(sys, "platform", request.param)
-    monkeypatch.setattr(series, "ROOT", tmp_path)
-    monkeypatch.setattr(series, "_server", None)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.chdir(tmp_path)
-    yield write
-    if series._server:
-        series._server.close()
-
-
-@pytest.mark.parametrize(
-    ("code", "told"),
-    [
-        ("sys.exit('error: batch_size 9 does not fit')", "^batch_size 9 does not fit$"),
-        ("raise RuntimeError('RESOURCE_EXHAUSTED: 3 GiB\\nmore')", "^out of memory$"),
-        ("raise KeyError('x')", "^KeyError: 'x'$"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "^killed, as systems do"),
-        ("os.abort()", "SIGABRT"),
-        ("sys.exit(3)", "exit code 3"),
-    ],
-)
-def test_reason_of_a_failure(stand_in: Callable[[str], Run], code: str, told: str) -> None:
-    run = stand_in(f"import os, signal, sys\n{code}")
-    with pytest.raises(RunError, match=told):
-        series.train_in_child(run)
-
-
-def test_child_gets_flags_and_one_signal(
-    stand_in: Callable[[str], Run], capfd: pytest.CaptureFixture[str]
-) -> None:
-    # Interrupts its parent, as a terminal would, and counts what it gets itself.
-    run = stand_in(
-        "import os, signal, sys, time\n"
-        "signal.signal(signal.SIGINT, lambda *_: print('interrupted', file=sys.stderr))\n"
-        "print(sys.argv[1:], file=sys.stderr)\n"
-        f"os.kill({os.getpid()}, signal.SIGINT)\n"
-        "time.sleep(0.5)\n"
-    )
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(StoppedError) as caught:
-        series.train_in_child(run)
-    assert caught.value.number == signal.SIGINT
-    assert signal.getsignal(signal.SIGINT) == before
-    printed = capfd.readouterr().err
-    assert f"['--config=file', '--config.seed=1', '--workdir={run.workdir}']" in printed
-    assert printed.count("interrupted") == 1
-
-
-def test_runs_are_forked_from_one_server(
-    stand_in: Callable[[str], Run],
-    capfd: pytest.CaptureFixture[str],
-    request: pytest.FixtureRequest,
-) -> None:
-    """That has started nothing, and is started anew if it is gone."""
-    run = stand_in(
-        "import os, sys, threading\n"
-        "told = [os.getppid(), os.environ.get('GLIBC_TUNABLES'), threading.active_count()]\n"
-        "print(*told, sys.argv[0], sys.orig_argv[1:3], __name__, file=sys.stderr)\n"
-    )
-    for _ in range(2):
-        series.train_in_child(run)
-    first, second = capfd.readouterr().err.splitlines()
-    assert first == second and f" 1 {run.workdir.parent}/agenet/main.py ['-m', 'ag" in first
-    if series._server is None:
-        assert first.split()[0] == str(os.getpid())
-        return
-    assert " glibc.malloc.hugetlb=1 " in first and first.endswith(" __main__")
-    os.kill(int(first.split()[0]), signal.SIGKILL)
-    series._server._process.wait()
-    series.train_in_child(run)
-    assert capfd.readouterr().err.split()[0] != first.split()[0]
-
-
-def test_a_run_ends_with_a_program_that_is_killed(stand_in: Callable[[str], Run]) -> None:
-    if sys.platform != "linux":
-        return
-    folder = stand_in(
-        "import signal, sys, time\n"
-        "from pathlib import Path\n"
-        "def save(*_):\n"
-        "    Path('saved').touch()\n"
-        "    sys.exit()\n"
-        "signal.signal(signal.SIGTERM, save)\n"
-        "print('training', file=sys.stderr, flush=True)\n"
-        "time.sleep(60)\n"
-    ).workdir.parent
-    program = (
-        "import os\n"
-        "from pathlib import Path\n"
-        "from scripts import runs\n"
-        f"runs.ROOT = Path({str(folder)!r})\n"
-        "os.chdir(runs.ROOT)\n"
-        "runs.train_in_child(runs.Run('fold 0', Path('run'), ()))\n"
-    )
-    command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        assert process.stderr.readline() == b"training\n"
-        process.kill()
-    deadline = time.monotonic() + 20
-    while not (folder / "saved").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def test_signal_while_the_server_starts(stand_in: Callable[[str], Run]) -> None:
-    run = stand_in("raise AssertionError")
-    (run.workdir.parent / "agenet/launch.py").write_text(
-        f"import os, time\nos.kill({os.getpid()}, {signal.SIGTERM:d})\ntime.sleep(60)\n"
-    )
-    if sys.platform == "linux":
-        with pytest.raises(StoppedError) as caught:
-            series.train_in_child(run)
-        assert caught.value.number == signal.SIGTERM
-
-
 @pytest.mark.slow
 def test_a_fold_of_drawn_faces(drawn_faces: Path, tmp_path: Path) -> None:
     """Stopped, then continued to the end, and once more when all is done."""
@@ -454,7 +322,7 @@ def test_a_fold_of_drawn_faces(drawn_faces: Path, tmp_path: Path) -> None:
         process.terminate()
         told += process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped and saved at step" in told and "fold 0: stopped; to go on" in told
+    assert "stopped and saved at step" in told and "fold 0: stopped; to resume" in told
     done = subprocess.run(command, capture_output=True, check=True, **options)
     assert "continuing from step" in done.stderr
     result = read(tmp_path)

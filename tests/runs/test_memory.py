@@ -75,8 +75,7 @@ def test_placement_is_what_all_processes_choose(
 
 
 def test_frozen_backbones_take_the_memory_of_their_features(create: Create) -> None:
-    config = {"init": "random", "freeze": "none"}
-    whole = create(**config)
+    whole = create(init="random", freeze="none")
     frozen = dataclasses.replace(
         whole, model=whole.model.clone(backbone=TinyNet(frozen_stages=1)), tx=whole.tx
     )
@@ -84,10 +83,13 @@ def test_frozen_backbones_take_the_memory_of_their_features(create: Create) -> N
     assert of_features == measure_step(frozen, 32)  # 64 pictures at a time, whatever the batch.
     assert of_features > 64 * (20 * 20 * 3 + 16 * 16 * 3 * 4)
     # Pictures pass the whole network where features are not kept.
-    for fields in ({"augment.mixup": 0.2}, {"feature_cache_bytes": 0}, {"feature_cache": "off"}):
-        config = whole.config.copy_and_resolve_references()
-        config.update_from_flattened_dict(fields)
-        given = dataclasses.replace(frozen, config=config)
+    config = whole.config
+    for changes in (
+        {"augment": dataclasses.replace(config.augment, mixup=0.2)},
+        {"feature_cache_bytes": 0},
+        {"feature_cache": "off"},
+    ):
+        given = dataclasses.replace(frozen, config=dataclasses.replace(config, **changes))
         assert measure_step(given, 32) > 1.5 * measure_step(given, 16)
 
 

@@ -76,7 +76,7 @@ def test_tables_of_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_flags_of_the_runs(tmp_path: Path) -> None:
-    found = sweep.read_sweep(f"{REPORT}:lite0", tmp_path, ["--config.batch_size=16"], "command")
+    found = sweep.read_sweep(f"{REPORT}:lite0", tmp_path, ["--config.batch_size=16"], "command", read_config)
     configs = {run.workdir.name: run.config for run in found.runs}
     assert {config.model.name for config in configs.values()} == {"efficientnet_lite0"}
     assert {config.freeze for config in configs.values()} == {"backbone"}
@@ -92,7 +92,7 @@ def test_flags_of_the_runs(tmp_path: Path) -> None:
 
 
 def test_age_heads(tmp_path: Path) -> None:
-    found = sweep.read_sweep("configs/sweeps/age_heads.py", tmp_path, [], "command")
+    found = sweep.read_sweep("configs/sweeps/age_heads.py", tmp_path, [], "command", read_config)
     assert [run.config.heads.age for run in found.runs] == ["groups", "distribution", "ordinal"]
     assert "Reported" not in sweep.markdown(found, sweep.Results())
 
@@ -124,7 +124,7 @@ def test_stopped_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as caught:
         run_sweep(arguments, train)
     assert caught.value.code == 143
-    assert "One: 1: stopped; to go on, run the same command again" in capsys.readouterr().err
+    assert "One: 1: stopped; to resume, run the same command again" in capsys.readouterr().err
     assert not read(tmp_path / "runs")["complete"]
     trainer = FakeTrainer()
     run_sweep(arguments, trainer)

@@ -17,16 +17,16 @@ from agenet.data.augment import make_train_transform
 from agenet.data.records import Records
 from agenet.distributed.mesh import batch_sharded, create_mesh
 from agenet.errors import UserError
-from agenet.inference.network import read_run_weights
 from agenet.models import create_model
 from agenet.runs import launch
 from agenet.training.checkpoints import Checkpoints
+from agenet.training.config import OptimizerConfig
+from agenet.training.finished_run import read_run_weights
 from agenet.training.freeze import count_frozen, merge_params, split_params
 from agenet.training.optimizers import create_optimizer
 from agenet.training.state import TrainState, create_state, create_variables
 from agenet.training.steps import make_train_step
 from agenet.weights.load import save_weights
-from configs import default
 from tests.tiny import on_batch, tiny_config, use_records
 
 CLASSES = {"age": 8, "gender": 2}
@@ -105,8 +105,7 @@ def test_frozen_does_not_move_by_one_bit_and_the_rest_does(name: str, freeze: st
 
 
 def test_backbone_has_a_learning_rate_of_its_own() -> None:
-    config = default.get_config().optimizer
-    config.update({"name": "sgd", "momentum": 0.0, "backbone_scale": 0.1})
+    config = OptimizerConfig("sgd", 0.0, backbone_scale=0.1, clip_norm=0.0, weight_decay=0.0)
     tx = create_optimizer(config, optax.constant_schedule(1.0))
     params = {"backbone": {"a": jnp.ones(2)}, "heads": {"age": jnp.ones(2)}}
     updates, _ = tx.update(params, tx.init(params), params)

@@ -130,7 +130,7 @@ def _find(model: str, init: str) -> tuple[Any, str]:
 
 
 def _normalisation(model: str, init: str) -> tuple[Sequence[float], Sequence[float]]:
-    from agenet.runs.experiment import IMAGENET_MEAN, IMAGENET_STD
+    from agenet.runs.config import IMAGENET_MEAN, IMAGENET_STD
 
     initial, _ = _find(model, init)
     return (initial.mean, initial.std) if initial else (IMAGENET_MEAN, IMAGENET_STD)
