@@ -64,9 +64,13 @@ def test_mistake_is_one_line(tmp_path: Path, arguments: list[str], told: str) ->
 )
 def test_mistake_in_a_field(tmp_path: Path, field: str, value: object, told: str) -> None:
     fields = flatten_dict(default.get_config().to_dict(), sep=".") | {"batch_size": 16}
+    fields |= {field: value}
+
+    def run() -> None:
+        launch.launch(parse_config(unflatten_dict(fields, sep=".")), tmp_path / "run", "command")
+
     with pytest.raises(UserError) as caught:
-        config = parse_config(unflatten_dict(fields | {field: value}, sep="."))
-        launch.launch(config, tmp_path / "run", "command")
+        run()
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
 

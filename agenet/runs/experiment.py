@@ -37,7 +37,12 @@ from agenet.runs.initial_weights import Initial, find_initial, load_initial
 from agenet.runs.lineage import TrainedOn, check_not_seen, has_same_holdout, trained_on
 from agenet.runs.machine import describe_machine
 from agenet.training.freeze import count_frozen, split_params
-from agenet.training.losses import balanced_weights, describe_heads, known_classes, estimate_age_distribution
+from agenet.training.losses import (
+    balanced_weights,
+    describe_heads,
+    estimate_age_distribution,
+    known_classes,
+)
 from agenet.training.optimizers import create_optimizer, create_schedule, to_steps
 from agenet.training.state import TrainState, create_state, create_variables
 from agenet.training.steps import (
@@ -182,13 +187,13 @@ class Experiment:
             variables = jax.jit(self._create_variables, out_shardings=on_all)()
         else:
             self._check_initial(self.initial)
-            variables = load_initial(
+            loaded = load_initial(
                 self.initial,
                 self._create_variables,
                 heads=self.heads,
                 new_parts=self.config.new_part_names,
             )
-            variables = place(variables, on_all)
+            variables = place(loaded, on_all)
         return jax.jit(self._create_state, out_shardings=on_all)(variables)
 
     def _create_variables(self) -> dict[str, Any]:
@@ -197,7 +202,9 @@ class Experiment:
             # Age ranges teach nothing about the years within them: there the prediction stays what
             # it is at the start, so that should be how common each year is.
             rows = self.splits.train
-            shares = estimate_age_distribution(self.records.age_low[rows], self.records.age_high[rows])
+            shares = estimate_age_distribution(
+                self.records.age_low[rows], self.records.age_high[rows]
+            )
             variables["params"]["heads"]["age"]["bias"] = jnp.log(jnp.float32(shares))
         return variables
 

@@ -114,7 +114,7 @@ def load_initial(
     *,
     heads: Mapping[str, str],
     new_parts: Sequence[str],
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Reads initial weights into the variables of a network.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 import flax
 import jax
 
-from agenet.data.resident import available_cores
+from agenet.data.decoding import available_cores
 
 
 def describe_machine() -> dict[str, Any]:
@@ -16,7 +16,7 @@ def describe_machine() -> dict[str, Any]:
     of = f" of {processes} processes" if processes > 1 else ""
     return {
         "devices": f"{len(devices)} x {devices[0].device_kind}{of}",
-        "processor": f"{_processor_name()}, {available_cores()} cores",
+        "processor": f"{processor_name()}, {available_cores()} cores",
         "versions": {
             "python": platform.python_version(),
             "jax": jax.__version__,
@@ -25,7 +25,8 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
+    """The name of the CPU, or of its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

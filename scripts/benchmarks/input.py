@@ -30,7 +30,13 @@ BLOCK = 1000  # pictures; all stages take turns, to suffer alike from what else 
 STEPS = 5
 
 # The reference report's, by the names of both `config.augment` and Albumentations.
-REPORT = {"shift": 0.03125, "scale": 0.2, "rotate": 20.0, "brightness": 0.2, "contrast": 0.2}
+REPORT: dict[str, Any] = {
+    "shift": 0.03125,
+    "scale": 0.2,
+    "rotate": 20.0,
+    "brightness": 0.2,
+    "contrast": 0.2,
+}
 
 Figures = dict[str, Any]
 
@@ -228,13 +234,14 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
 
     config = _load_config(config_file, name, data_dir)
     experiment = create_experiment(config)
-    config, images = experiment.config, experiment.config.input
+    config = experiment.config
+    normalisation = config.input.mean, config.input.std
     pictures = ResidentImages(
         experiment.records, size=config.input.size, mesh=experiment.mesh, on_device=True
     )
     resident_peak = _peak()
     transforms = {
-        what: jax.jit(make_train_transform(experiment.crop_size, images.mean, images.std, augment))
+        what: jax.jit(make_train_transform(experiment.crop_size, *normalisation, augment))
         for what, augment in {
             "feed": config.augment,
             "augment": dataclasses.replace(config.augment, **REPORT),

@@ -23,7 +23,6 @@ from agenet.data.decoding import to_square
 from agenet.data.records import Records, open_records
 from agenet.frameworks.timing import Engine, Figures
 from agenet.labels import TASK_CLASSES, UNKNOWN
-from agenet.runs.config import RunConfig
 from scripts.benchmarks.engines import Torch, Work, compile_counted, filled_state
 from scripts.benchmarks.input import BLOCK, decode_by_opencv
 
@@ -37,7 +36,7 @@ _AHEAD = 2
 class Training(Work):
     """What all do: train as `config` says, whose batch is set later, on an opened data set."""
 
-    config: RunConfig | None = None
+    config: Any = None  # a RunConfig
 
 
 class StagedEngine(Engine):

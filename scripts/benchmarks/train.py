@@ -21,7 +21,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from agenet.errors import ArgumentParser, UserError, one_line_errors
 from agenet.frameworks.timing import Figures
@@ -172,9 +172,8 @@ def network_config(work: Training) -> Any:
     """The config with what is the network's."""
     from agenet.runs.config import IMAGENET_MEAN, IMAGENET_STD
 
-    assert work.config is not None
-    model = dataclasses.replace(
-        work.config.model, name=work.model, dtype=work.dtype, drop_path_rate=0.0
+    model: Any = dataclasses.replace(
+        work.config.model, name=work.model, dtype=cast(Any, work.dtype), drop_path_rate=0.0
     )
     if work.model != "levi_hassner":
         model = dataclasses.replace(model, dropout_rate=0.0)

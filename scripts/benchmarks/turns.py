@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from agenet.frameworks.timing import Figures
 from agenet.frameworks.worker import Worker
-from agenet.main import LARGE_PAGES
+from agenet.runs.allocation import LARGE_PAGES
 
 # By the names of the table: a process, and which of its stages has the turns.
 Contestants = Mapping[str, tuple[Worker, str]]

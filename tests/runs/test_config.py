@@ -43,7 +43,7 @@ def recorded_reads(config: RunConfig) -> Iterator[set[str]]:
     read: set[str] = set()
     whole = {dataclasses.__file__, "<string>"}  # Methods that dataclasses generates have no file.
     with pytest.MonkeyPatch.context() as patch:
-        for section, prefix in sections(config):
+        for section, prefix in list(sections(config)):
             names = {field.name for field in dataclasses.fields(section)}
 
             def watched(self: Any, name: str, names: set[str] = names, prefix: str = prefix) -> Any:

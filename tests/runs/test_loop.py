@@ -12,7 +12,7 @@ from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.evaluation.metrics import task_metrics
 from agenet.runs import launch
-from agenet.runs.experiment import validation_metrics
+from agenet.runs.config import validation_metrics
 from agenet.runs.loop import is_better, validation_row
 from agenet.training.checkpoints import Checkpoints
 from tests.tiny import read_rows, result, tiny_config, use_records

@@ -86,11 +86,11 @@ def read_results(folder: Path) -> dict[str, Any]:
 def describe_machine() -> dict[str, Any]:
     """What every number was measured on."""
     from agenet.data.decoding import available_cores
-    from agenet.runs.experiment import _processor_name
+    from agenet.runs.machine import processor_name
 
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
-        "processor": _processor_name(),
+        "processor": processor_name(),
         "cores": available_cores(),
         "memory_bytes": pages,
         "system": f"{platform.system()} {platform.machine()}",
