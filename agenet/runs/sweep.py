@@ -1,7 +1,6 @@
 """Sweeps: trains the variants that a file lists; one table for each setting that is varied."""
 
 import itertools
-import os
 import re
 import runpy
 import sys
@@ -14,8 +13,8 @@ from agenet.errors import UserError
 from agenet.evaluation.summary import conditions
 from agenet.files import SHIPPED, make_shipped_importable, write_file, write_json
 from agenet.runs import series
-from agenet.runs.config import RunConfig
 from agenet.runs.child_process import StoppedError
+from agenet.runs.config import RunConfig
 from agenet.runs.series import ReadConfig, Run, Train
 
 # Task and figure, of validation and of test; the report's tables have gender first.
@@ -73,9 +72,7 @@ def run_sweep(
     """
     series.check_fields(fields)
     arguments = [f"--sweep={file}", f"--workdir={workdir}", *fields]
-    sweep = read_sweep(
-        file, workdir, fields, series.command_line("sweep", arguments), read_config
-    )
+    sweep = read_sweep(file, workdir, fields, series.command_line("sweep", arguments), read_config)
     _train_all(sweep, workdir, train)
 
 

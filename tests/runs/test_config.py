@@ -18,8 +18,8 @@ from agenet.data.config import Augmentation
 from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.runs import launch
-from agenet.runs.identity import ADDED_FIELDS
 from agenet.runs.config import RunConfig, field_names, parse_config, to_dict
+from agenet.runs.identity import ADDED_FIELDS
 from configs import default
 from tests.conftest import ROOT
 from tests.tiny import tiny_config, use_records
@@ -72,7 +72,8 @@ def test_every_field_is_read(
     monkeypatch.setattr(launch, "prepare_if_asked", prepare_if_asked)
     monkeypatch.setattr(launch, "find_prepared", lambda *args: tmp_path)
     runs: tuple[dict[str, Any], ...] = (
-        {"optimizer__name": "adam", "dataset__protocol": "random"},
+        {"optimizer__name": "adam", "dataset__protocol": "random"}
+        | {"augment__rotate": 10.0, "augment__brightness": 0.1},
         {"optimizer__name": "sgd", "schedule__name": "piecewise", "dataset__prepare": True},
         {"init": str(tmp_path / "1"), "freeze": "backbone"},
     )

@@ -9,8 +9,10 @@ import pytest
 
 from agenet.cli.app import run_command
 from agenet.errors import UserError
+from agenet.main import read_config
 from agenet.runs import series, sweep
-from agenet.runs.series import Run, StoppedError, Train
+from agenet.runs.child_process import StoppedError
+from agenet.runs.series import Run, Train
 from tests.runs.test_folds import FakeTrainer, leave_report
 
 # How ml_collections reads config files.
@@ -76,7 +78,9 @@ def test_tables_of_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_flags_of_the_runs(tmp_path: Path) -> None:
-    found = sweep.read_sweep(f"{REPORT}:lite0", tmp_path, ["--config.batch_size=16"], "command", read_config)
+    found = sweep.read_sweep(
+        f"{REPORT}:lite0", tmp_path, ["--config.batch_size=16"], "command", read_config
+    )
     configs = {run.workdir.name: run.config for run in found.runs}
     assert {config.model.name for config in configs.values()} == {"efficientnet_lite0"}
     assert {config.freeze for config in configs.values()} == {"backbone"}
