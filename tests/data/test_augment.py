@@ -58,7 +58,7 @@ TRANSFORMS = {
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
-def test_eager_compiled_and_divided_agree(transform: Callable[..., jax.Array]) -> None:
+def test_eager_compiled_and_sharded_agree(transform: Callable[..., jax.Array]) -> None:
     images = coordinates(16)
     eager = transform(jnp.asarray(images), keys(16))
     compiled = jax.jit(transform)(images, keys(16))
@@ -72,26 +72,26 @@ def test_eager_compiled_and_divided_agree(transform: Callable[..., jax.Array]) -
     assert len(divided.addressable_shards) == 8
     program = on_all.lower(images, keys(16)).compile().as_text()
     assert not any(name in program for name in ("all-reduce", "all-gather", "all-to-all"))
-    # Normalised, of 0 to 255: a warp interpolates, so that the rounding of places shows.
+    # Values are 0 to 255, normalised; warps interpolate, so errors in positions matter.
     tolerance = {"rtol": 1e-6, "atol": 1e-4 if transform is TRANSFORMS["warping"] else 0}
     np.testing.assert_allclose(compiled, eager, **tolerance)
     np.testing.assert_allclose(divided, eager, **tolerance)
 
 
-def test_views_of_an_image() -> None:
+def test_views() -> None:
     images = jnp.asarray(coordinates(4))
     views = make_views_transform(SIZE, (0.0,) * 3, (1.0,) * 3, 4)(images)
     middle = make_eval_transform(SIZE, (0.0,) * 3, (1.0,) * 3)(images)
     np.testing.assert_array_equal(views[:, 0], middle)
     np.testing.assert_array_equal(views[:, 1], middle[:, :, ::-1])
     np.testing.assert_allclose(views[:, 3], views[:, 2, :, ::-1], rtol=1e-6)
-    # The whole: places from end to end, the same in the mean.
+    # The whole image: coordinates from edge to edge, with the same mean.
     np.testing.assert_allclose(views[:, 2].mean((1, 2)), images.mean((1, 2)), atol=0.1)
     assert np.ptp(views[0, 2, :, 0, 1]) > np.ptp(views[0, 0, :, 0, 1])
 
 
 @pytest.mark.parametrize("name", ["random_crop", "random_flip", "train", "warping", "poor"])
-def test_chance_is_a_function_of_epoch_and_row(name: str) -> None:
+def test_randomness_is_a_function_of_epoch_and_row(name: str) -> None:
     transform, images = TRANSFORMS[name], jnp.asarray(coordinates(16))
     first, again, other = (transform(images, keys(16, epoch)) for epoch in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
@@ -115,7 +115,7 @@ def test_center_crop(height: int, width: int, top: int, left: int) -> None:
     np.testing.assert_array_equal(center_crop(jnp.asarray(images), SIZE), expected)
 
 
-def test_random_crop_is_uniform_over_all_places() -> None:
+def test_random_crop_is_uniform_over_all_positions() -> None:
     images = coordinates(4096)
     crops = np.asarray(random_crop(jnp.asarray(images), SIZE, keys(4096)))
     corners = crops[:, 0, 0, 1:].astype(int)
@@ -147,7 +147,7 @@ def test_random_flip_mirrors_half() -> None:
 @pytest.mark.parametrize("warping", [{}, {"shift": 1e-9}], ids=["cropping", "warping"])
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 @pytest.mark.parametrize("crop", ["random", "center"])
-def test_crop_and_flip_with_and_without_a_warp(
+def test_crop_and_flip_with_and_without_warp(
     crop: str, flip: float, warping: dict[str, float]
 ) -> None:
     images = jnp.asarray(coordinates(16))
@@ -169,7 +169,7 @@ def test_training_crops_flips_and_normalises() -> None:
     np.testing.assert_array_equal(np.diff(rows, axis=1), 1)
     steps = np.diff(columns, axis=2)
     assert (np.abs(steps) == 1).all() and len(np.unique(steps[:, 0, 0])) == 2
-    # Crop and flip are drawn apart: both directions occur with every left edge.
+    # Crop and flip are independent: both directions occur with every left edge.
     edges = {(int(c.min()), int(s)) for c, s in zip(columns, steps[:, 0, 0], strict=True)}
     assert len(edges) == 4 * 2
 
@@ -181,12 +181,12 @@ def test_training_and_evaluation_normalise_alike() -> None:
 
 
 def parameters(augmentation: Augmentation, batch: int = 4096) -> dict[str, np.ndarray]:
-    """What `random_warps` and `random_colors` drew, read from the matrices."""
+    """The parameters that `random_warps` and `random_colors` drew, from the matrices."""
     size = 101
     matrices = np.asarray(random_warps(keys(batch), size, augmentation), np.float64)
     scale = np.abs(np.linalg.det(matrices[:, :, :2])) ** -0.5
     middle = np.array([50.0, 50.0, 1.0])
-    # The inverse of a turned and scaled shift of the middle.
+    # Undoes rotation and scale of the shift of the centre.
     shift = np.linalg.solve(matrices[:, :, :2], (50 - matrices @ middle)[..., None])[..., 0] / size
     mirror = np.sign(np.linalg.det(matrices[:, :, :2]))
     brightness, contrast = random_colors(keys(batch, 1), augmentation)
@@ -211,7 +211,7 @@ LIMITS = {
 }
 
 
-def test_parameters_are_uniform_and_drawn_apart() -> None:
+def test_parameters_are_uniform_and_independent() -> None:
     drawn = parameters(dataclasses.replace(WARPING, color_probability=1))
     assert 0.46 < np.mean(drawn["mirror"] == 1) < 0.54
     for name, limit in LIMITS.items():
@@ -222,7 +222,7 @@ def test_parameters_are_uniform_and_drawn_apart() -> None:
 
 
 @pytest.mark.parametrize("probability", [0.25, 1.0])
-def test_probability_is_of_all_together(probability: float) -> None:
+def test_probability_applies_to_all_parameters_together(probability: float) -> None:
     drawn = parameters(
         dataclasses.replace(WARPING, warp_probability=probability, color_probability=probability)
     )
@@ -233,7 +233,7 @@ def test_probability_is_of_all_together(probability: float) -> None:
         assert np.mean(changed[first] != changed[second]) < 0.01
 
 
-def test_what_is_off_costs_nothing() -> None:
+def test_disabled_transforms_cost_nothing() -> None:
     def program(augmentation: Augmentation) -> str:
         transform = make_train_transform(SIZE, MEAN, STD, augmentation)
         return str(jax.make_jaxpr(transform)(jnp.asarray(coordinates(2)), keys(2)))
@@ -246,7 +246,7 @@ def test_what_is_off_costs_nothing() -> None:
     assert not any(name in still for name in ("gather", "select", "reverse", "floor"))
 
 
-def test_a_warp_shows_what_is_stored_around_the_crop() -> None:
+def test_warp_uses_the_stored_image_around_the_crop() -> None:
     augmentation = Augmentation(crop="center", shift=0.03125, scale=0.2, rotate=20)
     transform = jax.jit(make_train_transform(32, (0, 0, 0), (1, 1, 1), augmentation))
     for size, black in ((64, False), (32, True)):
@@ -269,7 +269,7 @@ def test_brightness_and_contrast(brightness: float, contrast: float) -> None:
 
 @pytest.mark.parametrize("brightness", [-0.2, 0.2])
 @pytest.mark.parametrize("contrast", [-0.2, 0.0, 0.2])
-def test_albumentations_changes_colours_alike(
+def test_same_colours_as_albumentations(
     brightness: float, contrast: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -285,7 +285,7 @@ def test_albumentations_changes_colours_alike(
     assert error.min() > -1e-3 and error.max() < 1.001  # It rounds down.
 
 
-def test_grey_is_that_of_opencv() -> None:
+def test_grey_equals_opencv() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     result = np.asarray(to_grey(images, jnp.array([True, False])))
     expected = cv2.cvtColor(images[0].astype(np.float32), cv2.COLOR_RGB2GRAY)
@@ -293,7 +293,7 @@ def test_grey_is_that_of_opencv() -> None:
     np.testing.assert_array_equal(result[1], images[1])
 
 
-def test_resolution_is_that_of_an_image_made_small_and_large_again() -> None:
+def test_reduced_resolution_equals_shrinking_and_enlarging() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), np.uint8)
     result = np.asarray(reduce_resolution(images, jnp.array([0.0, 1.0, 2.0])))
     np.testing.assert_array_equal(result[0], images[0])
@@ -306,7 +306,7 @@ def test_resolution_is_that_of_an_image_made_small_and_large_again() -> None:
     np.testing.assert_allclose(halfway[0], (images[0] + halfway[1]) / 2, atol=1e-3)
 
 
-def test_resolution_and_colours_are_lost_as_often_as_asked() -> None:
+def test_probabilities_of_grey_and_low_resolution() -> None:
     halvings = np.asarray(random_halvings(keys(4096), 0.25))
     lost = halvings[halvings > 0]
     assert abs(len(lost) / 4096 - 0.25) < 0.03

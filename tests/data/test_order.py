@@ -17,7 +17,7 @@ def epoch(number: int, *, seed: int = 0, batch_size: int = 5) -> np.ndarray:
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 23])
-def test_no_face_comes_twice_in_an_epoch(batch_size: int) -> None:
+def test_no_face_is_repeated_in_an_epoch(batch_size: int) -> None:
     drawn = epoch(3, batch_size=batch_size)
     assert len(drawn) == 23 // batch_size * batch_size
     assert len(np.unique(drawn)) == len(drawn) and np.isin(drawn, INDICES).all()
@@ -28,13 +28,13 @@ def test_epochs_and_seeds_differ() -> None:
     assert len({order.tobytes() for order in orders}) == len(orders)
 
 
-def test_faces_left_over_change_from_epoch_to_epoch() -> None:
+def test_leftover_faces_differ_between_epochs() -> None:
     seen = np.unique(np.concatenate([epoch(number) for number in range(5)]))
     np.testing.assert_array_equal(seen, INDICES)
 
 
-def test_order_is_a_function_of_seed_and_step_alone() -> None:
-    steps = [17, 3, 4, 0, 17, 9]  # as no run would ask for them
+def test_order_is_a_function_of_seed_and_step() -> None:
+    steps = [17, 3, 4, 0, 17, 9]  # in arbitrary order
     batches = {step: training_batch(INDICES, 5, seed=7, step=step) for step in range(18)}
     for step in steps:
         again = training_batch(INDICES.copy(), 5, seed=7, step=step)
@@ -48,4 +48,4 @@ def test_evaluation_sees_every_face_once_in_order(count: int) -> None:
     seen = np.concatenate([part[mask] for part, mask in batches])
     np.testing.assert_array_equal(seen, INDICES[:count])
     padding = np.concatenate([part[~mask] for part, mask in batches])
-    assert np.isin(padding, INDICES).all()  # rows that exist, so that they can be fetched
+    assert np.isin(padding, INDICES).all()  # existing rows, so that they can be read

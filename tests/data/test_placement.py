@@ -27,23 +27,23 @@ GB = 10**9
 
 
 def choose(asked: str, *, device: float = math.inf, host: float = 100 * GB) -> str:
-    """Where 10 GB go that two devices would share."""
+    """The placement of 10 GB with two devices."""
     return choose_placement(asked, 10 * GB, devices=2, free_device=device, free_host=host)[0]
 
 
-def test_the_first_that_has_the_memory() -> None:
+def test_auto_takes_the_first_placement_with_enough_memory() -> None:
     assert choose("auto") == choose("auto", device=10 * GB) == "device"
     assert choose("auto", device=9.9 * GB) == choose("auto", device=0, host=20 * GB) == "host"
     assert choose("auto", host=19.9 * GB) == choose("auto", device=0, host=GB) == "stream"
 
 
-def test_several_processes_do_not_each_keep_all_on_the_host() -> None:
+def test_several_processes_stream_instead_of_host() -> None:
     memory: dict[str, Any] = {"devices": 2, "free_host": 100 * GB, "processes": 2}
     assert choose_placement("auto", 10 * GB, free_device=0, **memory)[0] == "stream"
     assert choose_placement("host", 10 * GB, free_device=0, **memory)[0] == "host"
 
 
-def test_each_process_decodes_its_part_for_the_devices() -> None:
+def test_each_process_decodes_for_its_own_devices() -> None:
     memory: dict[str, Any] = {"devices": 32, "free_device": 60 * GB, "processes": 4}
     for asked in ("device", "auto"):
         assert choose_placement(asked, 103 * GB, free_host=60 * GB, **memory)[0] == "device"
@@ -54,7 +54,7 @@ def test_each_process_decodes_its_part_for_the_devices() -> None:
             choose_placement(asked, 103 * GB, free_host=25 * GB, **memory)
 
 
-def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     others = [[4.0, 50.0, "b"], [2.0, 60.0, "b"]]
     monkeypatch.setattr(placement, "all_gather", lambda own: [own, *others])
     monkeypatch.setattr(placement, "free_host_memory", lambda: 30.0)
@@ -64,7 +64,7 @@ def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPat
     assert min_free_memory(3.0) == {"free_device": 2.0, "free_host": 10.0}
 
 
-def test_what_is_asked_for_is_done_if_it_fits() -> None:
+def test_requested_placement_is_used_if_it_fits() -> None:
     assert choose("device", device=5 * GB, host=10 * GB) == "device"
     assert choose("host", device=0, host=10 * GB) == "host"
     assert choose("stream", device=0, host=0) == "stream"
@@ -84,7 +84,7 @@ def test_what_is_asked_for_is_done_if_it_fits() -> None:
         ("gpu", {}, 'input.placement "gpu" is not known'),
     ],
 )
-def test_what_cannot_be_is_one_line(asked: str, memory: Any, message: str) -> None:
+def test_impossible_placements_are_one_line_errors(asked: str, memory: Any, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         choose(asked, **memory)
     assert "\n" not in str(caught.value)
@@ -128,7 +128,7 @@ def test_the_choice_is_logged(
     np.testing.assert_array_equal(batch["row"], rows)
 
 
-def test_a_cpu_tells_no_limit() -> None:
+def test_cpu_devices_have_no_limit() -> None:
     assert free_device_memory(jax.devices()[0]) == np.inf
 
 
@@ -157,7 +157,7 @@ def test_free_memory_of_this_machine() -> None:
             4000,
             5000,
         ),
-        (  # In a container, the path is one of outside it.
+        (  # In a container, the path is that outside of it.
             {
                 "proc/self/cgroup": "4:memory:/docker/1\n",
                 "sys/fs/cgroup/memory/memory.limit_in_bytes": "7000",
@@ -168,11 +168,11 @@ def test_free_memory_of_this_machine() -> None:
         ),
     ],
 )
-def test_memory_within_limits(tmp_path: Path, files: dict[str, str], free: int, limit: int) -> None:
+def test_control_group_limits(tmp_path: Path, files: dict[str, str], free: int, limit: int) -> None:
     write_files(tmp_path, {"proc/meminfo": "MemFree: 9 kB\nMemAvailable:  800 kB\n"} | files)
     assert free_host_memory(tmp_path) == free
     assert host_memory(tmp_path) == limit
 
 
-def test_free_memory_of_another_system(tmp_path: Path) -> None:
+def test_free_memory_without_proc(tmp_path: Path) -> None:
     assert free_host_memory(tmp_path) > 1e6

@@ -36,7 +36,7 @@ def prepared(data_dir: Path) -> Path:
 
 @pytest.fixture
 def copy(drawn_faces: Path, tmp_path: Path) -> Path:
-    """A data_dir of one's own, to be damaged."""
+    """A copy of the data directory that a test may damage."""
     shutil.copytree(drawn_faces / "drawn_faces", tmp_path / "drawn_faces")
     return tmp_path
 
@@ -47,7 +47,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_opens_what_was_prepared(drawn_faces: Path) -> None:
+def test_open_prepared_data_set(drawn_faces: Path) -> None:
     records = open_records(NAME, str(drawn_faces))
     count = len(records.images)
     assert records.name == "drawn_faces/faces/1.1.0" and "Drawn" in records.notice
@@ -69,7 +69,7 @@ def test_opens_what_was_prepared(drawn_faces: Path) -> None:
         assert image.shape == (128, 128, 3)
 
 
-def test_folds_share_no_person(drawn_faces: Path) -> None:
+def test_folds_share_no_subject(drawn_faces: Path) -> None:
     records = open_records(NAME, str(drawn_faces))
     folds_of_persons = {*zip(records.subject_id.tolist(), records.fold.tolist(), strict=True)}
     assert len(folds_of_persons) == len(np.unique(records.subject_id))
@@ -84,7 +84,7 @@ def test_extended_labels_add_ages(drawn_faces: Path) -> None:
     assert official.fingerprint() != extended.fingerprint()
 
 
-def test_fingerprint_tells_data_sets_apart(make_records: Callable[..., Records]) -> None:
+def test_fingerprint_distinguishes_data_sets(make_records: Callable[..., Records]) -> None:
     records = make_records(20)
     assert records.fingerprint() == make_records(20).fingerprint()
     images = [records.images[0] + b" ", *records.images[1:]]
@@ -100,7 +100,7 @@ def test_fingerprint_tells_data_sets_apart(make_records: Callable[..., Records])
     assert len({r.fingerprint() for r in [records, *changed]}) == 8
 
 
-def test_fingerprint_is_that_of_earlier_runs(drawn_faces: Path) -> None:
+def test_fingerprint_is_stable(drawn_faces: Path) -> None:
     numbers = np.arange(4)
     records = Records(
         name="some/faces/1.0.0",
@@ -117,7 +117,7 @@ def test_fingerprint_is_that_of_earlier_runs(drawn_faces: Path) -> None:
     kept = dataclasses.replace(stored, images=list(stored.images))
     assert stored.fingerprint() == kept.fingerprint()
     assert stored.checksum() == kept.checksum()
-    # Another image of as many bytes.
+    # Another image of the same size in bytes.
     kept.images[3] = bytes(len(kept.images[3]))
     assert stored.fingerprint() == kept.fingerprint()
     assert stored.checksum() != kept.checksum()
@@ -152,9 +152,9 @@ def test_joined_images_are_read_by_row(
     assert joined.images[305] == added[5] and joined.images[7] == stored.images[7]
 
 
-def test_images_that_cannot_be_read_any_more(copy: Path) -> None:
+def test_images_that_became_unreadable(copy: Path) -> None:
     records = open_records(NAME, str(copy))
-    images = pickle.loads(pickle.dumps(records)).images  # Whose files are not open.
+    images = pickle.loads(pickle.dumps(records)).images  # Without open files.
     os.truncate(prepared(copy) / SHARD, 1 << 16)
     assert images[5] == records.images[5]
     with pytest.raises(UserError, match=r"image 1\d\d of drawn_faces/faces/1\.1\.0 cannot be"):
@@ -177,14 +177,14 @@ def test_default_data_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert default_data_dir() == Path.home() / "tensorflow_datasets"
 
 
-def test_not_prepared_names_the_command(tmp_path: Path) -> None:
+def test_not_prepared_error_names_the_command(tmp_path: Path) -> None:
     command = f"agenet prepare adience --config=faces --data_dir={tmp_path} --manual_dir"
     with pytest.raises(UserError, match=f"not prepared in {tmp_path}: run  {command}"):
         open_records("adience/faces", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["adience", "adience/", "", "../adience/faces", "/etc/x"])
-def test_names_that_are_none(name: str) -> None:
+def test_malformed_names(name: str) -> None:
     with pytest.raises(UserError, match=f'data set "{name}" must be DATA_SET/CONFIG'):
         open_records(name)
 
@@ -243,7 +243,7 @@ def test_prepared_by_an_older_version(copy: Path) -> None:
 
 
 def rename_splits(folder: Path, *names: str) -> None:
-    """The first splits get other names, the rest are dropped."""
+    """Renames the first splits and drops the others."""
 
     def change(content: dict[str, Any]) -> None:
         content["splits"] = content["splits"][: len(names)]
@@ -269,7 +269,7 @@ def test_other_splits(copy: Path) -> None:
         open_records(NAME, str(copy))
 
 
-def test_reading_leaves_tensorflow_alone(drawn_faces: Path) -> None:
+def test_reading_does_not_import_tensorflow(drawn_faces: Path) -> None:
     code = (
         "import sys; from agenet.data.records import open_records; "
         f"open_records({NAME!r}, {str(drawn_faces)!r}); print('tensorflow' in sys.modules)"

@@ -35,7 +35,7 @@ def create(records: Records, *, on_device: bool = True, devices: int = 8, **more
 
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("on_device", [True, False])
-def test_batches_hold_the_asked_rows(records: Records, on_device: bool, devices: int) -> None:
+def test_batches_have_the_requested_rows(records: Records, on_device: bool, devices: int) -> None:
     resident = create(records, on_device=on_device, devices=devices)
     mask = np.arange(16) < 13
     batch = resident.batch(ROWS, mask)
@@ -50,7 +50,7 @@ def test_batches_hold_the_asked_rows(records: Records, on_device: bool, devices:
     np.testing.assert_array_equal(batch["row"], ROWS)
 
 
-def test_some_faces_alone(records: Records) -> None:
+def test_load_faces(records: Records) -> None:
     faces = load_faces(records, ROWS[:3], SIZE)
     np.testing.assert_array_equal(faces, reference(records, ROWS[:3]))
 
@@ -64,7 +64,7 @@ def test_no_device_has_a_whole_batch(records: Records) -> None:
     assert compiled.memory_analysis().temp_size_in_bytes < 3 * share < len(ROWS) * SIZE * SIZE * 3
 
 
-def test_a_cpu_device_shares_the_hosts_memory() -> None:
+def test_cpu_devices_share_the_hosts_memory() -> None:
     images = allocate_images(16, 64)
     assert images.shape == (16, 64, 64, 3) and not images.any()
     placed = jax.device_put(images, batch_sharded(create_mesh()))
@@ -114,12 +114,12 @@ def decode(image: bytes, size: int = 8) -> np.ndarray:
         pytest.param(png(RGB[..., 0].astype(np.uint16) * 257), GREY, id="grey, 16 bits"),
     ],
 )
-def test_kinds_of_images(image: bytes, expected: np.ndarray) -> None:
+def test_image_formats(image: bytes, expected: np.ndarray) -> None:
     np.testing.assert_array_equal(decode(image), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_jpeg_as_opencv_decodes_it(channels: int) -> None:
+def test_jpeg_equals_opencv(channels: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (30, 30, channels), np.uint8)
     jpeg = cv2.imencode(".jpg", cv2.GaussianBlur(noise, (5, 5), 0))[1]
     expected = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1]
@@ -129,7 +129,7 @@ def test_jpeg_as_opencv_decodes_it(channels: int) -> None:
         np.testing.assert_array_equal(decode(jpeg.tobytes(), size), resized)
 
 
-def test_orientation_of_exif_is_ignored() -> None:
+def test_exif_orientation_is_ignored() -> None:
     jpeg = cv2.imencode(".jpg", RGB)[1].tobytes()
     rotated = jpeg[:2] + EXIF_ROTATED + jpeg[2:]
     turned = cv2.imdecode(np.frombuffer(rotated, np.uint8), cv2.IMREAD_COLOR)
@@ -151,6 +151,6 @@ def test_the_middle_square_is_kept(tall: bool) -> None:
     np.testing.assert_array_equal(decode(png(pixels[..., ::-1])), expected)
 
 
-def test_no_image() -> None:
+def test_not_an_image() -> None:
     out = np.zeros((8, 8, 3), np.uint8)
     assert not decode_image(b"", out) and not decode_image(b"GIF89a", out)

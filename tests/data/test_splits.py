@@ -39,7 +39,7 @@ def labelled(records: Records) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("test_fold", range(5))
-def test_nobody_is_in_two_sets(records: Records, test_fold: int, seed: int) -> None:
+def test_no_subject_is_in_two_sets(records: Records, test_fold: int, seed: int) -> None:
     splits = split(records, test_fold=test_fold, seed=seed)
     sets = [persons(records, rows) for rows in vars(splits).values()]
     assert len(set.union(*sets)) == sum(map(len, sets))
@@ -62,7 +62,7 @@ def test_faces_without_the_task_are_left_out(records: Records) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["subject", "random"])
-def test_splits_follow_from_the_seed(records: Records, protocol: str) -> None:
+def test_splits_are_a_function_of_the_seed(records: Records, protocol: str) -> None:
     first, again, other = (split(records, protocol=protocol, seed=seed) for seed in (0, 0, 1))
     for rows, same in zip(vars(first).values(), vars(again).values(), strict=True):
         np.testing.assert_array_equal(rows, same)
@@ -81,7 +81,7 @@ def test_random_parts_cover_the_data_once_and_leak(records: Records) -> None:
         assert len(part.validation) == round(0.1 * (len(part.validation) + len(part.train)))
 
 
-def test_one_person_with_most_faces_does_not_swallow_validation(records: Records) -> None:
+def test_subject_with_most_faces_is_not_used_for_validation(records: Records) -> None:
     subject_id = np.where(np.arange(2000) % 3 > 0, 1, records.subject_id)
     crowded = dataclasses.replace(
         records, subject_id=subject_id, fold=(subject_id % 5).astype(np.int32)
@@ -117,7 +117,7 @@ def test_faces_of_other_data_sets_are_for_training_only(
         np.testing.assert_array_equal(
             getattr(joined, column)[added[: len(first)]], getattr(other, column)[first]
         )
-    # Nobody is the same person as in another data set.
+    # Subjects of different data sets are different.
     ids = [joined.subject_id[part] for part in np.split(added, 2)] + [records.subject_id]
     assert len(np.unique(joined.subject_id)) == sum(len(np.unique(part)) for part in ids)
     alone, together = split(records), split(joined)
@@ -158,7 +158,7 @@ def test_bad_options(records: Records, fields: dict[str, Any], message: str) -> 
         split(records, **fields)
 
 
-def test_a_class_or_task_that_nobody_has(records: Records) -> None:
+def test_missing_class_or_task(records: Records) -> None:
     age, gender = records.labels["age"], records.labels["gender"]
     labels = {"age": np.where((age == 6) & (records.fold != 0), -1, age), "gender": gender}
     with pytest.raises(UserError, match=r"no training face of .* has the age 48-53"):

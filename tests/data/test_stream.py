@@ -44,10 +44,10 @@ def assert_same(one: dict[str, jax.Array], other: dict[str, jax.Array]) -> None:
 
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("on_device", [True, False])
-def test_batches_of_the_resident_images(records: Records, devices: int, on_device: bool) -> None:
+def test_same_batches_as_resident_images(records: Records, devices: int, on_device: bool) -> None:
     mesh = create_mesh(jax.devices()[:devices])
     resident = ResidentImages(records, size=SIZE, mesh=mesh, on_device=on_device)
-    # More than an epoch, and all held at once, so that their memory must not be used again.
+    # More than an epoch, all held at once, so that no buffer may be reused.
     parts = [*training(30), *evaluation_batches(np.arange(100, 141), BATCH)]
     streamed = list(create(records, devices).batches(parts))
     for one, other in zip(streamed, resident.batches(parts), strict=True):
@@ -65,7 +65,7 @@ def test_batches_of_a_prepared_data_set(drawn_faces: Path) -> None:
         assert_same(one, other)
 
 
-def test_goes_on_from_any_step(records: Records) -> None:
+def test_resumes_from_any_step(records: Records) -> None:
     whole = list(create(records).batches(training(20)))
     for step in (1, 7, 19):
         for one, other in zip(
@@ -84,7 +84,7 @@ def counted(parts: Sequence[BatchRows], taken: list[int]) -> Iterator[BatchRows]
     ("nbytes", "cores", "ahead"),
     [(1 << 30, 1, AHEAD), (1 << 30, 5, 10), (3 * 19200, 5, 3), (1, 5, 2)],
 )
-def test_few_batches_are_made_ahead(
+def test_number_of_batches_made_ahead(
     records: Records, monkeypatch: pytest.MonkeyPatch, nbytes: int, cores: int, ahead: int
 ) -> None:
     monkeypatch.setattr(stream, "AHEAD_BYTES", nbytes)
@@ -96,7 +96,7 @@ def test_few_batches_are_made_ahead(
     assert len(taken) == 40
 
 
-def test_memory_is_used_again(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffers_are_reused(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     allocate_images = stream.allocate_images
     monkeypatch.setattr(
@@ -136,7 +136,7 @@ def test_no_thread_outlives_its_iterator(records: Records) -> None:
 
 
 class Faulty(Sequence[bytes]):
-    """Images of which reading number 40 and all later ones fail or take their time."""
+    """Images whose reads, from number 40 on, fail or are slow."""
 
     def __init__(self, images: Sequence[bytes], fault: Callable[[], None]):
         self._images, self._fault, self._reads = images, fault, 0
@@ -151,7 +151,7 @@ class Faulty(Sequence[bytes]):
         return self._images[row]
 
 
-def test_closing_waits_for_no_batch(records: Records) -> None:
+def test_closing_does_not_wait_for_batches(records: Records) -> None:
     slow = Faulty(records.images, lambda: time.sleep(0.01))
     batches = create(dataclasses.replace(records, images=slow)).batches(training(1000))
     for _ in range(3):
@@ -161,7 +161,7 @@ def test_closing_waits_for_no_batch(records: Records) -> None:
     assert not threads() and slow._reads < reads + 3 * stream._CHUNK * 16
 
 
-def test_a_worker_that_fails_is_reported(records: Records) -> None:
+def test_errors_of_workers_are_raised(records: Records) -> None:
     def fail() -> None:
         raise UserError("image 7 of noise/faces/1.0.0 cannot be read")
 

@@ -11,12 +11,12 @@ import scipy.ndimage
 from agenet.data.warp import shift_scale_rotate, warp
 
 SIZE = 48
-# Shifts in whole pixels and others, with every corner of the usual limits; then exact ones.
+# Shifts in whole and in half pixels at all corners of the usual limits; then exact warps.
 LIMITS = [*itertools.product([(3, -2), (-1.5, 1.5)], [0.8, 1.2], [-20.0, 20.0], [False, True])]
 EXACT = [*itertools.product([(0, 0), (5, -3), (SIZE, 0)], [1.0], [0.0], [False, True])]
 CASES = LIMITS + EXACT  # (right and down in pixels, factor, degrees, mirrored)
-# OpenCV 4 rounds places to 1/32 pixel, by up to 1/64 across and down, at edges of up to 255; it
-# and OpenCV 5 round the result.
+# OpenCV 4 rounds positions to 1/32 pixel, an error of up to 1/64 in each direction, at edges of up
+# to 255; it and OpenCV 5 also round the result.
 OPENCV_ERROR = 2 * 255 / 64 + 0.51
 
 
@@ -38,7 +38,7 @@ def warped(image: np.ndarray) -> np.ndarray:
     return np.asarray(jax.jit(warp, static_argnums=2)(images, matrices_of(CASES), SIZE))
 
 
-def test_interpolation_is_bilinear_with_black_around(image: np.ndarray, warped: np.ndarray) -> None:
+def test_interpolation_is_bilinear_with_black_border(image: np.ndarray, warped: np.ndarray) -> None:
     grid = np.stack([*np.meshgrid(range(SIZE), range(SIZE)), np.ones((SIZE, SIZE))])
     for matrix, result in zip(np.asarray(matrices_of(CASES), np.float64), warped, strict=True):
         x, y = np.einsum("ij,jyx->iyx", matrix, grid)
@@ -49,7 +49,7 @@ def test_interpolation_is_bilinear_with_black_around(image: np.ndarray, warped: 
             np.testing.assert_allclose(result[..., channel], expected, atol=0.02)
 
 
-def test_edges_are_repeated_where_asked(image: np.ndarray, warped: np.ndarray) -> None:
+def test_repeated_edges(image: np.ndarray, warped: np.ndarray) -> None:
     images, asked = jnp.tile(image, (len(CASES), 1, 1, 1)), jnp.arange(len(CASES)) % 2 == 0
     mixed = np.asarray(jax.jit(warp, static_argnums=2)(images, matrices_of(CASES), SIZE, asked))
     grid = np.stack([*np.meshgrid(range(SIZE), range(SIZE)), np.ones((SIZE, SIZE))])
@@ -64,7 +64,7 @@ def test_edges_are_repeated_where_asked(image: np.ndarray, warped: np.ndarray) -
         np.testing.assert_allclose(mixed[row, ..., 0], expected, atol=0.02)
 
 
-def test_opencv_shifts_scales_and_rotates_alike(image: np.ndarray, warped: np.ndarray) -> None:
+def test_same_warps_as_opencv(image: np.ndarray, warped: np.ndarray) -> None:
     for (shift, scale, rotate, flip), result in zip(CASES, warped, strict=True):
         matrix = cv2.getRotationMatrix2D(((SIZE - 1) / 2,) * 2, rotate, scale)
         matrix[:, 2] += shift
@@ -73,7 +73,7 @@ def test_opencv_shifts_scales_and_rotates_alike(image: np.ndarray, warped: np.nd
         assert error.max() < OPENCV_ERROR and error.mean() < 0.5
 
 
-def test_albumentations_shifts_scales_and_rotates_alike(
+def test_same_warps_as_albumentations(
     image: np.ndarray, warped: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -82,8 +82,8 @@ def test_albumentations_shifts_scales_and_rotates_alike(
         albumentations = pytest.importorskip("albumentations")
         for (shift, scale, rotate, flip), result in zip(LIMITS, warped, strict=False):
             if shift != tuple(map(round, shift)):
-                continue  # Version 2 knows whole pixels only.
-            # Half a pixel on top, for it rounds towards zero.
+                continue  # Version 2 shifts by whole pixels only.
+            # Half a pixel more, because it rounds towards zero.
             x, y = ((value + np.sign(value) / 2) / SIZE for value in shift)
             transform = albumentations.Compose(
                 [
@@ -110,13 +110,13 @@ def test_whole_pixels_are_exact_and_the_border_black(image: np.ndarray, warped: 
     np.testing.assert_allclose(warped[-4:], expected[2:], atol=0.01)
 
 
-def test_compiling_changes_nothing(image: np.ndarray, warped: np.ndarray) -> None:
+def test_compiled_equals_eager(image: np.ndarray, warped: np.ndarray) -> None:
     images = jnp.tile(image, (len(CASES), 1, 1, 1))
     np.testing.assert_allclose(warp(images, matrices_of(CASES), SIZE), warped, atol=1e-2)
 
 
-def test_noise_at_places_that_are_almost_whole_numbers() -> None:
-    # Were a place rounded one way to choose a pixel and another way for its share, noise tells.
+def test_noise_at_almost_integer_positions() -> None:
+    # Noise shows whether a pixel and its weight are rounded consistently.
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     rows = jnp.array([[1 / 3, 1 / 3, 0.1], [-1 / 7, 2 / 7, 20.2]])
     matrices = jnp.stack([rows, rows[::-1]])

@@ -28,7 +28,7 @@ def test_placing() -> None:
     assert len(copies) == 8 and all(copy.data.shape == (16, 2) for copy in copies)
 
 
-def test_one_process_has_every_part() -> None:
+def test_one_process_has_all_rows() -> None:
     mesh, array = create_mesh(), np.arange(32).reshape(16, 2)
     assert local_rows(mesh, 16) == slice(0, 16)
     placed = place({"a": array}, batch_sharded(mesh))["a"]
@@ -37,7 +37,7 @@ def test_one_process_has_every_part() -> None:
     assert make_process_max(mesh)(15) == 15
 
 
-def test_parts_stay_where_they_are() -> None:
+def test_microbatches_stay_on_their_devices() -> None:
     mesh, rows = create_mesh(), np.arange(32)
     placed = jax.device_put({"row": rows}, batch_sharded(mesh))
     program = jax.jit(lambda batch: split_microbatches(batch, 2, mesh)).lower(placed).compile()
@@ -51,14 +51,14 @@ def test_parts_stay_where_they_are() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [8, 48])
-def test_batch_that_fits(batch_size: int) -> None:
+def test_batch_size_that_fits(batch_size: int) -> None:
     check_batch_size(batch_size, create_mesh())
 
 
 @pytest.mark.parametrize(
     ("batch_size", "fitting"), [(50, "48 or 56"), (3, "8"), (0, "8"), (-3, "8"), (-8, "8")]
 )
-def test_batch_that_does_not_fit(batch_size: int, fitting: str) -> None:
+def test_batch_size_that_does_not_fit(batch_size: int, fitting: str) -> None:
     with pytest.raises(UserError, match=f"--config.batch_size={fitting}$"):
         check_batch_size(batch_size, create_mesh())
 
@@ -76,7 +76,7 @@ def test_batch_that_does_not_fit(batch_size: int, fitting: str) -> None:
         (16, 3, "the 2 images .* use --config.accumulate=2"),
     ],
 )
-def test_parts_that_do_not_fit(batch_size: int, parts: int, message: str) -> None:
+def test_microbatches_that_do_not_fit(batch_size: int, parts: int, message: str) -> None:
     check_batch_size(64, create_mesh(), 4)
     with pytest.raises(UserError, match=f"{message}$" if "use" in message else message):
         check_batch_size(batch_size, create_mesh(), parts)

@@ -1,4 +1,4 @@
-"""Two processes of four devices each do what one process with one device does, and end together."""
+"""Two processes of four devices each give the results of one device, and end together."""
 
 import re
 import signal
@@ -23,7 +23,7 @@ from tests.tiny import result, run_process, run_processes, tiny_config
 
 
 def config(**fields: Any) -> RunConfig:
-    # Before batch norm a bias has no gradient but rounding, which Adam would take for one.
+    # A bias before batch norm has only floating-point errors as gradient, which Adam amplifies.
     return tiny_config(optimizer__name="sgd", **fields)
 
 
@@ -34,14 +34,14 @@ def records(make_records: Callable[..., Records]) -> Records:
 
 @pytest.fixture(scope="module")
 def alone(records: Records, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What one process with one device leaves."""
+    """The result of one process with one device."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
     assert run_process(workdir, records, config())[0] == 0
     return result(workdir)
 
 
 def run_pair(*runs: tuple[Path, Records, dict[str, Any], dict[str, Any]]) -> list[tuple[int, str]]:
-    """Of each process the exit code and stderr; given are its config's fields and its events."""
+    """Runs two processes with config fields and events; returns their exit codes and stderr."""
     address = f"127.0.0.1:{free_port()}"
     return run_processes(
         *(
@@ -49,7 +49,7 @@ def run_pair(*runs: tuple[Path, Records, dict[str, Any], dict[str, Any]]) -> lis
                 workdir,
                 records,
                 config(**fields),
-                # Compiling may take long where others compile, too.
+                # Compiling takes longer when other tests compile, too.
                 {"processes": f"{address},2,{index}", "env": {"AGENET_LOST_TIMEOUT": "5"}} | events,
             )
             for index, (workdir, records, fields, events) in enumerate(runs)
@@ -63,10 +63,10 @@ def free_port() -> int:
 
 
 class Damaged(Records):
-    """Nothing but decoding its images tells that some are none."""
+    """Records with broken images that only decoding reveals."""
 
     def checksum(self) -> str:
-        return "that of all images"
+        return "of the intact images"
 
 
 def without(records: Records, rows: slice) -> Records:
@@ -76,7 +76,7 @@ def without(records: Records, rows: slice) -> Records:
 
 
 def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """To rounding."""
+    """Compares results up to floating-point error."""
     assert found.keys() == expected.keys() and len(found) > 20
     for name, value in expected.items():
         if isinstance(value, bytes):
@@ -92,13 +92,13 @@ def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_two_do_what_one_does(records: Records, alone: dict[str, Any], tmp_path: Path) -> None:
-    """Each without the images that the other one's devices hold."""
+def test_two_processes_equal_one(records: Records, alone: dict[str, Any], tmp_path: Path) -> None:
+    """Neither process has the images that the other one's devices hold."""
     first, second = without(records, slice(100, 200)), without(records, slice(100))
     ended = run_pair((tmp_path, first, {}, {}), (tmp_path, second, {}, {}))
     assert [code for code, _ in ended] == [0, 0], ended
     assert_alike(result(tmp_path), alone)
-    assert not ended[1][1]  # The first one alone tells and writes.
+    assert not ended[1][1]  # Only the first process logs and writes.
     assert "8 x cpu of 2 processes" in ended[0][1]
     assert (
         len(re.findall(r"step 20/20, .*validation/loss", (tmp_path / "train.log").read_text())) == 1
@@ -112,7 +112,7 @@ def test_two_do_what_one_does(records: Records, alone: dict[str, Any], tmp_path:
 
 
 @pytest.mark.slow
-def test_killed_continued_alone_stopped_and_continued(
+def test_killed_resumed_alone_stopped_and_resumed(
     records: Records, alone: dict[str, Any], tmp_path: Path
 ) -> None:
     two = [(tmp_path, records, {}, {})] * 2
@@ -140,7 +140,7 @@ def test_killed_continued_alone_stopped_and_continued(
 
 
 @pytest.mark.slow
-def test_mistakes_of_one_end_all(records: Records, tmp_path: Path) -> None:
+def test_errors_of_one_process_end_all(records: Records, tmp_path: Path) -> None:
     for change, message in {
         "image": r"1 of 100 prepared images do not decode \(rows 150\)",
         "fields": "all processes must have the same settings and data: config.log_every: 4 steps",
@@ -160,7 +160,7 @@ def test_mistakes_of_one_end_all(records: Records, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_coordinator_is_killed(records: Records, tmp_path: Path) -> None:
+def test_coordinator_is_killed(records: Records, tmp_path: Path) -> None:
     ended = run_pair((tmp_path, records, {}, {"kill_with": 1}), (tmp_path, records, {}, {}))
     assert [code for code, _ in ended] == [-signal.SIGKILL, 1], ended
     last = ended[1][1].splitlines()[-1]
@@ -171,7 +171,7 @@ def test_the_coordinator_is_killed(records: Records, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "number"), [(0, signal.SIGTERM), (1, signal.SIGTERM), (1, signal.SIGINT)]
 )
-def test_a_signal_before_training_ends_all(
+def test_signal_before_training_ends_all(
     records: Records, tmp_path: Path, index: int, number: signal.Signals
 ) -> None:
     events: list[dict[str, Any]] = [{}, {}]
@@ -193,7 +193,7 @@ def test_sigterm_before_training(records: Records, tmp_path: Path) -> None:
 
 
 def joining(processes: str) -> str:
-    """A program that does nothing but become one of several processes."""
+    """A program that only joins the other processes."""
     return f"""
 from agenet.errors import one_line_errors
 from agenet.distributed.processes import distributed_session
@@ -203,7 +203,7 @@ with one_line_errors(), distributed_session("{processes}"):
 """
 
 
-def test_interrupted_while_it_waits_for_the_others() -> None:
+def test_interrupt_while_waiting_for_others() -> None:
     command = [sys.executable, "-c", joining(f"127.0.0.1:{free_port()},2,0")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -213,7 +213,7 @@ def test_interrupted_while_it_waits_for_the_others() -> None:
         assert process.wait(60) == -signal.SIGINT
 
 
-def test_the_port_is_taken() -> None:
+def test_port_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         message = run_program("-c", joining(f"{address},2,0"), fails=True)
@@ -221,7 +221,7 @@ def test_the_port_is_taken() -> None:
     assert message.startswith(f"\n{line}") and message.count("\n") == 2
 
 
-def test_the_port_is_taken_as_slurm_tells_it() -> None:
+def test_port_is_taken_under_slurm() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2"}
@@ -233,7 +233,7 @@ def test_the_port_is_taken_as_slurm_tells_it() -> None:
 @pytest.mark.parametrize(
     ("index", "message"), [(1, "has not answered for 1 s"), (0, "have joined the coordinator")]
 )
-def test_those_who_do_not_come(records: Records, tmp_path: Path, index: int, message: str) -> None:
+def test_missing_processes(records: Records, tmp_path: Path, index: int, message: str) -> None:
     address = f"127.0.0.1:{free_port()}"
     events = {"processes": f"{address},2,{index}", "env": {"AGENET_START_TIMEOUT": "1"}}
     code, stderr = run_process(tmp_path, records, config(), **events)
@@ -253,12 +253,12 @@ def test_those_who_do_not_come(records: Records, tmp_path: Path, index: int, mes
         ("host:65536,2,0", "not to 65536"),
     ],
 )
-def test_mistaken_flag(processes: str, message: str) -> None:
+def test_malformed_flag(processes: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_processes(processes)
 
 
-def test_mistaken_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malformed_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENET_LOST_TIMEOUT", "soon")
     with (
         pytest.raises(UserError, match="AGENET_LOST_TIMEOUT=soon must be"),

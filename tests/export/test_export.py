@@ -1,4 +1,4 @@
-"""Exported networks answer as JAX does."""
+"""Exported networks give the same results as in JAX."""
 
 from collections import Counter
 
@@ -22,7 +22,7 @@ from tests.random_variables import random_variables
 GROUPS = {"age": "groups", "gender": "softmax"}
 YEARS = {"age": "distribution", "gender": "sigmoid"}
 ORDINAL = {"age": "ordinal", "gender": "softmax"}
-# One network at least of each kind, in a size that still leaves it a map, with each head.
+# A network of each kind, at a size that leaves a feature map, with each kind of head.
 NETWORKS = [
     ("levi_hassner", 35, GROUPS, {}),
     ("levi_hassner", 67, ORDINAL, {"flavour": "caffe"}),
@@ -32,11 +32,11 @@ NETWORKS = [
     ("efficientnet_b0", 64, YEARS, {"flavour": "timm", "extra_layers": True}),
     ("efficientnet_lite0", 32, YEARS, {}),
 ]
-MARGIN = 5  # of stored images around what the network sees
+MARGIN = 5  # pixels of the stored images beyond the crop
 
 
 def network(name: str, size: int, heads: dict[str, str], **options: object) -> Forward:
-    """A network with random weights, as it is served."""
+    """A network with random weights, as a function of images."""
     classes, ordinal = describe_heads(heads)
     model = create_model(name, classes, ordinal=ordinal, **options)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
@@ -64,7 +64,7 @@ def run(model: bytes, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def difference(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
-    """The largest, relative to the largest log-probability."""
+    """The largest difference, relative to the largest log-probability."""
     assert found.keys() == expected.keys()
     for name in found:
         assert found[name].dtype == np.float32 and found[name].shape == expected[name].shape
@@ -75,7 +75,7 @@ def difference(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) ->
 
 
 def by_jax(answer: Forward, images: np.ndarray) -> dict[str, np.ndarray]:
-    """What JAX answers, with the standard lowerings, which also compile faster."""
+    """JAX's result with the standard lowerings, which also compile faster."""
 
     def standard(*args, default, **platforms):
         return default(*args)
@@ -100,7 +100,7 @@ def lite0_onnx(lite0: Forward) -> bytes:
 
 
 @pytest.mark.parametrize(("name", "size", "heads", "options"), NETWORKS)
-def test_onnx_answers_alike(name, size, heads, options):
+def test_onnx_equals_jax(name, size, heads, options):
     answer = network(name, size, heads, **options)
     model = to_onnx(answer, size + MARGIN)
     images = random_images(7, size + MARGIN)
@@ -114,7 +114,7 @@ def test_onnx_answers_alike(name, size, heads, options):
     assert found["Sub"] + found["Add"] < 30
 
 
-def test_onnx_says_what_it_is(lite0_onnx: bytes) -> None:
+def test_onnx_metadata(lite0_onnx: bytes) -> None:
     model = onnx.load_from_string(lite0_onnx)
     onnx.checker.check_model(model, full_check=True)
     assert {prop.key: prop.value for prop in model.metadata_props} == {"spec": "{}", "labels": "ä"}
@@ -128,7 +128,7 @@ def test_onnx_says_what_it_is(lite0_onnx: bytes) -> None:
     assert shapes == {"age": ["batch", 8], "gender": ["batch", 2], "years": ["batch", 101]}
 
 
-def test_nothing_is_left_to_optimise(lite0_onnx: bytes, tmp_path) -> None:
+def test_runtime_has_nothing_to_optimise(lite0_onnx: bytes, tmp_path) -> None:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
@@ -136,19 +136,19 @@ def test_nothing_is_left_to_optimise(lite0_onnx: bytes, tmp_path) -> None:
     nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
     convs = [index for index, node in enumerate(nodes) if node.op_type == "Conv"]
     between = {node.op_type for node in nodes[convs[0] : convs[-1]]}
-    # Activations and sums are fused, as far as this processor's kernels do.
+    # Activations and sums are fused, as far as this processor has kernels for it.
     assert between <= {"Conv", "Clip", "Add", "ReorderInput", "ReorderOutput"}
     assert len(convs) == 49
 
 
-def test_half_is_half_as_large(lite0: Forward, lite0_onnx: bytes) -> None:
+def test_half_precision_halves_the_file(lite0: Forward, lite0_onnx: bytes) -> None:
     half = to_onnx(lite0, 32 + MARGIN, half=True)
     assert len(half) < 0.52 * len(lite0_onnx)
     images = random_images(7, 32 + MARGIN)
     assert 0 < difference(run(half, images), by_jax(lite0, images)) < 1e-2
 
 
-def test_half_keeps_what_it_has_no_room_for() -> None:
+def test_half_precision_keeps_large_values_in_float32() -> None:
     large = np.full((48, 1024), 1e6, np.float32)
 
     def answer(images: jax.Array) -> dict[str, jax.Array]:
@@ -160,7 +160,7 @@ def test_half_keeps_what_it_has_no_room_for() -> None:
     )
 
 
-def test_per_channel_numbers_are_folded_only_where_nobody_else_looks() -> None:
+def test_per_channel_constants_are_folded_if_unused_elsewhere() -> None:
     kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 4)).astype(np.float32)
     factor, shift = np.arange(1.0, 5.0, dtype=np.float32), np.ones(4, np.float32)
 
@@ -187,7 +187,7 @@ def test_per_channel_numbers_are_folded_only_where_nobody_else_looks() -> None:
         assert difference(run(model, images), by_jax(answer, images)) < 1e-5
 
 
-def test_what_there_is_no_operator_for_is_named() -> None:
+def test_unsupported_primitive_is_named() -> None:
     def sort(images: jax.Array) -> dict[str, jax.Array]:
         return {"x": jnp.sort(images.astype(jnp.float32).mean((1, 2)))}
 
@@ -195,7 +195,7 @@ def test_what_there_is_no_operator_for_is_named() -> None:
         to_onnx(sort, 4)
 
 
-def test_a_choice_by_the_images_is_refused() -> None:
+def test_control_flow_by_images_is_refused() -> None:
     def choose(images: jax.Array) -> dict[str, jax.Array]:
         x = images.astype(jnp.float32).mean((1, 2))
         return {"x": jax.lax.cond(x.sum() > 1, lambda x: x, lambda x: 2 * x, x)}
@@ -204,31 +204,31 @@ def test_a_choice_by_the_images_is_refused() -> None:
         to_onnx(choose, 4)
 
 
-def test_stablehlo_answers_alike() -> None:
+def test_stablehlo_equals_jax() -> None:
     answer = network("levi_hassner", 35, GROUPS)
     content = to_stablehlo(answer, 40, metadata={"spec": "{}"})
     read, metadata = from_stablehlo(content)
     assert metadata == {"spec": "{}"}
     images = random_images(3, 40)
     assert difference(jax.device_get(read(images)), by_jax(answer, images)) < 1e-5
-    # JAX reads it without us, too.
+    # JAX reads it without agenet, too.
     assert jax.export.deserialize(bytearray(content)).platforms == ("cpu", "cuda", "tpu")
     for damaged in (b"", content[:-1], content[1:], content[-200:], b"x" * 100):
         with pytest.raises(UserError, match="not a StableHLO file"):
             from_stablehlo(damaged)
 
 
-def test_integers(lite0: Forward, lite0_onnx: bytes) -> None:
+def test_int8(lite0: Forward, lite0_onnx: bytes) -> None:
     quantized = quantize(lite0_onnx, random_images(33, 32 + MARGIN))
     assert len(quantized) < 0.4 * len(lite0_onnx)
     metadata = onnx.load_from_string(quantized).metadata_props
     assert {prop.key for prop in metadata} == {"spec", "labels"}
-    # Noise in a network of noise: only that it is the same function, roughly.
+    # With random weights and images, only rough agreement can be expected.
     images = random_images(7, 32 + MARGIN)
     assert 1e-4 < difference(run(quantized, images), by_jax(lite0, images)) < 0.3
 
 
-def test_integers_need_convolutions() -> None:
+def test_int8_needs_convolutions() -> None:
     def answer(images: jax.Array) -> dict[str, jax.Array]:
         return {"x": images.astype(jnp.float32).mean((1, 2))}
 

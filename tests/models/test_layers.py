@@ -1,4 +1,4 @@
-"""Every lowering for CPUs has the standard one's values and gradients."""
+"""The lowerings for CPUs have the values and gradients of the standard ones."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ from agenet.distributed.mesh import batch_sharded, create_mesh
 from agenet.models import convolution, layers
 from agenet.models.convolution import conv, depthwise_conv
 
-# Kernels [k, k, C, F], one at least for each lowering that `conv` knows.
+# Kernels [k, k, C, F], at least one for each lowering of `conv`.
 KERNELS = [(1, 1, 6, 5), (3, 3, 3, 32), (3, 3, 3, 4), (7, 7, 3, 8), (3, 3, 8, 8), (3, 3, 128, 4)]
 
 
 def whole_numbers(*shapes):
-    """Small enough for all sums to be exact in float32."""
+    """Integers that are small enough for exact sums in float32."""
     rng = np.random.default_rng(0)
     return [rng.integers(-2, 3, shape).astype(np.float32) for shape in shapes]
 
@@ -34,7 +34,7 @@ def value_and_gradients(function, *args):
 @pytest.mark.parametrize("padding", [0, 1, "same"])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_conv_on_cpus_is_the_standard_one(kernel, stride, padding, size):
+def test_conv_on_cpus_equals_the_standard_one(kernel, stride, padding, size):
     args = whole_numbers((2, size, size + 3, kernel[2]), kernel)
     zeros = convolution.zeros_around(args[0].shape, kernel[0], stride, padding)
     ours = value_and_gradients(lambda x, w: conv(x, w, stride, padding), *args)
@@ -44,7 +44,7 @@ def test_conv_on_cpus_is_the_standard_one(kernel, stride, padding, size):
 
 
 @pytest.mark.parametrize("size", [8, 9])
-def test_pooling_on_cpus_is_the_standard_one(monkeypatch, size):
+def test_pooling_on_cpus_equals_the_standard_one(monkeypatch, size):
     (x,) = whole_numbers((2, size, size + 3, 3))  # full of ties
     ours = value_and_gradients(layers.max_pool, x)
     elsewhere = lambda *args, default, **_: default(*args)  # noqa: E731
@@ -69,13 +69,13 @@ def test_depthwise_lowerings_agree(kernel, padding, stride):
 
 
 def test_depthwise_kernel_gradient_is_summed_in_float32():
-    # Past 256, bfloat16 does not hold the next whole number.
+    # Above 256, bfloat16 has not all integers.
     x, w = jnp.ones((1, 64, 64, 3), jnp.bfloat16), jnp.ones((1, 1, 1, 3), jnp.bfloat16)
     grad = jax.jit(jax.grad(lambda w: depthwise_conv(x, w, 1, 0).sum(dtype=jnp.float32)))(w)
     np.testing.assert_array_equal(grad.astype(np.float32), 64 * 64)
 
 
-# What a block of each network does, on the way to its gradient.
+# A function like a block of each network.
 def loss(x, kernels):
     for kernel in kernels[:-1]:
         x = jnp.maximum(conv(x, kernel, 2, 1), 0)

@@ -42,7 +42,7 @@ PARAMETERS = {
 
 @pytest.fixture
 def networks(monkeypatch):
-    """Names of one small network of each family, and sizes of their inputs."""
+    """A small network of each family, and its input size."""
     monkeypatch.setitem(efficientnet.VARIANTS, "tiny", efficientnet.Scale(0.25, 0.1, 32, 0.2))
     tiny = partial(efficientnet.EfficientNet, "tiny")
     monkeypatch.setitem(MODELS, "efficientnet_tiny", tiny)
@@ -71,7 +71,7 @@ def apply(model, variables, images, **options):
 
 
 def step(model, variables, images, seed=0):
-    """Logits in training, and the changed statistics."""
+    """Logits in training, and the new batch statistics."""
     rngs = {"dropout": jax.random.key(seed)}
     run = jax.jit(partial(model.apply, train=True, mutable=["batch_stats"]))
     return run(variables, images, rngs=rngs)
@@ -102,7 +102,7 @@ def test_levi_hassner_has_the_parameter_count_of_the_report(flavour, task, class
     assert parameter_count(model, 227) == count
 
 
-def test_every_name_is_tried_here():
+def test_every_name_is_tested():
     # Another test may have added its own.
     assert MODELS.keys() - {"tiny"} == PARAMETERS.keys() | {"levi_hassner"}
 
@@ -135,12 +135,12 @@ def stages_of(model, layer):
         ("levi_hassner", {"flavour": "torchvision"}, "no flavour 'torchvision'.*report, caffe"),
     ],
 )
-def test_mistakes_in_names_and_options_are_told(name, options, message):
+def test_unknown_names_and_options(name, options, message):
     with pytest.raises(UserError, match=message):
         create_model(name, BOTH, **options)
 
 
-def test_empty_flavour_is_the_usual_one():
+def test_empty_flavour_is_the_default():
     usual = {name: create_model(name, BOTH, flavour="").backbone.flavour for name in MODELS}
     assert usual["levi_hassner"] == "report"
     assert usual["resnet50"] == usual["efficientnet_b3"] == "torchvision"
@@ -162,8 +162,8 @@ def test_one_head_per_task_on_the_same_features(networks, as_on_accelerators, nu
         np.testing.assert_allclose(logits[task], expected, atol=1e-5)
 
 
-def test_heads_do_not_round_their_factors():
-    """Nor do their gradients: accelerators would, if it were left to XLA."""
+def test_heads_compute_in_full_precision():
+    """So do their gradients; by default accelerators use less."""
     model = TaskHeads({"age": 8, "gender": 2}, ordinal=["age"])
     features = jnp.ones((4, 16))
     variables = model.init(jax.random.key(0), features)
@@ -212,7 +212,7 @@ def test_half_precision_keeps_parameters_statistics_and_logits_in_float32(
 @pytest.mark.parametrize(
     ("name", "stages"), [("resnet18", 5), ("efficientnet_tiny", 9), ("levi_hassner", 4)]
 )
-def test_frozen_stages_do_not_move_and_the_others_do(networks, as_on_accelerators, name, stages):
+def test_frozen_stages_do_not_change(networks, as_on_accelerators, name, stages):
     size = networks[name]
     variables = randomised(create_model(name, BOTH), size)
     assert len(create_model(name, BOTH).backbone.STAGES) == stages
@@ -273,7 +273,7 @@ def test_stochastic_depth_grows_with_depth(monkeypatch):
     np.testing.assert_allclose(rates, 0.02 * np.arange(16))
 
 
-def test_initialisation_is_torchs_default():
+def test_initialisation_equals_pytorch():
     layer = layers.Conv(64, 3)
     params = layer.init(jax.random.key(0), jnp.zeros((1, 4, 4, 16)))["params"]
     for leaf in jax.tree.leaves(params):
@@ -285,7 +285,7 @@ def relative_error(actual, expected):
     return np.abs(actual - expected).max() / np.abs(expected).max()
 
 
-# Others of a family repeat the same blocks.
+# Other networks of a family repeat the same blocks.
 @pytest.mark.parametrize(
     "name", ["levi_hassner", "resnet18", "resnet50", "efficientnet_b0", "efficientnet_lite0"]
 )
@@ -298,7 +298,7 @@ def test_network_lowers_for_every_platform_and_any_batch(name):
     exported = lowered(shapes_of(model, size), images)
     assert [leaf.dtype for leaf in exported.out_avals] == [jnp.float32] * 2
     text = exported.mlir_module()
-    # A gather of images would be what slicing by Python costs where the batch is symbolic.
+    # Python slicing with a symbolic batch size would gather images.
     assert "gather" not in text
     if name.startswith("efficientnet"):
         (stem,) = shapes_of(model, size)["params"]["backbone"]["bn1"]["scale"].shape
@@ -325,7 +325,7 @@ def test_gradient_lowers_for_every_platform(name, platforms):
 
     step = export.export(jax.jit(jax.grad(loss, has_aux=True)), platforms=platforms)
     exported = step(shapes["params"], shapes.get("batch_stats", {}), images)
-    if not name.startswith("efficientnet"):  # which pool nothing
+    if not name.startswith("efficientnet"):  # which have no max-pooling
         standard = "select_and_scatter" in exported.mlir_module()
         assert standard == (platforms != ["cpu"])
     assert {leaf.dtype for leaf in exported.out_avals} == {jnp.dtype("float32")}

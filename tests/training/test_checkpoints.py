@@ -18,7 +18,7 @@ from agenet.training.state import TrainState
 
 @pytest.fixture(autouse=True)
 def _quiet_remains() -> Iterator[None]:
-    """What a failure leaves behind of Orbax ends with the test."""
+    """Ends with the test what Orbax leaves behind after a failure."""
     hook = sys.unraisablehook
     yield
     gc.collect()
@@ -48,12 +48,12 @@ def checkpoints(tmp_path: Path) -> Iterator[Checkpoints]:
     checkpoints.close()
 
 
-def test_nothing_is_there_at_first(checkpoints: Checkpoints) -> None:
+def test_no_checkpoint_at_first(checkpoints: Checkpoints) -> None:
     assert checkpoints.latest_step is checkpoints.best_step is None
     assert checkpoints.read_run("latest") is checkpoints.read_run("best") is None
 
 
-def test_latest_and_best_are_kept_apart(checkpoints: Checkpoints, tmp_path: Path) -> None:
+def test_latest_and_best_are_separate(checkpoints: Checkpoints, tmp_path: Path) -> None:
     checkpoints.save_best(make_state(6), {"value": 0.1})
     for step in (5, 10):
         checkpoints.save_latest(make_state(step), {"at": [step]})
@@ -66,7 +66,7 @@ def test_latest_and_best_are_kept_apart(checkpoints: Checkpoints, tmp_path: Path
     assert [path.name for path in (tmp_path / "checkpoints/latest").iterdir()] == ["10"]
 
 
-def test_averages_are_kept_beside_what_is_trained(checkpoints: Checkpoints) -> None:
+def test_moving_averages_are_saved(checkpoints: Checkpoints) -> None:
     state, template = make_state(5), make_state(0)
     template.params["backbone"] = state.params["backbone"] = {"conv": jnp.ones(3)}
     average = {"params": {"backbone": {}, "conv": {"kernel": jnp.full((3, 4), 0.5)}}}
@@ -81,7 +81,7 @@ def test_averages_are_kept_beside_what_is_trained(checkpoints: Checkpoints) -> N
     np.testing.assert_array_equal(best["batch_stats"]["mean"], np.zeros(4))
 
 
-def test_what_a_run_has_not_leaves_no_trace(checkpoints: Checkpoints) -> None:
+def test_unused_fields_are_not_saved(checkpoints: Checkpoints) -> None:
     checkpoints.save_latest(make_state(5), {})
     found = checkpoints._latest.restore(5)["state"]
     assert set(found) == {"step", "params", "batch_stats", "opt_state"}
@@ -90,7 +90,7 @@ def test_what_a_run_has_not_leaves_no_trace(checkpoints: Checkpoints) -> None:
 def test_a_step_is_saved_once(checkpoints: Checkpoints) -> None:
     checkpoints.save_latest(make_state(5), {"first": True})
     checkpoints.save_latest(make_state(5), {"first": False})
-    # But what the run has behind it may have grown.
+    # But the record of the run may have changed.
     assert checkpoints.read_run("latest") == {"first": False}
 
 
@@ -102,11 +102,11 @@ def test_state_is_safe_when_save_returns(checkpoints: Checkpoints) -> None:
     assert_equal(checkpoints.restore_latest(make_state(0)), expected)
 
 
-def test_what_a_killed_save_left_is_removed(checkpoints: Checkpoints, tmp_path: Path) -> None:
+def test_remains_of_a_killed_save_are_removed(checkpoints: Checkpoints, tmp_path: Path) -> None:
     checkpoints.save_latest(make_state(5), {"kept": 1})
     folder = tmp_path / "checkpoints/latest"
     shutil.copytree(folder / "5", folder / "9.orbax-checkpoint-tmp")
-    # Killed while it removed the one before.
+    # Killed while it removed the previous one.
     shutil.copytree(folder / "5", folder / "3")
     shutil.rmtree(folder / "3/state")
     again = Checkpoints(tmp_path)
@@ -116,7 +116,7 @@ def test_what_a_killed_save_left_is_removed(checkpoints: Checkpoints, tmp_path: 
     assert_equal(again.restore_latest(make_state(0)), make_state(7))
 
 
-def test_failed_save_leaves_the_one_before(
+def test_failed_save_keeps_the_previous_checkpoint(
     checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints.save_latest(make_state(5), {"kept": 1})
@@ -133,7 +133,9 @@ def test_failed_save_leaves_the_one_before(
 
 
 @pytest.mark.parametrize("part", ["state/d", "state/_METADATA", "state/manifest.ocdbt"])
-def test_damage_is_one_line(checkpoints: Checkpoints, tmp_path: Path, part: str) -> None:
+def test_damaged_checkpoint_is_one_line(
+    checkpoints: Checkpoints, tmp_path: Path, part: str
+) -> None:
     checkpoints.save_latest(make_state(5), {})
     damaged = tmp_path / "checkpoints/latest/5" / part
     for file in [damaged, *damaged.rglob("*")]:
@@ -152,7 +154,7 @@ def test_other_shapes_are_refused(checkpoints: Checkpoints) -> None:
         checkpoints.restore_best(wider)
 
 
-def test_reading_makes_no_folders(tmp_path: Path) -> None:
+def test_reading_creates_no_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no checkpoints"):
         Checkpoints(tmp_path, read_only=True)
     assert not list(tmp_path.iterdir())
@@ -166,10 +168,10 @@ RUN = {
 
 
 def test_same_run() -> None:
-    # As JSON gives it back; what else is saved does not matter.
+    # As read from JSON; other saved fields do not matter.
     saved = RUN | {"config": RUN["config"] | {"mean": [1.0, 2.0]}, "command": "x", "step": 3}
     check_same_run(saved, RUN, Path("run"))
-    # Earlier versions said nothing of images.
+    # Earlier versions did not store a checksum of the images.
     check_same_run(saved | {"dataset": {"name": "b/c/1.0.0", "fingerprint": "0123"}}, RUN, Path())
     elsewhere = RUN["config"]["dataset"] | {"data_dir": "z"}
     check_same_run(saved, RUN | {"config": RUN["config"] | {"dataset": elsewhere}}, Path("run"))
@@ -208,10 +210,10 @@ def test_every_difference_is_named() -> None:
         ({"step": 9, "total_steps": 20, "progress": {"stopped_early": True}}, True),
     ],
 )
-def test_complete_is_trained_and_validated(run: dict[str, Any], complete: bool) -> None:
+def test_complete_runs_are_trained_and_validated(run: dict[str, Any], complete: bool) -> None:
     assert is_complete(run) == complete
 
 
-def test_runs_from_before_a_field_did_what_its_absence_means() -> None:
+def test_runs_without_a_newer_field() -> None:
     assert not find_differences({"config": {"seed": 0}}, {"config": {"seed": 0, "ema": 0.0}})
     assert find_differences({"config": {"seed": 0}}, {"config": {"seed": 0, "ema": 0.9}})

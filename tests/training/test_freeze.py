@@ -1,4 +1,4 @@
-"""Freezing and starting from an earlier run: what is to stay does, what is to move does."""
+"""Freezing parts of a network, and starting from an earlier run."""
 
 import shutil
 import signal
@@ -36,13 +36,13 @@ STAGES = {"resnet18": 5, "efficientnet_b0": 9, "levi_hassner": 4}
 @pytest.mark.parametrize(
     "freeze", ["heads", "all but stages", "all but 6 stages", "all but -1 stage"]
 )
-def test_unknown_freezes(freeze: str) -> None:
+def test_malformed_freeze(freeze: str) -> None:
     with pytest.raises(UserError, match=f'freeze "{freeze}"'):
         count_frozen(freeze, 5)
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_stages_share_out_the_backbone(name: str) -> None:
+def test_stages_partition_the_backbone(name: str) -> None:
     model = create_model(name, CLASSES)
     size = model.backbone.input_size
     params = jax.eval_shape(lambda: create_variables(model, size, 0))["params"]
@@ -64,7 +64,7 @@ def step_of(name: str, freeze: str, size: int) -> tuple[TrainState, TrainState, 
     heads = {"age": "groups", "gender": "sigmoid"}
     step = make_train_step(model, tx, transform, heads=heads, seed=0, steps_per_epoch=1, mesh=mesh)
     variables = create_variables(model, size, 0)
-    # Values that arithmetic could change without anyone seeing it: -0.0 + 0.0 is 0.0.
+    # Values that arithmetic would change unnoticed: -0.0 + 0.0 is 0.0.
     variables["params"] = jax.tree.map(lambda leaf: leaf.at[..., 0].set(-0.0), variables["params"])
     before = create_state(model, tx, variables)
     rng = np.random.default_rng(0)
@@ -88,7 +88,7 @@ def step_of(name: str, freeze: str, size: int) -> tuple[TrainState, TrainState, 
         ("resnet18", "all but 2 stages"),
     ],
 )
-def test_frozen_does_not_move_by_one_bit_and_the_rest_does(name: str, freeze: str) -> None:
+def test_frozen_parameters_stay_bitwise_equal(name: str, freeze: str) -> None:
     before, after, frozen = step_of(name, freeze, 33)
     for collection in ("params", "batch_stats"):
         old, new = (
@@ -104,7 +104,7 @@ def test_frozen_does_not_move_by_one_bit_and_the_rest_does(name: str, freeze: st
     )
 
 
-def test_backbone_has_a_learning_rate_of_its_own() -> None:
+def test_backbone_learning_rate() -> None:
     config = OptimizerConfig("sgd", 0.0, backbone_scale=0.1, clip_norm=0.0, weight_decay=0.0)
     tx = create_optimizer(config, optax.constant_schedule(1.0))
     params = {"backbone": {"a": jnp.ones(2)}, "heads": {"age": jnp.ones(2)}}
@@ -136,7 +136,7 @@ def test_run_starts_from_an_earlier_one(
     assert run_of_heads is not None
     assert run_of_heads["config"]["input"]["mean"] == [100.0, 90.0, 80.0]
 
-    # All of it, and nothing changes: the schedule's rate is too small to be seen.
+    # All parameters, unchanged, because the learning rate is tiny.
     whole = run("whole", init=str(tmp_path / "heads"), new_parts="", schedule__learning_rate=1e-30)
     params = [path for path in heads if path.startswith("params")]
     assert all(np.array_equal(heads[path], whole[path]) for path in params)
@@ -144,7 +144,7 @@ def test_run_starts_from_an_earlier_one(
     with pytest.raises(UserError, match=r"new_parts .* have parts in common"):
         run("both", init=str(tmp_path / "first"), freeze="backbone", new_parts="heads, backbone/bn")
 
-    # Who was trained on there is neither tested nor validated here.
+    # Subjects of its training set are neither in validation nor in test here.
     for fields in ({"dataset__test_fold": 1}, {"seed": 1}):
         with pytest.raises(UserError, match="were trained on persons of"):
             run("leak", init=str(tmp_path / "heads"), **fields)
@@ -155,18 +155,18 @@ def test_run_starts_from_an_earlier_one(
     with pytest.raises(UserError, match=r"stopped at step \d+ of 20: finish it first"):
         run("unfinished", init=str(tmp_path / "stopped"))
 
-    # A run that is under way needs its initial weights no more.
+    # A started run does not need its initial weights any more.
     (tmp_path / "first").rename(tmp_path / "moved")
     np.testing.assert_array_equal(
         run("heads", init=str(tmp_path / "first"), freeze="backbone")[params[0]], heads[params[0]]
     )
-    # But they must not have become others.
+    # But they must not have changed.
     run("first", seed=1)
     with pytest.raises(UserError, match=r"began with other weights than those .*first now"):
         run("heads", init=str(tmp_path / "first"), freeze="backbone")
     shutil.rmtree(tmp_path / "first")
     (tmp_path / "moved").rename(tmp_path / "first")
-    # A file of them remembers whom they saw.
+    # A weights file records the subjects in its training data.
     file = tmp_path / "heads.safetensors"
     save_weights(file, read_run_weights(tmp_path / "heads"))
     with pytest.raises(UserError, match="trained on persons of"):

@@ -35,12 +35,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def alike(logits: np.ndarray) -> np.ndarray:
-    """Logits over years, each the average of those near it."""
+    """Smoothed logits over years."""
     near = scipy.stats.norm.pdf(np.subtract.outer(np.arange(101), np.arange(101)), scale=3)
     return logits @ (near / near.sum(1, keepdims=True)).T
 
 
-def test_of_groups_only_known_labels_count() -> None:
+def test_only_known_labels_count() -> None:
     losses = example_losses("age", "groups", LOGITS, BATCH)
     known = np.array([True, False, False, True, False, True])
     rows = np.flatnonzero(known)
@@ -49,7 +49,7 @@ def test_of_groups_only_known_labels_count() -> None:
     assert not np.any(losses[~known]) and losses.dtype == jnp.float32
 
 
-def test_ages_and_ranges_are_learnt_by_their_likelihood() -> None:
+def test_likelihood_of_ages_and_ranges() -> None:
     losses = example_losses("age", "distribution", YEARS, BATCH)
     known = np.array([True, False, False, True, True, True])
     for row in np.flatnonzero(known):
@@ -88,8 +88,8 @@ def test_sigmoid_units() -> None:
 
 
 @pytest.mark.parametrize("head", ["groups", "distribution", "ordinal"])
-def test_smoothed_labels_are_sometimes_another(head: str) -> None:
-    """The mean over all labels that may stand in for the one that is known."""
+def test_label_smoothing(head: str) -> None:
+    """The loss is the mean over all labels that may replace the known one."""
     logits = LOGITS if head == "groups" else np.asarray(jax.nn.log_softmax(YEARS))
     others = []
     for label in range(logits.shape[1]):
@@ -101,7 +101,7 @@ def test_smoothed_labels_are_sometimes_another(head: str) -> None:
     np.testing.assert_allclose(smoothed, expected, rtol=1e-5)
 
 
-def test_smoothed_labels_as_elsewhere() -> None:
+def test_label_smoothing_equals_pytorch() -> None:
     torch = pytest.importorskip("torch")
     keras = pytest.importorskip("keras")
     losses = example_losses("age", "groups", LOGITS, BATCH, 0.1)
@@ -124,9 +124,9 @@ def test_smoothed_labels_as_elsewhere() -> None:
     np.testing.assert_allclose(units[known], theirs, rtol=1e-5)
 
 
-def test_classes_of_labels_and_their_weights() -> None:
+def test_classes_and_balanced_weights() -> None:
     assert known_classes("age", "groups", BATCH).tolist() == [3, -1, -1, 0, -1, 2]
-    # 17, nothing known, padding, 0 to 2, 23, and 8 to 12 years.
+    # 17, unknown, padding, 0 to 2, 23, and 8 to 12 years.
     assert known_classes("age", "ordinal", BATCH).tolist() == [3, -1, -1, 0, 4, 2]
     classes = RNG.choice(4, 100, p=[0.1, 0.2, 0.3, 0.4])
     oracle = pytest.importorskip("sklearn.utils.class_weight", reason="scikit-learn is missing")
@@ -135,7 +135,7 @@ def test_classes_of_labels_and_their_weights() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_years_answer_in_groups_and_none_is_lost() -> None:
+def test_years_to_groups() -> None:
     found = log_probabilities("age", "distribution", YEARS)
     years = softmax(alike(YEARS))
     np.testing.assert_allclose(np.exp(found["years"]), years, rtol=1e-5)
@@ -144,12 +144,12 @@ def test_years_answer_in_groups_and_none_is_lost() -> None:
         expected[:, nearest_age_group(year)] += years[:, year]
     np.testing.assert_allclose(np.exp(found["age"]), expected, rtol=1e-5)
     assert set(log_probabilities("age", "groups", LOGITS)) == {"age"}
-    # However sure, no probability is above 1.
+    # No probability exceeds 1, however confident.
     sure = RNG.normal(scale=30, size=(1000, 101)).astype(np.float32)
     assert max(a.max() for a in log_probabilities("age", "distribution", sure).values()) <= 0
 
 
-def test_ordinal_head_is_a_distribution_with_one_hump() -> None:
+def test_ordinal_head_is_a_unimodal_distribution() -> None:
     head = OrdinalHead(101)
     features = RNG.normal(size=(50, 16)).astype(np.float32)
     params = head.init(jax.random.key(0), features)
@@ -159,7 +159,7 @@ def test_ordinal_head_is_a_distribution_with_one_hump() -> None:
     inner = np.sign(np.diff(log_probs[:, 1:-1]).round(6))
     turns = [np.count_nonzero(np.diff(signs[signs != 0])) for signs in inner]
     assert max(turns) <= 1
-    # Far off and very sure, the unlikely is still finite, and so is its gradient.
+    # Confident and wrong, the loss and its gradient are still finite.
     params["params"]["kernel"] = params["params"]["kernel"] * 1000
     losses, gradient = jax.value_and_grad(lambda p: -head.apply(p, features).sum())(params)
     assert np.isfinite(losses)
@@ -167,8 +167,8 @@ def test_ordinal_head_is_a_distribution_with_one_hump() -> None:
 
 
 @pytest.mark.parametrize("head", ["distribution", "ordinal"])
-def test_ranges_alone_teach_ages(head: str) -> None:
-    """From ages known by group only, the year is learnt to within a group."""
+def test_ages_are_learnt_from_ranges(head: str) -> None:
+    """From labels that are age groups, the year is learnt to within a group."""
     ages = RNG.integers(0, 70, 400)
     bounds = np.array([list(map(int, group.split("-"))) for group in AGE_GROUPS])
     ranges = bounds[[nearest_age_group(float(age)) for age in ages]]
@@ -192,25 +192,25 @@ def test_ranges_alone_teach_ages(head: str) -> None:
         params, state = step(params, state)
     years = log_probabilities("age", head, layer.apply(params, features))["years"]
     error = np.abs(np.exp(years) @ np.arange(101) - ages)
-    # Nothing tells where in the last range, of 41 years, anybody is.
+    # No label distinguishes the 41 years of the last range.
     assert error[ranges[:, 0] < 60].mean() < 4 and error.mean() < 12
 
 
-def test_neighbouring_years_are_alike_and_a_gaussian_stays_one() -> None:
+def test_smoothing_of_years_keeps_gaussians() -> None:
     years = np.arange(101)
     logits = -0.5 * ((years - np.array([[40.0], [55.5]])) / 6) ** 2
     probabilities = np.exp(log_probabilities("age", "distribution", jnp.float32(logits))["years"])
     np.testing.assert_allclose(probabilities @ years, [40, 55.5], atol=0.01)
     spread = np.sqrt(probabilities @ years**2 - (probabilities @ years) ** 2)
     np.testing.assert_allclose(spread, 6, atol=0.01)
-    # Of a range learnt as a whole, years next to what is likely are likelier than others.
+    # Within a range, years near other likely years are more likely.
     logits = np.where(years < 20, 0.0, np.where(years < 30, 3.0, -3.0))[None]
     years = log_probabilities("age", "distribution", jnp.float32(logits))["years"]
     probabilities = np.exp(years)[0]
     assert probabilities[20] > 1.5 * probabilities[29]
 
 
-def test_years_told_by_exact_ages_are_their_smoothed_histogram() -> None:
+def test_age_distribution_from_exact_ages() -> None:
     ages = np.repeat([20, 21, 40], [100, 300, 600])
     shares = estimate_age_distribution(ages, ages)
     assert shares.sum() == pytest.approx(1) and shares.min() > 0
@@ -218,8 +218,8 @@ def test_years_told_by_exact_ages_are_their_smoothed_histogram() -> None:
     assert shares @ np.arange(101) == pytest.approx(ages.mean(), abs=0.1)
 
 
-def test_years_told_by_ranges_are_smooth_and_agree_with_them() -> None:
-    # FairFace's ranges, and how many of its training faces are in each.
+def test_age_distribution_from_ranges() -> None:
+    # FairFace's ranges and their numbers of training faces.
     low = np.array([0, 3, 10, 20, 30, 40, 50, 60, 70])
     high = np.array([2, 9, 19, 29, 39, 49, 59, 69, 100])
     people = np.array([1792, 10408, 9103, 25598, 19250, 10744, 6228, 2779, 842])
@@ -229,11 +229,13 @@ def test_years_told_by_ranges_are_smooth_and_agree_with_them() -> None:
     )
     probabilities = np.array([shares[a : b + 1].sum() for a, b in zip(low, high, strict=True)])
     np.testing.assert_allclose(probabilities, people / people.sum(), atol=0.015)
-    assert np.all(np.diff(shares[60:]) < 0)  # Rather 72 than 85, the middle of the last range.
+    assert np.all(
+        np.diff(shares[60:]) < 0
+    )  # 72 is more likely than 85, the middle of the last range.
     assert 71 < shares[70:] @ np.arange(70, 101) / shares[70:].sum() < 78
 
 
-def test_years_told_by_nobody_are_even() -> None:
+def test_age_distribution_without_ages_is_uniform() -> None:
     np.testing.assert_allclose(
         estimate_age_distribution(np.array([UNKNOWN]), np.array([UNKNOWN])), 1 / 101
     )

@@ -25,14 +25,14 @@ def measure(objective: Objective, batch: dict, logits: dict = LOGITS) -> tuple[f
 
 
 def means(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of known ages, and the mean of their losses by weights of classes."""
+    """Known age labels, and the class-weighted mean of their losses."""
     known = BATCH["mask"] & (BATCH["age"] >= 0)
     labels, logits = BATCH["age"][known], LOGITS["age"][known].astype(np.float64)
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
     return labels, (weights[labels] * losses).sum() / weights[labels].sum()
 
 
-def test_mean_is_weighted_by_classes_and_what_is_logged_is_not() -> None:
+def test_class_weights_apply_to_the_loss_only() -> None:
     objective = Objective({"age": "groups"}, 0.0, WEIGHTS)
     loss, sums = measure(objective, BATCH)
     assert loss == pytest.approx(means(WEIGHTS["age"])[1], rel=1e-5)
@@ -51,7 +51,7 @@ def test_mean_is_weighted_by_classes_and_what_is_logged_is_not() -> None:
     assert loss == pytest.approx(float(theirs), rel=1e-5)
 
 
-def test_parts_add_up_to_the_batch() -> None:
+def test_microbatches_add_up_to_the_batch() -> None:
     objective = Objective(HEADS, 0.1, WEIGHTS)
     whole = measure(objective, BATCH)
     totals, found = objective.total_weights(BATCH), []
@@ -62,7 +62,7 @@ def test_parts_add_up_to_the_batch() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), added, whole)
 
 
-def test_mixed_images_count_for_both() -> None:
+def test_mixed_images_count_for_both_labels() -> None:
     objective = Objective(HEADS, 0.1, WEIGHTS)
     other = {name: np.roll(column, 1) for name, column in BATCH.items()}
     targets = [(0.25, BATCH), (0.75, other)]
@@ -73,7 +73,7 @@ def test_mixed_images_count_for_both() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), mixed, expected)
 
 
-def test_nothing_known_is_no_loss() -> None:
+def test_no_known_labels_no_loss() -> None:
     batch = BATCH | {"age": np.full(24, -1, np.int32), "gender": np.full(24, -1, np.int32)}
     objective = Objective(HEADS, 0.1, WEIGHTS)
     assert measure(objective, batch)[0] == 0

@@ -109,12 +109,12 @@ def test_one_device_and_eight_give_the_same_numbers(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("recipe", [PLAIN, LOSS], ids=["plain", "loss"])
-def test_parts_have_the_gradient_of_the_whole(
+def test_accumulated_gradient_equals_that_of_the_batch(
     monkeypatch: pytest.MonkeyPatch, devices: int, recipe: Recipe
 ) -> None:
     monkeypatch.setitem(MODELS, "tiny", PlainNet)
     in_parts = dataclasses.replace(recipe, accumulate=4)
-    # Nearly all that is known is in one of the parts.
+    # Nearly all known labels are in one microbatch.
     batch = make_batch(32)
     batch["age"] = np.where((np.arange(32) % 4 == 1) | (np.arange(32) < 3), batch["age"], -1)
     whole, parts = (train(3, devices, 0.0, r, batch) for r in (recipe, in_parts))
@@ -122,8 +122,8 @@ def test_parts_have_the_gradient_of_the_whole(
 
 
 @pytest.mark.parametrize("unroll", [1, 3])
-def test_loops_add_up(unroll: int) -> None:
-    """On accelerators the parts are a loop, on CPUs a sequence."""
+def test_scan_sum(unroll: int) -> None:
+    """On accelerators microbatches are a loop, on CPUs it is unrolled."""
 
     def function(carry: jax.Array, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         return 2 * carry + x, {"product": carry * x}
@@ -135,7 +135,7 @@ def test_loops_add_up(unroll: int) -> None:
 
 
 @pytest.mark.usefixtures("tiny_net")
-def test_parts_move_batch_statistics_one_after_the_other() -> None:
+def test_microbatches_update_batch_statistics_in_turn() -> None:
     batch, transform = make_batch(), make_eval_transform(16, MEAN, STD)
     mesh, tx = create_mesh(jax.devices()[:1]), optax.sgd(0.0)
     model = create_model("tiny", {"age": 8, "gender": 2})
@@ -164,7 +164,7 @@ def test_parts_move_batch_statistics_one_after_the_other() -> None:
     )
 
 
-def test_mixed_images_have_mixed_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "tiny", PlainNet)
     monkeypatch.setattr(jax.random, "beta", lambda key, a, b: jnp.float32(a))
     batch, transform = make_batch(), make_eval_transform(16, MEAN, STD)
@@ -197,7 +197,7 @@ def test_mixed_images_have_mixed_losses(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.usefixtures("tiny_net")
 @pytest.mark.parametrize("frozen_stages", [0, 1])
-def test_averages_follow_what_is_trained(frozen_stages: int) -> None:
+def test_moving_averages(frozen_stages: int) -> None:
     recipe = Recipe(ema=0.3)
     start, *states = (
         jax.device_get(train(n, 1, recipe=recipe, frozen_stages=frozen_stages)[0]) for n in range(5)
@@ -250,7 +250,7 @@ def test_state_is_donated_and_steps_differ() -> None:
 
 
 @pytest.mark.usefixtures("tiny_net")
-def test_evaluation_is_of_every_image_by_itself() -> None:
+def test_evaluation_treats_images_independently() -> None:
     mesh = create_mesh(jax.devices()[:8])
     model = create_model("tiny", {"age": 8, "gender": 2})
     variables = create_variables(model, 16, 0)
@@ -286,7 +286,7 @@ def test_mean_of_views(count: int) -> None:
     [(1, PLAIN), (8, PLAIN), (8, dataclasses.replace(ALL, mixup=0.0))],
     ids=["one", "eight", "all"],
 )
-def test_known_features_stand_for_images(devices: int, recipe: Recipe) -> None:
+def test_precomputed_features_equal_images(devices: int, recipe: Recipe) -> None:
     mesh = create_mesh(jax.devices()[:devices])
     model = create_model("tiny", {"age": 8, "gender": 2}, frozen_stages=1, dropout_rate=0.5)
     tx, steps_per_epoch = optax.sgd(0.1), 2
