@@ -9,15 +9,6 @@ from agenet.models import MODELS, create_model
 from agenet.weights.known import KNOWN, KnownWeights
 from agenet.weights.spec import InputSpec, WeightsSpec
 
-# The flavours of the networks of each source.
-_FLAVOURS = {
-    "torchvision": ("torchvision",),
-    "timm": ("timm", "tensorflow"),
-    "keras": ("keras", "tensorflow"),
-    "lite": ("tensorflow",),
-    "caffe": ("caffe",),
-}
-
 
 def identify(
     path: Path, source: str, model: str, flavour: str, known: KnownWeights | None
@@ -59,7 +50,8 @@ def _assume(path: Path, source: str, model: str, flavour: str, sha256: str) -> W
             f"--model, its network, one of {', '.join(MODELS)}"
         )
     network = create_model(model, {}, flavour=flavour).backbone
-    flavours = [f for f in network.FLAVOURS if f in _FLAVOURS[source]]
+    of_source = {entry.flavour for entry in KNOWN if entry.source == source}
+    flavours = [flavour for flavour in network.FLAVOURS if flavour in of_source]
     if not flavours:
         raise UserError(f"{path}: has tensor names of {source}, which has no {model}")
     if flavour and flavour not in flavours:

@@ -63,8 +63,11 @@ def read_weights(
     spec = weights.spec
     if model and spec.model != model:
         raise UserError(f"{path}: weights of {spec.model}, not of {model}")
-    if flavour:
-        _check_flavour(spec, flavour)
+    if flavour and spec.flavour != flavour:
+        raise UserError(
+            f"these weights of {spec.model} are for its flavour {spec.flavour!r}, not {flavour!r}, "
+            f"where they would lose accuracy: use flavour {spec.flavour!r}"
+        )
     return weights
 
 
@@ -180,14 +183,6 @@ def _read_foreign(
             )
     _check_classes(tensors, spec, path)
     return Weights(tensors, spec)
-
-
-def _check_flavour(spec: WeightsSpec, flavour: str) -> None:
-    if spec.flavour != flavour:
-        raise UserError(
-            f"these weights of {spec.model} are for its flavour {spec.flavour!r}, not {flavour!r}, "
-            f"where they would lose accuracy: use flavour {spec.flavour!r}"
-        )
 
 
 def _classes(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, int]:
