@@ -1,3 +1,5 @@
+"""Cache and download, against a local server that stalls, breaks off and changes its files."""
+
 import hashlib
 import logging
 import os
@@ -30,19 +32,19 @@ QUICK = RetryPolicy(timeout=0.3, attempts=3, pause=0.01)
 
 @dataclass
 class Reply:
-    """What the server does with one request: after `pause_at` bytes it waits, or hangs up."""
+    """A response of the server: after `pause_at` bytes it waits, or closes the connection."""
 
     status: int = 200
     body: bytes = BODY
     headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"one"'})
     ranges: bool = True
     pause_at: int | None = None
-    pause: float = 0.0  # 0: hang up
-    reason: str | None = None  # beside the status
+    pause: float = 0.0  # seconds; 0 closes the connection
+    reason: str | None = None  # text of the status line
 
 
 class Server(ThreadingHTTPServer):
-    """Gives its `replies` in turn, the last one for ever, and notes the requests' headers."""
+    """Sends its `replies` in turn and then repeats the last; records the headers of requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -89,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as server:
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # Clients hang up.
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # Clients disconnect.
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield server
@@ -100,7 +102,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache."""
+    """The folder of the source in a temporary cache."""
     monkeypatch.setenv("AGENET_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("AGENET_OFFLINE", raising=False)
@@ -108,7 +110,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / KNOWN[0].source
 
 
-def left_over(folder: Path) -> list[str]:
+def remaining(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
@@ -116,7 +118,7 @@ def test_downloads_once(server: Server, folder: Path) -> None:
     path = find_file(server.known(), QUICK)
     assert path == folder / KNOWN[0].file_name
     assert path.read_bytes() == BODY
-    assert left_over(folder) == [path.name]
+    assert remaining(folder) == [path.name]
     cache._verified.clear()
     assert find_file(server.known(), QUICK) == path
     assert len(server.requests) == 1
@@ -131,7 +133,7 @@ def test_downloads_once(server: Server, folder: Path) -> None:
     ],
     ids=["breaks off", "stalls", "weak etag"],
 )
-def test_continues_where_it_stopped(server: Server, broken: Reply) -> None:
+def test_interrupted_download_resumes(server: Server, broken: Reply) -> None:
     version = broken.headers.get("Last-Modified", '"one"')
     server.replies = [broken, Reply(headers={"ETag": version})]
     assert find_file(server.known(), QUICK).read_bytes() == BODY
@@ -151,13 +153,13 @@ def test_continues_where_it_stopped(server: Server, broken: Reply) -> None:
     ],
     ids=["no ranges", "changed", "no version", "416", "500", "429"],
 )
-def test_starts_again(server: Server, first: Reply, second: Reply) -> None:
+def test_download_restarts(server: Server, first: Reply, second: Reply) -> None:
     server.replies = [first, second, Reply()]
     assert find_file(server.known(), QUICK).read_bytes() == BODY
 
 
-def test_part_of_another_version_is_not_glued(server: Server) -> None:
-    # A server that knows Range but not If-Range.
+def test_part_of_another_version_is_not_appended(server: Server) -> None:
+    # A server that supports Range but not If-Range.
     unfit = Reply(status=206, headers={"ETag": '"two"', "Content-Range": f"bytes {HALF}-9/10"})
     server.replies = [Reply(pause_at=HALF, body=OTHER), replace(unfit, ranges=False), Reply()]
     assert find_file(server.known(), QUICK).read_bytes() == BODY
@@ -177,7 +179,7 @@ def test_part_of_another_version_is_not_glued(server: Server) -> None:
         (Reply(status=302, headers={"Location": "http://example.org"}), QUICK, "only https", 1),
     ],
 )
-def test_says_what_went_wrong(
+def test_failed_download_is_one_line(
     server: Server, folder: Path, reply: Reply, retries: RetryPolicy, message: str, requests: int
 ) -> None:
     server.replies = [reply]
@@ -186,7 +188,7 @@ def test_says_what_went_wrong(
     assert "\n" not in str(error.value)
     assert len(server.requests) == requests
     kept = [KNOWN[0].file_name + suffix for suffix in (".part", ".part.version")]
-    assert left_over(folder) == (kept if "kept" in message else [])
+    assert remaining(folder) == (kept if "kept" in message else [])
 
 
 def test_unreachable_host(server: Server) -> None:
@@ -218,7 +220,7 @@ def test_cache_that_cannot_be_written(
         find_file(server.known(), QUICK)
 
 
-def test_damaged_file_is_fetched_again(
+def test_damaged_file_is_downloaded_again(
     server: Server, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = find_file(server.known(), QUICK)
@@ -239,7 +241,7 @@ def test_offline(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not server.requests
 
 
-def test_installed_package_saves_the_download(
+def test_file_of_an_installed_package(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = replace(server.known(), package=Package("some-weights", "1.0", "weights/net.pth"))
@@ -273,7 +275,7 @@ def test_two_processes_download_once(server: Server, folder: Path) -> None:
     assert len(server.requests) == 1
 
 
-def test_a_killed_download_is_continued(server: Server, folder: Path) -> None:
+def test_killed_download_resumes(server: Server, folder: Path) -> None:
     server.replies = [Reply(pause_at=HALF, pause=60), Reply()]
     part = folder / f"{KNOWN[0].file_name}.part"
     with child(server) as process:

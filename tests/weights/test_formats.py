@@ -1,4 +1,4 @@
-"""Readers of files of weights: what they return, and what they refuse."""
+"""Readers of weights files: what they return, and what they reject."""
 
 import io
 import os
@@ -41,7 +41,7 @@ def refused(path: Path) -> str:
     return message
 
 
-# PyTorch: pickles are put together by hand here, so that PyTorch is not needed.
+# PyTorch: pickles are assembled by hand, so that PyTorch is not needed.
 
 
 def text(value: str) -> bytes:
@@ -132,7 +132,7 @@ def test_pytorch_state_dict_is_found(tmp_path: Path) -> None:
 
 
 def test_pytorch_list_of_pairs(tmp_path: Path) -> None:
-    """As Python 2 wrote a dict. Several of one list, each of its length, could fill the memory."""
+    """Python 2 wrote dicts as lists of pairs. Many dicts from one list could fill the memory."""
     path = tmp_path / "x.pth"
     pairs = b"](](" + text("a") + described() + b"eeq\x07"
     make = b"ccollections\nOrderedDict\n"
@@ -324,14 +324,14 @@ def test_levi_hassner_caffemodel(task: str, classes: int) -> None:
     assert all(np.isfinite(value).all() and value.std() > 1e-4 for value in tensors.values())
 
 
-# What is refused.
+# Files that are rejected.
 
 SYSTEM = b"\x80\x02cos\nsystem\n(" + text("touch executed") + b"tR."
 DEEP = b"\x80\x02}(" + b")" + b"\x85" * 300_000 + b"K\x01u."
 COMPLEX = b'{"a":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}     '
 HEADER = b'{"a":{"dtype":"F32","shape":[1000],"data_offsets":[0,4000]}}'
 
-# A tuple of two of a tuple of two ...: as text it has 2**40 brackets.
+# Nested tuples of two elements: as text they have 2**40 brackets.
 NAME = b"\x80\x04)" + b"q\x00h\x00\x86" * 40 + b"\x8c\x01a\x93."
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
@@ -404,7 +404,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_file_is_refused(
+def test_hostile_file_is_rejected(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -443,7 +443,7 @@ def cycle(file: h5py.File, _: Path) -> None:
 
 
 def bomb(file: h5py.File, _: Path) -> None:
-    """A chunk of 96 bytes, as it says, that inflates to 10 MB."""
+    """A chunk with a stated size of 96 bytes that decompresses to 10 MB."""
     options: dict[str, Any] = {"dtype": "f4", "chunks": (24,), "compression": "gzip"}
     dataset = file.create_dataset("layers/conv2d/vars/0", (24,), **options)
     dataset.id.write_direct_chunk((0,), zlib.compress(bytes(10**7)))
@@ -492,7 +492,7 @@ def objects(file: h5py.File, _: Path) -> None:
         (objects, "not an array of numbers"),
     ],
 )
-def test_hostile_hdf5_is_refused(
+def test_hostile_hdf5_is_rejected(
     tmp_path: Path, build: Callable[[h5py.File, Path], None], reason: str
 ) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as file:
@@ -502,13 +502,13 @@ def test_hostile_hdf5_is_refused(
     assert reason in refused(tmp_path / "x.h5")
 
 
-def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
+def test_missing_file_is_rejected(tmp_path: Path) -> None:
     assert "is not a file" in refused(tmp_path)
     assert "no such file" in refused(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors", "hdf5", "caffe"])
-def test_damaged_files_end_in_one_line(tmp_path: Path, kind: str) -> None:
+def test_damaged_file_is_one_line(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x"
     if kind == "hdf5":
         keras_weights(path)
@@ -528,7 +528,7 @@ def test_damaged_files_end_in_one_line(tmp_path: Path, kind: str) -> None:
         for place in rng.integers(0, len(whole), rng.integers(1, 4)):
             damaged[place] = rng.integers(256)
         flips.append(bytes(damaged))
-    start = time.process_time()  # others may be using the machine
+    start = time.process_time()  # not affected by other processes
     for content in cuts + flips:
         path.write_bytes(content)
         try:

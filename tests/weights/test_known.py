@@ -1,3 +1,5 @@
+"""The table of known weights agrees with the sources of the frameworks, where installed."""
+
 import ast
 import base64
 import importlib.metadata
@@ -24,7 +26,7 @@ def of(source: str) -> list[KnownWeights]:
 
 
 def source_file(package: str, path: str) -> str:
-    """The text of a file of an installed package, which is not imported."""
+    """Reads a file of an installed package without importing the package."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         pytest.skip(f"{package} is not installed")
@@ -89,7 +91,7 @@ def test_timm_agrees() -> None:
         inception = "INCEPTION" in options or "mean=(0.5" in options
         assert (entry.input.mean == (127.5,) * 3) == inception
         assert ("'bilinear'" in options) == (entry.input.interpolation == "bilinear")
-    # Nothing that has an address, and with it a hash, is left out.
+    # The table contains every file that has an address, and with it a hash.
     configs = re.findall(r"'(\w+)\.(\w+)': _cfg\(\s*url='(https[^']+)'", text)
     published = {Path(url).name for model, _, url in configs if OURS.fullmatch(model)}
     assert published == {entry.file_name for entry in of("timm")}
@@ -132,7 +134,7 @@ def test_packages_agree(entry: KnownWeights, monkeypatch: pytest.MonkeyPatch) ->
     assert find_file(entry).name == entry.file_name
 
 
-def test_init(tmp_path: Path) -> None:
+def test_find_init(tmp_path: Path) -> None:
     found = find_init("imagenet", "resnet50")
     assert isinstance(found, KnownWeights)
     assert found.name == "torchvision/resnet50.imagenet1k_v2"
@@ -161,7 +163,7 @@ def test_init(tmp_path: Path) -> None:
         ("runs/none", "resnet50", "", "nor a file"),
     ],
 )
-def test_init_that_is_nothing(init: str, model: str, flavour: str, message: str) -> None:
+def test_find_init_mistakes(init: str, model: str, flavour: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         find_init(init, model, flavour)
 

@@ -1,4 +1,4 @@
-"""Strictness: nothing is loaded in part, and nothing keeps its initial value unnoticed."""
+"""Strict loading: all or nothing, and no parameter keeps its initial value unnoticed."""
 
 import hashlib
 from dataclasses import replace
@@ -43,7 +43,7 @@ def shapes_of(name: str, classes: dict[str, int], flavour: str = "") -> dict[str
 
 
 def tensors_for(variables: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Values that no initialiser gives."""
+    """Values that no initialiser returns."""
     return {
         name: np.full(leaf.shape, 7 + i, np.float32)
         for i, (name, leaf) in enumerate(flatten_dict(variables, sep="/").items())
@@ -84,7 +84,7 @@ def test_every_statistic_is_needed(name: str, flavour: str) -> None:
         with pytest.raises(UserError, match=f"missing: {key}$"):
             load_into(shapes, tensors)
         tensors[key] = value
-    # Nor can all be left out, as in a file of trainable parameters alone.
+    # The same for a file that contains trainable parameters only.
     without = {key: value for key, value in tensors.items() if key not in statistics}
     with pytest.raises(UserError, match=f"{len(statistics)} in all"):
         load_into(shapes, without)
@@ -159,7 +159,7 @@ def test_new_must_name_something(
         ("batch_stats/backbone/bn/var", np.full(8, -1e-6), "negative: batch_stats"),
     ],
 )
-def test_misfits(
+def test_unfit_weights_are_rejected(
     name: str,
     value: np.ndarray | None,
     message: str,
@@ -184,14 +184,14 @@ def test_own_format(tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
         read_weights(path, flavour="huge")
 
 
-def test_save_in_rows(tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_save_in_c_order(tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
     name = "params/backbone/conv/kernel"
     turned = np.arange(tensors[name].size, dtype=np.float64).reshape(tensors[name].shape[::-1]).T
     save_weights(tmp_path / "x", Weights(tensors | {name: turned}, SPEC))
     assert np.array_equal(read_weights(tmp_path / "x").tensors[name], turned)
 
 
-def test_save_refuses(
+def test_save_rejects_invalid_values(
     tensors: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "own.safetensors"
@@ -217,7 +217,9 @@ def test_save_refuses(
     assert [*tmp_path.iterdir()] == [path] and path.read_bytes() == b"before"
 
 
-def test_own_format_that_lies(tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_own_format_with_a_wrong_specification(
+    tensors: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     lies = ["{}", '{"\\u001b[2J": 1}', replace(SPEC, classes={"age": 9}).to_json()]
     for text in lies:
         safetensors.numpy.save_file(tensors, tmp_path / "x", {"agenet": text})
@@ -230,7 +232,7 @@ def test_own_format_that_lies(tensors: dict[str, np.ndarray], tmp_path: Path) ->
 
 
 def save(tmp_path: Path, *names: str) -> Path:
-    """A file of another source with these tensors, of four ones each."""
+    """Saves a file of another source with these tensors, each of four ones."""
     path = tmp_path / "theirs.safetensors"
     safetensors.numpy.save_file({name: np.ones((4, 4), np.float32) for name in names}, path)
     return path
@@ -282,7 +284,7 @@ def test_known_by_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read_weights(path, known=find_known("resnet50", "keras"))
 
 
-def test_foreign_names(tmp_path: Path) -> None:
+def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"no known network has these names: decoder\.w, encoder\.w"
     ):
@@ -340,7 +342,7 @@ def test_keras_normalises_itself(tmp_path: Path) -> None:
 
 
 def caffe_levi_hassner() -> dict[str, np.ndarray]:
-    """Every tensor of the age network, by Caffe's names and in its layout."""
+    """All tensors of the age network under Caffe's names and in its layout."""
     rng = np.random.default_rng(0)
     shapes = {
         "conv1": (96, 3, 7, 7),
@@ -360,8 +362,8 @@ def caffe_levi_hassner() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.slow
-def test_lite0_knows_a_uniform(real_data: Path) -> None:
-    """Public weights, from the installed package, on a photograph of Grace Hopper."""
+def test_lite0_classifies_a_photograph(real_data: Path) -> None:
+    """Published weights, from an installed package, on a photograph of Grace Hopper."""
     try:
         path = find_file(find_known("efficientnet_lite0"))
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Name maps: single tensors by hand, and whole networks against the frameworks' own names."""
+"""Name maps: single tensors by hand, and whole networks against the original frameworks."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from agenet.weights.names import MAPS, detect, keras
 
 
 def of_shape(*shape: int) -> np.ndarray:
-    """Distinct values; of no memory where there would be many."""
+    """Distinct values; large shapes are zeros that take no memory."""
     count = int(np.prod(shape))
     if count > 10_000:
         return np.broadcast_to(np.float32(0), shape)
@@ -71,8 +71,8 @@ def test_torch_batch_norm(source: str, model: str, theirs: str, ours: str) -> No
     assert {name: value[0] for name, value in mapped.items()} == expected
 
 
-def test_lite_counts_blocks_through() -> None:
-    # Two blocks of one width are one stage; the first has no expansion.
+def test_lite_numbers_blocks_across_stages() -> None:
+    # Two successive blocks of one width form a stage; the first block has no expansion.
     kernels = [of_shape(16, 32, 1, 1), of_shape(24, 96, 1, 1), of_shape(24, 144, 1, 1)]
     tensors = {f"_blocks.{i}._project_conv.weight": kernel for i, kernel in enumerate(kernels)}
     assert [*MAPS["lite"].to_agenet(tensors, "efficientnet_lite0")] == [
@@ -123,7 +123,7 @@ def test_keras_input_normalisation() -> None:
     deviations = (0.229, 0.224, 0.225)
     imagenet = layer((0.485, 0.456, 0.406), deviations)
     assert keras.to_agenet(imagenet, "efficientnet_b0") == {}
-    # As in the published files, and as in a network without their second division.
+    # The published files, and a network that divides only once.
     for each in (imagenet, layer((0.485, 0.456, 0.406), tuple(d**2 for d in deviations))):
         mean, std = keras.input_normalisation(each) or ((), ())
         assert np.allclose(mean, (123.675, 116.28, 103.53))
@@ -136,7 +136,7 @@ def test_keras_input_normalisation() -> None:
 
 
 def caffe_tensors(classes: int = 8) -> dict[str, np.ndarray]:
-    """As the published files, with four axes for everything, but few channels."""
+    """Tensors like those of the published files, with four axes each, but few channels."""
     shapes = {
         "conv1": (6, 3, 7, 7),
         "conv2": (5, 6, 5, 5),
@@ -156,7 +156,7 @@ def test_caffe_layout() -> None:
     first = tensors["conv1/0"].transpose(2, 3, 1, 0)
     assert np.array_equal(mapped["params/backbone/conv1/kernel"], first[:, :, [2, 1, 0]])
     assert mapped["params/backbone/conv3/bias"].shape == (4,)
-    # What fc6 makes of a map must not depend on how the map is flattened.
+    # The output of fc6 must not depend on how its input is flattened.
     activations = np.random.default_rng(0).normal(size=(3, 3, 4)).astype(np.float32)
     theirs = tensors["fc6/0"][0, 0] @ activations.transpose(2, 0, 1).reshape(-1)
     ours = activations.reshape(-1) @ mapped["params/backbone/fc1/kernel"]
@@ -198,7 +198,7 @@ def test_caffe_of_another_network() -> None:
         ("caffe", "levi_hassner", "fc7/2"),
     ],
 )
-def test_leftovers_are_refused(source: str, model: str, unknown: str) -> None:
+def test_unknown_tensors_are_rejected(source: str, model: str, unknown: str) -> None:
     tensors = {unknown: np.zeros(3)}
     with pytest.raises(UserError, match=unknown):
         MAPS[source].to_agenet(tensors, model)
@@ -211,7 +211,7 @@ def test_leftovers_are_refused(source: str, model: str, unknown: str) -> None:
     assert str(error.value).isprintable()
 
 
-def test_two_tensors_of_one_place() -> None:
+def test_two_tensors_with_one_name() -> None:
     kernels = {f"block1a_dwconv/{name}": np.zeros(1) for name in ("kernel", "depthwise_kernel")}
     with pytest.raises(UserError, match="depthwise_kernel"):
         keras.to_agenet(kernels, "efficientnet_b0")
@@ -223,7 +223,7 @@ def test_two_tensors_of_one_place() -> None:
 def assert_complete(
     source: str, tensors: Mapping[str, np.ndarray], model: str, flavour: str, **classes: int
 ) -> None:
-    """The map turns exactly these tensors into exactly our network's, of the same shapes."""
+    """Asserts that the map turns these tensors into exactly those of our network."""
     assert detect(tensors) == source
     mapped = MAPS[source].to_agenet(tensors, model)
     network = create_model(model, classes or {"imagenet": 1000}, flavour=flavour)
@@ -246,8 +246,8 @@ def assert_complete(
         ("timm", "efficientnet_lite0", "tensorflow"),
     ],
 )
-def test_there_and_back(source: str, model: str, flavour: str) -> None:
-    """Every element comes back to its place."""
+def test_round_trip(source: str, model: str, flavour: str) -> None:
+    """Every element returns to its place."""
     network = create_model(model, {"classes": 10}, flavour=flavour)
     shapes = flatten_dict(jax.eval_shape(lambda: create_variables(network, 64, 0)), sep="/")
     rng = np.random.default_rng(0)
@@ -263,13 +263,13 @@ def test_there_and_back(source: str, model: str, flavour: str) -> None:
 
 
 @pytest.mark.parametrize("classes", [8, 2])
-def test_there_and_back_caffe(classes: int) -> None:
+def test_caffe_round_trip(classes: int) -> None:
     theirs = caffe_tensors(classes)
     back = MAPS["caffe"].from_agenet(
         MAPS["caffe"].to_agenet(theirs, "levi_hassner"), "levi_hassner"
     )
     assert back.keys() == theirs.keys()
-    # The published files give every blob four axes, with ones in front.
+    # The published files give every blob four axes, with leading ones.
     assert all(np.array_equal(back[name], value.squeeze()) for name, value in theirs.items())
     with pytest.raises(UserError, match="no place for params/backbone/bn1/scale"):
         MAPS["caffe"].from_agenet({"params/backbone/bn1/scale": np.zeros(3)}, "levi_hassner")
