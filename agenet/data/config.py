@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
+AgeLabels = Literal["official", "extended"]
 Protocol = Literal["subject", "random"]
 Placement = Literal["auto", "device", "host", "stream"]
 
@@ -23,7 +24,7 @@ class DatasetConfig:
     extra: str
     data_dir: str
     prepare: bool
-    labels: Literal["official", "extended"]
+    labels: AgeLabels
     protocol: Protocol
     test_fold: int
     validation_fraction: Annotated[float, Interval(gt=0, lt=1)]

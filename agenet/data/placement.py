@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from agenet.data.config import Placement
 from agenet.data.records import Records
 from agenet.data.resident import ResidentImages
 from agenet.data.stream import StreamedImages
@@ -18,7 +19,6 @@ from agenet.errors import UserError
 
 log = logging.getLogger(__name__)
 
-PLACEMENTS = ("auto", "device", "host", "stream")
 # The share of free memory that images may take: on a device the rest is for activations, on the
 # host for other programs.
 _SHARE = 0.5
@@ -27,7 +27,7 @@ ImageSource = ResidentImages | StreamedImages
 
 
 def load_images(
-    records: Records, *, size: int, mesh: Mesh, placement: str, progress: bool = False
+    records: Records, *, size: int, mesh: Mesh, placement: Placement, progress: bool = False
 ) -> ImageSource:
     """Decodes and places a data set, or prepares to stream it; logs the placement and its reason.
 
@@ -35,11 +35,11 @@ def load_images(
         records: the data set, N images.
         size: side of the square images, in pixels.
         mesh: the devices that batches are divided over.
-        placement: one of `PLACEMENTS`.
+        placement: see `choose_placement`.
         progress: show a progress bar.
 
     Raises:
-        UserError: unknown placement, not enough memory, or an image that does not decode.
+        UserError: not enough memory, or an image that does not decode.
     """
     nbytes = len(records.fold) * size * size * 3
     where, why = choose_placement(
@@ -64,25 +64,19 @@ _TEXTS = {
 }
 
 
-def check_placement(placement: str) -> None:
-    """Raises `UserError` if it is none of `PLACEMENTS`."""
-    if placement not in PLACEMENTS:
-        raise UserError(f'input.placement "{placement}" is not known: use one of {PLACEMENTS}')
-
-
 def choose_placement(
-    placement: str,
+    placement: Placement,
     nbytes: int,
     *,
     devices: int,
     free_device: float,
     free_host: float,
     processes: int = 1,
-) -> tuple[str, str]:
+) -> tuple[Placement, str]:
     """Chooses "device", "host" or "stream".
 
     Args:
-        placement: the requested placement, one of `PLACEMENTS`.
+        placement: the requested placement; "auto" takes the first that fits.
         nbytes: size of all decoded images.
         devices: number of devices that they would be divided over.
         free_device: free bytes of each device.
@@ -94,9 +88,8 @@ def choose_placement(
         The placement and the reason for it.
 
     Raises:
-        UserError: unknown placement, or not enough memory for it.
+        UserError: not enough memory for the requested placement.
     """
-    check_placement(placement)
     if placement == "stream":
         return placement, "as input.placement says"
     each = nbytes / devices
@@ -107,7 +100,7 @@ def choose_placement(
     if placement == "auto":
         if decoded > _SHARE * free_host:
             return "stream", on_host
-        elsewhere = "host" if processes == 1 else "stream"
+        elsewhere: Placement = "host" if processes == 1 else "stream"
         return ("device" if each <= _SHARE * free_device else elsewhere), on_device
     if placement == "device" and each > free_device:
         raise UserError(

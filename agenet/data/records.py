@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from agenet.data.config import AgeLabels
 from agenet.data.stored import SelectedImages, Shard, StoredImages, measure_images
 from agenet.errors import UserError, needs_extra
 from agenet.labels import AGE_LABELS, MAX_AGE, UNKNOWN
@@ -98,19 +99,17 @@ def find_prepared(name: str, data_dir: str) -> Path:
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))))
 
 
-def open_records(name: str, data_dir: str = "", age_labels: str = "official") -> Records:
+def open_records(name: str, data_dir: str = "", age_labels: AgeLabels = "official") -> Records:
     """Opens the newest prepared version of a data set.
 
     Args:
         name: TFDS name and config, such as "adience/faces".
         data_dir: the folder of prepared data sets; empty for TFDS's default.
-        age_labels: which age labels count, one of `agenet.labels.AGE_LABELS`.
+        age_labels: which age labels count, see `agenet.labels`.
 
     Raises:
-        UserError: it is not prepared, damaged or of another kind, or `age_labels` is unknown.
+        UserError: it is not prepared, damaged or of another kind.
     """
-    if age_labels not in AGE_LABELS:
-        raise UserError(f'dataset.labels "{age_labels}" is not known: use one of {AGE_LABELS}')
     path = find_prepared(name, data_dir)
     try:
         import tensorflow_datasets as tfds

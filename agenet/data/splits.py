@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agenet.data.config import Protocol
 from agenet.data.records import NO_FOLD, Records
 from agenet.errors import UserError
 from agenet.labels import TASK_CLASSES
-
-PROTOCOLS = ("subject", "random")
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ def make_splits(
     records: Records,
     *,
     tasks: Sequence[str],
-    protocol: str,
+    protocol: Protocol,
     test_fold: int,
     validation_fraction: float,
     seed: int,
@@ -41,18 +40,15 @@ def make_splits(
     Args:
         records: the data set.
         tasks: the tasks, of which a face needs at least one label.
-        protocol: one of `PROTOCOLS`.
+        protocol: see above.
         test_fold: number of the test fold.
-        validation_fraction: share of the faces outside the test set that are for validation.
-        seed: of the random choices.
+        validation_fraction: share, in (0, 1), of the faces outside the test set.
+        seed: of the random choices, not negative.
 
     Raises:
-        UserError: unknown protocol or fold, a fraction outside (0, 1), a negative seed, an empty
-            set, or a class without training faces.
+        UserError: unknown fold, an empty set, or a class without training faces.
     """
     folds = np.unique(records.fold[records.fold != NO_FOLD])
-    if protocol not in PROTOCOLS:
-        raise UserError(f'dataset.protocol "{protocol}" is not known: use "subject" or "random"')
     if test_fold not in folds:
         raise UserError(
             f"dataset.test_fold {test_fold} does not exist: {records.name} has the folds "
@@ -62,10 +58,6 @@ def make_splits(
         raise UserError(
             f"dataset.test_fold 1: {records.name} has one test set, fold 0, and no other folds"
         )
-    if not 0 < validation_fraction < 1:
-        raise UserError(f"dataset.validation_fraction {validation_fraction} must lie in (0, 1)")
-    if seed < 0:
-        raise UserError(f"seed {seed} must not be negative")
 
     labelled = np.any([records.labels[task] >= 0 for task in tasks], axis=0)
     rows = np.flatnonzero(labelled & (records.fold != NO_FOLD)).astype(np.int32)

@@ -108,8 +108,6 @@ def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
         mesh: the devices that each part is divided over.
         parts: number of parts for gradient accumulation.
     """
-    if parts < 1:
-        raise UserError(f"accumulate {parts} must be at least 1, which is no accumulation")
     devices = mesh.size
     if batch_size <= 0 or batch_size % devices:
         processes = len({device.process_index for device in mesh.devices.flat})

@@ -17,7 +17,6 @@ import optax
 
 from agenet.labels import AGE_GROUPS, MAX_AGE, TASK_CLASSES, UNKNOWN, nearest_age_group
 
-CLASS_WEIGHTS = ("none", "balanced")
 YEARS = np.arange(MAX_AGE + 1)
 _BY_YEAR = ("distribution", "ordinal")
 _SMOOTHING_YEARS = 2.0  # standard deviation of `estimate_age_distribution`'s smoothing

@@ -81,7 +81,6 @@ def test_requested_placement_is_used_if_it_fits() -> None:
         ),
         ("device", {"host": 9 * GB}, "--config.input.placement=stream, or smaller ones"),
         ("host", {"host": 9 * GB}, "take 10.0 GB and this machine has 9.0 GB of memory free: use"),
-        ("gpu", {}, 'input.placement "gpu" is not known'),
     ],
 )
 def test_impossible_placements_are_one_line_errors(asked: str, memory: Any, message: str) -> None:

@@ -189,11 +189,6 @@ def test_malformed_names(name: str) -> None:
         open_records(name)
 
 
-def test_unknown_labels(drawn_faces: Path) -> None:
-    with pytest.raises(UserError, match=r'dataset.labels "all" is not known'):
-        open_records(NAME, str(drawn_faces), "all")
-
-
 DAMAGES: dict[str, Callable[[Path], Any]] = {
     "truncated": lambda folder: os.truncate(folder / SHARD, 100_000),
     "truncated at a block": lambda folder: os.truncate(folder / SHARD, 1 << 16),

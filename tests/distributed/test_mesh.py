@@ -66,7 +66,6 @@ def test_batch_size_that_does_not_fit(batch_size: int, fitting: str) -> None:
 @pytest.mark.parametrize(
     ("batch_size", "parts", "message"),
     [
-        (64, 0, "accumulate 0 must be at least 1"),
         (50, 2, "50 cannot be divided over 8 devices in 2 parts: use --config.batch_size=48 or 64"),
         (
             96,
