@@ -47,6 +47,14 @@ def _hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-skipped",
+        metavar="FILE",
+        help="write the tests that were skipped, to run them elsewhere with `pytest @FILE`",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Keeps the folder of compiled functions small and whole."""
     if "PYTEST_XDIST_WORKER" in os.environ or not COMPILED.is_dir():
@@ -56,6 +64,12 @@ def pytest_configure(config: pytest.Config) -> None:
     for path, size in sizes.items():
         if full or not size:  # Empty: the process that wrote it was killed.
             path.unlink(missing_ok=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if path := terminalreporter.config.getoption("--write-skipped"):
+        skipped = [report.nodeid for report in terminalreporter.getreports("skipped")]
+        Path(path).write_text("".join(f"{nodeid}\n" for nodeid in skipped))
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,10 @@ from agenet.data.records import open_records
 from tests.conftest import run_program
 from tests.data_prep.test_imdb_wiki import pack, run, write_release
 
-if importlib.util.find_spec("apache_beam") is None:
-    pytest.skip("Apache Beam is not installed", allow_module_level=True)
 pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("apache_beam") is None, reason="Apache Beam is not installed"
+    ),
     pytest.mark.slow,
     # TFDS asks what the protobuf that Beam takes, which is older, deprecates.
     pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning"),
