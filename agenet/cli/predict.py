@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agenet.inference.results import Result, Writer
 
 EPILOG = """\
-A folder is searched, with all folders below it, for files that end in .jpg, .jpeg, .jpe, .png,
+A folder is searched, with all folders below it, for files that end in .jpg, .jpeg, .jfif, .png,
 .gif, .bmp, .webp, .tif or .tiff; hidden files are left out. A pattern in quotes is expanded by
 agenet; ** in it stands for folders at any depth.
 
