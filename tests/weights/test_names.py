@@ -257,7 +257,12 @@ def test_round_trip(source: str, model: str, flavour: str) -> None:
     back = MAPS[source].to_agenet(theirs, model)
     assert back.keys() == ours.keys()
     assert all(np.array_equal(back[name], value) for name, value in ours.items())
-    for unknown in ("params/backbone/conv9/kernel", "params/heads/age/gaps"):
+    for unknown in (
+        "params/backbone/conv9/kernel",
+        "params/heads/age/gaps",
+        "params/heads/classes/gaps",
+        "params/heads/second/kernel",
+    ):
         with pytest.raises(UserError, match=f"no place for {unknown}"):
             MAPS[source].from_agenet(ours | {unknown: np.zeros(3)}, model)
 

@@ -4,8 +4,8 @@ Both give names "<layer>/<variable>": "stem_conv/kernel", "stem_bn/gamma", "stem
 "stem_bn/moving_mean", "stem_bn/moving_variance", "predictions/bias", "normalization/mean".
 
 .h5 (Keras applications, `model.save("x.h5")`): each layer has a group with its name, which contains
-datasets named after the variables, "stem_conv/stem_conv/kernel:0". The result starts at the last
-occurrence of the layer's name and drops the ":0". tf.keras calls a depthwise kernel
+datasets named after the variables, "stem_conv/stem_conv/kernel:0". The result drops what precedes
+the layer's name inside the group, and the ":0". tf.keras calls a depthwise kernel
 "depthwise_kernel", Keras 3 "kernel". Of a whole model only the weights are read.
 
 .weights.h5 (`model.save_weights`): "layers/<class>_<n>/vars/<i>", where n counts the layers of a

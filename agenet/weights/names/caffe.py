@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from agenet.errors import UserError
-from agenet.weights.names.common import check_known, check_placed, split_name
+from agenet.weights.names.common import check_known, check_placed, first_head, split_name
 
 _PATHS = {
     "conv1": "backbone/conv1",
@@ -68,10 +68,11 @@ def from_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.n
         UserError: a tensor has no counterpart in the Caffe network.
     """
     layers = {path: layer for layer, path in _PATHS.items()}
+    layers |= dict.fromkeys(first_head(tensors), "fc8")
     result, unplaced = {}, []
     for name, tensor in tensors.items():
         path, template = split_name(name)
-        layer = "fc8" if path.startswith("heads/") else layers.get(path)
+        layer = layers.get(path)
         number = {"params/{}/kernel": "0", "params/{}/bias": "1"}.get(template)
         if layer is None or number is None:
             unplaced.append(name)

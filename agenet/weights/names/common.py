@@ -75,6 +75,11 @@ def split_name(name: str) -> tuple[str, str]:
     return path, f"{collection}/{{}}/{leaf}"
 
 
+def first_head(tensors: Iterable[str]) -> list[str]:
+    """Returns the path of the first head, if any; other frameworks have no place for more."""
+    return sorted({"/".join(name.split("/")[1:3]) for name in tensors if "/heads/" in name})[:1]
+
+
 def head_path(classes: int) -> str:
     """Our path for the classifier that a backbone was published with."""
     return f"heads/{'imagenet' if classes == 1000 else 'classes'}"

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 import numpy as np
 
 from agenet.errors import UserError
-from agenet.weights.names.common import check_known, check_placed, head_path, split_name
+from agenet.weights.names.common import check_known, check_placed, first_head, head_path, split_name
 from agenet.weights.spec import RGB
 
 _NORM = {
@@ -90,8 +90,7 @@ def from_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.n
         UserError: a tensor has no counterpart in Keras's network.
     """
     layers = {path: name for name in _layers(model) if (path := _path(name, {}))}
-    heads = {name.split("/")[2] for name in tensors if name.startswith("params/heads/")}
-    layers |= {f"heads/{task}": "predictions" for task in sorted(heads)[:1]}
+    layers |= dict.fromkeys(first_head(tensors), "predictions")
     result, unplaced = {}, []
     for name, tensor in tensors.items():
         path, template = split_name(name)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from agenet.weights.names.common import from_torch, head_path, split_name, to_torch
+from agenet.weights.names.common import first_head, from_torch, head_path, split_name, to_torch
 
 _LAYER = re.compile(
     r"(blocks\.\d\.\d+\.(conv_(dw|pw|pwl)|bn\d|se\.conv_(reduce|expand)))|conv_(stem|head)|bn\d"
@@ -36,11 +36,9 @@ def from_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.n
     Raises:
         UserError: a tensor has no counterpart in timm's network.
     """
-    modules = {}
+    modules = dict.fromkeys(first_head(tensors), "classifier")
     for path in {split_name(name)[0] for name in tensors}:
         module = re.sub(r"_(\d+)", r".\1", path.removeprefix("backbone/")).replace("/", ".")
-        if re.fullmatch(r"heads/\w+", path):
-            modules[path] = "classifier"
-        elif _LAYER.fullmatch(module):
+        if _LAYER.fullmatch(module):
             modules[path] = module
     return to_torch(tensors, modules, "timm")

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
-from agenet.weights.names.common import from_torch, head_path, to_torch
+from agenet.weights.names.common import first_head, from_torch, head_path, to_torch
 
 # The layers inside `block`, of an inverted residual block without and with expansion.
 _PLAIN = {
@@ -58,8 +58,7 @@ def from_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.n
         UserError: a tensor has no counterpart in torchvision's network.
     """
     modules = {path: name for name in _modules(model) if (path := _backbone(name, model))}
-    heads = {name.split("/")[2] for name in tensors if name.startswith("params/heads/")}
-    modules |= {f"heads/{task}": _top(model) for task in sorted(heads)[:1]}
+    modules |= dict.fromkeys(first_head(tensors), _top(model))
     return to_torch(tensors, modules, "torchvision")
 
 
