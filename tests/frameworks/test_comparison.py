@@ -19,16 +19,16 @@ from agenet.cli.compare import command as compare_command
 from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.frameworks.comparison import compare, data, engine, page, parts
-from agenet.frameworks.comparison.difference import compare as compare_states
-from agenet.frameworks.comparison.engine import OUTPUTS, Work, flavour_of, write_faces
-from agenet.frameworks.comparison.engines import ENGINES, not_installed
-from agenet.frameworks.comparison.findings import (
+from agenet.frameworks.comparison.analysis import (
     ROUNDING,
-    excesses,
-    findings,
+    deviations,
     five_epochs,
     permutation_p,
 )
+from agenet.frameworks.comparison.difference import compare as compare_states
+from agenet.frameworks.comparison.engine import OUTPUTS, Work, flavour_of, write_faces
+from agenet.frameworks.comparison.engines import ENGINES, not_installed
+from agenet.frameworks.comparison.findings import findings
 from agenet.frameworks.comparison.results import Results, read_results
 from agenet.models import create_model
 from agenet.training.state import create_variables
@@ -128,10 +128,10 @@ def content(
 def test_findings_follow_the_results() -> None:
     same, equal, cost = findings(content())
     assert "compute the same logits (Levi-Hassner)" in same.text and "1e-06" in same.evidence
-    assert equal.text.startswith("No framework is seen to be more accurate")
+    assert equal.text.startswith("No difference in accuracy between frameworks was found")
     # Above always naming the largest class by 22 and by 2 points.
-    assert "Of gender the networks have learnt little" in equal.text
-    assert "age 30.0, here 51.7–51.9" in equal.evidence
+    assert "have learnt little of gender," in equal.text
+    assert "age 30.0, means 51.7–51.9" in equal.evidence
     assert "JAX, 2.0 times as fast as PyTorch" in cost.text
     # 1000 faces, five times, a hundred a second; the report: 6914 s.
     assert "50.0 s" in cost.evidence and "1 h 55 min" in cost.evidence
@@ -144,32 +144,32 @@ def test_findings_follow_the_results() -> None:
     little = findings(content(better=0.002, steady=True))[1].text
     assert "changes the accuracy consistently" in little and "That is no more than" in little
     few = findings(content(better=0.2, seeds=2))[1]
-    assert "as far as so few seeds can tell" in few.text
+    assert "so few seeds could not show one" in few.text
     nothing = findings({"parts": {}, "machine": {"cores": 2}, "data": {}})
     assert all("not known" in finding.text for finding in nothing)
     busy = content()
     busy["parts"]["cost/levi_hassner/227"]["load"] = 9.0
     assert "busy" in findings(busy)[2].text
-    assert len(excesses(content())) == 4
+    assert len(deviations(content())) == 4
 
 
 def test_agreement_can_fail() -> None:
-    """A network that was not trained passes for rounding nowhere: it is seen, or nothing is."""
-    for rounding, told in ((1e-4, True), (0.04, True), (0.06, True), (0.2, False)):
+    """An untrained network never passes as rounding: it is seen, or nothing is conclusive."""
+    for rounding, conclusive in ((1e-4, True), (0.04, True), (0.06, True), (0.2, False)):
         results = content(late=1.0)  # the whole way
         for found in results["parts"]["differences/levi_hassner/227/sgd"]["rows"]:
             if found["kind"] == "rounding":
                 found["steps"]["100"]["way"] = rounding
-        (late,) = (e for e in excesses(results) if e.what == "100 steps")
-        assert late.told == told == (late.ratio > ROUNDING)
+        (late,) = (e for e in deviations(results) if e.what == "100 steps")
+        assert late.is_conclusive == conclusive == (late.ratio > ROUNDING)
         finding = findings(results)[0]
-        assert ("Not the same: 100 steps of SGD" in finding.text) == told
-        assert ("Cannot be told" in finding.evidence) != told
+        assert ("Not the same: 100 steps of SGD" in finding.text) == conclusive
+        assert ("Not conclusive" in finding.evidence) != conclusive
     # Steps so short that the parameters' own rounding is as long as they.
     short = content()
     for found in short["parts"]["differences/levi_hassner/227/sgd"]["rows"]:
         found["steps"]["1"] |= {"way": 0.5, "norm": 1e-8}
-    assert not next(e for e in excesses(short) if e.what == "1 step").told
+    assert not next(e for e in deviations(short) if e.what == "1 step").is_conclusive
 
 
 def test_evidence_is_of_the_largest_ratio() -> None:
@@ -214,8 +214,8 @@ def test_pages(tmp_path: Path) -> None:
         assert "6,914 s" in part and "not documented" in part
         assert "Always the largest class" in part and "of the 2 pairs" in part
     assert "<script" not in html and "://" not in html.replace("http://www.w3.org", "")
-    pictures = {path.name for path in (tmp_path / page.PICTURES).iterdir()}
-    assert pictures == {"agreement.png", "cost.png", "results-levi-hassner-plain.png"}
+    images = {path.name for path in (tmp_path / page.IMAGES).iterdir()}
+    assert images == {"agreement.png", "cost.png", "results-levi-hassner-plain.png"}
 
 
 def test_mistakes(tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_data(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Weights that cannot be had are told of; the cost needs no data set."""
+    """Missing weights are reported; the cost needs no data set."""
     monkeypatch.setattr("agenet.data.records.open_records", lambda *_: make_records(size=40))
     monkeypatch.setattr("agenet.weights.cache._installed_file", lambda known: None)
     options = [f"--out={tmp_path}", "--agreement=efficientnet_lite0:35", "--seeds=1"]
@@ -380,7 +380,7 @@ def test_data(
     data.prepare_data(results, cost)
     assert not any(tmp_path.iterdir()) and "data" not in results.content
     data.prepare_data(results, parse([*options, "--parts=agreement"]))
-    assert "efficientnet_lite0 has no weights to start from: random (" in capsys.readouterr().err
+    assert "efficientnet_lite0 has no pre-trained weights: random (" in capsys.readouterr().err
     labels = np.load(tmp_path / "data" / "efficientnet_lite0-35" / "labels.npy")
     faces = engine.read_faces(tmp_path / "data" / "efficientnet_lite0-35")
     genders = labels[faces.test, 1]

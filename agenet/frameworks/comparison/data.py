@@ -1,4 +1,4 @@
-"""Faces and initial weights of a comparison, as files that all frameworks read."""
+"""Prepares the faces and initial weights of a comparison as files that all frameworks read."""
 
 import shutil
 from argparse import Namespace
@@ -15,9 +15,9 @@ from agenet.frameworks.comparison.results import Results, log
 
 
 def prepare_data(results: Results, args: Namespace) -> None:
-    """Faces and initial weights of each network and size, as files that all frameworks read.
+    """Writes faces for each network and size, and initial weights for each seed.
 
-    The cost is measured on noise, and needs none.
+    The cost is measured on noise and needs neither.
     """
     wanted = {
         (model, size)
@@ -59,7 +59,7 @@ def prepare_data(results: Results, args: Namespace) -> None:
         "fingerprint": records.fingerprint(),
         "notice": records.notice,
         "test_fold": args.test_fold,
-        "split": "over persons",
+        "split": "by subject",
         "split_seed": 0,
         "all_train_faces": len(splits.train),
         "all_test_faces": len(splits.test),
@@ -71,7 +71,7 @@ def prepare_data(results: Results, args: Namespace) -> None:
     for model in sorted({model for model, _ in wanted}):
         initial, data["initial"][model] = _find(model, args.init)
         if initial is None and data["initial"][model] != "random":
-            log(f"{model} has no weights to start from: {data['initial'][model]}")
+            log(f"{model} has no pre-trained weights: {data['initial'][model]}")
     labels = np.stack([records.labels[task] for task in ("age", "gender")], 1).astype(np.int32)
     data["largest_class"] = largest_class(labels[test])
     results.content["data"] = data
@@ -101,7 +101,7 @@ def prepare_data(results: Results, args: Namespace) -> None:
 
 
 def largest_class(labels: np.ndarray) -> dict[str, float | None]:
-    """Each task's accuracy of always naming the class that most of labels [N, 2] are of."""
+    """Each task's accuracy of always predicting the largest class of labels [N, 2]."""
     known = {task: labels[labels[:, i] >= 0, i] for i, task in enumerate(("age", "gender"))}
     return {task: largest_class_share(np.bincount(of)) for task, of in known.items()}
 
@@ -115,7 +115,7 @@ def initial_of(results: Results, model: str, size: int, seed: int) -> Path:
 
 
 def _find(model: str, init: str) -> tuple[Any, str]:
-    """Pre-trained weights of the network that all frameworks compute, or why there are none."""
+    """Finds pre-trained weights of the network that all frameworks have, or says why not."""
     from agenet.runs.initial_weights import find_initial
 
     if init == "random" or model == "levi_hassner":
@@ -137,7 +137,7 @@ def _normalisation(model: str, init: str) -> tuple[Sequence[float], Sequence[flo
 
 
 def write_initial(path: Path, model: str, size: int, seed: int, init: str) -> None:
-    """Variables by agenet's names, for all frameworks."""
+    """Writes the initial variables by agenet's names, for all frameworks."""
     import jax
     import safetensors.numpy
     from flax.traverse_util import flatten_dict

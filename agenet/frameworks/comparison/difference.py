@@ -1,4 +1,4 @@
-"""How far two frameworks' answers are apart, and how far rounding alone would bring them."""
+"""Measures differences between the results of two frameworks, and those that rounding causes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,17 +10,17 @@ import safetensors.numpy
 Tensors = dict[str, np.ndarray]
 Parts = Mapping[str, Mapping[str, Any]]
 
-# A leaf whose values are less than this part of the largest leaf's is measured against that: some
-# gradients are zero but for rounding.
+# Differences of leaves with values below this fraction of the largest leaf's are relative to that
+# fraction: some gradients are zero up to floating-point error.
 FLOOR = 1e-2
 
 
 def differences(folder: Path, parts: Parts, initial: Path) -> list[dict[str, Any]]:
-    """Rows of differences between the files of one network and optimiser.
+    """Differences between the files of one network and optimiser, as rows of a table.
 
-    Each row says what is compared (`a` and `b`, frameworks), in which `dtype`, and of which `kind`:
-    "exact", from PyTorch in float64; "pair", two frameworks; "rounding", a framework from itself
-    with its pictures off by their last bit. See `compare` for the figures.
+    Each row has the frameworks `a` and `b`, their `dtype`, and a `kind`: "exact" (a framework and
+    PyTorch in float64), "pair" (two frameworks) or "rounding" (a framework with and without its
+    images changed in their last bit). See `compare` for the figures.
     """
     begun = safetensors.numpy.load_file(initial)
     opened: dict[str, Tensors] = {}
@@ -60,9 +60,9 @@ def compare(
 ) -> dict[str, Any]:
     """Relative differences of `a` from `b`.
 
-    Of logits max |a - b| / max |b|; of gradients and parameters the largest of that over all
-    leaves, and `norm`, the length of the difference over the length of b; `way` is the length of
-    the difference between the parameters over the way that b's have gone since the start.
+    For logits max |a - b| / max |b|; for gradients and parameters its largest value over all
+    leaves, and `norm`, ||a - b|| / ||b||; `way` is ||a - b|| of the parameters over the distance
+    that b's have moved since the start.
     """
     losses = np.array(a_part["losses"]), np.array(b_part["losses"])
     result: dict[str, Any] = {
@@ -111,7 +111,7 @@ def _length(tensors: Tensors) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it; what is not finite becomes a large number, which is a finding, too."""
+    """Converts to JSON's types; a value that is not finite becomes a large number."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return float(np.nan_to_num(value, nan=1e9, posinf=1e9))

@@ -1,12 +1,12 @@
-"""What JAX, PyTorch and Keras do alike in a comparison: the same work, for a subclass in each.
+"""The task that all frameworks of a comparison perform, and their common base class.
 
-A framework takes and gives its variables by agenet's names, through the maps of
-`agenet.weights.names`, so that all start from the same numbers and what comes out can be
-subtracted. The network has one classifier of ten outputs, the eight age groups and the two
-genders, and the loss is the sum of the two tasks' mean cross-entropies over what is known.
+A framework reads and returns its variables by agenet's names, so that all start from the same
+values and results can be subtracted. The network has one classifier with ten outputs, for the eight
+age groups and the two genders; the loss is the sum of the mean cross-entropies of both tasks, over
+known labels.
 
-Where frameworks' own networks of a name differ (padding, constants of batch normalisation), all
-compute as the one in `FLAVOURS`. What is left of differences is in `LEFT`.
+Where libraries' networks of one name differ (padding, constants of batch normalisation), all
+compute the flavour in `FLAVOURS`. `LEFT` lists the differences that remain.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from agenet.labels import TASK_CLASSES
 
 Tensors = dict[str, np.ndarray]
 
-# Those that every framework has, or can be brought to compute.
+# Networks that every framework has, or that agenet composes in it.
 NETWORKS = {
     "levi_hassner": "Levi-Hassner",
     "resnet50": "ResNet-50",
@@ -36,12 +36,12 @@ NETWORKS = {
 }
 FLAVOURS = {"levi_hassner": "report", "resnet50": "torchvision", "efficientnet": "tensorflow"}
 KERAS_ADAM = (
-    "Keras adds Adam's epsilon to the root of the second moment before that is corrected for its "
-    "start, PyTorch and Optax after"
+    "Keras adds Adam's epsilon to the root of the second moment before its bias correction, "
+    "PyTorch and Optax after it"
 )
 LEFT = (
-    "PyTorch divides the variances that it keeps for inference by n - 1, Keras by n, and JAX here "
-    "as the library that the network follows",
+    "PyTorch divides the running variances by n - 1, Keras by n, and JAX here like the library "
+    "that the network comes from",
     KERAS_ADAM,
 )
 AGE = len(TASK_CLASSES["age"])
@@ -51,17 +51,17 @@ RATES = {"adam": 1e-4, "sgd": 1e-2}
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What all frameworks do alike.
+    """What one framework is to do.
 
     Attributes:
         model: the network's name in agenet.
         size: side of its input in pixels.
-        dtype: "float32"; "bfloat16", mixed as each framework has it; or "float64".
+        dtype: "float32"; "bfloat16", in each framework's mixed precision; or "float64".
         platform: "cpu" or "gpu".
-        folder: where `write_faces` has put the data; the cost is measured on noise.
+        folder: data by `write_faces`; not used by the cost, which is measured on noise.
         optimizer: "adam" or "sgd" with momentum.
-        regular: whether pictures are augmented and units and branches dropped.
-        exact: whether a GPU's float32 is float32, not TF32.
+        regular: whether images are augmented, with dropout and stochastic depth.
+        exact: whether a GPU computes in float32 instead of TF32.
         options: of the framework, see `VARIANTS`.
     """
 
@@ -78,9 +78,15 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A way to run a framework: options, in which words, where, environment.
+    """A way to run a framework.
 
-    `asked` are the platforms where it takes so long to start that it must be asked for.
+    Attributes:
+        options: for the framework, see `Work`.
+        text: what the options mean, for the page.
+        platforms: where it can run.
+        dtype: see `Work`.
+        environment: variables to set for its process.
+        asked: platforms where it starts so slowly that it runs only on request.
     """
 
     options: tuple[str, ...]
@@ -93,12 +99,14 @@ class Variant:
 
 _PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 _CPU, _GPU = ("cpu",), ("gpu",)
-# What people may choose from; "default" first.
+# All variants, "default" first.
 VARIANTS: dict[str, dict[str, Variant]] = {
     "jax": {
         "default": Variant((), "agenet's networks, jax.jit"),
-        "large pages": Variant((), "the same, memory in large pages", _CPU, environment=_PAGES),
-        "bfloat16": Variant((), "the same in bfloat16", _GPU, "bfloat16"),
+        "large pages": Variant(
+            (), "the default, with memory in large pages", _CPU, environment=_PAGES
+        ),
+        "bfloat16": Variant((), "the default, in bfloat16", _GPU, "bfloat16"),
     },
     "torch": {
         "default": Variant((), "eager, NCHW"),
@@ -118,10 +126,12 @@ VARIANTS: dict[str, dict[str, Variant]] = {
             "bfloat16",
         ),
     },
-    # Keras leaves XLA out on a CPU, and takes it on a GPU.
+    # By default Keras uses XLA on a GPU, not on a CPU.
     "keras": {
         "default": Variant((), "on TensorFlow"),
-        "large pages": Variant((), "the same, memory in large pages", _CPU, environment=_PAGES),
+        "large pages": Variant(
+            (), "the default, with memory in large pages", _CPU, environment=_PAGES
+        ),
         "with XLA": Variant(("jit",), "on TensorFlow, large pages", _CPU, environment=_PAGES),
         "without XLA": Variant(("no_jit",), "on TensorFlow", _GPU),
         "on JAX": Variant(("jax",), "on JAX, large pages", environment=_PAGES),
@@ -131,19 +141,19 @@ VARIANTS: dict[str, dict[str, Variant]] = {
 
 
 def flavour_of(model: str) -> str:
-    """Of the network as all frameworks compute it."""
+    """The flavour of the network in all frameworks."""
     return FLAVOURS[model if model in FLAVOURS else model.partition("_")[0]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Faces:
-    """The data of a comparison, as `write_faces` left them.
+    """Faces and labels of a comparison, see `write_faces`.
 
     Attributes:
-        images: uint8 [N, P, P, 3], P a little more than the network's input.
-        labels: int32 [N, 2], age group and gender, -1 unknown.
-        train, test: rows.
-        mean, std: RGB.
+        images: uint8 [N, P, P, 3], with P larger than the network's input by an eighth.
+        labels: int32 [N, 2], age group and gender, -1 if unknown.
+        train, test: rows of the two sets.
+        mean, std: for normalisation, RGB, 0 to 255.
     """
 
     images: np.ndarray
@@ -154,7 +164,7 @@ class Faces:
     std: np.ndarray
 
     def inputs(self, rows: np.ndarray, size: int) -> np.ndarray:
-        """The middle of pictures as the networks take them: float32 [B, size, size, 3]."""
+        """Central crops as the networks take them: normalised, float32 [B, size, size, 3]."""
         images = self.images[rows]
         corner = (images.shape[1] - size) // 2
         return self.normalise(images[:, corner : corner + size, corner : corner + size])
@@ -164,7 +174,7 @@ class Faces:
 
 
 def write_faces(folder: Path, **arrays: np.ndarray) -> None:
-    """The fields of `Faces`, a file each."""
+    """Writes each field of `Faces` to a file."""
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
 
@@ -175,13 +185,13 @@ def read_faces(folder: Path) -> Faces:
 
 
 class Framework(Engine):
-    """One of them; a subclass has the few things that each does its own way.
+    """A framework that performs the task; subclasses fill in what each does in its own way.
 
     `prepare` and `measure` of `Engine` time the stages "training" and "inference".
     """
 
     def __init__(self, work: Work) -> None:
-        """Raises `UserError` if the framework's own backend is not on the platform asked for."""
+        """Raises `UserError` if the framework does not run on the platform that `work` names."""
         self.work = work
         self.setup()
         if (found := self.platform()) != work.platform:
@@ -193,27 +203,27 @@ class Framework(Engine):
 
     @abstractmethod
     def platform(self) -> str:
-        """Where the framework itself says that it runs, "cpu" or "gpu"."""
+        """Where the framework reports that it runs, "cpu" or "gpu"."""
 
     @abstractmethod
     def setup(self) -> None:
-        """Builds network and optimiser."""
+        """Creates network and optimizer."""
 
     @abstractmethod
     def describe(self) -> Figures:
-        """`versions`, and on which device."""
+        """Returns `versions` and `device`."""
 
     @abstractmethod
     def assign(self, tensors: Tensors) -> None:
-        """Takes these variables and begins anew with the optimiser."""
+        """Sets the variables and resets the optimizer."""
 
     @abstractmethod
     def variables(self) -> Tensors:
-        """What the network has, by agenet's names, in float64 or float32."""
+        """The network's variables by agenet's names, in float64 or float32."""
 
     @abstractmethod
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Answers in inference mode: [B, S, S, 3] to [B, OUTPUTS]."""
+        """Logits in inference mode: [B, S, S, 3] to [B, OUTPUTS]."""
 
     @abstractmethod
     def gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, Tensors]:
@@ -221,30 +231,30 @@ class Framework(Engine):
 
     @abstractmethod
     def place(self, images: np.ndarray, labels: np.ndarray) -> Any:
-        """A batch where the computation is."""
+        """Puts a batch on the device."""
 
     @abstractmethod
     def step(self, batch: Any) -> Any:
-        """One step of training; the loss, perhaps still being computed."""
+        """Takes a training step and returns the loss, which may still be being computed."""
 
     @abstractmethod
     def infer(self, batch: Any) -> Any:
-        """The logits of a placed batch, perhaps still being computed."""
+        """Logits of a placed batch, which may still be being computed."""
 
     @abstractmethod
     def augment(self, images: np.ndarray, rows: np.ndarray, epoch: int) -> np.ndarray:
-        """Random crops and mirror images of uint8 [B, P, P, 3], as numbers of 0 to 255."""
+        """Crops and flips uint8 [B, P, P, 3] at random; values stay 0 to 255."""
 
     def seed(self, seed: int) -> None:
-        """Of dropout and augmentation, where a framework has one for the whole process."""
+        """Seeds dropout and augmentation, if the framework has one seed for the whole process."""
 
     def agree(
         self, initial: Path, out: Path, batch_size: int, steps: list[int], perturbed: bool
     ) -> Figures:
-        """Writes logits, gradients and variables after some steps, without anything random.
+        """Writes logits, gradients and the variables after some steps, with nothing random.
 
-        With `perturbed` every input value is off by one unit in its last place, up or down, in
-        the precision of the computation: what comes of that is what rounding alone can do.
+        With `perturbed` every input value is changed by one unit in the last place, up or down, in
+        the precision of the computation, which shows what rounding alone can cause.
         """
         found: Tensors = {}
         self.assign(safetensors.numpy.load_file(initial))
@@ -257,7 +267,7 @@ class Framework(Engine):
         for step in range(max(steps)):
             losses.append(float(self.step(self.place(*self._batch(step, batch_size, perturbed)))))
             if step + 1 in steps:
-                # Copies: what they view is overwritten by the next step.
+                # Copies, since the next step overwrites the arrays.
                 now = {f"{step + 1}:{n}": np.array(v) for n, v in self.variables().items()}
                 found |= now
         safetensors.numpy.save_file({n: np.ascontiguousarray(v) for n, v in found.items()}, out)
@@ -276,10 +286,10 @@ class Framework(Engine):
     def train(
         self, initial: Path, out: Path, batch_size: int, epochs: int, seed: int
     ) -> Iterator[Figures]:
-        """The figures of the test after each epoch; the answers of the last go to `out`.
+        """Trains, yields the test's figures after each epoch, and writes the last logits to `out`.
 
         Raises:
-            FloatingPointError: it has diverged.
+            FloatingPointError: training has diverged.
         """
         faces = self.faces
         self.seed(seed)

@@ -1,4 +1,4 @@
-"""The frameworks of a comparison by name."""
+"""The frameworks that can be compared, by name."""
 
 import importlib.util
 
@@ -16,6 +16,6 @@ _MODULES = {
 
 
 def not_installed(framework: str, model: str) -> str:
-    """The module that a framework lacks, or nothing."""
+    """A module that a framework needs and that is not installed, or nothing."""
     absent = (n for n in _MODULES[framework] if importlib.util.find_spec(n) is None)
     return next(absent, "")

@@ -1,4 +1,4 @@
-"""The pictures of a comparison of frameworks; a framework has one colour and mark in all."""
+"""Draws the figures of a comparison, with one colour and marker for each framework."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,19 +18,9 @@ from agenet.evaluation.figure_style import (
     style_axes,
     title_axes,
 )
-from agenet.frameworks.comparison.findings import (
-    NAMES,
-    NETWORKS,
-    ROUNDING,
-    TASKS,
-    TOLD,
-    Part,
-    Trainings,
-    figures_of,
-    rate,
-    speed,
-    steps_text,
-)
+from agenet.frameworks.comparison import analysis
+from agenet.frameworks.comparison.analysis import NAMES, Part, Trainings
+from agenet.frameworks.comparison.engine import NETWORKS
 
 _LOOKS = {n: (c, m) for n, c, m in zip(NAMES, COLORS, MARKERS, strict=False)}
 _LINES: dict[str, Any] = {"exact": "-", "rounding": ":"}
@@ -38,22 +28,22 @@ _LEFT, _RIGHT, _GAP, _BELOW = 0.8, 0.2, 0.8, 0.6
 
 
 def agreement(parts: Sequence[Part]) -> Figure:
-    """Differences from float64 and by rounding, from the gradient on; a panel for each part."""
+    """Differences from float64 and by rounding, over training; one panel for each part."""
     figure, axes = _panels(len(parts), 4.6, 3.2)
     for axis, part in zip(axes, parts, strict=True):
         optimizer = {"sgd": "SGD", "adam": "Adam"}[part["optimizer"]]
         title_axes(axis, f"{NETWORKS[part['model']]}, {optimizer}")
         steps = list(part["rows"][0]["steps"])
-        labels = ["logits", "gradients", *map(steps_text, steps)]
+        labels = ["logits", "gradients", *map(analysis.steps_text, steps)]
         for row in part["rows"]:
             if row["kind"] not in _LINES or row["dtype"] != "float32":
                 continue
-            values = [*figures_of(row).values()]
+            values = [*analysis.figures_of(row).values()]
             color, mark = _LOOKS[row["a"]]
             style: dict[str, Any] = {"color": color, "marker": mark, "markersize": 5}
             (line,) = axis.plot(range(len(values)), np.maximum(values, 1e-9), **style)
             line.set_linestyle(_LINES[row["kind"]])
-        axis.axhline(TOLD / ROUNDING, color=FAINT, linewidth=0.8)
+        axis.axhline(analysis.CONCLUSIVE / analysis.ROUNDING, color=FAINT, linewidth=0.8)
         axis.set_yscale("log")
         axis.yaxis.set_minor_locator(NullLocator())
         axis.set_xticks(range(len(labels)), labels, fontsize=9.5)
@@ -68,11 +58,11 @@ def agreement(parts: Sequence[Part]) -> Figure:
 
 
 def results(group: Trainings) -> Figure:
-    """Accuracy in the last epoch's test, each seed a line over the frameworks."""
-    figure, axes = _panels(len(TASKS), 4.4, 3.0, head=0.4)
+    """Test accuracy after the last epoch; the values of each seed are joined by a line."""
+    figure, axes = _panels(len(analysis.TASKS), 4.4, 3.0, head=0.4)
     names = list(group)
-    for axis, task in zip(axes, TASKS, strict=True):
-        title_axes(axis, f"{task.capitalize()}: accuracy on the test")
+    for axis, task in zip(axes, analysis.TASKS, strict=True):
+        title_axes(axis, f"{task.capitalize()}: test accuracy")
         for seed in sorted({seed for of_seed in group.values() for seed in of_seed}):
             points = [
                 (at, group[name][seed]["epochs"][-1][f"{task}_accuracy"])
@@ -90,7 +80,7 @@ def results(group: Trainings) -> Figure:
         axis.set_xticks(range(len(names)), [NAMES[name] for name in names], fontsize=11)
         axis.set_xlim(-0.5, len(names) - 0.5)
         low, high = axis.get_ylim()
-        spare = max(0.0, 0.1 - (high - low)) / 2  # Little differences are to look little.
+        spare = max(0.0, 0.1 - (high - low)) / 2  # Small differences must look small.
         axis.set_ylim(low - spare, high + spare)
         percent_axis(axis.yaxis)
         style_axes(axis)
@@ -98,7 +88,7 @@ def results(group: Trainings) -> Figure:
 
 
 def cost(parts: Sequence[Part]) -> Figure:
-    """Pictures per second of every variant; a row of panels for each network."""
+    """Images per second of every variant; one row of panels for each network."""
     heights = [0.32 * len(part["variants"]) for part in parts]
     width, left, between = 11.0, 2.3, 0.85
     total = sum(heights) + between * len(parts) + 0.35
@@ -120,7 +110,7 @@ def _bars(axis: Axes, part: Part, stage: str, labels: bool) -> None:
     names = []
     for at, figures in enumerate(part["variants"].values()):
         names.append(f"{NAMES[figures['framework']]}, {figures['variant']}")
-        value = rate(figures, stage)
+        value = analysis.rate(figures, stage)
         if value is None:
             axis.text(0, at, " failed", va="center", color=FAINT, fontsize=9.5)
             continue
@@ -133,7 +123,7 @@ def _bars(axis: Axes, part: Part, stage: str, labels: bool) -> None:
             axis.plot([min(turns), max(turns)], [at, at], color=INK, linewidth=1.2)
         at_end = (max(value, *turns), at)
         style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": INK}
-        axis.annotate(speed(value), at_end, (5, 0), fontsize=10, **style)
+        axis.annotate(analysis.speed(value), at_end, (5, 0), fontsize=10, **style)
     axis.set_yticks(range(len(names)), names if labels else [""] * len(names), fontsize=10)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.margins(x=0.14)
@@ -144,7 +134,7 @@ def _bars(axis: Axes, part: Part, stage: str, labels: bool) -> None:
 def _panels(
     count: int, width: float, height: float, head: float = 0.75
 ) -> tuple[Figure, list[Axes]]:
-    """Panels of sizes in inches, at most two beside each other, `head` inches below the top."""
+    """Panels with sizes in inches, at most two in a row, that start `head` inches from the top."""
     columns = min(count, 2)
     rows = -(-count // columns)
     total = _LEFT + columns * width + (columns - 1) * _GAP + _RIGHT

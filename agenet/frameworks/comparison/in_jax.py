@@ -1,4 +1,4 @@
-"""The work of a comparison in JAX."""
+"""Performs the task of a comparison in JAX."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from agenet.frameworks.timing import Figures
 
 
 class Jax(Framework):
-    """This package's own network, its loss and its augmentation, with an Optax optimiser."""
+    """agenet's own network, loss and augmentation, with an Optax optimizer."""
 
     result: Any = None
 
@@ -82,7 +82,7 @@ class Jax(Framework):
             lambda rng, images, rows, epoch: transform(images, example_keys(rng, epoch, rows))
         )
         self.rng = jax.random.key(0)
-        # What a run begins with where nothing is assigned: zeros cost as much as other numbers.
+        # Values for timing, where nothing is assigned; any values take the same time.
         shapes: Any = jax.eval_shape(
             model.init, jax.random.key(0), np.zeros((1, work.size, work.size, 3))
         )

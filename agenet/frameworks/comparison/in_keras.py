@@ -1,4 +1,4 @@
-"""The work of a comparison in Keras."""
+"""Performs the task of a comparison in Keras."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from agenet.frameworks.timing import Figures
 
 
 class Keras(Framework):
-    """The networks of Keras applications, and Levi and Hassner's written out."""
+    """The networks of `keras_networks`."""
 
     result: Any = None
 
@@ -42,7 +42,7 @@ class Keras(Framework):
 
     def _begin(self) -> None:
         keras, rate = self.keras, RATES[self.work.optimizer]
-        if self.module.compiled:  # To compile once more would take as long as the first time.
+        if self.module.compiled:  # Compiling again would take as long as the first time.
             for variable in self.module.optimizer.variables:
                 if "learning_rate" not in variable.path:
                     variable.assign(np.zeros(variable.shape))
@@ -72,7 +72,7 @@ class Keras(Framework):
             details = self.tf.config.experimental.get_device_details(device) if device else {}
             name = details.get("device_name", self.platform())
         versions = {"keras": self.keras.__version__, backend.__name__: backend.__version__}
-        # What Keras has made of "auto".
+        # What Keras chose for "auto".
         jit = bool(self.module.jit_compile)
         return {"versions": versions, "device": name, "jit_compile": jit}
 
@@ -90,7 +90,7 @@ class Keras(Framework):
         self._augment: Callable[..., Any] = self.keras.Sequential(
             [layers.RandomCrop(size, size), layers.RandomFlip("horizontal")]
         )
-        # Layers that are there keep generators of their own.
+        # Existing layers have generators of their own.
         states = [v for v in self.module.variables if "seed" in v.path]
         for number, state in enumerate(states):
             state.assign(np.array([seed, number << 16], np.uint32))

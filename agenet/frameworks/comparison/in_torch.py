@@ -1,4 +1,4 @@
-"""The work of a comparison in PyTorch."""
+"""Performs the task of a comparison in PyTorch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from agenet.frameworks.torch_networks import import_torchvision
 
 
 class Torch(Framework):
-    """torchvision's networks, and Levi and Hassner's written out."""
+    """The networks of `torch_networks`."""
 
     result: Any = None
 
@@ -23,7 +23,7 @@ class Torch(Framework):
         on_gpu = work.platform == "gpu" and torch.cuda.is_available()
         self.device = "cuda" if on_gpu else "cpu"
         self.pipelined = self.device == "cuda"
-        torch.backends.cudnn.allow_tf32 = not work.exact  # as it is by default
+        torch.backends.cudnn.allow_tf32 = not work.exact  # True is the default
         self.tuned = on_gpu and "tuned" in work.options
         if self.tuned:
             torch.backends.cudnn.benchmark = True
@@ -42,7 +42,7 @@ class Torch(Framework):
     def _begin(self) -> None:
         rate, parameters = RATES[self.work.optimizer], self.module.parameters()
         optim = self.torch.optim
-        fused = True if self.tuned else None  # None: as PyTorch chooses
+        fused = True if self.tuned else None  # None: PyTorch's default
         if self.work.optimizer == "sgd":
             self.tx: Any = optim.SGD(parameters, rate, 0.9)
         else:
@@ -76,7 +76,7 @@ class Torch(Framework):
         return self._ours(self.module.state_dict())
 
     def _ours(self, state: Mapping[str, Any]) -> Tensors:
-        # The running statistics tell the map which layers are batch normalisation.
+        # The name map recognises batch normalisation by its running statistics.
         return torch_networks.to_agenet(
             {n: v.cpu().numpy() for n, v in state.items()}, self.work.model
         )
@@ -132,8 +132,8 @@ class Torch(Framework):
 
         torch = self.torch
         transform = v2.Compose([v2.RandomCrop(self.work.size), v2.RandomHorizontalFlip()])
-        pictures = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
-        done = torch.stack([transform(picture) for picture in pictures])
+        tensors = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+        done = torch.stack([transform(tensor) for tensor in tensors])
         return done.permute(0, 2, 3, 1).numpy()
 
     def synchronise(self) -> None:

@@ -1,4 +1,4 @@
-"""The pages of a comparison of frameworks, in the look of `agenet report`."""
+"""Composes the HTML and Markdown pages of a comparison of frameworks."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -23,65 +23,39 @@ from agenet.evaluation.page import (
 from agenet.evaluation.published import SOURCES
 from agenet.evaluation.summary import duration, percent, signed
 from agenet.files import write_file
-from agenet.frameworks.comparison import figures
-from agenet.frameworks.comparison.engine import LEFT, flavour_of
-from agenet.frameworks.comparison.findings import (
-    NAMES,
-    NETWORKS,
-    PROJECTION,
-    REGIMES,
-    ROUNDING,
-    TASKS,
-    TOLD,
-    Content,
-    Part,
-    Trainings,
-    costs,
-    excesses,
-    fastest,
-    figures_of,
-    findings,
-    five_epochs,
-    is_busy,
-    largest_class,
-    machine_of,
-    published,
-    rate,
-    speed,
-    spread,
-    steps_text,
-    train_faces,
-    trainings,
-)
+from agenet.frameworks.comparison import analysis, figures
+from agenet.frameworks.comparison.analysis import NAMES, Content, Part, Trainings
+from agenet.frameworks.comparison.engine import LEFT, NETWORKS, flavour_of
+from agenet.frameworks.comparison.findings import findings
 from agenet.frameworks.comparison.results import read_results
 
-PAGE, TEXT, PICTURES = "frameworks.html", "frameworks.md", "frameworks_pictures"
+PAGE, TEXT, IMAGES = "frameworks.html", "frameworks.md", "frameworks_images"
 TITLE = "One network, three frameworks"
 _KINDS = {
-    "exact": "From PyTorch in float64",
-    "pair": "One framework from another",
-    "rounding": "Rounding alone: the same framework, its pictures changed in their last bit",
+    "exact": "Each framework and PyTorch in float64",
+    "pair": "Two frameworks",
+    "rounding": "Rounding alone: the same framework, with its images changed in their last bit",
 }
 
 
 def write_pages(folder: Path) -> list[Path]:
-    """One HTML page that needs nothing else, and the same in Markdown.
+    """Writes one self-contained HTML page, and the same in Markdown.
 
     Raises:
         UserError: results.json is damaged.
     """
     nodes = compose(read_results(folder))
     drawn = {image.name: image.content for image in images(nodes)}
-    (folder / PICTURES).mkdir(exist_ok=True)
+    (folder / IMAGES).mkdir(exist_ok=True)
     for name, content in drawn.items():
-        write_file(folder / PICTURES / name, content)
-    write_file(folder / TEXT, to_markdown(nodes, PICTURES).encode())
+        write_file(folder / IMAGES / name, content)
+    write_file(folder / TEXT, to_markdown(nodes, IMAGES).encode())
     write_file(folder / PAGE, to_html(TITLE, nodes).encode())
     return [folder / PAGE, folder / TEXT]
 
 
 def compose(content: Content) -> list[Node]:
-    """The document, from the results alone."""
+    """The document as nodes, from the results alone."""
     nodes: list[Node] = [Heading(1, TITLE)]
     for number, finding in enumerate(findings(content), 1):
         nodes += [Heading(3, f"{number}. {finding.text}"), Text(finding.evidence, "note")]
@@ -94,8 +68,8 @@ def compose(content: Content) -> list[Node]:
         Heading(2, "The reference report", "report"),
         reference(),
         Text(
-            "As the report prints them: its own machine, five epochs, an undocumented split, and "
-            "PyTorch for the first two networks, Keras for the third.",
+            "As printed in the report: its own machine, five epochs, an undocumented split, "
+            "PyTorch for the first two networks and Keras for the third.",
             "note",
         ),
         *_settings(content),
@@ -111,7 +85,10 @@ def _compared(content: Content) -> list[Node]:
     for name, about in content.get("frameworks", {}).items():
         parts = [p for p in content["parts"].values() if p.get("framework") == name]
         parts += [
-            v for p in costs(content) for v in p["variants"].values() if v["framework"] == name
+            v
+            for p in analysis.costs(content)
+            for v in p["variants"].values()
+            if v["framework"] == name
         ]
         versions: dict[str, str] = {}
         for part in parts:
@@ -122,8 +99,12 @@ def _compared(content: Content) -> list[Node]:
         devices = sorted({part["device"] for part in parts if "device" in part})
         shown = ", ".join(f"{n} {v}" for n, v in versions.items())
         rows.append([Cell(NAMES[name]), Cell(shown or "–"), Cell(", ".join(devices)), Cell(state)])
-    machines = [machine_of(part, content) for part in content["parts"].values()]
-    machines += [machine_of(v, content) for p in costs(content) for v in p["variants"].values()]
+    machines = [analysis.machine_of(part, content) for part in content["parts"].values()]
+    machines += [
+        analysis.machine_of(v, content)
+        for p in analysis.costs(content)
+        for v in p["variants"].values()
+    ]
     shown_machines = dict.fromkeys(
         f"Machine: {m['processor']}, {m['cores']} cores, {m['memory_bytes'] / 2**30:.0f} GiB, "
         f"{m['system']}, Python {m['python']}, agenet {m['agenet']}."
@@ -140,17 +121,17 @@ def _compared(content: Content) -> list[Node]:
                 f"Data: {data['name']} (fingerprint {data['fingerprint']}), tested on fold "
                 f"{data['test_fold']}, split {data['split']}: {data['train_faces']:,} of "
                 f"{data['all_train_faces']:,} training faces and {data['test_faces']:,} of "
-                f"{data['all_test_faces']:,} test faces of {data['test_persons']:,} persons, drawn "
-                f"with seed {data['split_seed']}. {data['notice']}".strip()
+                f"{data['all_test_faces']:,} test faces of {data['test_persons']:,} subjects, "
+                f"drawn with seed {data['split_seed']}. {data['notice']}".strip()
             ),
-            Text(f"Weights at the start, the same in all frameworks. {initial}."),
+            Text(f"Initial weights, the same in all frameworks: {initial}."),
         ]
     networks = sorted({p["model"] for p in content["parts"].values() if "model" in p})
     computed = ", ".join(f"{NETWORKS[m]} as {flavour_of(m)}" for m in networks)
     nodes.append(
         Text(
-            f"Networks of one name differ between libraries in padding, strides and constants of "
-            f"batch normalisation; here all compute alike ({computed}). What is left: "
+            "Networks of one name differ between libraries in padding, strides and constants of "
+            f"batch normalisation; here all are the same ({computed}). Remaining differences: "
             f"{'; '.join(LEFT)}.",
             "note",
         )
@@ -167,28 +148,32 @@ def _agreement(content: Content) -> list[Node]:
     nodes: list[Node] = [
         Heading(2, "Do they compute the same?", "agreement"),
         Text(
-            "From the same weights, on the same pictures in the same order, without dropout, "
-            "dropped branches and augmentation: logits before training, loss and gradients of the "
-            "first batch, parameters after some steps. Training amplifies rounding, so beside "
-            "every difference stands what the last bit of the pictures alone brings about. Where "
-            f"{ROUNDING:.0f} times that is more than {percent(TOLD)} % of the whole, nothing can "
-            "be told from rounding, not even that a framework has not trained at all."
+            "Compared are logits before training, loss and gradients of the first batch, and "
+            "parameters after some steps, from the same weights, on the same images in the same "
+            "order, without dropout, stochastic depth and augmentation. Training amplifies "
+            "rounding, so every difference is compared with the one that changing the last bit of "
+            f"the images causes. Where {analysis.ROUNDING:.0f} times that exceeds "
+            f"{percent(analysis.CONCLUSIVE)} % of the whole, the comparison is not conclusive: "
+            "even a framework that did not train at all would pass."
         ),
         to_image(
             figures.agreement(parts),
             "agreement",
             "Relative differences from float64 and by rounding alone, over steps of training",
-            "Full lines: a framework from PyTorch in float64. Dotted: the same framework from "
-            "itself when its pictures change in their last bit. Where the full lines lie near the "
-            "dotted ones, what differs may be rounding; where dotted ones are above the grey line, "
-            "nothing else can be told.",
+            "Solid lines: a framework and PyTorch in float64. Dotted: the same framework with and "
+            "without its images changed in their last bit. Where a solid line is near a dotted "
+            "one, the difference may be rounding; where a dotted line is above the grey one, the "
+            "comparison is not conclusive.",
         ),
     ]
     header = ["Compared", "Logits", "Loss", "Gradients", "largest leaf"]
     steps = list(parts[0]["rows"][0]["steps"])
-    header += [f"Parameters, {steps_text(step)}" for step in steps]
-    header += [f"Statistics, {steps_text(steps[0])}"]
-    told = {(e.model, e.optimizer, e.dtype, e.a, e.b, e.what): e.told for e in excesses(content)}
+    header += [f"Parameters, {analysis.steps_text(step)}" for step in steps]
+    header += [f"Statistics, {analysis.steps_text(steps[0])}"]
+    conclusive = {
+        (d.model, d.optimizer, d.dtype, d.a, d.b, d.what): d.is_conclusive
+        for d in analysis.deviations(content)
+    }
     for part in parts:
         optimizer = {"sgd": "SGD with momentum", "adam": "Adam"}[part["optimizer"]]
         title = f"{NETWORKS[part['model']]}, {part['size']} px, {optimizer}"
@@ -196,37 +181,38 @@ def _agreement(content: Content) -> list[Node]:
         for kind, band in _KINDS.items():
             of_kind = [row for row in part["rows"] if row["kind"] == kind]
             rows += [band] * bool(of_kind)
-            rows += [_difference_row(part, row, told) for row in of_kind]
+            rows += [_difference_row(part, row, conclusive) for row in of_kind]
         nodes += [Heading(3, title), Table(header, rows)]
     nodes.append(
         Text(
-            "Logits and statistics: the largest difference over the largest value. Gradients: the "
-            "length of the difference over the length of the whole; beside it the largest "
-            "difference of one leaf, which a single unit at the kink of a ReLU decides. "
-            "Parameters: the length of the difference over the way that training has moved them.",
+            "Logits and statistics: the largest difference divided by the largest value. "
+            "Gradients: the norm of the difference divided by the norm of the whole, and the "
+            "largest relative difference of one leaf, which may be due to a single unit at the "
+            "kink of a ReLU. Parameters: the norm of the difference divided by the distance that "
+            "training has moved them.",
             "note",
         )
     )
     return nodes
 
 
-def _difference_row(part: Part, row: dict[str, Any], told: dict[Any, bool]) -> list[Cell]:
+def _difference_row(part: Part, row: dict[str, Any], conclusive: dict[Any, bool]) -> list[Cell]:
     name = NAMES[row["a"]] + (f" and {NAMES[row['b']]}" if row["kind"] == "pair" else "")
-    values = {"logits": row["logits"], "loss": row["loss"], **figures_of(row)}
+    values = {"logits": row["logits"], "loss": row["loss"], **analysis.figures_of(row)}
     values["statistics"] = next(iter(row["steps"].values())).get("statistics")
     cells = []
     for what, value in values.items():
         place = (part["model"], part["optimizer"], row["dtype"], row["a"], row["b"], what)
-        hidden = row["kind"] == "pair" and not told.get(place, True)
+        hidden = row["kind"] == "pair" and not conclusive.get(place, True)
         text = "0" if value == 0 else f"{value:.0e}" if value is not None else NONE.text
-        cells.append(Cell(text, "not told from rounding" * hidden))
+        cells.append(Cell(text, "not conclusive" * hidden))
         if what == "gradients":
             cells.append(Cell(f"{row['gradients']['largest']:.0e}"))
     return [Cell(name, "" if row["dtype"] == "float32" else row["dtype"]), *cells]
 
 
 def _results(content: Content) -> list[Node]:
-    groups = trainings(content)
+    groups = analysis.trainings(content)
     if not groups:
         return []
     settings = content["settings"]
@@ -235,40 +221,40 @@ def _results(content: Content) -> list[Node]:
         Text(
             f"{settings['epochs']} epochs with Adam at 1e-4 and batches of "
             f"{settings['results_batch']}, from the same weights and in the same order for "
-            "the same seed: once with nothing else that is random, once with dropout, dropped "
-            "branches, random crops and mirror images as each framework has them (Keras's "
-            "RandomCrop cuts a whole batch at one place)."
+            "the same seed: once with nothing else that is random, once with dropout, stochastic "
+            "depth, random crops and flips as each framework has them (Keras's RandomCrop crops "
+            "all images of a batch at the same place)."
         ),
     ]
     for (model, size, regime), group in groups.items():
-        name = f"{NETWORKS[model]}, {size} px, {REGIMES[regime]}"
+        name = f"{NETWORKS[model]}, {size} px, {analysis.REGIMES[regime]}"
         anchor = f"results-{model}-{regime}".replace("_", "-")
         nodes += [
             Heading(3, name),
             to_image(
                 figures.results(group),
                 anchor,
-                f"Accuracy on the test by framework and seed: {name}",
-                "A dot: one training; a line joins those of one seed. The bar: the mean.",
+                f"Test accuracy by framework and seed: {name}",
+                "A dot is one training, a line joins those of one seed, a bar is the mean.",
             ),
-            _results_table(group, model, largest_class(content)),
+            _results_table(group, model, analysis.largest_class(content)),
             *_test(group),
         ]
     pairs = sum(
         len(found.pairs)
         for group in groups.values()
-        for task in TASKS
-        if (found := spread(group, f"{task}_accuracy"))
+        for task in analysis.TASKS
+        if (found := analysis.spread(group, f"{task}_accuracy"))
     )
     nodes.append(
         Text(
-            "±: standard deviation over seeds (sample, n - 1). Below an accuracy: the 95 % "
-            "interval of the first seed's training by a bootstrap over persons, that is what other "
-            "persons in the test might have changed. p: all orders of the frameworks within the "
-            "seeds, the statistic being the variance of the frameworks' means; it is not yet "
-            "multiplied by the number of comparisons, as it is at the top. Nor are the intervals "
-            f"of the {pairs} pairs adjusted for their number: of so many one in twenty leaves out "
-            "zero by chance.",
+            "±: standard deviation over seeds (sample, n - 1). Below an accuracy: its 95 % "
+            "interval by a bootstrap over subjects, for the first seed. p: of a permutation test "
+            "over all orders of the frameworks within the seeds, with the variance of the "
+            "frameworks' means as the statistic. It is not multiplied by the number of "
+            "comparisons here, as it is at the top, and the intervals "
+            f"of the {pairs} pairs are not adjusted for their number: one in twenty excludes zero "
+            "by chance.",
             "note",
         )
     )
@@ -277,13 +263,13 @@ def _results(content: Content) -> list[Node]:
 
 def _results_table(group: Trainings, model: str, shares: Mapping[str, float]) -> Table:
     header = ["Framework", "Seeds", "Age %", "Age loss", "Gender %", "Gender loss"]
-    header += ["Training loss", "A training took"]
+    header += ["Training loss", "Time of a training"]
     rows: list[Sequence[Cell] | str] = []
     for name, of_seed in group.items():
         first = of_seed[min(of_seed)]
         last = [part["epochs"][-1] for part in of_seed.values()]
         cells = [Cell(NAMES[name]), Cell(str(len(of_seed)))]
-        for task in TASKS:
+        for task in analysis.TASKS:
             values = [100 * figures_[f"{task}_accuracy"] for figures_ in last]
             ends = first["intervals"][task]
             more = f"{percent(ends[0])}–{percent(ends[1])}" if ends else ""
@@ -293,16 +279,16 @@ def _results_table(group: Trainings, model: str, shares: Mapping[str, float]) ->
         cells.append(Cell(duration(statistics.median(p["took"] for p in of_seed.values()))))
         rows.append(cells)
     if shares:
-        rows.append("Without a network")
-        age, gender = (Cell(f"{100 * shares[task]:.1f}") for task in TASKS)
+        rows.append("Baseline")
+        age, gender = (Cell(f"{100 * shares[task]:.1f}") for task in analysis.TASKS)
         always = Cell("Always the largest class of these test faces")
         rows.append([always, NONE, age, NONE, gender, NONE, NONE, NONE])
-    if report := published(model):
-        # Its split and its recipe are others: beside them, not among them.
+    if report := analysis.published(model):
+        # Its split and its recipe differ, so it is a section of its own.
         rows.append("The reference report [3]")
         figures_ = [Cell(text) for accuracy, loss, _ in report for text in (accuracy, loss)]
         took = duration(sum(seconds for _, _, seconds in report))
-        rows.append([Cell("As it prints them"), Cell("1"), *figures_, NONE, Cell(took)])
+        rows.append([Cell("As printed"), Cell("1"), *figures_, NONE, Cell(took)])
     return Table(header, rows)
 
 
@@ -313,8 +299,8 @@ def _mean(values: Sequence[float], digits: int) -> str:
 
 def _test(group: Trainings) -> list[Node]:
     rows, pairs = [], []
-    for task in TASKS:
-        found = spread(group, f"{task}_accuracy")
+    for task in analysis.TASKS:
+        found = analysis.spread(group, f"{task}_accuracy")
         if found is None:
             continue
         rows.append(
@@ -332,9 +318,9 @@ def _test(group: Trainings) -> list[Node]:
             cells = [Cell(f"{NAMES[b]} over {NAMES[a]}"), Cell(task), Cell(signed(100 * mean))]
             pairs.append([*cells, Cell(ends)])
     if not rows:
-        return [Text("One framework, or one seed: nothing to test.", "note")]
-    header = ["Accuracy, points", "Between frameworks' means", "Between seeds (deviation)"]
-    header += ["Between frameworks, one seed (deviation)", "p", "least p possible"]
+        return [Text("With one framework or one seed there is nothing to test.", "note")]
+    header = ["Accuracy, points", "Between frameworks' means", "Deviation over seeds"]
+    header += ["Deviation over frameworks, one seed", "p", "smallest possible p"]
     pairs_header = ["Pair", "Task", "Difference, points", "95 % interval (t, over seeds)"]
     return [
         Table(header, rows),
@@ -343,26 +329,26 @@ def _test(group: Trainings) -> list[Node]:
 
 
 def _cost(content: Content) -> list[Node]:
-    parts = list(costs(content))
+    parts = list(analysis.costs(content))
     if not parts:
         return []
-    faces = train_faces(content)
+    faces = analysis.train_faces(content)
     nodes: list[Node] = [
         Heading(2, "What do they cost?", "cost"),
         Text(
-            "Float32 where nothing else is said, a batch that is where the computation is, each "
-            "framework in a process of its own; they take turns, and a speed is the median of the "
-            "turns. Settings: as a framework is by default, and what its users try to make it "
+            "In float32 unless stated otherwise, with batches that are on the device already. Each "
+            "framework runs in a process of its own; they take turns, and a rate is the median "
+            "over turns. Settings are a framework's default and what its users try to make it "
             "faster."
         ),
     ]
     for part in parts:
-        if is_busy(part, content):
+        if analysis.is_busy(part, content):
             nodes.append(
                 Text(
-                    f"{NETWORKS[part['model']]}: while this was measured, other programs wanted "
-                    "the cores of this machine. Threads that wait for each other suffer most: "
-                    "read these as rough ratios, no more.",
+                    f"{NETWORKS[part['model']]}: other programs used the cores of this machine "
+                    "during this measurement, which slows down threads that wait for each other "
+                    "most. These ratios are rough.",
                     "warning",
                 )
             )
@@ -370,31 +356,29 @@ def _cost(content: Content) -> list[Node]:
         to_image(
             figures.cost(parts),
             "cost",
-            "Pictures per second in training and inference by framework and settings",
+            "Images per second in training and inference by framework and settings",
             "Longer is faster; each panel has its own scale.",
         )
     )
-    header = ["Framework and settings", "First step", "Training, pictures/s"]
-    header += ["Inference, pictures/s", "Peak memory", "Report's five epochs, projected"]
+    header = ["Framework and settings", "First step", "Training, images/s"]
+    header += ["Inference, images/s", "Peak memory", "Report's five epochs, projected"]
     for part in parts:
         rows = [_cost_row(part, v, faces) for v in part["variants"].values()]
         title = f"{NETWORKS[part['model']]}, {part['size']} px, batch {part['batch_size']}"
         nodes += [Heading(3, title), Table(header, rows)]
         best = ", ".join(
-            f"{NAMES[s.framework]} {speed(s.rate)} ({s.variant})" for s in fastest(part, "training")
+            f"{NAMES[s.framework]} {analysis.speed(s.rate)} ({s.variant})"
+            for s in analysis.fastest(part, "training")
         )
-        report = published(part["model"])
-        own = (
-            f" The report's, for ages: {duration(report[0][2])}, on its machine." if report else ""
-        )
-        nodes.append(Text(f"Each at its best in training: {best}.{own}", "note"))
-    projected = f"Projected, for the {faces:,} training faces of this fold: {PROJECTION} "
+        report = analysis.published(part["model"])
+        own = f" The report's, for age: {duration(report[0][2])}, on its machine." if report else ""
+        nodes.append(Text(f"Fastest settings in training: {best}.{own}", "note"))
+    projected = f"Projected for the {faces:,} training faces of this fold: {analysis.PROJECTION} "
     nodes.append(
         Text(
             "First step: from the start of the process to the end of one step of training. "
             f"{projected * bool(faces)}"
-            "Peak memory: of the process after training, on a GPU the framework's share of the "
-            "device's.",
+            "Peak memory: of the process after training; on a GPU what the framework allocated.",
             "note",
         )
     )
@@ -402,27 +386,31 @@ def _cost(content: Content) -> list[Node]:
 
 
 def _cost_row(part: Part, variant: dict[str, Any], faces: int) -> list[Cell]:
-    # What Keras has made of its "auto".
+    # What Keras chose for "auto".
     jit = f", jit_compile={variant['jit_compile']}" if "jit_compile" in variant else ""
     name = Cell(f"{NAMES[variant['framework']]}, {variant['variant']}", variant["text"] + jit)
     if "error" in variant:
         return [name, Cell("failed", variant["error"]), NONE, NONE, NONE, NONE]
-    training, inference = rate(variant, "training"), rate(variant, "inference")
+    training, inference = analysis.rate(variant, "training"), analysis.rate(variant, "inference")
     projected = None
     if training and inference:
-        projected = five_epochs(part, faces, training, inference)
+        projected = analysis.five_epochs(part, faces, training, inference)
     return [
         name,
         Cell(duration(variant["first_step_seconds"])),
-        Cell(speed(training), _range(variant["training"]), strong=True) if training else NONE,
-        Cell(speed(inference), _range(variant["inference"]), strong=True) if inference else NONE,
+        *(_rate(variant, stage) for stage in ("training", "inference")),
         Cell(f"{variant['training_peak_bytes'] / 2**30:.2f} GiB"),
         Cell(duration(projected)) if projected else NONE,
     ]
 
 
-def _range(turns: Sequence[float]) -> str:
-    return f"{speed(min(turns))}–{speed(max(turns))}" if len(turns) > 1 else ""
+def _rate(variant: Mapping[str, Any], stage: str) -> Cell:
+    """Images per second, and the range over turns."""
+    if not (rate := analysis.rate(variant, stage)):
+        return NONE
+    low, high = (analysis.speed(end(variant[stage])) for end in (min, max))
+    more = f"{low}–{high}" if len(variant[stage]) > 1 else ""
+    return Cell(analysis.speed(rate), more, strong=True)
 
 
 def _settings(content: Content) -> list[Node]:
@@ -436,7 +424,7 @@ def _settings(content: Content) -> list[Node]:
         ]
     rows = [[Cell(k), Cell(_short(v))] for k, v in content["settings"].items()]
     settings = Table(["Setting", "Value"], rows, frozenset({0, 1}))
-    header = ["Part", "Finished", "Took", "Load", "Batch", "Environment"]
+    header = ["Part", "Finished", "Time", "Load", "Batch", "Environment"]
     rows = [
         [
             Cell(key),
@@ -450,8 +438,8 @@ def _settings(content: Content) -> list[Node]:
     ]
     return [
         *nodes,
-        Heading(2, "Settings of every number", "settings"),
-        Details("Settings of the whole", [settings]),
+        Heading(2, "Settings", "settings"),
+        Details("Settings of the comparison", [settings]),
         Details(f"All parts ({len(rows)})", [Table(header, rows, frozenset({0, 1, 5}))]),
     ]
 

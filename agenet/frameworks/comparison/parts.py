@@ -1,4 +1,4 @@
-"""The parts of a comparison: agreement, results and cost, each framework in its own process."""
+"""Runs the parts of a comparison: agreement, results and cost, one process per framework."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ def _worker(name: str, work: Work, args: Namespace) -> Worker:
 def agree(
     results: Results, args: Namespace, there: list[str], model: str, size: int, optimizer: str
 ) -> None:
-    """Logits, gradients and parameters of each framework, and how far they are apart."""
+    """Computes logits, gradients and parameters in each framework, and their differences."""
     out = results.folder / "agreement"
     out.mkdir(exist_ok=True)
     work = Work(
@@ -39,13 +39,13 @@ def agree(
         exact=True,
     )
     runs = [(name, "float32") for name in there]
-    # What all are measured against; on a GPU also what people use.
+    # float64 is the reference; bfloat16 is what people use on a GPU.
     runs += [("torch", "float64")] if "torch" in there else []
     runs += [(name, "bfloat16") for name in there] if args.platform == "gpu" else []
     batch, changed = args.agreement_batch, False
     prefix = f"agreement/{model}/{size}/{optimizer}"
     for name, dtype in runs:
-        # Rounding alone: the same once more, from pictures that are off in their last bit.
+        # A second run with images changed in their last bit shows the effect of rounding.
         keys = {False: f"{prefix}/{name}/{dtype}", True: f"{prefix}/{name}/{dtype}/perturbed"}
         left = {moved: key for moved, key in keys.items() if not results.has(key)}
         if dtype == "float64":
@@ -74,7 +74,7 @@ def agree(
         about = {"model": model, "size": size, "optimizer": optimizer}
         results.add(f"differences/{model}/{size}/{optimizer}", about, {"rows": rows}, started)
         if set(there) == set(ENGINES) and not any("error" in part for part in parts.values()):
-            # Nothing that is still to come would be compared with them.
+            # No later part needs these files.
             for part in parts.values():
                 (out / part["file"]).unlink(missing_ok=True)
 
@@ -82,7 +82,7 @@ def agree(
 def train(
     results: Results, args: Namespace, there: list[str], model: str, size: int, regular: bool
 ) -> None:
-    """Trainings of each framework with each seed, and the test after each epoch."""
+    """Trains in each framework with each seed, and tests after each epoch."""
     out = results.folder / "answers"
     out.mkdir(exist_ok=True)
     regime = "regular" if regular else "plain"
@@ -118,23 +118,23 @@ def train(
 
 
 def test_intervals(folder: Path, file: Path) -> dict[str, Any]:
-    """What other persons in the test could have changed, by a bootstrap over persons."""
+    """95 % intervals of the test accuracies, by a bootstrap over subjects."""
     from agenet.evaluation.bootstrap import estimate_with_intervals
 
     faces: Faces = read_faces(folder)
     logits, labels = np.load(file), faces.labels[faces.test]
-    _, person = np.unique(np.load(folder / "subject.npy")[faces.test], return_inverse=True)
-    persons, intervals = int(person.max()) + 1, {}
+    _, subject = np.unique(np.load(folder / "subject.npy")[faces.test], return_inverse=True)
+    subjects, intervals = int(subject.max()) + 1, {}
     for column, task in enumerate(("age", "gender")):
         part = logits[:, :AGE] if task == "age" else logits[:, AGE:]
         known = labels[:, column] >= 0
-        right = np.bincount(person, known & (part.argmax(1) == labels[:, column]), persons)
-        count = np.bincount(person, known, persons)
+        right = np.bincount(subject, known & (part.argmax(1) == labels[:, column]), subjects)
+        count = np.bincount(subject, known, subjects)
 
         def figures(weights: np.ndarray, right: Any = right, count: Any = count) -> Any:
             return {"accuracy": weights @ right / np.maximum(weights @ count, 1)}
 
-        intervals[task] = estimate_with_intervals(figures, persons)[1]["accuracy"]
+        intervals[task] = estimate_with_intervals(figures, subjects)[1]["accuracy"]
     return intervals
 
 
@@ -151,7 +151,7 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def measure(results: Results, args: Namespace, there: list[str], model: str, size: int) -> None:
-    """Times of each framework's variants, which take turns with those measured at one time."""
+    """Times the variants of each framework that are not timed yet; they take turns."""
     key = f"cost/{model}/{size}"
     started, batch = time.time(), args.cost_batch
     before = results.content["parts"].get(key, {}).get("variants", {})
@@ -221,5 +221,5 @@ def _take_turns(
                 continue
             found[name].setdefault(stage, []).append(batch / float(np.median(times)))
     for name in able if stage == "training" else []:
-        # Now that an optimiser has all that it keeps.
+        # Measured now that the optimizer has allocated its state.
         found[name].setdefault("training_peak_bytes", workers[name].ask("peak"))

@@ -1,4 +1,4 @@
-"""The results file of a comparison: what has been measured, with the settings of every number."""
+"""Reads and writes the results file of a comparison, with the settings of every measurement."""
 
 import importlib
 import json
@@ -15,16 +15,16 @@ from agenet.files import write_file
 from agenet.frameworks.timing import Figures
 
 RESULTS = "results.json"
-# Of settings, what only adds to what is there.
+# Settings that may change when a comparison resumes: they only add results.
 _MORE = {"seeds", "parts", "frameworks", "variants", "limit", "rounds", "seconds"}
 _ENVIRONMENT = ("OMP_NUM_THREADS", "GLIBC_TUNABLES", "XLA_FLAGS", "TF_ENABLE_ONEDNN_OPTS")
 
 
 class Results:
-    """results.json: what has been measured, saved after each part."""
+    """results.json, saved after each part."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        """Opens or begins one.
+        """Opens the file in a folder, or starts one.
 
         Raises:
             UserError: the folder holds a comparison with other settings.
@@ -40,7 +40,7 @@ class Results:
                 f"{folder} holds a comparison with --{name}={old.get(name)}, not {settings[name]}: "
                 "name another --out"
             )
-        # What an earlier run has measured stays.
+        # Results of earlier runs stay.
         both = {
             name: [*dict.fromkeys([*old.get(name, []), *settings.get(name, [])])]
             for name in ("parts", "frameworks", "variants")
@@ -49,7 +49,7 @@ class Results:
         self.content["settings"] = settings | both | {"seeds": seeds}
 
     def has(self, key: str) -> bool:
-        """Whether a part is there; one that has failed is tried once more."""
+        """Whether a part has a result; failed parts are run again."""
         part = self.content["parts"].get(key)
         return part is not None and "error" not in part
 
@@ -58,7 +58,7 @@ class Results:
         self.save()
 
     def record(self, started: float) -> Figures:
-        """When, where and under which conditions something has been measured."""
+        """When, where and under which conditions a part was measured."""
         return {
             "took": time.time() - started,
             "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -84,7 +84,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """What every number was measured on."""
+    """The machine that measures."""
     from agenet.data.decoding import available_cores
     from agenet.runs.machine import processor_name
 
