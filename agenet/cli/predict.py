@@ -104,7 +104,7 @@ def command(
         sys.exit(130)
     if summary.stopped is BrokenPipeError:  # As after `| head`; at exit Python would write again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0 if summary.pictures else 1)
+    sys.exit(0 if summary.images else 1)
 
 
 def _check_files(csv: str | None, jsonl: str | None, overwrite: bool) -> None:
@@ -122,7 +122,7 @@ def _check_files(csv: str | None, jsonl: str | None, overwrite: bool) -> None:
 
 def _find(paths: tuple[str, ...], annotated: str | None) -> "Iterator[Result]":
     """The files to read, once one is found."""
-    from agenet.inference.inputs import common_folder, find_pictures
+    from agenet.inference.inputs import common_folder, find_images
     from agenet.inference.results import LISTED
 
     if annotated:
@@ -132,7 +132,7 @@ def _find(paths: tuple[str, ...], annotated: str | None) -> "Iterator[Result]":
                 f"--annotated {annotated}: copies could replace the images; name another folder"
             )
         Path(annotated).mkdir(parents=True, exist_ok=True)
-    found = find_pictures(paths, leave_out=annotated)
+    found = find_images(paths, leave_out=annotated)
     first: list[Result] = []
     for item in found:
         first.append(item)

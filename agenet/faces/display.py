@@ -1,4 +1,4 @@
-"""The window in which frames are shown, and what its keys do."""
+"""Shows video frames in a window and handles its keys."""
 
 import os
 import subprocess
@@ -18,25 +18,25 @@ from agenet.faces.image_io import write_image
 from agenet.faces.video import Frame
 
 KEYS = {ord("q"): "quit", 27: "quit", ord(" "): "pause", ord("s"): "snapshot"}
-# Without Qt's tool bar, which has keys of its own.
+# Without Qt's toolbar, which has its own key bindings.
 WINDOW_FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL
-NOTICE = 2.0  # seconds that a message stays on the screen
+NOTICE = 2.0  # seconds that a message is shown
 
 
 class Screen(Protocol):
-    """Where frames are shown and keys come from."""
+    """Shows images and reads keys."""
 
     def show(self, image: np.ndarray) -> None:
-        """Shows a picture, RGB uint8 [H, W, 3]."""
+        """Shows an image RGB uint8 [H, W, 3]."""
         ...
 
     def key(self, seconds: float) -> str:
-        """What the user asks for within that time: a value of `KEYS`, or ""."""
+        """Waits up to `seconds` for a key; returns its action, a value of `KEYS`, or ""."""
         ...
 
 
 class Window:
-    """OpenCV's window."""
+    """A window of OpenCV."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -50,21 +50,21 @@ class Window:
         self._shown = True
 
     def key(self, seconds: float) -> str:
-        if not self._shown:  # Without a window OpenCV does not wait.
+        if not self._shown:  # Without a window `waitKey` does not wait.
             time.sleep(seconds)
             return ""
         try:
             code = cv2.waitKey(max(1, round(1000 * seconds)))
             closed = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
-        except cv2.error:  # Qt, once the last window is gone.
+        except cv2.error:  # Raised by Qt after the last window was closed.
             closed = True
-        if closed:  # By its own button.
+        if closed:  # By the button of the window.
             return "quit"
         return KEYS.get(code & 0xFF, "") if code >= 0 else ""
 
 
 def check_window() -> None:
-    """Raises `UserError` if no window can be opened here; says what to do instead."""
+    """Raises `UserError`, with alternatives, if no window can be opened on this machine."""
     instead = "give --output FILE or --json FILE to run without a window"
     no_display = UserError(f"this machine has no display: {instead}")
     linux = sys.platform.startswith("linux")
@@ -78,18 +78,20 @@ def check_window() -> None:
         )
     if not linux:
         return
-    os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")  # Of fonts not needed.
-    # Qt ends the whole process where it cannot open the display: so another one tries first.
+    os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")  # About fonts.
+    # Qt aborts the process if it cannot open the display, so another process tries first.
     attempt = [sys.executable, "-c", "import cv2; cv2.namedWindow('agenet')"]
     if subprocess.run(attempt, capture_output=True, check=False).returncode:
         raise no_display
 
 
 class Display:
-    """Shows frames on a screen and does what the user's keys ask for.
+    """Shows frames on a screen and handles quit, pause and snapshot.
 
     Args:
-        paced: show frames at the times that they tell, not as fast as they come.
+        screen: shows the frames.
+        paced: show frames at their timestamps, not as soon as they are available.
+        clock: seconds.
     """
 
     def __init__(self, screen: Screen, *, paced: bool, clock: Callable[[], float]) -> None:
@@ -100,23 +102,23 @@ class Display:
 
     @property
     def notice(self) -> str:
-        """What was done at the user's wish just now, or ""."""
+        """The message about the latest snapshot, for `NOTICE` seconds; else ""."""
         return self._notice if self._clock() < self._notice_until else ""
 
     def show(self, frame: Frame, drawn: np.ndarray) -> bool:
-        """Shows a drawn frame when it is due; False if the user wants to quit."""
+        """Shows a frame with its drawings at its time; returns False if the user quits."""
         self._drawn = drawn
         if self._start is None:
             self._start = self._clock() - frame.seconds
         wait = self._start + frame.seconds - self._clock() if self._paced else 0.0
-        # A film that the machine cannot keep up with runs slower, and does not jump.
+        # A video that is too fast for this machine is shown more slowly, without skipping.
         self._start -= min(wait, 0.0)
         action = self._screen.key(wait) if wait > 0 else ""
         self._screen.show(drawn)
         return self._do(action or self._screen.key(0))
 
     def idle(self, status: str) -> bool:
-        """Tells that there is no new frame; False if the user wants to quit."""
+        """Shows a status while there is no new frame; returns False if the user quits."""
         if self._drawn is not None:
             self._screen.show(draw_faces(self._drawn, [], status=status))
         return self._do(self._screen.key(0))
@@ -132,8 +134,8 @@ class Display:
         return action != "quit"
 
     def _pause(self) -> str:
-        """Waits for a key; returns what it asks for: to go on, or to quit."""
-        status = "paused: space goes on, q quits"
+        """Waits for a key; returns "pause" to continue, or "quit"."""
+        status = "paused: space resumes, q quits"
         while True:
             if self._drawn is not None:
                 self._screen.show(draw_faces(self._drawn, [], status=self.notice or status))

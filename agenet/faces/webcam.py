@@ -1,4 +1,4 @@
-"""Predicts age and gender of the faces of a camera, a video file or a stream, as it runs."""
+"""Predicts the faces in a camera, video file or stream; shows, records and logs them."""
 
 import contextlib
 import json
@@ -17,8 +17,8 @@ from agenet.faces.pipeline import Pipeline
 from agenet.faces.tracking import TrackedFace
 from agenet.faces.video import Frame, VideoSource, VideoWriter
 
-LONGEST_GAP = 1.0  # seconds; a longer one in a recording, such as a pause, is left out
-EARLY = 0.9  # part of the frames that a file tells of, below which its end is told as early
+MAX_GAP = 1.0  # seconds; longer gaps between frames, such as pauses, are not recorded
+MIN_COMPLETE = 0.9  # fraction of a file's frames below which its end is reported as early
 
 
 def run(
@@ -33,30 +33,35 @@ def run(
     max_frames: int | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> str:
-    """Goes through a source to its end, or until the user quits.
+    """Processes a source until it ends or the user quits.
 
     Args:
-        load: makes the predictor.
+        source: closed at the end.
+        detector: finds the faces.
+        load: loads the predictor.
         screen: shows the frames.
-        writer: takes them with what is drawn on them; closed whatever happens.
-        lines: takes one JSON object a frame: `frame` (from 0), `seconds`, `faces`.
+        writer: records the frames with their drawings; closed at the end.
+        lines: receives one JSON object for each frame: `frame` (from 0), `seconds`, `faces`.
+        mirror: flip frames horizontally.
+        max_frames: stop after so many frames.
+        clock: seconds.
 
     Returns:
-        A line that sums up.
+        A summary in one line.
 
     Raises:
-        UserError: what went wrong in any thread.
+        UserError: the error of any thread.
     """
     every_frame = not source.live and (writer is not None or lines is not None)
     display = screen and Display(screen, paced=not source.live and not every_frame, clock=clock)
     shown_at: deque[float] = deque(maxlen=30)
-    recorded, before = 0.0, 0.0  # seconds in the recording; time of the frame before
+    recorded, before = 0.0, 0.0  # seconds recorded; time of the previous frame
     count, began, ending = 0, clock(), ""
     total = source.count if max_frames is None else min(source.count or max_frames, max_frames)
     with (
         contextlib.closing(writer) if writer else contextlib.nullcontext(),
         Pipeline(source, detector, load, every_frame=every_frame, mirror=mirror) as pipeline,
-        # Without a window only; disable=None: nor where nobody looks.
+        # Only without a window, and only on a terminal (disable=None).
         tqdm(total=total, unit=" frames", disable=True if display else None) as progress,
     ):
         try:
@@ -74,7 +79,7 @@ def run(
                 drawn = frame.image
                 if display or writer:
                     status = display.notice if display else ""
-                    # In a file's own pace, how fast this machine is says nothing.
+                    # The frame rate means nothing when every frame is waited for.
                     if not status and not every_frame:
                         status = _status(shown_at, pipeline.loaded)
                     drawn = draw_faces(
@@ -84,7 +89,7 @@ def run(
                         status=status,
                     )
                 if writer and source.live:
-                    recorded += min(frame.seconds - before, LONGEST_GAP)
+                    recorded += min(frame.seconds - before, MAX_GAP)
                     before = frame.seconds
                     writer.write_until(drawn, recorded)
                 elif writer:
@@ -94,18 +99,18 @@ def run(
                 if max_frames is not None and count >= max_frames:
                     break
             else:
-                ending = f"; {source.name} gives no more pictures" if source.live else ""
-                if not source.live and count < EARLY * (source.count or 0):
-                    ending = f"; {source.name} ends early, it tells of {source.count} frames"
+                ending = f"; {source.name} returns no more frames" if source.live else ""
+                if not source.live and count < MIN_COMPLETE * (source.count or 0):
+                    ending = f"; {source.name} ends early, it should have {source.count} frames"
         except KeyboardInterrupt:
-            if not source.live:  # A camera has no other end.
+            if not source.live:  # This is the normal end of a camera.
                 raise
     seconds = max(clock() - began, 1e-9)
-    faces_followed = pipeline.tracker.count
+    tracked_faces = pipeline.tracker.count
     return (
         f"{source.name}: {count} {'frame' if count == 1 else 'frames'} in {seconds:.1f} s "
         f"({count / seconds:.1f} per second), "
-        f"{faces_followed} {'face' if faces_followed == 1 else 'faces'} followed"
+        f"{tracked_faces} {'face' if tracked_faces == 1 else 'faces'} tracked"
         + (f", written to {writer.path}" if writer and writer.count else "")
         + ending
     )
@@ -113,12 +118,12 @@ def run(
 
 def _status(shown_at: Sequence[float], loaded: bool) -> str:
     gaps = np.diff(shown_at)
-    gaps = gaps[gaps < LONGEST_GAP]  # Not the pauses.
-    told = [f"{len(gaps) / max(gaps.sum(), 1e-3):.1f} fps"] if len(gaps) else []
-    return ", ".join(told + ([] if loaded else ["loading the network"]))
+    gaps = gaps[gaps < MAX_GAP]  # Without pauses.
+    parts = [f"{len(gaps) / max(gaps.sum(), 1e-3):.1f} fps"] if len(gaps) else []
+    return ", ".join(parts + ([] if loaded else ["loading the network"]))
 
 
 def _write_line(lines: TextIO, frame: Frame, faces: Sequence[TrackedFace]) -> None:
-    told = {"frame": frame.number, "seconds": round(frame.seconds, 3)}
-    lines.write(json.dumps(told | {"faces": [face.asdict() for face in faces]}) + "\n")
+    fields = {"frame": frame.number, "seconds": round(frame.seconds, 3)}
+    lines.write(json.dumps(fields | {"faces": [face.asdict() for face in faces]}) + "\n")
     lines.flush()

@@ -1,4 +1,4 @@
-"""Exports a trained network for other runtimes, once its answers are checked to be the same."""
+"""Exports a trained network for other runtimes after comparing its outputs."""
 
 import importlib
 import json
@@ -29,9 +29,9 @@ FORMATS = ("onnx", "stablehlo", "int8")
 TOLERANCE = 1e-4
 HALF_TOLERANCE = 2e-2
 LOST_POINTS = 0.5  # percentage points of accuracy that 8-bit integers may cost
-MOST_CHECKED = 2000  # faces
-CALIBRATED_WITH = 200  # faces
-FEWEST = 40  # faces, to calibrate with and to check on together
+MAX_CHECKED = 2000  # faces
+MAX_CALIBRATION = 200  # faces
+MIN_FACES = 40  # for calibration and checking together
 _BATCH = 32
 
 Answers = dict[str, np.ndarray]
@@ -40,13 +40,13 @@ Run = Callable[[np.ndarray], Answers]
 
 @dataclass(frozen=True)
 class Faces:
-    """Faces to check on, and others to calibrate with.
+    """Faces for checking, and others for calibration.
 
     Attributes:
-        what: a description.
-        images: uint8 [N, S, S, 3].
-        labels: task to int32 [N], -1 where unknown; empty without labels.
-        others: uint8 [M, S, S, 3].
+        what: a description, for messages.
+        images: for checking, uint8 [N, S, S, 3].
+        labels: task to int32 [N], -1 if unknown; empty without labels.
+        others: for calibration, uint8 [M, S, S, 3].
     """
 
     what: str
@@ -69,53 +69,53 @@ def export_network(
         data_dir: where data sets are prepared; "" for the default of TFDS.
 
     Raises:
-        UserError: the network cannot be exported, or its answers differ.
+        UserError: the network cannot be exported, or the outputs differ.
     """
-    served = load_network(model)
-    faces = find_faces(check, data_dir, served.stored_size, format == "int8")
-    content, run = export(served, format, half, faces)
+    network = load_network(model)
+    faces = find_faces(check, data_dir, network.stored_size, format == "int8")
+    content, run = export(network, format, half, faces)
     if format == "int8":
-        verdict = check_accuracy(original(served), run, faces)
+        verdict = check_accuracy(original(network), run, faces)
     else:
         tolerance = HALF_TOLERANCE if half else TOLERANCE
-        verdict = check_answers(original(served), run, faces, tolerance)
+        verdict = check_answers(original(network), run, faces, tolerance)
     write_file(output, content)
 
-    size, spec = served.stored_size, served.spec
+    size, spec = network.stored_size, network.spec
     print(f"{spec.model}, {format}{', weights in 16 bits' if half else ''}")
     print(f"  input    images, uint8 [batch, {size}, {size}, 3], RGB; it sees {spec.input.size} px")
-    print(f"  outputs  {', '.join(map(describe_output, output_labels(served).items()))}")
+    print(f"  outputs  {', '.join(map(describe_output, output_labels(network).items()))}")
     print(f"  checked  {verdict}")
     print(f"  written  {output} ({len(content) / 2**20:.1f} MiB)")
 
 
-def export(served: TrainedNetwork, format: str, half: bool, faces: Faces) -> tuple[bytes, Run]:
-    """Returns the content of the file, and a function that runs it as its users would."""
-    answer, size, metadata = served.make_forward(), served.stored_size, create_metadata(served)
+def export(network: TrainedNetwork, format: str, half: bool, faces: Faces) -> tuple[bytes, Run]:
+    """Returns the content of the file, and a function that runs it."""
+    forward, size, metadata = network.make_forward(), network.stored_size, create_metadata(network)
     if format == "stablehlo":
-        content = to_stablehlo(answer, size, metadata=metadata)
+        content = to_stablehlo(forward, size, metadata=metadata)
         return content, run_jax(jax.jit(from_stablehlo(content)[0]))
-    content = to_onnx(answer, size, half=half, metadata=metadata)
+    content = to_onnx(forward, size, half=half, metadata=metadata)
     if format == "int8":
         content = quantize(content, faces.others)
     return content, run_onnx(content)
 
 
-def create_metadata(served: TrainedNetwork) -> dict[str, str]:
-    """The metadata of the file: its specification, labels, input and outputs."""
-    size = served.stored_size
+def create_metadata(network: TrainedNetwork) -> dict[str, str]:
+    """Returns the metadata of the file: specification, labels, input and outputs."""
+    size = network.stored_size
     return {
-        "spec": served.spec.to_json(),
-        "labels": json.dumps(output_labels(served)),
+        "spec": network.spec.to_json(),
+        "labels": json.dumps(output_labels(network)),
         "about": f"images: uint8 [batch, {size}, {size}, 3], RGB, one upright face each. Outputs: "
         "natural logarithms of the probabilities of the labels.",
     }
 
 
-def output_labels(served: TrainedNetwork) -> dict[str, list[Any]]:
-    """The labels of the columns of each output."""
-    labels: dict[str, list[Any]] = {task: list(TASK_CLASSES[task]) for task in served.spec.heads}
-    if served.spec.heads.get("age", "groups") != "groups":
+def output_labels(network: TrainedNetwork) -> dict[str, list[Any]]:
+    """Returns the labels of the columns of each output."""
+    labels: dict[str, list[Any]] = {task: list(TASK_CLASSES[task]) for task in network.spec.heads}
+    if network.spec.heads.get("age", "groups") != "groups":
         labels["years"] = YEARS.tolist()
     return labels
 
@@ -129,7 +129,7 @@ def find_faces(check: str, data_dir: str, size: int, to_calibrate: bool) -> Face
     """Reads the faces that `check` names, or draws some if it is empty.
 
     Raises:
-        UserError: there are none, or too few both to calibrate with and to check on.
+        UserError: there are none, or too few for calibration and checking.
     """
     if not check:
         images = draw_faces(size)
@@ -137,9 +137,9 @@ def find_faces(check: str, data_dir: str, size: int, to_calibrate: bool) -> Face
     rng = np.random.default_rng(0)
     faces = read_folder(Path(check), size, rng) if Path(check).is_dir() else None
     faces = faces or read_data_set(check, data_dir, size, rng)
-    if to_calibrate and min(len(faces.images), len(faces.others)) < FEWEST // 2:
+    if to_calibrate and min(len(faces.images), len(faces.others)) < MIN_FACES // 2:
         raise UserError(
-            f"--check={check}: fewer than {FEWEST} faces do not show the loss of accuracy"
+            f"--check={check}: fewer than {MIN_FACES} faces do not show the loss of accuracy"
         )
     if not len(faces.images):
         raise UserError(f"--check={check}: no faces to check on")
@@ -162,42 +162,42 @@ def draw_faces(size: int) -> np.ndarray:
 
 
 def read_folder(folder: Path, size: int, rng: np.random.Generator) -> Faces:
-    """Takes half of a folder's images to check on, the other half to calibrate with."""
+    """Uses half of a folder's images for checking, the other half for calibration."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_FORMATS)
-    paths = [paths[i] for i in rng.permutation(len(paths))[: MOST_CHECKED + CALIBRATED_WITH]]
+    paths = [paths[i] for i in rng.permutation(len(paths))[: MAX_CHECKED + MAX_CALIBRATION]]
     images = [to_square(read_image(path), size) for path in paths]
-    others = min(len(images) // 2, CALIBRATED_WITH)
+    others = min(len(images) // 2, MAX_CALIBRATION)
     what = f"{len(images) - others} faces of {folder}"
     faces = np.stack(images) if images else np.zeros((0, size, size, 3), np.uint8)
     return Faces(what, faces[others:], {}, faces[:others])
 
 
 def read_data_set(name: str, data_dir: str, size: int, rng: np.random.Generator) -> Faces:
-    """Takes test faces of a prepared data set to check on, others to calibrate with."""
+    """Uses test faces of a prepared data set for checking, other faces for calibration."""
     if "/" not in name:
         raise UserError(f"--check={name}: neither a folder nor a data set such as adience/faces")
     records = open_records(name, data_dir)
     rows, others = (
         rng.permutation(np.flatnonzero(chosen))[:most]
-        for chosen, most in ((records.fold == 0, MOST_CHECKED), (records.fold > 0, CALIBRATED_WITH))
+        for chosen, most in ((records.fold == 0, MAX_CHECKED), (records.fold > 0, MAX_CALIBRATION))
     )
     labels = {task: values[rows] for task, values in records.labels.items()}
     images, others = (load_faces(records, chosen, size) for chosen in (rows, others))
     return Faces(f"{len(rows)} test faces of {records.name}", images, labels, others)
 
 
-def original(served: TrainedNetwork) -> Run:
-    return run_jax(jax.jit(served.make_forward()))
+def original(network: TrainedNetwork) -> Run:
+    return run_jax(jax.jit(network.make_forward()))
 
 
-def run_jax(answer: Callable[..., Any]) -> Run:
-    """Runs in batches of one size, because each size is compiled anew."""
+def run_jax(forward: Callable[..., Any]) -> Run:
+    """Runs in batches of one size, because every new size is compiled."""
 
     def run(images: np.ndarray) -> Answers:
         padded = np.concatenate(
             [images, np.zeros((-len(images) % _BATCH, *images.shape[1:]), "u1")]
         )
-        parts = [answer(padded[i : i + _BATCH]) for i in range(0, len(padded), _BATCH)]
+        parts = [forward(padded[i : i + _BATCH]) for i in range(0, len(padded), _BATCH)]
         return {k: np.concatenate([p[k] for p in parts])[: len(images)] for k in parts[0]}
 
     return run
@@ -218,7 +218,7 @@ def run_onnx(content: bytes) -> Run:
 
 
 def check_answers(ours: Run, theirs: Run, faces: Faces, tolerance: float) -> str:
-    """Describes the largest difference of the answers from ours.
+    """Describes the largest difference between the outputs of both.
 
     Raises:
         UserError: it is more than `tolerance`, relative to the largest log-probability.
@@ -238,7 +238,7 @@ def check_answers(ours: Run, theirs: Run, faces: Faces, tolerance: float) -> str
 
 
 def check_accuracy(ours: Run, theirs: Run, faces: Faces) -> str:
-    """Describes the loss of accuracy through 8-bit integers.
+    """Describes the loss of accuracy in 8-bit integers.
 
     Raises:
         UserError: it is more than `LOST_POINTS` points.

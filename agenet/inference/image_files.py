@@ -1,4 +1,4 @@
-"""Predicts age and gender of the faces in image files, reading ahead, and writes the results."""
+"""Predicts the faces in image files, reading ahead in a thread, and writes the results."""
 
 import dataclasses
 import os
@@ -28,42 +28,44 @@ from agenet.inference.results import (
 )
 
 CROPS_AT_ONCE = 32
-READ_AHEAD = 2  # pictures
+READ_AHEAD = 2  # images
 
 Annotate = Callable[[str, np.ndarray, Sequence[Face]], str]
 
 
-class PicturePredictor(FacePredictor, Protocol):
-    """Tells of faces in pictures, and of pictures that are faces."""
+class ImagePredictor(FacePredictor, Protocol):
+    """Predicts the faces in images, and images that show one face each."""
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]: ...
 
 
 def predict_files(
     found: Iterable[Result],
-    predictor: PicturePredictor,
+    predictor: ImagePredictor,
     writers: Sequence[Writer],
     cropped: bool = False,
     annotate: Annotate | None = None,
     advance: Callable[[int], object] = lambda count: None,
 ) -> Summary:
-    """Reads, predicts and writes, in order; Ctrl-C ends it early and keeps what is done.
+    """Predicts image files and writes the results, in order; Ctrl-C keeps those written so far.
 
     Args:
-        found: the files, see `find_pictures`.
-        cropped: each picture is one face.
-        annotate: writes a picture with its faces drawn in; gives back why it did not, or "".
-        advance: told how many files were done.
+        found: the files, see `find_images`.
+        predictor: predicts them.
+        writers: write the results.
+        cropped: each image is one face.
+        annotate: writes an image with its faces drawn in; returns an error message or "".
+        advance: called with the number of files processed.
     """
     summary = Summary()
     try:
-        with closing(_read_ahead(found)) as pictures:
-            for batch in _batches(pictures, CROPS_AT_ONCE if cropped else 1):
-                images = [picture.image for picture in batch if picture.image is not None]
+        with closing(_read_ahead(found)) as files:
+            for batch in _batches(files, CROPS_AT_ONCE if cropped else 1):
+                images = [file.image for file in batch if file.image is not None]
                 faces = iter(_predict(images, predictor, cropped))
-                for picture in batch:
-                    found_in_it = () if picture.image is None else next(faces)
-                    result = _tell(picture, found_in_it, annotate)
+                for file in batch:
+                    faces_found = () if file.image is None else next(faces)
+                    result = _to_result(file, faces_found, annotate)
                     for writer in writers:
                         writer.write(result)
                     summary.add(result)
@@ -74,28 +76,28 @@ def predict_files(
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A file as read: `image` is None where `result` has an error."""
+class _ImageFile:
+    """A file that was read: `image` is None if `result` has an error."""
 
     result: Result
     image: np.ndarray | None = None
     reduction: int = 1
 
 
-def _read(found: Result) -> _Picture:
+def _read(found: Result) -> _ImageFile:
     if found.error:
-        return _Picture(found)
+        return _ImageFile(found)
     try:
         image, reduction = read_image_reduced(found.path)
     except ImageFileError as error:
-        return _Picture(dataclasses.replace(found, error=error.reason))
+        return _ImageFile(dataclasses.replace(found, error=error.reason))
     size = (image.shape[1] * reduction, image.shape[0] * reduction)
-    return _Picture(dataclasses.replace(found, size=size), image, reduction)
+    return _ImageFile(dataclasses.replace(found, size=size), image, reduction)
 
 
-def _read_ahead(found: Iterable[Result]) -> Generator[_Picture, None, None]:
-    """Reads the next pictures in a thread of its own while the network looks at the last."""
-    waiting: deque[Future[_Picture]] = deque()
+def _read_ahead(found: Iterable[Result]) -> Generator[_ImageFile, None, None]:
+    """Reads the next images in a thread while the network runs."""
+    waiting: deque[Future[_ImageFile]] = deque()
     pool = ThreadPoolExecutor(1)
     try:
         for item in found:
@@ -108,15 +110,13 @@ def _read_ahead(found: Iterable[Result]) -> Generator[_Picture, None, None]:
         pool.shutdown(cancel_futures=True)
 
 
-def _batches(pictures: Iterable[_Picture], most: int) -> Iterator[list[_Picture]]:
-    """Up to `most` pictures at a time, fewer where they are large."""
-    batch: list[_Picture] = []
+def _batches(files: Iterable[_ImageFile], most: int) -> Iterator[list[_ImageFile]]:
+    """Yields batches of up to `most` images, fewer if they are large."""
+    batch: list[_ImageFile] = []
     pixels = 0
-    for picture in pictures:
-        batch.append(picture)
-        pixels += (
-            picture.image.shape[0] * picture.image.shape[1] if picture.image is not None else 0
-        )
+    for file in files:
+        batch.append(file)
+        pixels += file.image.shape[0] * file.image.shape[1] if file.image is not None else 0
         if len(batch) == most or pixels >= FULL_SIZE_PIXELS:
             yield batch
             batch, pixels = [], 0
@@ -125,9 +125,9 @@ def _batches(pictures: Iterable[_Picture], most: int) -> Iterator[list[_Picture]
 
 
 def _predict(
-    images: Sequence[np.ndarray], predictor: PicturePredictor, cropped: bool
+    images: Sequence[np.ndarray], predictor: ImagePredictor, cropped: bool
 ) -> list[list[Face]]:
-    """The faces of each picture."""
+    """Returns the faces of each image."""
     if not cropped:
         return [predictor.predict_faces(image) for image in images]
     predictions = predictor.predict(images) if images else []
@@ -138,16 +138,16 @@ def _predict(
     ]
 
 
-def _tell(picture: _Picture, faces: Sequence[Face], annotate: Annotate | None) -> Result:
-    if picture.image is None:
-        return picture.result
-    error = annotate(picture.result.path, picture.image, faces) if annotate else ""
-    enlarged = [_enlarged(face, picture.reduction) for face in faces]
-    return dataclasses.replace(picture.result, faces=enlarged, error=error)
+def _to_result(file: _ImageFile, faces: Sequence[Face], annotate: Annotate | None) -> Result:
+    if file.image is None:
+        return file.result
+    error = annotate(file.result.path, file.image, faces) if annotate else ""
+    scaled = [_scaled(face, file.reduction) for face in faces]
+    return dataclasses.replace(file.result, faces=scaled, error=error)
 
 
-def _enlarged(face: Face, times: int) -> Face:
-    """The face in the pixels of the file."""
+def _scaled(face: Face, times: int) -> Face:
+    """Scales a face to the pixels of the file."""
     if times == 1:
         return face
     box = Box(*(times * side for side in face.detection.box))
@@ -155,13 +155,12 @@ def _enlarged(face: Face, times: int) -> Face:
 
 
 def annotator(paths: Sequence[str], folder: Path, overwrite: bool) -> Annotate:
-    """Returns what writes copies of images with their faces drawn in.
+    """Returns a function that writes copies of images with their faces drawn in.
 
     Args:
-        paths: as the user named them; copies have the names that images have below the folder
-            that holds them all.
-        folder: of the copies.
-        overwrite: replace copies that exist.
+        paths: as given by the user; copies keep their names relative to the common folder.
+        folder: where to write the copies.
+        overwrite: replace existing copies.
     """
     base = common_folder(paths)
 

@@ -1,4 +1,4 @@
-"""The picture files that paths, folders and patterns of a command line stand for."""
+"""Finds the image files for the paths, folders and patterns given on a command line."""
 
 import glob
 import os
@@ -10,13 +10,14 @@ from agenet.faces.image_io import FORMATS
 from agenet.inference.results import Result
 
 
-def find_pictures(paths: Sequence[str], leave_out: str | None = None) -> Iterator[Result]:
-    """The files that paths stand for; an error for each path that stands for none.
+def find_images(paths: Sequence[str], leave_out: str | None = None) -> Iterator[Result]:
+    """Yields the files for each path, or an error for a path without any.
 
-    Of a folder those in it and below it whose names end like a picture's, in the order of their
-    names; a file that is named, or matches a pattern, whatever its name.
+    Folders are searched recursively for files with the suffix of an image format, in the order of
+    their names. Files that are named or match a pattern may have any suffix.
 
     Args:
+        paths: files, folders and patterns.
         leave_out: a folder that is not searched.
     """
     for path in paths:
@@ -25,7 +26,7 @@ def find_pictures(paths: Sequence[str], leave_out: str | None = None) -> Iterato
         elif os.path.lexists(path):
             yield Result(path)
         elif glob.has_magic(path):
-            # Path.glob takes no absolute patterns.
+            # Path.glob does not support absolute patterns.
             names = sorted(glob.iglob(path, recursive=True))  # noqa: PTH207
             files = [name for name in names if not Path(name).is_dir()]
             yield from map(Result, files) if files else [Result(path, error="matches no file")]
@@ -48,10 +49,10 @@ def _find_in_folder(folder: str, leave_out: str | None) -> Iterator[Result]:
                 yield Result(str(parent / file))
         while unreadable:
             yield _unreadable(unreadable.pop())
-    if unreadable:  # The folder itself.
+    if unreadable:  # The top folder.
         yield _unreadable(unreadable.pop())
     elif empty:
-        yield Result(folder, error="no pictures in this folder")
+        yield Result(folder, error="no images in this folder")
 
 
 def _unreadable(error: OSError) -> Result:
@@ -59,7 +60,7 @@ def _unreadable(error: OSError) -> Result:
 
 
 def common_folder(paths: Sequence[str]) -> str:
-    """The folder that holds all that is found, below which names differ.
+    """Returns the deepest folder that contains all files found for the paths.
 
     Raises:
         UserError: there is none.
@@ -67,11 +68,11 @@ def common_folder(paths: Sequence[str]) -> str:
     roots = []
     for path in paths:
         root = Path(path)
-        # What a pattern matches is looked for above it, even if a folder is called like it.
+        # The matches of a pattern are below its parents, even if a folder has the same name.
         while not root.is_dir() or (root != Path(path) and glob.has_magic(str(root))):
             root = root.parent
         roots.append(os.path.normpath(root.absolute()))
     try:
         return os.path.commonpath(roots)
-    except ValueError as error:  # On several drives of Windows.
-        raise UserError("--annotated: give pictures of one drive at a time") from error
+    except ValueError as error:  # Several drives on Windows.
+        raise UserError("--annotated: give images of one drive at a time") from error

@@ -1,4 +1,4 @@
-"""What is told of picture files, one after the other: a table, CSV, JSON lines, a summary."""
+"""Writes the results for image files as a table, CSV or JSON lines, and summarises them."""
 
 import csv
 import json
@@ -18,13 +18,13 @@ from agenet.faces.face import Face
 LISTED = 10  # problems in the summary
 
 _TABLE = ("face", "left", "top", "right", "bottom", "age", "group", "gender", "prob.")
-_TOLD = ("score", "age", "age_group", "gender", "gender_probability")
-_CSV = ("file", "face", "left", "top", "right", "bottom", *_TOLD, "error")
+_PREDICTED = ("score", "age", "age_group", "gender", "gender_probability")
+_CSV = ("file", "face", "left", "top", "right", "bottom", *_PREDICTED, "error")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What is told of one file: `faces` in its own pixels, or `error` and why."""
+    """The result for one file: `faces` in its pixels, or an `error`."""
 
     path: str
     size: tuple[int, int] | None = None  # width, height
@@ -34,9 +34,9 @@ class Result:
 
 @dataclass
 class Summary:
-    """What a run did."""
+    """Counts over all files."""
 
-    pictures: int = 0
+    images: int = 0
     faces: int = 0
     without_face: int = 0
     problems: int = 0
@@ -45,7 +45,7 @@ class Summary:
 
     def add(self, result: Result) -> None:
         if result.size is not None:
-            self.pictures += 1
+            self.images += 1
             self.faces += len(result.faces)
             self.without_face += not result.faces
         if result.error:
@@ -55,8 +55,8 @@ class Summary:
 
     def __str__(self) -> str:
         counts = (
-            f"{_count(self.pictures, 'picture')}, {_count(self.faces, 'face')}, "
-            f"{_count(self.without_face, 'picture')} without a face, "
+            f"{_count(self.images, 'image')}, {_count(self.faces, 'face')}, "
+            f"{_count(self.without_face, 'image')} without a face, "
             f"{_count(self.problems, 'problem')}"
         )
         more = self.problems - len(self.first_problems)
@@ -66,33 +66,33 @@ class Summary:
 
 
 class Writer(Protocol):
-    """Takes one result after the other."""
+    """Writes one result after the other."""
 
     def write(self, result: Result) -> None: ...
 
 
 class TableWriter:
-    """A table for people: one row for each face, and for each picture without one."""
+    """A text table: one row for each face, image without a face, and error."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
         columns = shutil.get_terminal_size().columns
         rest = len(self._row("", *_TABLE))
         self._width = min(max(columns - rest, 20), 60) if file.isatty() else 40
-        self._has_head = False
+        self._has_header = False
 
     def write(self, result: Result) -> None:
-        if not self._has_head:
+        if not self._has_header:
             self._print("file", *_TABLE)
-            self._has_head = True
+            self._has_header = True
         for number, face in enumerate(result.faces, 1):
-            told = face.prediction
+            prediction = face.prediction
             box = [f"{side:.0f}" for side in face.detection.box]
-            age = "-" if told.age is None else f"{told.age:.1f}"
-            probability = told.gender_probability
-            sure = "-" if probability is None else f"{probability:.2f}"
-            group, gender = told.age_group or "-", told.gender or "-"
-            self._print(result.path, str(number), *box, age, group, gender, sure)
+            age = "-" if prediction.age is None else f"{prediction.age:.1f}"
+            probability = prediction.gender_probability
+            confidence = "-" if probability is None else f"{probability:.2f}"
+            group, gender = prediction.age_group or "-", prediction.gender or "-"
+            self._print(result.path, str(number), *box, age, group, gender, confidence)
         if result.size is not None and not result.faces:
             self._print(result.path, "-", note="no face found")
         if result.error:
@@ -105,48 +105,48 @@ class TableWriter:
 
     @staticmethod
     def _row(name: str, face: str, *cells: str) -> str:
-        left, top, right, bottom, age, group, gender, sure = cells
+        left, top, right, bottom, age, group, gender, confidence = cells
         box = f"{left:>6} {top:>6} {right:>6} {bottom:>6}"
-        return f"{name}{face:>4}  {box} {age:>6}  {group:<6}  {gender:<6}  {sure:>5}"
+        return f"{name}{face:>4}  {box} {age:>6}  {group:<6}  {gender:<6}  {confidence:>5}"
 
 
 class CsvWriter:
-    """For spreadsheets: one row for each face, for each picture without one, for each error."""
+    """CSV: one row for each face, image without a face, and error."""
 
     def __init__(self, file: TextIO) -> None:
         self._rows = csv.writer(file, lineterminator="\n")
-        self._has_head = False
+        self._has_header = False
 
     def write(self, result: Result) -> None:
-        if not self._has_head:
+        if not self._has_header:
             self._rows.writerow(_CSV)
-            self._has_head = True
+            self._has_header = True
         name = _escaped(result.path)
-        # A spreadsheet would take it for a formula; this names the same file.
+        # Spreadsheets would read it as a formula; this is the same file.
         name = f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
         nothing = [""] * (len(_CSV) - 2)
         for number, face in enumerate(result.faces, 1):
-            told = face.asdict()
-            values = [told.get(column) for column in _TOLD]
-            self._rows.writerow([name, number, *told["box"], *values, result.error])
+            fields = face.asdict()
+            values = [fields.get(column) for column in _PREDICTED]
+            self._rows.writerow([name, number, *fields["box"], *values, result.error])
         if not result.faces:
             self._rows.writerow([name, *nothing, result.error])
 
 
 class JsonLinesWriter:
-    """For programs: one object for each file, in ASCII."""
+    """JSON lines: one object for each file, in ASCII."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
     def write(self, result: Result) -> None:
-        told: dict[str, object] = {"file": result.path}
+        fields: dict[str, object] = {"file": result.path}
         if result.size is not None:
-            told |= {"width": result.size[0], "height": result.size[1]}
-            told |= {"faces": [face.asdict() for face in result.faces]}
+            fields |= {"width": result.size[0], "height": result.size[1]}
+            fields |= {"faces": [face.asdict() for face in result.faces]}
         if result.error:
-            told |= {"error": result.error}
-        self._file.write(json.dumps(told) + "\n")
+            fields |= {"error": result.error}
+        self._file.write(json.dumps(fields) + "\n")
 
 
 def _escaped(text: str) -> str:
@@ -154,7 +154,7 @@ def _escaped(text: str) -> str:
 
 
 def _fitted(text: str, width: int, shorten: bool) -> str:
-    """Padded to columns of a terminal, or cut at its beginning."""
+    """Pads text to `width` terminal columns, or shortens it at its beginning."""
     widths = [_columns(character) for character in text]
     if shorten and sum(widths) > width:
         while sum(widths) > width - 1:
@@ -176,7 +176,7 @@ def _count(number: int, noun: str) -> str:
 
 @contextmanager
 def open_output(name: str) -> Iterator[TextIO]:
-    """A file that takes its place when the run has ended, however it did."""
+    """Opens an output file that appears under its name when the block ends, even by an error."""
     if name == "-":
         yield sys.stdout
         return
@@ -186,7 +186,7 @@ def open_output(name: str) -> Iterator[TextIO]:
         with unfinished.open("w", encoding="utf-8", newline="") as file:
             yield file
     finally:
-        # Hours of work may be in it.
+        # Keep results even after an error: they may be hours of work.
         if unfinished.exists() and unfinished.stat().st_size:
             os.replace(unfinished, path)
         else:

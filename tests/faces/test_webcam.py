@@ -137,7 +137,7 @@ def test_real_clips(
     assert min(differences) > 0.5 and max(differences) < 12  # Drawn upon, and the same film.
     summary = capsys.readouterr().err
     assert f"{frames} frames in" in summary
-    assert f"{people} faces followed, written to {film}" in summary
+    assert f"{people} faces tracked, written to {film}" in summary
 
 
 def test_lines_on_stdout(film: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,14 +145,14 @@ def test_lines_on_stdout(film: Path, capsys: pytest.CaptureFixture[str]) -> None
     out, err = capsys.readouterr()
     told = [json.loads(line) for line in out.splitlines()]
     assert told == [{"frame": n, "seconds": n / 10, "faces": []} for n in range(3)]
-    assert "3 frames in" in err and "0 faces followed" in err
+    assert "3 frames in" in err and "0 faces tracked" in err
 
 
 def test_a_film_that_ends_early_is_told(tmp_path: Path, film: Path) -> None:
     source = open_video(str(film))
     source.count = 60
     summary = run(source, Fake(), Fake().load, writer=VideoWriter(tmp_path / "a.avi", 10.0))
-    assert summary.endswith("film.avi ends early, it tells of 60 frames")
+    assert summary.endswith("film.avi ends early, it should have 60 frames")
 
 
 def test_existing_files_are_kept(
@@ -181,7 +181,7 @@ def test_mistakes_are_one_line(
         ([film, "--max-frames", 0], "give 1 or more"),
         ([film, "--max-frames", "x"], "is not a valid integer"),
         ([film, "--output", "a.gif"], "name a file that ends in .mp4, .mov, .mkv, .avi"),
-        ([film, "--output", tmp_path / "gone" / "a.mp4"], "in a folder that exists"),
+        ([film, "--output", tmp_path / "gone" / "a.mp4"], "no such folder, create it first"),
         ([film, "--output", "a.mp4", "--json", "a.mp4"], "name two"),
         ([film, "--json", "-", "--detector", "yunett"], "did you mean yunet"),
         ([tmp_path / "gone.mp4"], "does not exist: give a video file"),
@@ -250,7 +250,7 @@ def test_camera_shown_and_recorded(tmp_path: Path) -> None:
         told = [json.loads(line) for line in lines]
     assert len(screen.shown) == len(told) > 25
     assert len(told[-1]["faces"]) == 2
-    assert summary.endswith("; camera 0 gives no more pictures")
+    assert summary.endswith("; camera 0 returns no more frames")
     # As long as it took, whatever was dropped.
     assert len(read_all(writer.path)) == pytest.approx(told[-1]["frame"], abs=3)
     assert any((image != camera.image).any() for image in screen.shown)

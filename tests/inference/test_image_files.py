@@ -20,8 +20,8 @@ from agenet.faces import image_io
 from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection, Face, Prediction
 from agenet.faces.image_io import read_image
-from agenet.inference.image_files import PicturePredictor, predict_files
-from agenet.inference.inputs import find_pictures
+from agenet.inference.image_files import ImagePredictor, predict_files
+from agenet.inference.inputs import find_images
 from agenet.inference.results import JsonLinesWriter, Result, TableWriter
 from tests.faces.test_image_io import png
 
@@ -60,7 +60,7 @@ def picture(path: Path, faces: int, green: int = 30) -> str:
 
 
 def run_predict(
-    *arguments: object, load: Callable[..., PicturePredictor] = lambda *_: BrightFaces()
+    *arguments: object, load: Callable[..., ImagePredictor] = lambda *_: BrightFaces()
 ) -> None:
     """Runs `agenet predict` with the predictor that `load` returns."""
     with one_line_errors(), mock.patch.object(options, "load_predictor", load):
@@ -104,7 +104,7 @@ def test_table_csv_json_lines_and_copies(
         ["2", "1", "1", "5", "6", "30.0", "25-32", "female", "0.75"],
     ]
     assert body[3] == [none, "-", "no", "face", "found"]
-    first = "2 pictures, 2 faces, 1 picture without a face, 1 problem\n"
+    first = "2 images, 2 faces, 1 image without a face, 1 problem\n"
     assert summary.startswith(f"{first}  {photos / 'bad.gif'}: not a JPEG, PNG")
     told = rows(tmp_path / "faces.csv")
     assert [(row["file"], row["face"], row["age"]) for row in told] == [
@@ -145,7 +145,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     one = picture(tmp_path / "one.png", 1)
     (tmp_path / "empty").mkdir()
     for arguments, message in (
-        ([tmp_path / "empty"], "no pictures in this folder"),
+        ([tmp_path / "empty"], "no images in this folder"),
         ([tmp_path / "gone", f"{tmp_path}/*.gif"], "no such file or folder; "),
         ([""], "no such file or folder"),
         ([], "PATH"),
@@ -168,7 +168,7 @@ def test_nothing_readable_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFix
     assert status(tmp_path, "--jsonl", "-") == 1
     out, err = capsys.readouterr()
     assert [set(json.loads(line)) for line in out.splitlines()] == [{"file", "error"}] * 13
-    assert err.startswith("0 pictures, 0 faces, 0 pictures without a face, 13 problems\n")
+    assert err.startswith("0 images, 0 faces, 0 images without a face, 13 problems\n")
     assert err.splitlines()[1].endswith(
         "10000x10001: more than the 100,000,000 pixels that are decoded"
     )
@@ -281,7 +281,7 @@ def test_patterns_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         picture(Path(name), 1)
 
     def found(*paths: str, leave_out: str | None = None) -> list[str]:
-        return [result.path for result in find_pictures(paths, leave_out)]
+        return [result.path for result in find_images(paths, leave_out)]
 
     inside = ["b/1.jpeg", "b/2.png"]
     assert found("b") == [*inside, "b/out/4.png", "b/sub/3.webp"]
@@ -301,8 +301,8 @@ def test_a_picture_that_vanishes_is_passed_over(tmp_path: Path) -> None:
             Path(paths[8]).unlink(missing_ok=True)
             return super().predict_faces(image, detections)
 
-    summary = predict_files(find_pictures([str(tmp_path)]), Deletes(), [])
-    assert (summary.pictures, summary.problems) == (8, 1)
+    summary = predict_files(find_images([str(tmp_path)]), Deletes(), [])
+    assert (summary.images, summary.problems) == (8, 1)
     assert summary.first_problems == [f"{paths[8]}: no such file or directory"]
 
 
