@@ -1,5 +1,6 @@
 """Age and gender classification from face images, in JAX and Flax."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +14,5 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # Imported on first use: the command line must not wait for NumPy and OpenCV.
     if name == "Predictor":
-        from agenet.inference.predictor import Predictor
-
-        return Predictor
+        return import_module("agenet.inference.predictor").Predictor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -44,7 +44,12 @@ MODULES = {
 
 def imports(path: Path) -> Iterator[str]:
     """Dotted names of all that a file imports, anywhere in it but for type checkers alone."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    nodes: list[ast.AST] = [ast.parse(path.read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        nodes += ast.iter_child_nodes(node)
         if isinstance(node, ast.ImportFrom):
             base = node.module or ""
             for alias in node.names:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from agenet.cli import options
+from agenet.errors import require_packages
 
 
 @click.command()
@@ -28,6 +29,7 @@ def command(workdir: Path, data_dir: str | None, test_views: int | None) -> None
 
     Only the checkpoint and the data set are needed.
     """
+    require_packages("train", "agenet evaluate", "array_record", "matplotlib")
     from agenet.distributed.compilation_cache import enable_compilation_cache
     from agenet.runs.evaluator import report_again
     from agenet.runs.logging import log_to

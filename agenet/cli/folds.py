@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from agenet.cli import options
+from agenet.errors import require_packages
 
 EPILOG = """\
 --config.FIELD=VALUE changes a field of the config for all folds; {fold} in a
@@ -26,6 +27,7 @@ def command(config: str, workdir: Path, fields: tuple[str, ...]) -> None:
     and so on. The tables are in DIR/folds.md and DIR/folds.json. The same command again resumes
     what was interrupted.
     """
+    require_packages("train", "agenet folds", "array_record", "clu", "matplotlib")
     from agenet.main import read_config
     from agenet.runs import series
     from agenet.runs.folds import run_folds

