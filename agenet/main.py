@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from agenet.errors import UserError, one_line_errors
+from agenet.errors import UserError, one_line_errors, require_packages
 from agenet.files import SHIPPED, make_shipped_importable
 from agenet.runs.allocation import use_large_pages
 
@@ -195,6 +195,7 @@ def _last_line(error: Exception) -> str:
 def main(_: list[str]) -> None:
     """Launches the run that the flags describe."""
     # Imported here, not above: help and mistyped flags must not wait for JAX.
+    require_packages("train", "training", "array_record", "clu", "matplotlib")
     from agenet.distributed.processes import distributed_session
     from agenet.distributed.profiler import parse_window
     from agenet.runs.config import parse_config
