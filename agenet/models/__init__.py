@@ -1,7 +1,6 @@
 """Networks by name: EfficientNet, ResNet and Levi-Hassner with a head for each task."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from jax.typing import DTypeLike
 
-from agenet.errors import UserError
+from agenet.errors import UserError, did_you_mean
 from agenet.models.classifier import Classifier
 from agenet.models.efficientnet import EfficientNet
 from agenet.models.levi_hassner import LeviHassner
@@ -62,9 +61,9 @@ def create_model(
 def option_names(name: str) -> set[str]:
     """The options of the network `name` except `dtype`; raises `UserError` if it is unknown."""
     if name not in MODELS:
-        nearest = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.0)[0]
-        known = ", ".join(MODELS)
-        raise UserError(f"no model {name!r}; did you mean {nearest!r}? (known: {known})")
+        raise UserError(
+            f"no model {name!r}{did_you_mean(name, MODELS)} (it is one of {', '.join(MODELS)})"
+        )
     return _backbone_fields(name) | (_fields(Classifier) - {"backbone", "num_classes"})
 
 

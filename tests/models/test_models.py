@@ -126,7 +126,7 @@ def stages_of(model, layer):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("levi_hasner", {}, "no model 'levi_hasner'; did you mean 'levi_hassner'.*efficientnet_b7"),
+        ("levi_hasner", {}, "no model 'levi_hasner': did you mean levi_hassner.*efficientnet_b7"),
         ("resnet50", {"drop_path_rate": 0.1}, "resnet50 has no option 'drop_path_rate' .*dropout"),
         ("resnet18", {"depth": 3}, "resnet18 has no option 'depth'"),
         ("efficientnet_b0", {"droprate": 0.1}, "no option 'droprate'.*drop_path_rate"),

@@ -141,7 +141,7 @@ def test_default_augmentation() -> None:
         ("ema", -0.1, "ema -0.1 must be greater than or equal to 0"),
         ("class_weights", "even", 'class_weights "even" is not known: use "none" or "balanced"'),
         ("test_views", 3, "test_views 3 is not known: use 1, 2 or 4"),
-        ("model.name", "levi_hasner", "did you mean 'levi_hassner'?"),
+        ("model.name", "levi_hasner", "did you mean levi_hassner?"),
         ("model.dtype", "float16", 'model.dtype "float16" is not known: use "float32" or "bfloat'),
         ("heads.age", "years", 'heads.age "years" is not known: use "groups", "distribution" or'),
         ("input.placement", "disk", 'input.placement "disk" is not known: use "auto", "device"'),

@@ -165,7 +165,7 @@ def test_what_is_not_installed_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--models=resnet51", "did you mean 'resnet50'?"),
+        ("--models=resnet51", "did you mean resnet50?"),
         ("--peers=tourch", "'tourch' is not one of torch, "),
         ("--batch_size=0", "--batch_size=0 must be at least 1"),
         ("--json=nowhere/x.json", "there is no folder"),
