@@ -37,6 +37,7 @@ _experiments: dict[tuple[str, RunConfig], Experiment] = {}
 
 def tiny_config(**fields: Any) -> RunConfig:
     """A run of 20 steps, 7 to an epoch, on `make_records()`; in `fields` "__" is the dot."""
+    MODELS["tiny"] = TinyNet  # A config is checked for the name of its network.
     config = default.get_config()
     config.model.name = "tiny"
     config.input.size = 20
