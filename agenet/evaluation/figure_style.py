@@ -93,6 +93,13 @@ def title_axes(axes: Axes, text: str) -> None:
     axes.set_title(text, loc="left", fontsize=12, color=INK, weight="bold")
 
 
+def widen(axes: Axes, span: float = 0.1) -> None:
+    """Makes the y axis of shares span at least this much: small differences should look small."""
+    low, high = axes.get_ylim()
+    spare = max(0.0, span - (high - low)) / 2
+    axes.set_ylim(low - spare, high + spare)
+
+
 def percent_axis(axis: Axis) -> None:
     """Shows shares from 0 to 1 in per cent."""
     axis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g} %"))

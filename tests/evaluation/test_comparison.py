@@ -152,7 +152,7 @@ def test_folds_are_averaged_and_pooled(tmp_path: Path, made: SimpleNamespace) ->
     bars = subgroups(run, "age", "gender")
     assert set(bars) == {"female", "male"} and len(bars["male"].folds) == 5
     html = compare(tmp_path / "out", folder, single)
-    assert html.count("<small>mean of a fold, features cached</small>") == 2
+    assert html.count("<small>mean of a fold,\nfeatures cached</small>") == 2
     assert "whose time is not included. A (folds): 3 epochs.</p>" in html
     assert f"<b>{100 * found.value:.1f}</b><small>± {100 * found.deviation:.1f}</small>" in html
     assert (
@@ -167,7 +167,7 @@ def test_figures_say_of_which_faces_they_are(tmp_path: Path, made: SimpleNamespa
     change(folds / "fold_3", *AGE, "exact_ages", to=task["exact_ages"] + 1)
     change(single, *AGE, "exact_ages", to=task["count"])
     html = compare(tmp_path / "out", folds, single, flags=("--no-faces",))
-    assert html.count(f", of {5 * task['exact_ages'] + 1} faces</small>") == 2  # MAE and CS@5
+    assert html.count(f",\nof {5 * task['exact_ages'] + 1} faces</small>") == 2  # MAE and CS@5
     assert html.count(" faces</small>") == 2
     # What a run's own test gives away is another thing on each fold, and not that of the papers.
     largest = 100 * max(task["support"]) / task["count"]

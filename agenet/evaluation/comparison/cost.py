@@ -18,9 +18,9 @@ from agenet.evaluation.figure_style import (
     style_axes,
     text_color_on,
     title_axes,
+    widen,
 )
 
-MIN_SPAN = 0.1  # of accuracy: little differences are to look little
 _TIMES = {
     1: "1 s",
     10: "10 s",
@@ -65,9 +65,7 @@ def cost(runs: Styled, tasks: Sequence[str], published: Mapping[str, Sequence[Po
         _time_axis(axis, min(times) / 1.8, max(times) * 1.8)
         percent_axis(axis.yaxis)
         axis.margins(y=0.14)
-        bottom, top = axis.get_ylim()
-        spare = max(0, MIN_SPAN - (top - bottom)) / 2
-        axis.set_ylim(bottom - spare, top + spare)
+        widen(axis)
         _badges(axis, badges)
         label = "Time of one training, validation included (logarithmic)"
         axis.set_xlabel(label, fontsize=11, color=INK)

@@ -26,6 +26,7 @@ from agenet.evaluation.figure_style import (
     series,
     style_axes,
     title_axes,
+    widen,
     write,
 )
 from agenet.evaluation.figures import draw_confusion
@@ -40,28 +41,32 @@ def curves(runs: Styled, tasks: Sequence[str]) -> Figure | None:
 
     Folds are drawn thinly, and their mean; a ring marks the state that was tested.
     """
+    logged = {name for run, _ in runs for test in run.tests for row in test.history for name in row}
+    tasks = [task for task in tasks if f"validation/{task}_loss" in logged]
+    if not tasks:
+        return None
     figure, axes = panels(len(tasks), 2, 3.1, runs)
-    drawn = False
     for column, task in enumerate(tasks):
         for row, name in enumerate(("loss", "accuracy")):
             axis = axes[row][column]
             title_axes(axis, f"{task.capitalize()}: validation {name}")
             for run, style in runs:
-                drawn |= _curve(axis, run, style, f"validation/{task}_{name}")
+                _curve(axis, run, style, f"validation/{task}_{name}")
             if name == "accuracy":
                 percent_axis(axis.yaxis)
+                widen(axis)
                 axis.set_xlabel("Epoch", color=INK, fontsize=11)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
             axis.set_xlim(left=0)
             style_axes(axis)
-    return figure if drawn else None
+    return figure
 
 
-def _curve(axis: Axes, run: Run, style: RunStyle, name: str) -> bool:
-    """Draws a metric over epochs; False if the run has not logged it."""
+def _curve(axis: Axes, run: Run, style: RunStyle, name: str) -> None:
+    """Draws a metric over epochs, if the run has logged it."""
     every = [found for test in run.tests if (found := series(test.history, name))[0]]
     if not every:
-        return False
+        return
     line: dict[str, Any] = {"color": style.color, "linestyle": style.dash}
     if run.is_folds:
         for epochs, values in every:
@@ -73,7 +78,6 @@ def _curve(axis: Axes, run: Run, style: RunStyle, name: str) -> bool:
         nearest = int(np.abs(means[0] - tested_epoch(run.first["training"])).argmin())
         ring: dict[str, Any] = {"markersize": 12, "markerfacecolor": "none", "markeredgewidth": 1.8}
         axis.plot(means[0][nearest], means[1][nearest], "o", markeredgecolor=style.color, **ring)
-    return True
 
 
 def calibration(runs: Styled, task: str) -> Figure | None:
@@ -192,7 +196,7 @@ def forest(pairs: Sequence[Difference], styles: Mapping[int, RunStyle], task: st
         y = below + height * (1 - (at + 0.5) / len(pairs))
         top = below + height + 0.12
         for line, (word, style) in enumerate((("", second), ("minus ", first))):
-            text = f"{word}{style.label}"
+            text = f"{word}{style.key}  {style.name}"
             text = text if len(text) < 34 else text[:33] + "…"
             write(figure, 0.1, top - y - 0.03 + 0.17 * line, text, fontsize=9.5, color=INK)
         text = f"{signed(100 * pair.accuracy.value)} points"

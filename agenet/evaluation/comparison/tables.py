@@ -159,7 +159,7 @@ def pairs_table(pairs: Sequence[Difference], styles: Mapping[int, RunStyle]) -> 
     for pair in pairs:
         first, second = styles[id(pair.second)], styles[id(pair.first)]
         accuracy, loss = pair.accuracy, pair.loss
-        cells = [Cell(first.label, f"minus {second.label}")]
+        cells = [_name(pair.second, first, f"minus {second.title}")]
         cells += [Cell(f"{pair.faces:,}"), Cell(f"{pair.subjects:,}")]
         interval = _spread(accuracy, 100, 1) or "no interval"
         cells.append(Cell(signed(100 * accuracy.value), interval, strong=True))
@@ -207,7 +207,7 @@ def _tested_on(run: Run) -> Cell:
 
 def _training(run: Run) -> Cell:
     more = ["mean of a fold"] * run.is_folds + ["features cached"] * (_epochs_found(run) > 0)
-    return Cell(duration(mean(run, "training", "seconds")), ", ".join(more))
+    return Cell(duration(mean(run, "training", "seconds")), ",\n".join(more))
 
 
 def _trained(report: Report) -> Cell:
@@ -244,7 +244,7 @@ def _metric(run: Run, task: str, name: str, strong: bool = False) -> Cell:
         exact = sum(metrics.get("exact_ages", metrics["count"]) for metrics in tests)
         if exact != sum(metrics["count"] for metrics in tests):
             more.append(f"of {exact:,} faces")
-    return Cell(f"{factor * found.value:.{digits}f}", ", ".join(filter(None, more)), strong)
+    return Cell(f"{factor * found.value:.{digits}f}", ",\n".join(filter(None, more)), strong)
 
 
 def _spread(found: Estimate, factor: float, digits: int) -> str:

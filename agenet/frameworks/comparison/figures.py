@@ -17,6 +17,7 @@ from agenet.evaluation.figure_style import (
     percent_axis,
     style_axes,
     title_axes,
+    widen,
 )
 from agenet.frameworks.comparison import analysis
 from agenet.frameworks.comparison.analysis import NAMES, Part, Trainings
@@ -79,9 +80,7 @@ def results(group: Trainings) -> Figure:
             axis.plot([at - 0.22, at + 0.22], mean, color=_LOOKS[name][0], linewidth=3, zorder=2)
         axis.set_xticks(range(len(names)), [NAMES[name] for name in names], fontsize=11)
         axis.set_xlim(-0.5, len(names) - 0.5)
-        low, high = axis.get_ylim()
-        spare = max(0.0, 0.1 - (high - low)) / 2  # Small differences must look small.
-        axis.set_ylim(low - spare, high + spare)
+        widen(axis)
         percent_axis(axis.yaxis)
         style_axes(axis)
     return figure
