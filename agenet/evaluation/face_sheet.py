@@ -1,6 +1,6 @@
 """Test faces with their predictions: the most confident errors first."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import cv2
 import numpy as np
@@ -22,8 +22,10 @@ from agenet.labels import TASK_CLASSES, UNKNOWN
 FACES_PER_ROW = 8
 FACE_SIZE = 160  # pixels, in an HTML page
 
-# Heading of a group on a sheet of faces, and the positions [K] of its faces.
+# Title of a group of faces, and their positions [K].
 Group = tuple[str, np.ndarray]
+Predictions = Mapping[str, np.ndarray]
+Faces = Callable[[np.ndarray], np.ndarray]
 
 
 def choose_faces(
@@ -62,13 +64,9 @@ def choose_faces(
 
 
 def face_sheet(
-    task: str,
-    predictions: Mapping[str, np.ndarray],
-    faces: Callable[[np.ndarray], np.ndarray],
-    subtitle: str,
-    notice: str,
+    task: str, predictions: Predictions, faces: Faces, subtitle: str, notice: str
 ) -> Figure:
-    """Faces with prediction, its probability and the true class.
+    """A figure of the chosen faces with prediction, its probability and the true class.
 
     Args:
         task: "age" or "gender".
@@ -77,27 +75,23 @@ def face_sheet(
         subtitle: model and data set.
         notice: what readers must know about the data, or "".
     """
-    labels, log_probs = predictions[task], predictions[f"{task}_log_probs"]
-    groups = choose_faces(log_probs, labels, predictions["subject_id"])
+    groups = list(_described(task, predictions, faces))
     tile, face, heading, caption = 1.32, 1.18, 0.42, 0.44
-    lines = [-(-len(chosen) // FACES_PER_ROW) for _, chosen in groups]
+    lines = [-(-len(shown) // FACES_PER_ROW) for _, shown in groups]
     width = 2 * MARGIN + FACES_PER_ROW * tile - (tile - face)
     body = len(groups) * heading + sum(lines) * (face + caption) + 0.1
     title = f"{task.capitalize()}: predictions and true classes"
     subtitle = f"{subtitle}; at most one face of a subject per group"
     figure, y = titled_figure(width, body, title, subtitle, notice)
-    height = figure.get_figheight()
-    for (group, chosen), count in zip(groups, lines, strict=True):
+    for (group, shown), count in zip(groups, lines, strict=True):
         write(figure, MARGIN, y + 0.25, group, fontsize=12, weight="bold", color=INK)
         y += heading
-        images = list(faces(predictions["index"][chosen])) if count else []
-        for place, (position, image) in enumerate(zip(chosen, images, strict=True)):
+        for place, (_, image, prediction, truth) in enumerate(shown):
             x = MARGIN + place % FACES_PER_ROW * tile
             foot = y + place // FACES_PER_ROW * (face + caption) + face
-            axes = add_axes(figure, x, height - foot, face, face)
+            axes = add_axes(figure, x, figure.get_figheight() - foot, face, face)
             axes.imshow(image)
             axes.set_axis_off()
-            prediction, truth = _describe(task, log_probs[position], labels[position])
             color = CORRECT if prediction.startswith("✓") else WRONG
             write(figure, x, foot + 0.16, prediction, fontsize=8.5, weight="bold", color=color)
             write(figure, x, foot + 0.31, truth, fontsize=8.5, color=INK)
@@ -105,32 +99,34 @@ def face_sheet(
     return figure
 
 
-def face_gallery(
-    task: str,
-    predictions: Mapping[str, np.ndarray],
-    faces: Callable[[np.ndarray], np.ndarray],
-) -> list[Node]:
+def face_gallery(task: str, predictions: Predictions, faces: Faces) -> list[Node]:
     """The same for an HTML page: grids of single faces; arguments as for `face_sheet`."""
-    labels, log_probs = predictions[task], predictions[f"{task}_log_probs"]
     nodes: list[Node] = []
-    for title, chosen in choose_faces(log_probs, labels, predictions["subject_id"]):
-        nodes.append(Heading(4, title))
-        images = list(faces(predictions["index"][chosen])) if len(chosen) else []
-        grid = []
-        for position, image in zip(chosen.tolist(), images, strict=True):
-            prediction, truth = _describe(task, log_probs[position], labels[position])
-            name = f"face_{task}_{position}.webp"
-            grid.append(Image(name, _to_webp(image), "Face", f"{prediction}\n{truth}"))
-        nodes.append(Grid(grid, "faces"))
+    for title, shown in _described(task, predictions, faces):
+        grid = [
+            Image(f"face_{task}_{at}.webp", _to_webp(image), "Face", f"{prediction}\n{truth}")
+            for at, image, prediction, truth in shown
+        ]
+        nodes += [Heading(4, title), Grid(grid, "faces")]
     return nodes
 
 
-def _describe(task: str, log_probs: np.ndarray, label: int) -> tuple[str, str]:
-    """Prediction with its probability, marked as correct or wrong, and the true class."""
-    names, predicted = TASK_CLASSES[task], int(log_probs.argmax())
-    probability = percent(float(np.exp(log_probs.max())), 0)
-    mark = "✓" if predicted == label else "✗"
-    return f"{mark} {names[predicted]}, {probability} %", f"true: {names[label]}"
+def _described(
+    task: str, predictions: Predictions, faces: Faces
+) -> Iterator[tuple[str, list[tuple[int, np.ndarray, str, str]]]]:
+    """For each group its title and faces: position, image, prediction and true class."""
+    names, labels = TASK_CLASSES[task], predictions[task]
+    log_probs = predictions[f"{task}_log_probs"]
+    for title, chosen in choose_faces(log_probs, labels, predictions["subject_id"]):
+        images = list(faces(predictions["index"][chosen])) if len(chosen) else []
+        shown = []
+        for at, image in zip(chosen.tolist(), images, strict=True):
+            predicted = int(log_probs[at].argmax())
+            mark = "✓" if predicted == labels[at] else "✗"
+            probability = percent(float(np.exp(log_probs[at].max())), 0)
+            prediction = f"{mark} {names[predicted]}, {probability} %"
+            shown.append((at, image, prediction, f"true: {names[labels[at]]}"))
+        yield title, shown
 
 
 def _to_webp(image: np.ndarray) -> bytes:

@@ -1,6 +1,8 @@
 """The figures of a run: learning curves, confusion matrices, calibration and subgroups.
 
-Each has a title, a subtitle that names model and data set, and a notice about the data or "".
+All take `subtitle`, which names model and data set, and `notice`, what readers must know about the
+data or "". Those of a task, "age" or "gender", take its `metrics`, the result of
+`agenet.evaluation.metrics.report_metrics`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,13 +34,7 @@ BLUE, GREEN, ORANGE = "#0072B2", "#009E73", "#D55E00"
 CURVES: dict[str, dict[str, Any]] = {
     "training": {"color": ORANGE, "linewidth": 1.0, "marker": "."},
     "validation": {"color": BLUE, "linewidth": 2.0, "marker": "o", "markersize": 4.5},
-    "validation, 1-off": {
-        "color": GREEN,
-        "linewidth": 1.5,
-        "linestyle": "--",
-        "marker": "D",
-        "markersize": 4,
-    },
+    "validation, 1-off": {"color": GREEN, "linestyle": "--", "marker": "D", "markersize": 4},
 }
 
 
@@ -55,8 +51,7 @@ def learning_curves(
         history: logged rows, with `step`, `epoch` and any of the metrics.
         tasks: each has a panel for its accuracy, next to that for the loss.
         training: `best_step`, `steps` and `epochs` of the report.
-        subtitle: model and data set.
-        notice: what readers must know about the data, or "".
+        subtitle, notice: see above.
     """
     panels = 1 + len(tasks)
     panel_width, panel_height, left, below = 3.5, 2.75, 0.62, 0.62
@@ -106,7 +101,7 @@ def _curves(
 
 
 def confusion_matrix(task: str, metrics: Mapping[str, Any], subtitle: str, notice: str) -> Figure:
-    """The confusion matrix of `agenet.evaluation.metrics.task_metrics`, see `draw_confusion`."""
+    """Confusion matrix with accuracies in its title, see `draw_confusion`."""
     title = f"{task.capitalize()}: {percent(metrics['accuracy'])} % accuracy"
     if "one_off" in metrics:
         title += f", {percent(metrics['one_off'])} % 1-off"
@@ -154,12 +149,6 @@ def reliability_diagram(
 
     Bars are bins; each dot stands at the mean probability of its bin. The line leaves out bins of
     fewer than `MIN_IN_BIN` faces, whose means may be anything.
-
-    Args:
-        task: "age" or "gender".
-        metrics: what `agenet.evaluation.metrics.report_metrics` returned.
-        subtitle: model and data set.
-        notice: what readers must know about the data, or "".
     """
     bins = metrics["reliability"]
     counts = np.array(bins["count"])
@@ -199,14 +188,7 @@ def reliability_diagram(
 
 
 def subgroup_bars(task: str, metrics: Mapping[str, Any], subtitle: str, notice: str) -> Figure:
-    """Accuracy in every subgroup with its interval, below the accuracy on all faces.
-
-    Args:
-        task: "age" or "gender".
-        metrics: what `agenet.evaluation.metrics.report_metrics` returned.
-        subtitle: model and data set.
-        notice: what readers must know about the data, or "".
-    """
+    """Accuracy in every subgroup with its interval, below the accuracy on all faces."""
     rows: list[tuple[float, str, Mapping[str, Any]]] = [(0.0, "all faces", metrics)]
     for groups in metrics["subgroups"].values():
         # Half a bar of space between one division and the next.

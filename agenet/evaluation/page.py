@@ -65,6 +65,7 @@ class Cell:
 
 
 NONE = Cell("–")
+Row = Sequence[Cell | str] | str
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Table:
     """A row that is a string is a heading above the rows that follow it."""
 
     header: Sequence[str]
-    rows: Sequence[Sequence[Cell] | str]
+    rows: Sequence["Row"]
     left: frozenset[int] = frozenset({0})  # columns of words
 
 
@@ -213,7 +214,9 @@ def _markdown_table(table: Table) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _markdown_cell(cell: Cell) -> str:
+def _markdown_cell(cell: Cell | str) -> str:
+    if isinstance(cell, str):
+        return _plain(cell)
     text = f"**{_plain(cell.text)}**" if cell.strong else _plain(cell.text)
     text = f"**{_plain(cell.key)}** {text}" if cell.key else text
     if not cell.more:

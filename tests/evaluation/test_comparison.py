@@ -290,15 +290,15 @@ AGE = ("evaluation", "tasks", "age")
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("model", "name"), ["x"], "report.model.name is no text"),
-        (("dataset", "leakage"), 5, "report.dataset.leakage is no object"),
+        (("model", "name"), ["x"], "report.model.name is not text"),
+        (("dataset", "leakage"), 5, "report.dataset.leakage is not an object"),
         ((*AGE, "accuracy"), 1.5, "accuracy is out of range"),
-        ((*AGE, "range_accuracy"), "oops", "age.range_accuracy is no number"),
-        ((*AGE, "loss"), float("nan"), "it is no JSON"),
+        ((*AGE, "range_accuracy"), "oops", "age.range_accuracy is not a number"),
+        ((*AGE, "loss"), float("nan"), "it is not JSON"),
         ((*AGE, "confusion"), [[1] * 8] * 7, "age: not 8 classes"),
         ((*AGE, "count"), 10**9, "does not fit the number of faces"),
         ((*AGE, "reliability", "count"), [1], "several lengths"),
-        ((*AGE, "intervals", "loss"), [1], "an interval that is none"),
+        ((*AGE, "intervals", "loss"), [1], "not an interval"),
         (("evaluation", "tasks"), {}, "it tests no task"),
         (("config", "duration"), "many\nepochs", "is damaged"),
         (("config", "duration"), "9 epochs", "it was tested before its end"),
@@ -324,9 +324,9 @@ def array_of(shape: str, content: bytes = b"", descr: str = "<i8") -> bytes:
     ("content", "message"),
     [
         (array_of("(1 << 40,)"), "index.npy|malformed|Cannot parse"),
-        (array_of(f"({1 << 50},)"), "no plain array"),
+        (array_of(f"({1 << 50},)"), "not a plain array"),
         (array_of("(100,)"), "cut off"),
-        (array_of("(1,)", b"\x80\x04N.", "|O"), "no plain array"),
+        (array_of("(1,)", b"\x80\x04N.", "|O"), "not a plain array"),
         (b"no array at all", "magic"),
     ],
 )
@@ -349,7 +349,7 @@ def test_damaged_predictions(
 def test_predictions_of_another_report(tmp_path: Path, made: SimpleNamespace) -> None:
     one, other = leave(tmp_path / "one", made), leave(tmp_path / "other", made, swap=30)
     (one / "predictions.npz").write_bytes((other / "predictions.npz").read_bytes())
-    with pytest.raises(UserError, match="age is not what"):
+    with pytest.raises(UserError, match="age differs from"):
         compare(tmp_path / "out", one, other)
 
 
@@ -361,9 +361,9 @@ def test_folders_that_are_no_run(tmp_path: Path, made: SimpleNamespace) -> None:
     (folds / "fold_3" / "report.json").unlink()
     (tmp_path / "file").write_text("")
     for folder, message in {
-        tmp_path / "absent": "absent is no folder",
+        tmp_path / "absent": "absent is not a folder",
         unfinished: "unfinished is not finished",
-        tmp_path / "sweep": r"is no run.*give the runs in it, such as .*sweep/run",
+        tmp_path / "sweep": r"is not a run.*give the runs in it, such as .*sweep/run",
         folds: r"folds is not finished \(fold_3\)",
     }.items():
         with pytest.raises(UserError, match=message):

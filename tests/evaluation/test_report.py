@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from agenet.evaluation import figure_style, figures, summary
+from agenet.evaluation.document import compose
 from agenet.evaluation.face_sheet import choose_faces, face_sheet
 from agenet.evaluation.metrics import report_metrics
 from agenet.evaluation.page import Image, to_markdown
-from agenet.evaluation.report import compose, write_report
+from agenet.evaluation.report import write_report
 from agenet.labels import TASK_CLASSES
 from agenet.runs import logging
 

@@ -10,8 +10,8 @@ import pytest
 
 from agenet.data.records import Records
 from agenet.errors import UserError
+from agenet.evaluation.document import compose
 from agenet.evaluation.page import to_markdown
-from agenet.evaluation.report import compose
 from agenet.runs import evaluator, launch
 from agenet.training.checkpoints import Checkpoints, is_complete
 from tests.evaluation.test_report import finished_run

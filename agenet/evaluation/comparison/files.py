@@ -1,73 +1,63 @@
-"""Files of a run as they are read to be compared: checked, not trusted."""
+"""Reads the files of a run and checks them: they may be damaged, or come from a stranger."""
 
 import json
 import math
 import zipfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.lib import format as npy
 
-from agenet.errors import UserError
-from agenet.labels import RACES, TASK_CLASSES
+from agenet.errors import UserError, printable
+from agenet.evaluation.metrics import SUBGROUPS
+from agenet.labels import TASK_CLASSES
 
 MAX_TEXT = 10_000  # letters of one text in a report
 MAX_NUMBER = 1e15
 # Bytes of a file, or of an array in it.
 MAX_JSON, MAX_HISTORY, MAX_ARRAYS = 16 << 20, 64 << 20, 512 << 20
-# What zipfile and NumPy raise for what is no archive of arrays; RuntimeError: it is encrypted.
+# Errors of zipfile and NumPy for a damaged archive; RuntimeError: it is encrypted.
 BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, RuntimeError)
 
 
 class _Share(float):
-    """Stands for a number from 0 to 1."""
+    """The kind of a number from 0 to 1."""
 
 
+@dataclass(frozen=True)
 class _Optional:
-    """Stands for a thing or null."""
+    """The kind of something that may be null."""
 
-    def __init__(self, kind: Any):
-        self.kind = kind
+    kind: Any
 
 
-_NAMES = {"age": TASK_CLASSES["age"], "gender": TASK_CLASSES["gender"], "race": RACES}
 _INTERVAL = _Optional([float])
 _SHARE, _FLOAT = _Optional(_Share), _Optional(float)
 _GROUP = {"name": str, "count": int, "accuracy": _SHARE, "intervals?": {"accuracy?": _INTERVAL}}
-_FIGURES = {
-    "loss": _FLOAT,
-    "accuracy": _SHARE,
-    "balanced_accuracy": _SHARE,
-    "one_off?": _SHARE,
-    "range_accuracy?": _SHARE,
-    "roc_auc?": _SHARE,
-    "calibration_error?": _SHARE,
-    "mae?": _FLOAT,
-    "cs5?": _SHARE,
+_METRICS = {
+    **dict.fromkeys(("loss", "mae?"), _FLOAT),
+    **dict.fromkeys(("accuracy", "balanced_accuracy", "one_off?", "range_accuracy?"), _SHARE),
+    **dict.fromkeys(("roc_auc?", "calibration_error?", "cs5?"), _SHARE),
 }
 _TASK = {
-    **_FIGURES,
-    "count": int,
-    "subjects?": int,
-    "exact_ages?": int,
+    **_METRICS,
+    **dict.fromkeys(("count", "subjects?", "exact_ages?"), int),
     "recall": [_SHARE],
     "support": [int],
     "confusion": [[int]],
     "reliability?": {"count": [int], "confidence": [_SHARE], "accuracy": [_SHARE]},
-    "intervals?": {f"{name.removesuffix('?')}?": _INTERVAL for name in _FIGURES},
-    "subgroups?": {f"{name}?": [_GROUP] for name in _NAMES},
+    "intervals?": {f"{name.removesuffix('?')}?": _INTERVAL for name in _METRICS},
+    "subgroups?": {f"{name}?": [_GROUP] for name in SUBGROUPS},
 }
-# What a report must have, with "?" what versions of agenet lack, and the type of each thing.
+# The fields of a report and their kinds; reports of earlier versions lack those with "?".
 REPORT = {
     "command?": str,
     "config": {"duration": str},
     "dataset": {
-        "name": str,
-        "notice": str,
-        "labels": str,
-        "protocol": str,
+        **dict.fromkeys(("name", "notice", "labels", "protocol"), str),
         "test_fold": int,
         "leakage": {"test_faces": int, "seen_subject": int},
     },
@@ -75,14 +65,9 @@ REPORT = {
     "initial?": {"data?": [str]},
     "machine?": {"devices?": str, "processor?": str},
     "training": {
-        "seconds": float,
-        "epochs_found?": int,
-        "steps": int,
-        "total_steps?": int,
+        **dict.fromkeys(("seconds", "epochs", "pictures_per_second"), float),
+        **dict.fromkeys(("steps", "best_step", "epochs_found?", "total_steps?"), int),
         "complete?": bool,
-        "epochs": float,
-        "pictures_per_second": float,
-        "best_step": int,
     },
     "evaluation": {
         "step": int,
@@ -94,46 +79,47 @@ REPORT = {
 
 
 def check_task(task: str, metrics: dict[str, Any]) -> dict[str, Any]:
-    classes = len(TASK_CLASSES[task])
-    confusion = metrics["confusion"]
+    """Returns metrics whose parts fit each other, and raises `ValueError` for others."""
+
+    def require(fits: bool, problem: str) -> None:
+        if not fits:
+            raise ValueError(f"{task}: {problem}")
+
+    classes, confusion = len(TASK_CLASSES[task]), metrics["confusion"]
     sizes = {len(metrics["recall"]), len(metrics["support"]), len(confusion), *map(len, confusion)}
-    if sizes != {classes}:
-        raise ValueError(f"{task}: not {classes} classes")
+    require(sizes == {classes}, f"not {classes} classes")
     supports = [sum(row) for row in confusion]
-    if supports != metrics["support"] or sum(supports) != metrics["count"]:
-        raise ValueError(f"{task}: the confusion matrix does not fit the number of faces")
-    if metrics["count"] and metrics["accuracy"] is None:
-        raise ValueError(f"{task}: no accuracy")
-    reliability = metrics.get("reliability")
-    if reliability is not None:
-        lengths = {len(reliability[name]) for name in ("count", "confidence", "accuracy")}
-        if len(lengths) != 1 or not 0 < lengths.pop() <= 1000:
-            raise ValueError(f"{task}: reliability has parts of several lengths")
-        for name in ("confidence", "accuracy"):
-            pairs = zip(reliability["count"], reliability[name], strict=True)
-            if any(count and value is None for count, value in pairs):
-                raise ValueError(f"{task}: reliability lacks figures")
+    require(
+        supports == metrics["support"] and sum(supports) == metrics["count"],
+        "the confusion matrix does not fit the number of faces",
+    )
+    require(not metrics["count"] or metrics["accuracy"] is not None, "no accuracy")
+    if reliability := metrics.get("reliability"):
+        bins = [reliability[name] for name in ("count", "confidence", "accuracy")]
+        lengths = {*map(len, bins)}
+        require(len(lengths) == 1 and len(bins[0]) > 0, "reliability has parts of several lengths")
+        lacking = any(count and None in values for count, *values in zip(*bins, strict=True))
+        require(not lacking, "reliability lacks values")
     intervals = [metrics.get("intervals", {})]
     for division, groups in metrics.get("subgroups", {}).items():
-        if division in _NAMES and not {g["name"] for g in groups} <= set(_NAMES[division]):
-            raise ValueError(f"{task}: a group of {division} that there is none of")
-        if any(group["accuracy"] is None for group in groups):
-            raise ValueError(f"{task}: a subgroup without accuracy")
+        names = {group["name"] for group in groups}
+        known = names <= {*SUBGROUPS.get(division, names)}
+        require(known, f"an unknown group of {division}")
+        require(all(g["accuracy"] is not None for g in groups), "a subgroup without accuracy")
         intervals += [group.get("intervals", {}) for group in groups]
-    for ends in (ends for found in intervals for ends in found.values()):
-        if isinstance(ends, list) and (len(ends) != 2 or ends[0] > ends[1]):
-            raise ValueError(f"{task}: an interval that is none")
+    for ends in (ends for found in intervals for ends in found.values() if isinstance(ends, list)):
+        require(len(ends) == 2 and ends[0] <= ends[1], "not an interval")
     return metrics
 
 
 def check(value: Any, kind: Any, where: str) -> None:
-    """Raises `ValueError` unless a value of JSON is of a kind, which is written as in `REPORT`."""
+    """Raises `ValueError` unless a value of JSON has a kind, which is written as in `REPORT`."""
     if isinstance(kind, _Optional):
         if value is not None:
             check(value, kind.kind, where)
     elif isinstance(kind, dict):
         if not isinstance(value, dict):
-            raise ValueError(f"{where} is no object")
+            raise ValueError(f"{where} is not an object")
         for key, inner in kind.items():
             name = key.removesuffix("?")
             if name in value:
@@ -142,7 +128,7 @@ def check(value: Any, kind: Any, where: str) -> None:
                 raise ValueError(f"{where}.{name} is missing")
     elif isinstance(kind, list):
         if not isinstance(value, list) or len(value) > 1000:
-            raise ValueError(f"{where} is no list")
+            raise ValueError(f"{where} is not a list")
         for item in value:
             check(item, kind[0], where)
     elif kind is bool:
@@ -150,18 +136,18 @@ def check(value: Any, kind: Any, where: str) -> None:
             raise ValueError(f"{where} is neither true nor false")
     elif kind is str:
         if not isinstance(value, str) or len(value) > MAX_TEXT:
-            raise ValueError(f"{where} is no text")
+            raise ValueError(f"{where} is not text")
     else:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not (whole or (isinstance(value, float) and math.isfinite(value) and kind is not int)):
-            raise ValueError(f"{where} is no {'whole ' if kind is int else ''}number")
+            raise ValueError(f"{where} is not a {'whole ' if kind is int else ''}number")
         low, high = (0, 1) if kind is _Share else (0, MAX_NUMBER)
         if not low <= value <= high:
             raise ValueError(f"{where} is out of range")
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Numbers of the rows that have step and epoch; none if there is no file."""
+    """The numbers of the rows that have step and epoch; [] if there is no file."""
     if not path.exists():
         return []
     lines = _read_text(path, MAX_HISTORY).splitlines()
@@ -172,9 +158,9 @@ def read_history(path: Path) -> list[dict[str, float]]:
         except ValueError as error:
             if number == len(lines):  # Killed while writing.
                 break
-            raise damaged(path, f"line {number} is no JSON") from error
+            raise damaged(path, f"line {number} is not JSON") from error
         if not isinstance(row, dict):
-            raise damaged(path, f"line {number} is no object")
+            raise damaged(path, f"line {number} is not an object")
         kept = {k: v for k, v in row.items() if type(v) in (int, float) and abs(v) < MAX_NUMBER}
         if "step" in kept and "epoch" in kept:
             rows.append(kept)
@@ -182,7 +168,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """An array of numbers; nothing is unpickled and no size is believed before it is checked."""
+    """Reads an array of numbers; nothing is unpickled, and sizes are checked before reading."""
     if archive.getinfo(name).file_size > MAX_ARRAYS:
         raise ValueError(f"{name} is too large")
     with archive.open(name) as file:
@@ -192,7 +178,7 @@ def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         shape, fortran, dtype = npy.read_array_header_1_0(file)
         size = math.prod(shape) * dtype.itemsize
         if dtype.kind not in "iuf" or fortran or not 0 <= size <= MAX_ARRAYS:
-            raise ValueError(f"{name} is no plain array")
+            raise ValueError(f"{name} is not a plain array")
         content = file.read(size)
     if len(content) != size:
         raise ValueError(f"{name} is cut off")
@@ -203,7 +189,7 @@ def read_json(path: Path) -> Any:
     try:
         return _parse(_read_text(path, MAX_JSON))
     except ValueError as error:
-        raise damaged(path, "it is no JSON") from error
+        raise damaged(path, "it is not JSON") from error
 
 
 def _parse(text: str) -> Any:
@@ -218,15 +204,14 @@ def _parse(text: str) -> Any:
 
 def _read_text(path: Path, limit: int) -> str:
     if not path.is_file() or path.stat().st_size > limit:
-        raise damaged(path, "it is no file, or too large")
+        raise damaged(path, "it is not a file, or too large")
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise damaged(path, "it is no text") from error
+        raise damaged(path, "it is not text") from error
 
 
 def damaged(path: Path, why: str) -> UserError:
-    # What was read may hold anything, and the message is to be one line.
-    why = "".join(c if c.isprintable() else " " for c in why)[:200]
+    """The error for a file; `why` may contain parts of it."""
     again = f"agenet evaluate --workdir={path.parent}"
-    return UserError(f"{path} is damaged: {why}; {again} writes it anew")
+    return UserError(f"{path} is damaged: {printable(why, 200)}; {again} writes it again")

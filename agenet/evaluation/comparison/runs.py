@@ -1,4 +1,4 @@
-"""Runs that are to be compared, from what lies in their folders."""
+"""Reads the runs to be compared from their folders."""
 
 import zipfile
 from collections.abc import Sequence
@@ -31,11 +31,11 @@ MAX_RUNS = 20
 
 @dataclass(frozen=True)
 class Test:
-    """One trained network and its test.
+    """A trained network and its test.
 
     Attributes:
-        workdir: its folder.
-        report: report.json, which has at least `REPORT`.
+        workdir: the folder of the run.
+        report: the content of report.json, which has at least the fields of `REPORT`.
         history: the rows of metrics.jsonl, numbers only.
     """
 
@@ -52,14 +52,14 @@ class Test:
         """`index`, `subject_id`, `<task>` [N] and `<task>_log_probs` [N, C]; None without a file.
 
         Raises:
-            UserError: the file is damaged, or is not of this report.
+            UserError: the file is damaged, or belongs to another report.
         """
         return _read_predictions(self)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one row of a comparison is about: a test, or one test on each of the folds."""
+    """A row of a comparison: one test, or one on each of the folds."""
 
     name: str
     workdir: Path
@@ -76,13 +76,13 @@ class Run:
 
     @property
     def tasks(self) -> list[str]:
-        """Those with labelled faces."""
+        """The tasks with labelled faces."""
         tasks = self.tests[0].tasks
         return [task for task in TASK_CLASSES if task in tasks and tasks[task]["count"]]
 
     @property
     def seen(self) -> tuple[int, int]:
-        """Test faces whose person was seen in training, and all test faces."""
+        """The number of test faces whose subject is in the training data, and of all test faces."""
         leakage = [test.report["dataset"]["leakage"] for test in self.tests]
         return sum(k["seen_subject"] for k in leakage), sum(k["test_faces"] for k in leakage)
 
@@ -92,18 +92,18 @@ class Run:
 
 
 def read_runs(arguments: Sequence[str]) -> list[Run]:
-    """The runs of a command line, each a folder or LABEL=FOLDER.
+    """Reads the runs of a command line, each a folder or LABEL=FOLDER.
 
     Raises:
-        UserError: one of them is no finished run, is damaged, or is given twice.
+        UserError: one of them is not a finished run, is damaged, or is given twice.
     """
     if len(arguments) > MAX_RUNS:
-        raise UserError(f"{len(arguments)} runs: more than {MAX_RUNS} cannot be told apart")
+        raise UserError(f"{len(arguments)} runs: at most {MAX_RUNS} can be compared on one page")
     labels: list[str] = []
     folders: list[Path] = []
     for argument in arguments:
         label, equals, path = argument.partition("=")
-        # Sweeps name folders after fields and values.
+        # The folders of sweeps have "=" in their names, too.
         if not equals or Path(argument).exists():
             label, path = "", argument
         labels.append(label)
@@ -131,7 +131,7 @@ def _read_run(name: str, folder: Path) -> Run:
     name = "".join(c if c.isprintable() else "?" for c in name).strip() or "?"
     name = name if len(name) <= 60 else name[:59] + "…"
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: give the --workdir of a finished run")
+        raise UserError(f"{folder} is not a folder: give the --workdir of a finished run")
     if (folder / "report.json").is_file():
         return Run(name, folder, (_read_test(folder),))
     if (folder / "folds.json").is_file():
@@ -140,17 +140,17 @@ def _read_run(name: str, folder: Path) -> Run:
         raise UserError(f"{folder} is not finished: run its own command again first")
     runs = sorted(p.parent for p in folder.glob("*/report.json"))[:3]
     advice = f": give the runs in it, such as {' '.join(map(str, runs))}" if runs else ""
-    raise UserError(f"{folder} is no run, it has no report.json or folds.json{advice}")
+    raise UserError(f"{folder} is not a run, it has no report.json or folds.json{advice}")
 
 
 def _read_folds(folder: Path) -> tuple[Test, ...]:
     table = read_json(folder / "folds.json")
     if not isinstance(table, dict):
-        raise damaged(folder / "folds.json", "it is no table of folds")
+        raise damaged(folder / "folds.json", "it is not a table of folds")
     workdirs = [folder / f"fold_{fold}" for fold in range(FOLDS)]
     missing = [path.name for path in workdirs if not (path / "report.json").is_file()]
     if missing or table.get("complete") is not True:
-        which = ", ".join(missing) or "folds.json says so"
+        which = ", ".join(missing) or "see folds.json"
         raise UserError(
             f"{folder} is not finished ({which}): run its own command again first, or give single "
             "folds"
@@ -159,17 +159,17 @@ def _read_folds(folder: Path) -> tuple[Test, ...]:
     for fold, test in enumerate(tests):
         for part, name in (("dataset", "name"), ("dataset", "labels"), ("dataset", "protocol")):
             if test.report[part][name] != tests[0].report[part][name]:
-                raise UserError(f"{test.workdir}: {part} {name} is not that of fold_0")
+                raise UserError(f"{test.workdir}: {part} {name} differs from that of fold_0")
         if views_of(test.report) != views_of(tests[0].report):
             raise UserError(
                 f"{test.workdir} is tested in another number of views than fold_0: run the "
-                "command of the folds again, which tests anew where that is needed"
+                "command of the folds again, which tests again where needed"
             )
         if (
             test.report["dataset"]["test_fold"] != fold
             or test.tasks.keys() != tests[0].tasks.keys()
         ):
-            raise UserError(f"{test.workdir} is not the run on fold {fold} beside fold_0")
+            raise UserError(f"{test.workdir} is not the run on fold {fold} that belongs to fold_0")
     return tests
 
 
@@ -188,7 +188,7 @@ def _read_test(workdir: Path) -> Test:
         end = _steps(report)
     except (ValueError, KeyError, RecursionError) as error:
         raise damaged(path, str(error)) from error
-    # A run whose patience ended it is complete before.
+    # A run that stopped early is complete before.
     if not report["training"].get("complete", report["training"]["steps"] >= end):
         raise UserError(
             f"{workdir} is not finished, it was tested before its end: run its own command again "
@@ -198,12 +198,12 @@ def _read_test(workdir: Path) -> Test:
 
 
 def _steps(report: dict[str, Any]) -> int:
-    """How many steps the config asks for."""
+    """The number of steps of the config's duration."""
     training = report["training"]
     number, _, unit = report["config"]["duration"].partition(" ")
     asked = float(number)
     if not 0 <= asked < MAX_NUMBER:
-        raise ValueError("config.duration is no duration")
+        raise ValueError("config.duration is not a duration")
     if unit.startswith("epoch") and training["epochs"]:
         return round(asked * training["steps"] / training["epochs"])
     return round(asked)
@@ -226,15 +226,15 @@ def _read_predictions(test: Test) -> dict[str, np.ndarray] | None:
     count = len(arrays["index"])
     for name in ("index", "subject_id", *test.tasks):
         if arrays[name].shape != (count,) or arrays[name].dtype.kind not in "iu":
-            raise damaged(path, f"{name} is no list of {count} whole numbers")
+            raise damaged(path, f"{name} is not a list of {count} whole numbers")
     for task, metrics in test.tasks.items():
         labels, log_probs = arrays[task], arrays[f"{task}_log_probs"]
         classes = len(TASK_CLASSES[task])
         if log_probs.shape != (count, classes) or log_probs.dtype.kind != "f":
             raise damaged(path, f"{task}_log_probs is not {count} x {classes}")
         known = labels != UNKNOWN
-        right = log_probs.argmax(axis=1) == labels
+        correct = log_probs.argmax(axis=1) == labels
         of_report = (metrics["count"], sum(np.diagonal(metrics["confusion"]).tolist()))
-        if not np.isfinite(log_probs).all() or (known.sum(), right.sum()) != of_report:
-            raise damaged(path, f"{task} is not what report.json has")
+        if not np.isfinite(log_probs).all() or (known.sum(), correct.sum()) != of_report:
+            raise damaged(path, f"{task} differs from report.json")
     return arrays

@@ -15,7 +15,7 @@ from agenet.evaluation.comparison.statistics import (
     largest_class,
     mean,
 )
-from agenet.evaluation.page import NONE, Cell, Details, Node, Table
+from agenet.evaluation.page import NONE, Cell, Details, Node, Row, Table
 from agenet.evaluation.published import PUBLISHED, REFERENCE, on_adience
 from agenet.evaluation.summary import (
     MAIN_METRICS,
@@ -29,7 +29,6 @@ from agenet.evaluation.summary import (
 )
 
 MAX_SETTINGS = 80  # rows of the table of settings
-Row = Sequence[Cell] | str
 
 
 def headline(runs: Styled) -> Table:
@@ -48,9 +47,8 @@ def headline(runs: Styled) -> Table:
         shares = (percent(largest_class(run, task)) for task in ("age", "gender"))
         largest.setdefault((_tested_on(run).text, *shares), []).append(style)
     for (where, age, gender), styles in largest.items():
-        cells = [Cell(age), NONE, NONE, NONE, Cell(gender), NONE, NONE, NONE]
         name = Cell("Always the largest class", f"on the test of {titles(styles)}")
-        rows.append([name, Cell(where), *cells])
+        rows.append([name, where, age, *"–––", gender, *"–––"])
     if is_adience(runs):
         rows += _published()
     return Table(header, rows, frozenset({0, 1}))
@@ -60,57 +58,75 @@ def _published() -> list[Row]:
     rows: list[Row] = ["The reference report; how it split the data is not documented"]
     of_report = [row for row in PUBLISHED if row[0].startswith("Reference report")]
     for row, (_, of_age, of_gender) in zip(of_report, REFERENCE, strict=True):
-        both = of_age[2] + of_gender[2] * (of_age[2] != of_gender[2])
-        cells = [Cell(row[0].removeprefix("Reference report: ")), Cell("not documented")]
-        cells += [Cell(of_age[0]), NONE, NONE, Cell(of_age[1])]
-        cells += [Cell(of_gender[0]), NONE, Cell(of_gender[1]), Cell(duration(both))]
-        rows.append(cells)
+        time = duration(of_age[2] + of_gender[2] * (of_age[2] != of_gender[2]))
+        age, gender = (of_age[0], "–", "–", of_age[1]), (of_gender[0], "–", of_gender[1])
+        system = row[0].removeprefix("Reference report: ")
+        rows.append([system, "not documented", *age, *gender, time])
     rows.append("Published, mean of the five official folds, split by subject")
-    for system, exact, near, gender in PUBLISHED:
+    for system, exact, near, gender_accuracy in PUBLISHED:
         if not system.startswith("Reference report"):
-            cells = [Cell(system), Cell("five folds"), Cell(exact), Cell(near), NONE, NONE]
-            rows.append([*cells, Cell(gender), NONE, NONE, NONE])
+            rows.append([system, "five folds", exact, near, *"––", gender_accuracy, *"–––"])
     return rows
 
 
 def reference() -> Table:
     """The final tables of the reference report."""
-    header = ["Network", "Age %", "Age loss", "Age, time", "Gender %", "Gender loss"]
+    header = [
+        "Network",
+        "Age %",
+        "Age loss",
+        "Age, time",
+        "Gender %",
+        "Gender loss",
+        "Gender, time",
+    ]
     rows = []
     for name, *tasks in REFERENCE:
-        cells = [Cell(name)]
+        rows.append([name])
         for accuracy, loss, seconds in tasks:
-            cells += [Cell(accuracy), Cell(loss), Cell(f"{seconds:,.0f} s")]
-        rows.append(cells)
-    return Table([*header, "Gender, time"], rows)
+            rows[-1] += [accuracy, loss, f"{seconds:,.0f} s"]
+    return Table(header, rows)
 
 
 def what_was_run(runs: Styled) -> list[Node]:
-    """Networks, training and data of the runs, and the settings that differ."""
+    """Networks and training of the runs, and their data."""
     header = ["Run", "Network", "Initial weights", "Parameters", "Trained parameters"]
     header += ["Epochs", "Training", "Images/s", "Machine"]
-    rows = []
-    for run, style in runs:
-        report, model = run.first, run.first["model"]
-        faces, machine = pretraining_data(report), report.get("machine", {})
-        cells = [_name(run, style), Cell(model["name"], model.get("flavour", ""))]
-        cells += [Cell(_initial(run), f"trained on faces of {faces}" if faces else "")]
-        cells += [Cell(f"{model['parameters']:,}"), _trained(report), _epochs(run), _training(run)]
-        # The name of the field in report.json, which earlier versions have, too.
-        cells += [Cell(f"{mean(run, 'training', 'pictures_per_second'):,.1f}")]
-        rows.append([*cells, Cell(machine.get("devices", "–"), machine.get("processor", ""))])
     data_header = ["Run", "Data set", "Labels", "Split", "Test faces", "Of subjects in training"]
-    data_rows = []
+    rows: list[Row] = []
+    data_rows: list[Row] = []
     for run, style in runs:
-        dataset, (seen, total) = run.first["dataset"], run.seen
+        report, model, dataset = run.first, run.first["model"], run.first["dataset"]
+        faces, machine = pretraining_data(report), report.get("machine", {})
+        rows.append(
+            [
+                _name(run, style),
+                Cell(model["name"], model.get("flavour", "")),
+                Cell(_initial(run), f"trained on faces of {faces}" if faces else ""),
+                f"{model['parameters']:,}",
+                _trained(report),
+                _epochs(run),
+                _training(run),
+                # Reports of earlier versions have this name, too.
+                f"{mean(run, 'training', 'pictures_per_second'):,.1f}",
+                Cell(machine.get("devices", "–"), machine.get("processor", "")),
+            ]
+        )
+        seen, total = run.seen
         split = "by subject" if dataset["protocol"] == "subject" else "⚠ by image"
         where = "five folds" if run.is_folds else f"test fold {dataset['test_fold']}"
         share = f"{'⚠ ' * run.leaks}{percent(seen / max(total, 1))} %"
-        extra = _setting(run.first, "dataset", "extra")
-        cells = [_name(run, style)]
-        cells += [Cell(name_tested(dataset["name"]), f"also trained on {extra}" if extra else "")]
-        cells += [Cell(dataset["labels"]), Cell(split, where), Cell(f"{total:,}")]
-        data_rows.append([*cells, Cell(share, f"{seen:,} faces" if seen else "")])
+        extra = _setting(report, "dataset", "extra")
+        data_rows.append(
+            [
+                _name(run, style),
+                Cell(name_tested(dataset["name"]), f"also trained on {extra}" if extra else ""),
+                dataset["labels"],
+                Cell(split, where),
+                f"{total:,}",
+                Cell(share, f"{seen:,} faces" if seen else ""),
+            ]
+        )
     return [
         Table(header, rows, frozenset({0, 1, 2, 8})),
         Table(data_header, data_rows, frozenset({0, 1, 2, 3})),
@@ -129,7 +145,7 @@ def settings(runs: Styled, added_fields: Mapping[str, Any]) -> list[Node]:
     names = sorted({name for leaves in fields for name in leaves})
     hidden = {"dataset.data_dir", "dataset.name", "dataset.test_fold", "init"}
     rows = [
-        [Cell(_short(name)), *(Cell(leaves.get(name, "–")) for leaves in fields)]
+        [_short(name), *(leaves.get(name, "–") for leaves in fields)]
         for name in names
         if name not in hidden and len({leaves.get(name) for leaves in fields}) > 1
     ]
@@ -141,13 +157,14 @@ def main_metrics(runs: Styled, task: str) -> Table:
     """Every main metric of a task that any run has."""
     names = [n for n in MAIN_METRICS if any(estimate(run, task, n) for run, _ in runs)]
     header = ["Run", "Faces", "Subjects", *(MAIN_METRICS[name][0] for name in names)]
-    rows = []
+    rows: list[Row] = []
     for run, style in runs:
         tests = [test.tasks[task] for test in run.tests]
         subjects = sum(metrics.get("subjects", 0) for metrics in tests)
-        cells = [_name(run, style), Cell(f"{sum(metrics['count'] for metrics in tests):,}")]
-        cells.append(Cell(f"{subjects:,}") if subjects else NONE)
-        rows.append([*cells, *(_metric(run, task, name, name == "accuracy") for name in names)])
+        counts = [f"{sum(metrics['count'] for metrics in tests):,}"]
+        counts.append(f"{subjects:,}" if subjects else "–")
+        cells = [_metric(run, task, name, name == "accuracy") for name in names]
+        rows.append([_name(run, style), *counts, *cells])
     return Table(header, rows)
 
 
@@ -155,16 +172,23 @@ def pairs_table(pairs: Sequence[Difference], styles: Mapping[int, RunStyle]) -> 
     """The differences of pairs of runs, whose styles are given by their id()."""
     header = ["Runs", "Faces", "Subjects", "Accuracy, points", "Loss"]
     header += ["Only the first correct", "Only the second correct"]
-    rows = []
+    rows: list[Row] = []
     for pair in pairs:
         first, second = styles[id(pair.second)], styles[id(pair.first)]
         accuracy, loss = pair.accuracy, pair.loss
-        cells = [_name(pair.second, first, f"minus {second.title}")]
-        cells += [Cell(f"{pair.faces:,}"), Cell(f"{pair.subjects:,}")]
-        interval = _spread(accuracy, 100, 1) or "no interval"
-        cells.append(Cell(signed(100 * accuracy.value), interval, strong=True))
-        cells.append(Cell(signed(loss.value, 4), _spread(loss, 1, 4) or "no interval"))
-        rows.append([*cells, Cell(f"{pair.only_second:,}"), Cell(f"{pair.only_first:,}")])
+        intervals = [_spread(accuracy, 100, 1), _spread(loss, 1, 4)]
+        more = [interval or "no interval" for interval in intervals]
+        rows.append(
+            [
+                _name(pair.second, first, f"minus {second.title}"),
+                f"{pair.faces:,}",
+                f"{pair.subjects:,}",
+                Cell(signed(100 * accuracy.value), more[0], strong=True),
+                Cell(signed(loss.value, 4), more[1]),
+                f"{pair.only_second:,}",
+                f"{pair.only_first:,}",
+            ]
+        )
     return Table(header, rows)
 
 
