@@ -5,6 +5,8 @@ import importlib.util
 import math
 import time
 import warnings
+from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -279,58 +281,72 @@ class TorchCompiled(Torch):
     compiled = True
 
 
-class OnnxRuntime(Engine):
-    """ONNX Runtime, on the peer in PyTorch."""
+def onnxruntime_session(path: Path, threads: int, *, spins: bool = True, batch: int = 0) -> Any:
+    """ONNX Runtime on the CPU; `batch` fixes a symbolic batch, and threads may spin or sleep."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # Threads spin within a call, not after it.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
+    if batch:
+        options.add_free_dimension_override_by_name("batch", batch)
+    providers = ["CPUExecutionProvider"]
+    return onnxruntime.InferenceSession(str(path), options, providers=providers)
+
+
+def openvino_request(path: Path, batch: int, cores: int) -> tuple[Any, list[str]]:
+    """OpenVINO's request for batches of this size, and the names of the outputs."""
+    import openvino
+
+    core = openvino.Core()
+    network = core.read_model(path)
+    network.reshape([batch, *network.input(0).partial_shape[1:]])
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",  # all threads for one call
+        "INFERENCE_NUM_THREADS": cores,
+        "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, where the processor has it
+    }
+    request = core.compile_model(network, "CPU", options).create_infer_request()
+    return request, [output.any_name for output in network.outputs]
+
+
+class OnnxEngine(Engine):
+    """A runtime on the ONNX file that PyTorch exports."""
 
     def __init__(self, work: Work) -> None:
-        _check_float32_on_cpu(work)
+        if work.platform != "cpu" or work.dtype != "float32":
+            raise UserError("compared in float32 on a CPU only")
         self.work = work
 
     def build(self, stage: str, batch: int) -> Figures:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = self.work.cores, 1
-        # Threads spin within a call, not after it.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.add_free_dimension_override_by_name("batch", batch)
-        session = onnxruntime.InferenceSession(
-            str(self.work.onnx), options, providers=["CPUExecutionProvider"]
-        )
         images = _images(batch, self.work.size).transpose(0, 3, 1, 2)
-        inputs = {"images": np.ascontiguousarray(images)}
-        self.call = lambda: session.run(None, inputs)
+        self.call = self.load(np.ascontiguousarray(images))
         return {}
 
+    @abstractmethod
+    def load(self, images: np.ndarray) -> Callable[[], Any]:
+        """Returns a function that runs the network on the images [B, 3, S, S]."""
 
-class OpenVino(Engine):
-    """OpenVINO, on the same file."""
 
-    def __init__(self, work: Work) -> None:
-        _check_float32_on_cpu(work)
-        self.work = work
+class OnnxRuntime(OnnxEngine):
+    """ONNX Runtime."""
 
-    def build(self, stage: str, batch: int) -> Figures:
+    def load(self, images: np.ndarray) -> Callable[[], Any]:
+        session = onnxruntime_session(self.work.onnx, self.work.cores, batch=len(images))
+        return lambda: session.run(None, {"images": images})
+
+
+class OpenVino(OnnxEngine):
+    """OpenVINO."""
+
+    def load(self, images: np.ndarray) -> Callable[[], Any]:
         import openvino
 
-        core = openvino.Core()
-        network = core.read_model(self.work.onnx)
-        network.reshape([batch, 3, self.work.size, self.work.size])
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",  # all threads for one call
-            "INFERENCE_NUM_THREADS": self.work.cores,
-            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, where the processor has it
-        }
-        request = core.compile_model(network, "CPU", options).create_infer_request()
-        images = _images(batch, self.work.size).transpose(0, 3, 1, 2)
-        # A copy: a request does not keep alive what it would share.
-        request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(images)))
-
-        def infer() -> None:
-            request.infer()
-
-        self.call = infer
-        return {}
+        request, _ = openvino_request(self.work.onnx, len(images), self.work.cores)
+        request.set_input_tensor(openvino.Tensor(images))
+        return lambda: request.infer()
 
 
 ENGINES: dict[str, type[Any]] = {
@@ -399,11 +415,6 @@ def export_onnx(work: Work) -> None:
             dynamic_axes={"images": {0: "batch"}},
             dynamo=False,
         )
-
-
-def _check_float32_on_cpu(work: Work) -> None:
-    if work.platform != "cpu" or work.dtype != "float32":
-        raise UserError("compared in float32 on a CPU only")
 
 
 def _fill(name: str, leaf: Any, rng: np.random.Generator) -> np.ndarray:

@@ -23,7 +23,7 @@ from agenet.faces.video import Frame, VideoSource
 from agenet.frameworks import torch_networks
 from agenet.frameworks.port_out import one_head
 from agenet.frameworks.timing import Engine, Figures
-from scripts.benchmarks.engines import Work
+from scripts.benchmarks.engines import Work, onnxruntime_session, openvino_request
 
 Answer = Callable[[np.ndarray], dict[str, np.ndarray]]
 See = Callable[[], int]
@@ -179,16 +179,9 @@ class OnnxRuntime(Network):
     spins = True
 
     def load(self, batch: int) -> Answer:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads or self.work.cores
-        # Threads spin within a call, not after it.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spins)))
-        session = onnxruntime.InferenceSession(
-            str(_existing(self.work.files / self.file)), options, providers=["CPUExecutionProvider"]
-        )
+        threads = self.threads or self.work.cores
+        path = _existing(self.work.files / self.file)
+        session = onnxruntime_session(path, threads, spins=self.spins)
         names = [output.name for output in session.get_outputs()]
         return lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True))
 
@@ -217,18 +210,8 @@ class OpenVino(Network):
     file = "agenet.onnx"
 
     def load(self, batch: int) -> Answer:
-        import openvino
-
-        core = openvino.Core()
-        network = core.read_model(_existing(self.work.files / self.file))
-        network.reshape([batch, *network.input(0).partial_shape[1:]])
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",  # all threads for one call
-            "INFERENCE_NUM_THREADS": self.work.cores,
-            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, where the processor has it
-        }
-        request = core.compile_model(network, "CPU", options).create_infer_request()
-        names = [output.any_name for output in network.outputs]
+        path = _existing(self.work.files / self.file)
+        request, names = openvino_request(path, batch, self.work.cores)
 
         def answer(images: np.ndarray) -> dict[str, np.ndarray]:
             found = request.infer([images], share_inputs=True)

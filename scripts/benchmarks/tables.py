@@ -1,8 +1,9 @@
-"""What the benchmarks' options and tables have in common."""
+"""Options and tables that the benchmarks share."""
 
 import argparse
 import contextlib
 import importlib.metadata
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -91,6 +92,11 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
+
+
+def write_json(args: argparse.Namespace, result: Figures) -> None:
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1))
 
 
 def print_machine(result: Figures, what: str) -> None:

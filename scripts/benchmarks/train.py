@@ -1,56 +1,32 @@
-"""How fast networks are trained on this machine, in one step and in the whole loop.
+"""Measures how fast networks train on this machine: a single step, the whole loop, the input.
 
 python scripts/benchmarks/train.py [--models=efficientnet_b0,resnet50] [--data_set=adience/faces]
 
-The bare compiled step, agenet.main's loop around it and the loaders, beside PyTorch with a loader
-of its own, and the limit that the device sets. All take turns, each in a process of its own.
-`--json` writes all figures. What its `models` have for other programs to read:
+Compared are agenet's compiled step, the loop of `agenet train` around it, PyTorch with a loader of
+its own, and the limits of the device. Each runs in a process of its own, and they take turns.
+`--json` writes all figures. Each entry of its `models` has:
 
-    model, size, dtype, batch          what was trained, with pictures of how many pixels
-    step_pictures_per_second           of agenet's bare step
-    loop_pictures_per_second           of its loop, by where the pictures are
-    load_pictures_per_second           of its loop without computation, likewise
-    host_seconds_per_step              which the loop takes beside the device's computation
-    step_program_bytes, parameters     of the compiled step: arguments, results and in between
-    pictures_per_second                of everyone, by the names of the tables
+    model, size, dtype, batch          what was trained, and the side of its input in pixels
+    step_pictures_per_second           images per second of agenet's step
+    loop_pictures_per_second           of its loop, by placement of the images
+    load_pictures_per_second           of its loop without computation, by placement
+    host_seconds_per_step              host time of the loop besides the device's computation
+    step_program_bytes, parameters     of the step: arguments, results and temporary memory
+    pictures_per_second                of everything, by the names of the tables
 """
 
 import argparse
 import contextlib
 import dataclasses
-import json
-import os
 from collections.abc import Sequence
 from typing import Any, cast
 
 from agenet.errors import ArgumentParser, UserError, one_line_errors
 from agenet.frameworks.timing import Figures
 from agenet.frameworks.worker import Worker
-from scripts.benchmarks.engines import Limits, Work
+from scripts.benchmarks import tables, turns
+from scripts.benchmarks.engines import Work
 from scripts.benchmarks.loops import ENGINES, Training
-from scripts.benchmarks.tables import (
-    add_network_options,
-    add_turn_options,
-    cell,
-    check_options,
-    input_size,
-    print_header,
-    print_machine,
-    print_problems,
-    print_roofline,
-    split_names,
-    versions,
-    work_on,
-)
-from scripts.benchmarks.turns import (
-    log,
-    median_ratio,
-    prepare,
-    prepare_largest,
-    roofline,
-    take_turns,
-    use_environment,
-)
 
 MODELS = "efficientnet_b0,resnet50,levi_hassner"
 PEERS = ("torch", "torch_compiled")
@@ -58,17 +34,16 @@ PLACEMENTS = ("device", "host", "stream")
 DRAWN = "drawn_faces/faces"
 PACKAGES = ("optax", "torch", "torchvision", "timm", "grain", "opencv-python-headless")
 NOTES = """
-"step" trains on one batch of bytes that stays on the device: for agenet it cuts, mirrors and
-normalises them, sums what is reported and donates its state; PyTorch's is cut and mirrored
-already. "loop" is a whole training: agenet's Trainer with the pictures on the device, on the host
-or streamed; PyTorch's loader decodes the same bytes with OpenCV in as many processes as there are
-cores, each two batches ahead. "load" is the same without the computation; for agenet it is all
-that the host does for a step, and on a device of its own it goes on beside the computation.
-"agenet" is its speed over the other's at the same, for its loop with the pictures on the device.
-Networks drop nothing but in levi_hassner's hidden layers; the optimiser is Adam. Memory is the most
-that the process had taken when it had done the stage once, on a GPU the framework's share of the
-device's memory. What XLA counts as bytes moved may stay in a cache. What other programs take
-(their load is in cores) slows down one framework more than another.
+"step" trains on one uint8 batch that stays on the device. agenet's step crops, flips and normalises
+it and computes the metrics that a run reports; PyTorch's batch is cropped and flipped already.
+"loop" is a whole training: agenet's Trainer with images on the device, on the host or streamed;
+PyTorch's DataLoader decodes the same files with OpenCV, with one process per core, each two batches
+ahead. "load" is the loop without computation: for agenet all host work of a step, which on an
+accelerator overlaps with the computation. "agenet" is agenet's speed divided by the other's, for
+its loop with images on the device. Nothing is dropped except in Levi-Hassner's hidden layers; the
+optimizer is Adam. Memory is the peak of the process after the stage has run once; on a GPU, what
+the framework has allocated. Bytes moved are XLA's count; they may stay in a cache. Load is that of
+other programs, in cores; it slows down some frameworks more than others.
 """
 
 
@@ -76,52 +51,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Trains every network in every framework and prints tables.
 
     Raises:
-        UserError: an option names what there is not, or agenet cannot be measured.
+        UserError: an option is wrong, or agenet cannot be measured.
     """
     args = parse(arguments)
-    from agenet.data.decoding import available_cores
-
-    use_environment()
     config = create_config(args)
-    with Worker("limits", Limits, Work(), args.limit) as limits:
-        device = limits.start()
-        if "error" in device:
-            raise UserError(f"JAX does not start: {device['error']}")
-        base = work_on(device, args.dtype, available_cores())
-        on_cpu = base.platform == "cpu"
-        batch = args.batch_size or (16 if on_cpu else 256)
+
+    def choose(on_cpu: bool) -> None:
         if args.peers is None:
             args.peers = PEERS[:1] if on_cpu else PEERS
         if args.placements is None:
             # A CPU's own memory is the host's.
             args.placements = [name for name in PLACEMENTS if name != "host" or not on_cpu]
-        result: Figures = {"machine": device["machine"], "dtype": base.dtype, "models": []}
-        result |= {"data_set": args.data_set, "load": os.getloadavg()[0]}
-        result["machine"]["versions"] |= versions(PACKAGES)
-        result["malloc"] = os.environ["GLIBC_TUNABLES"]
-        print_machine(result, f"{base.dtype}; {args.data_set}")
-        limits.ask("fill", base.dtype)
-        for name in args.models:
-            size = args.size or input_size(name)
-            work = Training(**vars(base) | {"model": name, "size": size, "config": config})
-            work = dataclasses.replace(work, config=network_config(work))
-            figures = bench(work, batch, limits, args)
-            result["models"].append(figures)
-            print_model(figures)
-            if args.json:  # after each network, so that an interrupted run has left something
-                args.json.write_text(json.dumps(result, indent=1))
+
+    def bench_network(work: Work, batch: int, limits: Worker) -> Figures:
+        training = Training(**vars(work), config=network_config(config, work))
+        return bench(training, batch, limits, args)
+
+    result = {"data_set": args.data_set}
+    turns.run_networks(args, result, PACKAGES, choose, bench_network, print_model)
     print(NOTES)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options, with `models`, `peers` and `placements` as lists."""
+    """Parses the options, with `models`, `peers` and `placements` as lists."""
     parser = ArgumentParser(
-        description="Speed of training: the step, the loop, the loaders, and the limit. About "
-        "10 minutes on two CPU cores; with torch_compiled, which is left out there by default, "
+        description="Speed of training: the step, the loop, the input, and the device's limits. "
+        "About 10 minutes on two CPU cores; torch_compiled, which is not a default there, takes "
         "several minutes more for each network.",
     )
     add = parser.add_argument
-    add_network_options(parser, MODELS)
+    tables.add_network_options(parser, MODELS)
     add("--data_set", default=DRAWN, help=f"DATA_SET/CONFIG, prepared (default: {DRAWN})")
     add("--data_dir", default="", help="where it is prepared (default: TFDS's own)")
     add(
@@ -130,16 +89,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--placements",
-        help=f"list of where pictures are, {', '.join(PLACEMENTS)} (default: all, on a CPU "
+        help=f"list of placements of images, {', '.join(PLACEMENTS)} (default: all, on a CPU "
         "without host)",
     )
-    add_turn_options(parser, rounds=3, seconds=1.0)
+    tables.add_turn_options(parser, rounds=3, seconds=1.0)
     args = parser.parse_args(arguments)
-    check_options(args, batch_size=1, size=1, rounds=1)
+    tables.check_options(args, batch_size=1, size=1, rounds=1)
     for option, known in (("peers", PEERS), ("placements", PLACEMENTS)):
         if (text := getattr(args, option)) is None:
             continue
-        setattr(args, option, split_names(text))
+        setattr(args, option, tables.split_names(text))
         for name in getattr(args, option):
             if name not in known:
                 raise UserError(f"--{option}: {name!r} is not one of {', '.join(known)}")
@@ -147,7 +106,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def create_config(args: argparse.Namespace) -> Any:
-    """What is trained on; drawn faces are made if they are not there.
+    """The config of the data set; drawn faces are prepared if they are missing.
 
     Raises:
         UserError: the data set is not prepared.
@@ -160,7 +119,7 @@ def create_config(args: argparse.Namespace) -> Any:
     config = default.get_config()
     config.dataset.name, config.dataset.data_dir = args.data_set, args.data_dir
     config.dataset.prepare = args.data_set == DRAWN
-    config.duration = "1000000 steps"  # The turns end it; nothing else is to come between.
+    config.duration = "1000000 steps"  # The turns end it. Nothing else may interrupt it.
     config.evaluate_every = config.checkpoint_every = "100%"
     parsed = parse_config(config.to_dict())
     prepare_if_asked(parsed.dataset)
@@ -168,31 +127,31 @@ def create_config(args: argparse.Namespace) -> Any:
     return parsed
 
 
-def network_config(work: Training) -> Any:
-    """The config with what is the network's."""
+def network_config(config: Any, work: Work) -> Any:
+    """A copy of the config with the settings of the network."""
     from agenet.runs.config import IMAGENET_MEAN, IMAGENET_STD
 
     model: Any = dataclasses.replace(
-        work.config.model, name=work.model, dtype=cast(Any, work.dtype), drop_path_rate=0.0
+        config.model, name=work.model, dtype=cast(Any, work.dtype), drop_path_rate=0.0
     )
     if work.model != "levi_hassner":
         model = dataclasses.replace(model, dropout_rate=0.0)
     images = dataclasses.replace(
-        work.config.input,
+        config.input,
         size=round(work.size * 8 / 7),
         crop_size=work.size,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     )
-    return dataclasses.replace(work.config, model=model, input=images)
+    return dataclasses.replace(config, model=model, input=images)
 
 
 def bench(work: Training, requested: int, limits: Worker, args: argparse.Namespace) -> Figures:
-    """All figures of one network."""
+    """Measures one network."""
     with contextlib.ExitStack() as stack:
         workers = {}
         for name in ("agenet", *args.peers, "opencv"):
-            log(f"{work.model}: starting {name}")
+            turns.log(f"{work.model}: starting {name}")
             worker = Worker(name, ENGINES[name], work, args.limit)
             workers[name] = stack.enter_context(worker)
             worker.start()
@@ -210,20 +169,20 @@ def bench(work: Training, requested: int, limits: Worker, args: argparse.Namespa
         loading |= {peer: (workers[peer], "load") for peer in args.peers[:1]}
         loading |= {"opencv": (workers["opencv"], "load")}
         rates: list[dict[str, float]] = []
-        batch, trained = prepare_largest(f"{work.model}, training", training, requested)
-        turns = {"rounds": args.rounds, "seconds": args.seconds}
-        take_turns(
+        batch, trained = turns.prepare_largest(f"{work.model}, training", training, requested)
+        timing = {"rounds": args.rounds, "seconds": args.seconds}
+        turns.take_turns(
             f"{work.model}, training",
             training,
             trained,
             each_round=lambda: rates.append(limits.ask("rates")),
-            **turns,
+            **timing,
         )
-        loaded = prepare(f"{work.model}, loading", loading, batch)
-        take_turns(f"{work.model}, loading", loading, loaded, **turns)
+        loaded = turns.prepare(f"{work.model}, loading", loading, batch)
+        turns.take_turns(f"{work.model}, loading", loading, loaded, **timing)
     ours = trained["agenet, step"]
     if "median" in ours and not limits.error:
-        ours |= roofline(ours["flops"], ours["bytes"], ours["rounds"], rates)
+        ours |= turns.roofline(ours["flops"], ours["bytes"], ours["rounds"], rates)
     compare(trained, loaded, args.placements[0] if args.placements else "")
     return {
         "model": work.model,
@@ -238,15 +197,16 @@ def bench(work: Training, requested: int, limits: Worker, args: argparse.Namespa
 
 
 def compare(trained: dict[str, Figures], loaded: dict[str, Figures], first: str) -> None:
-    """Adds, where both were measured, what share of something else a speed is.
+    """Adds ratios of speeds to the figures, where both were measured.
 
-    `of_step` is that of a loop, of the same framework's bare step; `ratio` that of agenet, of a
-    peer at the same, its loop with the pictures in the `first` place; `of_opencv` that of a loader.
+    `of_step` is the speed of a loop divided by that of the same framework's step; `ratio` agenet's
+    speed divided by a peer's at the same task, for the loop with images in the `first` placement;
+    `of_opencv` the speed of a loader divided by OpenCV's.
     """
 
     def share(figures: dict[str, Figures], name: str, of: str) -> float | None:
         both = [figures.get(each, {}).get("rounds") for each in (name, of)]
-        return median_ratio(both[0], both[1]) if both[0] and both[1] else None
+        return turns.median_ratio(both[0], both[1]) if both[0] and both[1] else None
 
     for name, found in trained.items():
         framework, stage = name.split(", ")[:2]
@@ -261,7 +221,7 @@ def compare(trained: dict[str, Figures], loaded: dict[str, Figures], first: str)
 
 
 def summary(trained: dict[str, Figures], loaded: dict[str, Figures], batch: int) -> Figures:
-    """The figures that this module's description lists."""
+    """The figures that the docstring of this module lists."""
     step = trained["agenet, step"]
     rates = {
         f"{what}{name}": batch / found["median"]
@@ -285,32 +245,36 @@ def summary(trained: dict[str, Figures], loaded: dict[str, Figures], batch: int)
 
 
 def print_model(figures: Figures) -> None:
-    """What trains, what loads, the limit, and what failed."""
+    """Prints training, loading, limits and failures."""
     batch, parameters = figures["batch"], figures["parameters"] or 0
     halved = f" ({figures['requested']}: out of memory)" if batch < figures["requested"] else ""
     print(
         f"\n### {figures['model']}, {figures['size']} px, batch {batch}{halved}, "
         f"{figures['dtype']}, {parameters:,} parameters\n"
     )
-    columns = ["pictures/s", "of its step", "agenet", "preparing, s", "memory, GB"]
-    print_header(columns, "training")
+    columns = ["images/s", "of its step", "agenet", "preparing, s", "memory, GB"]
+    tables.print_header(columns, "training")
     for name, found in figures["training"].items():
         rate = {"rate": batch / found.get("median", float("inf"))}
-        cells = [cell(rate, "rate"), percent(found, "of_step"), cell(found, "ratio")]
-        cells += [cell(found, "prepare_seconds"), cell(found, "peak_bytes", 1e-9)]
+        cells = [tables.cell(rate, "rate"), percent(found, "of_step"), tables.cell(found, "ratio")]
+        cells += [tables.cell(found, "prepare_seconds"), tables.cell(found, "peak_bytes", 1e-9)]
         print(f"| {name} | {' | '.join(cells)} |")
     print()
-    print_header(["pictures/s", "of OpenCV", "ms a batch"], "loading")
+    tables.print_header(["images/s", "of OpenCV", "ms a batch"], "loading")
     for name, found in figures["loading"].items():
         rate = {"rate": batch / found.get("median", float("inf"))}
-        cells = [cell(rate, "rate"), percent(found, "of_opencv"), cell(found, "median", 1e3)]
+        cells = [
+            tables.cell(rate, "rate"),
+            percent(found, "of_opencv"),
+            tables.cell(found, "median", 1e3),
+        ]
         print(f"| {name} | {' | '.join(cells)} |")
     step = figures["training"]["agenet, step"]
     if host := figures["host_seconds_per_step"]:
         share = f", {host / step['median']:.1%} of a step" if "median" in step else ""
         print(f"\nHost time per step: {host * 1e6:,.0f} µs{share}.")
-    print_roofline({"step": step})
-    print_problems({stage: figures[stage] for stage in ("training", "loading")})
+    tables.print_roofline({"step": step})
+    tables.print_problems({stage: figures[stage] for stage in ("training", "loading")})
 
 
 def percent(figures: Figures, key: str) -> str:

@@ -10,7 +10,6 @@ from agenet.frameworks.timing import Engine
 from agenet.frameworks.worker import Worker
 from scripts.benchmarks import models
 from scripts.benchmarks.engines import OpenVino, Work, not_installed
-from scripts.benchmarks.tables import print_roofline
 from scripts.benchmarks.turns import median_ratio, roofline
 from tests.conftest import run_program
 
@@ -148,7 +147,6 @@ def test_a_crash_is_a_line_of_the_table(crashing: str, capsys: pytest.CaptureFix
     stages = {stage: models.run_stage(stage, 2, workers, limits, args) for stage in models.STAGES}
     figures = {"model": "tiny", "size": 32, "parameters": 1, "stages": stages}
     models.print_model(figures)
-    print_roofline({stage: found["engines"]["agenet"] for stage, found in stages.items()})
     output = capsys.readouterr().out
     assert f"- {crashing}, inference: failed: its process ended with code -11" in output
     assert ("| training | 1e-09 |" in output) == (crashing == "openvino")
