@@ -57,7 +57,8 @@ COMMON_FEATURES: Mapping[str, Any] = {
 class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Builds a data set of faces in one pass over the images of a release.
 
-    Subclasses implement `_check_release`, `_read_release` and `_features`.
+    Subclasses implement `_check_release` and `_read_release`, and `_features` if their rows have no
+    method `features`.
     """
 
     # A warning about the data that agenet shows beside every result.
@@ -91,7 +92,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
     def _features(self, row: Any) -> dict[str, Any]:
         """Returns all features of a row except its image."""
-        raise NotImplementedError
+        return row.features()
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(

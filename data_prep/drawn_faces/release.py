@@ -18,15 +18,11 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
+from data_prep.adience.release import COLUMNS, FOLDS, PREFIXES
 from data_prep.drawn_faces.draw import draw_face
 from data_prep.drawn_faces.person import Person, View, create_person, create_view
 
 ARCHIVE = "faces.tar.gz"
-FOLDS = 5
-COLUMNS = (
-    *("user_id", "original_image", "face_id", "age", "gender", "x", "y", "dx", "dy"),
-    *("tilt_ang", "fiducial_yaw_angle", "fiducial_score"),
-)
 COMMENT = b"drawn by agenet: not a photograph, nobody is shown"
 
 _SIZE = 128
@@ -69,7 +65,7 @@ class _Drawing:
 
     @property
     def member(self) -> str:
-        name = f"coarse_tilt_aligned_face.{self.face_id}.{self.original_image}"
+        name = f"{PREFIXES['faces']}.{self.face_id}.{self.original_image}"
         return f"faces/{self.user_id}/{name}"
 
     @property

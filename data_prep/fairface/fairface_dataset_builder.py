@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -97,9 +96,6 @@ class Builder(FaceBuilder):
                 f"{release.label_file(manual_dir, split)}: {rows:,} rows, where the release has "
                 f"{released:,}: download it again, or use --config=partial for a part of it"
             )
-
-    def _features(self, row: release.Face) -> dict[str, Any]:
-        return row.features()
 
     def _kept(self, splits: dict[str, list[release.Face]]) -> None:
         """Adds a notice with the size of a partial copy."""

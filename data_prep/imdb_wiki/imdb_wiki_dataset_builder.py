@@ -3,7 +3,6 @@
 import csv
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -124,9 +123,6 @@ class Builder(FaceBuilder):
             },
             summary=summary,
         )
-
-    def _features(self, row: release.Row) -> dict[str, Any]:
-        return row.features()
 
     def _kept(self, splits: dict[str, list[release.Row]]) -> None:
         """Writes the labels as a CSV table into the folder of the data set."""

@@ -34,7 +34,7 @@ def write_lists(folder: Path, per_fold: int = 2) -> list[Face]:
 
 
 def write_release(folder: Path, kind: str = "faces", size: int = 32, per_fold: int = 2) -> None:
-    """A whole release whose pictures are noise."""
+    """A whole release whose images are noise."""
     paths = [face.path(kind) for face in write_lists(folder, per_fold)]
     members = [
         (tarfile.TarInfo(path), noise_jpeg(size, size + 8, seed)) for seed, path in enumerate(paths)
@@ -42,7 +42,7 @@ def write_release(folder: Path, kind: str = "faces", size: int = 32, per_fold: i
     write_archive(folder / f"{kind}.tar.gz", members)
 
 
-def test_real_lists_have_the_known_counts(real_data: Path) -> None:
+def test_counts_of_the_real_lists(real_data: Path) -> None:
     folder = real_data / "adience"
     folds, duplicates = read_fold_lists(folder)
     assert duplicates == 117
@@ -69,7 +69,7 @@ def test_real_lists_have_the_known_counts(real_data: Path) -> None:
     assert names == {face.path("faces") for faces in folds for face in faces}
 
 
-def test_archive_and_folder_give_the_same(tmp_path: Path) -> None:
+def test_archive_and_folder_are_equivalent(tmp_path: Path) -> None:
     write_release(tmp_path)
     faces = [face for fold in read_fold_lists(tmp_path)[0] for face in fold]
     wanted = {face.path("faces") for face in faces} | {"faces/nobody/none.jpg"}
@@ -106,7 +106,7 @@ def test_duplicate_rows_are_dropped_and_contradictions_refused(tmp_path: Path) -
         ("0_o.jpg", "0_\xff.jpg", "not text in UTF-8"),
     ],
 )
-def test_row_that_does_not_parse(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_invalid_rows(tmp_path: Path, old: str, new: str, message: str) -> None:
     write_lists(tmp_path)
     path = release.fold_list(tmp_path, 0)
     path.write_text(path.read_text().replace(old, new, 1), encoding="latin-1")
@@ -116,7 +116,7 @@ def test_row_that_does_not_parse(tmp_path: Path, old: str, new: str, message: st
 
 
 @pytest.mark.parametrize("text", ["", "a\tb\n", "\t".join(COLUMNS) + "\n"])
-def test_file_that_is_no_fold_list(tmp_path: Path, text: str) -> None:
+def test_files_that_are_not_fold_lists(tmp_path: Path, text: str) -> None:
     write_lists(tmp_path)
     release.fold_list(tmp_path, 3).write_text(text)
     with pytest.raises(UserError, match=r"fold_3_data\.txt"):

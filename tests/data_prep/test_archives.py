@@ -42,7 +42,7 @@ def read(archive: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_archives_and_folder_give_the_same(tmp_path: Path, kind: str) -> None:
+def test_archives_and_folder_are_equivalent(tmp_path: Path, kind: str) -> None:
     contents = {"faces/a/b.jpg": b"bb", "faces/a/d.jpg": b"d", "faces/a/c.jpg": b"ccc"}
     members = [(tarfile.TarInfo(name), data) for name, data in contents.items()]
     write_archive(tmp_path / f"faces.{kind}", members)
@@ -76,7 +76,7 @@ def test_links_are_not_followed(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
-def test_absurd_size_is_refused_unread(tmp_path: Path, kind: bytes) -> None:
+def test_huge_member_is_refused_unread(tmp_path: Path, kind: bytes) -> None:
     header = tarfile.TarInfo("faces/a/b.jpg")
     header.size, header.type = 5 << 30, kind
     data = header.tobuf(tarfile.GNU_FORMAT)
@@ -87,14 +87,14 @@ def test_absurd_size_is_refused_unread(tmp_path: Path, kind: bytes) -> None:
             read(tmp_path / name)
 
 
-def test_absurd_size_in_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_member_in_zip_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MAX_FILE_BYTES", 1 << 20)
     write_archive(tmp_path / "faces.zip", [(tarfile.TarInfo("faces/x"), bytes(2 << 20))])
     with pytest.raises(UserError, match="refused, because no file of the release has 2 MiB"):
         read(tmp_path / "faces.zip")
 
 
-def test_absurd_total_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MAX_ARCHIVE_BYTES", 1 << 20)
     (tmp_path / "faces.tar.gz").write_bytes(gzip.compress(bytes(3 << 20)))
     names = ("faces/x", "faces/y")

@@ -31,7 +31,7 @@ def run_on_beam(
     )
 
 
-def test_beam_gives_the_same(tmp_path: Path) -> None:
+def test_beam_prepares_the_same_data_set(tmp_path: Path) -> None:
     for database in ("wiki", "imdb"):
         table = write_release(tmp_path, 300, database)
         (tmp_path / f"{database}_crop" / table["full_path"][7]).unlink()
@@ -55,7 +55,7 @@ def test_beam_gives_the_same(tmp_path: Path) -> None:
     assert missing["count"] == 2
 
 
-def test_failing_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_failure_leaves_no_files(tmp_path: Path) -> None:
     table = write_release(tmp_path)
     for path in table["full_path"][:3]:
         (tmp_path / "wiki_crop" / path).write_bytes(b"not a picture")

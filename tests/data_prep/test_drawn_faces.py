@@ -46,7 +46,7 @@ def _member(row):
 
 @pytest.mark.parametrize("group", range(len(AGE_GROUPS)))
 @pytest.mark.parametrize("gender", [0, 1])
-def test_draws_any_size_and_depends_on_its_arguments_alone(group, gender):
+def test_drawing_depends_on_arguments_only(group, gender):
     rng = np.random.default_rng(group)
     person, view = create_person(group, gender, rng), create_view(rng)
     image = draw_face(person, view, 64)
@@ -70,7 +70,7 @@ def test_columns_are_those_of_adience(rows, manual_dir):
         assert re.fullmatch(r"drawn_\d{6}.jpg", row["original_image"])
 
 
-def test_archive_holds_what_the_lists_name_and_says_that_it_is_drawn(rows, manual_dir):
+def test_archive_contains_listed_files_marked_as_drawn(rows, manual_dir):
     listed = {_member(row) for row in rows}
     with tarfile.open(manual_dir / release.ARCHIVE) as archive:
         members = {m.name: archive.extractfile(m).read() for m in archive}
@@ -81,7 +81,7 @@ def test_archive_holds_what_the_lists_name_and_says_that_it_is_drawn(rows, manua
     assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape == (128, 128, 3)
 
 
-def test_persons_and_albums_stay_in_one_fold_and_hold_several(folds, rows):
+def test_persons_and_albums_stay_in_one_fold(folds, rows):
     for key, least in (("face_id", 2), ("user_id", 4)):
         seen = [{row[key] for row in fold} for fold in folds]
         assert sum(map(len, seen)) == len(set.union(*seen))
@@ -100,7 +100,7 @@ def test_every_fold_has_every_group_and_gender(folds):
         assert min(genders[0], genders[1]) > len(fold) / 4
 
 
-def test_quirks_of_adience_occur(folds, rows):
+def test_irregularities_of_adience_occur(folds, rows):
     assert {"u", ""} <= {row["gender"] for row in rows}
     ages = {row["age"] for row in rows}
     assert "None" in ages
@@ -111,7 +111,7 @@ def test_quirks_of_adience_occur(folds, rows):
         assert len(fold) > len(distinct) == len({tuple(row.values()) for row in fold})
 
 
-def test_same_seed_same_bytes_whatever_the_number_of_workers(manual_dir, tmp_path, monkeypatch):
+def test_same_seed_gives_same_bytes_for_any_number_of_workers(manual_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(release.os, "cpu_count", lambda: 1)
     release.write_release(tmp_path, count=COUNT)
     names = sorted(path.name for path in tmp_path.iterdir())
@@ -125,7 +125,7 @@ def test_same_seed_same_bytes_whatever_the_number_of_workers(manual_dir, tmp_pat
     assert (tmp_path / "fold_0_data.txt").read_text() != first
 
 
-def test_failure_leaves_nothing_half_written(tmp_path, monkeypatch):
+def test_failure_leaves_no_partial_files(tmp_path, monkeypatch):
     def fail(picture):
         if picture.face_id > 20:
             raise OSError("No space left on device")
@@ -137,6 +137,6 @@ def test_failure_leaves_nothing_half_written(tmp_path, monkeypatch):
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_too_small_a_release_is_refused(tmp_path):
+def test_too_few_faces_are_refused(tmp_path):
     with pytest.raises(ValueError, match="at least 200"):
         release.write_release(tmp_path, count=10)

@@ -61,7 +61,7 @@ def test_real_labels(real_data: Path) -> None:
     assert sum(face.gender for face in faces[1].values()) == 2633
 
 
-def test_folders_archives_and_zip_give_the_same(manual_dir: Path, tmp_path: Path) -> None:
+def test_folders_archives_and_zip_are_equivalent(manual_dir: Path, tmp_path: Path) -> None:
     run(manual_dir, tmp_path / "data")
     records = open_records("fairface/margin025", str(tmp_path / "data"))
     assert records.notice == "" and np.bincount(records.fold).tolist() == [18, 36]
@@ -105,7 +105,7 @@ def test_splits_for_training(manual_dir: Path, tmp_path: Path) -> None:
     assert [len(rows) for rows in vars(splits).values()] == [29, 7, 18]
 
 
-def test_a_part_of_the_release(manual_dir: Path, tmp_path: Path, capsys: Any) -> None:
+def test_partial_release(manual_dir: Path, tmp_path: Path, capsys: Any) -> None:
     for number in range(1, 21):
         (manual_dir / "train" / f"{number}.jpg").unlink()
     with pytest.raises(UserError, match=r"20 of 54 images are missing: train/1.jpg, "):
@@ -132,7 +132,7 @@ def test_a_part_of_the_release(manual_dir: Path, tmp_path: Path, capsys: Any) ->
         run(manual_dir, tmp_path / "data", "partial")
 
 
-def test_what_is_missing_is_named(manual_dir: Path, tmp_path: Path) -> None:
+def test_missing_files_are_named(manual_dir: Path, tmp_path: Path) -> None:
     label = release.label_file(manual_dir, "train")
     whole = label.read_text()
     label.write_text("\n".join(whole.splitlines()[:30]))
@@ -165,7 +165,7 @@ def test_what_is_missing_is_named(manual_dir: Path, tmp_path: Path) -> None:
         ("Indian", "x" * 200_000, "row 4: field larger than field limit"),
     ],
 )
-def test_rows_that_do_not_parse(manual_dir: Path, old: str, new: str, message: str) -> None:
+def test_invalid_rows(manual_dir: Path, old: str, new: str, message: str) -> None:
     path = release.label_file(manual_dir, "test")
     path.write_text(path.read_text().replace(old, new, 1), encoding="latin-1")
     with pytest.raises(UserError) as caught:
@@ -173,7 +173,7 @@ def test_rows_that_do_not_parse(manual_dir: Path, old: str, new: str, message: s
     assert f"{path}" in str(caught.value) and message in str(caught.value)
 
 
-def test_tables_that_are_empty(manual_dir: Path) -> None:
+def test_empty_tables(manual_dir: Path) -> None:
     path = release.label_file(manual_dir, "test")
     for text, message in (("", "row 1: not the header"), (HEADER + "\n\n", "no rows")):
         path.write_text(text)

@@ -9,7 +9,7 @@ def noise_jpeg(width: int, height: int, seed: int = 0) -> bytes:
     return cv2.imencode(".jpg", image)[1].tobytes()
 
 
-def test_small_picture_keeps_its_bytes_and_large_one_is_shrunk() -> None:
+def test_small_image_is_stored_unchanged_and_large_one_resized() -> None:
     small, large = noise_jpeg(256, 300), noise_jpeg(512, 640)
     assert jpeg_size(small) == (256, 300)
     assert encode_for_storage(small, 256) is small
@@ -20,7 +20,7 @@ def test_small_picture_keeps_its_bytes_and_large_one_is_shrunk() -> None:
     assert encode_for_storage(grey, 256) is grey
 
 
-def test_orientation_in_exif_is_ignored() -> None:
+def test_exif_orientation_is_ignored() -> None:
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
     plain = noise_jpeg(300, 400)
@@ -29,7 +29,7 @@ def test_orientation_in_exif_is_ignored() -> None:
     assert encode_for_storage(turned, 256) == encode_for_storage(plain, 256)
 
 
-def test_picture_that_does_not_decode() -> None:
+def test_images_that_cannot_be_decoded() -> None:
     jpeg = noise_jpeg(64, 64)
     start_of_frame = jpeg.index(b"\xff\xc0")
     side = (int(MAX_PIXELS**0.5) + 1).to_bytes(2, "big")

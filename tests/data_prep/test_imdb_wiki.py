@@ -31,7 +31,7 @@ Columns = dict[str, Any]
 
 
 def columns(count: int, database: str = "wiki") -> Columns:
-    """Rows that the filter keeps: ages 20, 21, ..., men and women, two pictures a person."""
+    """Rows that the filter keeps: ages 20, 21, ..., men and women, two images a person."""
     i = np.arange(count)
     stems = [f"{row % 3:02}/{database}{row}_1980-01-01_2000.jpg" for row in i]
     table: Columns = {
@@ -54,7 +54,7 @@ def write_mat(path: Path, table: Columns, database: str = "wiki") -> None:
 
 
 def write_release(folder: Path, count: int = 60, database: str = "wiki") -> Columns:
-    """An extracted release whose pictures are noise."""
+    """An extracted release whose images are noise."""
     table = columns(count, database)
     crops = folder / f"{database}_crop"
     for seed, path in enumerate(table["full_path"]):
@@ -125,7 +125,7 @@ def test_every_rule_drops_its_row_once(tmp_path: Path) -> None:
     assert [unknown[name] for name in UNKNOWN_AGE] == [-1] * 6
 
 
-def test_names_that_are_missing(tmp_path: Path) -> None:
+def test_missing_names(tmp_path: Path) -> None:
     table = columns(4)
     table["name"][1] = ""
     table["name"][2] = np.zeros((0, 0))
@@ -147,13 +147,13 @@ def edited(**changes: Any) -> Columns:
         (edited(photo_taken=np.array(["a"] * 4, object)), "photo_taken holds no numbers"),
     ],
 )
-def test_structures_of_another_kind(tmp_path: Path, table: Columns, message: str) -> None:
+def test_structures_with_wrong_columns(tmp_path: Path, table: Columns, message: str) -> None:
     with pytest.raises(UserError, match=f"^any.mat: {message}.*: is it the file as released"):
         parse(table, tmp_path)
 
 
 @pytest.mark.parametrize("cell", [1.0, {"a": 1}, np.array(["a"], object), np.array([True])])
-def test_cells_that_hold_no_text(tmp_path: Path, cell: Any) -> None:
+def test_cells_without_text(tmp_path: Path, cell: Any) -> None:
     cells = np.empty(4, object)
     cells[:] = [cell] * 4
     found = parse(edited(name=cells, full_path=cells), tmp_path)
@@ -172,7 +172,7 @@ def test_no_usable_row(tmp_path: Path) -> None:
         assert not list((tmp_path / "data").rglob("*.array_record*"))
 
 
-def test_files_that_are_no_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_not_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "wiki.mat"
     write_mat(path, columns(40))
     whole = path.read_bytes()
@@ -203,7 +203,7 @@ def rows_of(count: int) -> list[Row]:
     return [Row(f"wiki_crop/00/{i}.jpg", f"P {i // 3}", -1, 30, 0, 2.0) for i in range(count)]
 
 
-def test_sample_and_split_depend_on_the_seed_alone() -> None:
+def test_sample_and_split_depend_on_the_seed_only() -> None:
     rows = rows_of(3000)
     drawn = sample(rows, 500, seed=0)
     assert len(drawn) == 500 and drawn == sample(rows, 500, seed=0) != sample(rows, 500, seed=1)
@@ -223,7 +223,7 @@ def test_person() -> None:
     assert person("", 3) != person("", 4) and person("", -1) == "imdb_crop/00/a.jpg"
 
 
-def test_archive_and_folder_give_the_same(tmp_path: Path, capsys: Any) -> None:
+def test_archive_and_folder_are_equivalent(tmp_path: Path, capsys: Any) -> None:
     manual_dir, data_dir = tmp_path / "manual", tmp_path / "data"
     table = write_release(manual_dir)
     run(manual_dir, data_dir)
@@ -254,7 +254,7 @@ def test_archive_and_folder_give_the_same(tmp_path: Path, capsys: Any) -> None:
             assert example["name"].decode() == row["name"] == f"Person {i // 2}"
 
 
-def test_pictures_that_are_missing_or_none(tmp_path: Path, capsys: Any) -> None:
+def test_missing_and_broken_images(tmp_path: Path, capsys: Any) -> None:
     table = write_release(tmp_path, 300)
     crops = tmp_path / "wiki_crop"
     (crops / table["full_path"][0]).unlink()
@@ -290,7 +290,7 @@ def test_both_databases_and_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(open_records("imdb_wiki/sample", str(tmp_path / "data")).images) == 30
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"lacks imdb_crop.tar \(or .*, wiki_crop.tar \(or the"):
         run(tmp_path, tmp_path / "data", "full")
     write_release(tmp_path)
@@ -309,8 +309,10 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_real_paths_with_made_pictures(real_data: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """The real metadata, cut to 300 usable rows, with pictures at the real paths."""
+def test_real_paths_with_generated_images(
+    real_data: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The real metadata, cut to 300 usable rows, with images at the real paths."""
     data = (real_data / "imdb_wiki" / "wiki.mat").read_bytes()
     rows = parse_metadata(data, "wiki", "wiki.mat")
     wanted = [rows.full_path[i] for i in np.flatnonzero(NoiseFilter().apply(rows)[0])]

@@ -14,7 +14,7 @@ LANDMARKS = GEOMETRIES["yunet"].landmarks
 
 
 def detection(x: float, y: float, side: float, degrees: float = 0.0) -> Detection:
-    """A face whose training picture is the square about (x, y), turned clockwise."""
+    """A face whose training image is the square about (x, y), turned clockwise."""
     turn = np.exp(1j * np.radians(degrees))
     points = (x + 1j * y) + side * turn * ((LANDMARKS - 0.5) @ (1, 1j))
     geometry = GEOMETRIES["yunet"]
@@ -26,7 +26,7 @@ def detection(x: float, y: float, side: float, degrees: float = 0.0) -> Detectio
 
 @pytest.mark.parametrize("degrees", [0, 25, -70, 180])
 @pytest.mark.parametrize("side", [35.0, 146.0, 411.3, 1900.0])
-def test_landmarks_land_on_the_mean_ones(side: float, degrees: float) -> None:
+def test_landmarks_are_aligned_with_the_mean_landmarks(side: float, degrees: float) -> None:
     size = 146
     face = detection(1003.3, 990.2, side, degrees)
     y, x = np.mgrid[:2000, :2000] + 0.5
@@ -40,7 +40,7 @@ def test_landmarks_land_on_the_mean_ones(side: float, degrees: float) -> None:
         assert found == pytest.approx(tuple(expected), abs=0.5)
 
 
-def test_whole_picture_is_itself(rng: np.random.Generator) -> None:
+def test_crop_of_the_whole_image_is_the_image(rng: np.random.Generator) -> None:
     image = rng.integers(0, 256, (224, 224, 3), np.uint8)
     np.testing.assert_array_equal(crop_square(image, Square(112, 112, 224), 224), image)
     turned = crop_square(image, Square(112, 112, 224, np.pi / 2), 224)
@@ -49,7 +49,7 @@ def test_whole_picture_is_itself(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("side", [300.0, 600.0, 2000.0])
 @pytest.mark.parametrize("degrees", [0, 20])
-def test_what_is_made_smaller_does_not_alias(side: float, degrees: float) -> None:
+def test_downscaling_does_not_alias(side: float, degrees: float) -> None:
     board = (np.indices((3000, 3000)).sum(0) % 2 * 255).astype(np.uint8)
     image = np.repeat(board[..., None], 3, axis=2)
     crop = crop_square(image, Square(1500, 1500, side, np.radians(degrees)), 146)
@@ -57,7 +57,7 @@ def test_what_is_made_smaller_does_not_alias(side: float, degrees: float) -> Non
     assert crop.std() < 6  # 42 with interpolation alone
 
 
-def test_smaller_keeps_its_place(rng: np.random.Generator) -> None:
+def test_downscaling_does_not_shift(rng: np.random.Generator) -> None:
     image = cv2.resize(rng.integers(0, 256, (20, 20, 3), np.uint8), (999, 999))
     crop = crop_square(image, Square(499.5, 499.5, 999), 146)
     expected = cv2.resize(image, (146, 146), interpolation=cv2.INTER_AREA)
@@ -65,7 +65,7 @@ def test_smaller_keeps_its_place(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("side", [60.0, 600.0])
-def test_outside_is_black(side: float) -> None:
+def test_pixels_outside_the_image_are_black(side: float) -> None:
     image = np.full((1000, 1000, 3), 200, np.uint8)
     crop = crop_square(image, Square(0, 500, side), 100)
     assert (crop[:, :49] == 0).all() and (crop[:, 51:] == 200).all()
@@ -82,7 +82,7 @@ def test_outside_is_black(side: float) -> None:
         Box(10.0, -1e6, 10.5, 1e6),
     ],
 )
-def test_absurd_boxes(box: Box) -> None:
+def test_extreme_boxes(box: Box) -> None:
     image = np.full((40_000, 30, 3), 7, np.uint8)
     for name in GEOMETRIES:
         crop = crop_face(image, Detection(box, 1.0), 64, detector_name=name)
@@ -92,7 +92,7 @@ def test_absurd_boxes(box: Box) -> None:
 @pytest.mark.parametrize(
     "box", [Box(0, 0, np.nan, 5), Box(0, 0, np.inf, 5), Box(5, 5, 5, 9), Box(5, 5, 1, 9)]
 )
-def test_no_box(box: Box) -> None:
+def test_invalid_boxes(box: Box) -> None:
     with pytest.raises(ValueError, match="is not a box"):
         face_square(Detection(box, 1.0), "hog")
 
@@ -102,7 +102,7 @@ def test_unknown_detector() -> None:
         face_square(Detection(Box(0, 0, 9, 9), 1.0), "mine")
 
 
-def test_landmarks_that_tell_nothing() -> None:
+def test_unusable_landmarks_are_ignored() -> None:
     face = detection(100, 100, 80, 30)
     upright = face_square(face, "yunet", align=False)
     assert upright == Square(pytest.approx(100), pytest.approx(100), pytest.approx(80))
@@ -121,8 +121,8 @@ def test_landmarks_that_tell_nothing() -> None:
         assert face_square(Detection(face.box, 0.9, points), "yunet") == upright
 
 
-def test_face_pictures_are_found_again(real_data: Path, tmp_path: Path) -> None:
-    """FairFace pictures inside of larger ones: the crops are nearly the pictures themselves."""
+def test_crops_match_fairface_images(real_data: Path, tmp_path: Path) -> None:
+    """FairFace images inside of larger ones: the crops are nearly the images themselves."""
     detector = create_detector(str(real_data / "models" / YUNET.file_name))
     moved = []
     with tarfile.open(real_data / "fairface" / "fairface_val.tar") as archive:

@@ -51,7 +51,7 @@ def resized(image: np.ndarray, scale: float) -> np.ndarray:
         ("face-demographics-walking", 2),
     ],
 )
-def test_yunet_finds_everybody_in_the_clips(
+def test_yunet_finds_all_faces_in_the_clips(
     real_data: Path, yunet_file: Path, clip: str, people: int
 ) -> None:
     network = YuNet(yunet_file)
@@ -86,7 +86,7 @@ def test_one_face(real_data: Path, detector: Detector, picture: str, grey: bool)
 
 
 @pytest.mark.parametrize("scale", [0.3, 0.7, 2.5, 8.0])
-def test_boxes_are_in_pixels_of_the_picture(
+def test_boxes_are_in_pixels_of_the_image(
     real_data: Path, detector: Detector, scale: float
 ) -> None:
     image = read(real_data / "media" / "astronaut.png")
@@ -97,7 +97,7 @@ def test_boxes_are_in_pixels_of_the_picture(
         assert face.landmarks / scale == pytest.approx(reference.landmarks, abs=8)
 
 
-def test_views_are_pictures_too(real_data: Path, detector: Detector) -> None:
+def test_array_views_are_accepted(real_data: Path, detector: Detector) -> None:
     image = read(real_data / "media" / "astronaut.png")
     mirrored = image[:, ::-1]
     (face,), (copy,) = detector.detect(mirrored), detector.detect(mirrored.copy())
@@ -126,8 +126,8 @@ def test_faces_at_the_border(real_data: Path, detector: Detector) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (1, 1), (1, 300), (7000, 3), (300, 30), (50, 0)])
-def test_pictures_without_room(detector: Detector, shape: tuple[int, int]) -> None:
-    for _ in range(5):  # What OpenCV 4.11 made up in narrow pictures differed from time to time.
+def test_images_too_small_for_a_face(detector: Detector, shape: tuple[int, int]) -> None:
+    for _ in range(5):  # What OpenCV 4.11 made up in narrow images differed from time to time.
         assert detector.detect(np.full((*shape, 3), 128, np.uint8)) == []
 
 
@@ -179,7 +179,7 @@ def cached(
     return tmp_path / "served" / "second.onnx", tmp_path / "cache" / "faces" / YUNET.file_name
 
 
-def test_fetched_once_from_either_address(
+def test_file_is_downloaded_once_from_either_address(
     publisher: Publisher, cached: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served, path = cached
@@ -194,7 +194,7 @@ def test_fetched_once_from_either_address(
     assert publisher.asked.count("/second.onnx") == 1
 
 
-def test_fetched_file_is_yunet(
+def test_downloaded_file_is_yunet(
     publisher: Publisher, cached: tuple[Path, Path], yunet_file: Path
 ) -> None:
     cached[0].write_bytes(yunet_file.read_bytes())
@@ -203,7 +203,7 @@ def test_fetched_file_is_yunet(
     assert publisher.asked.count("/second.onnx") == 1
 
 
-def test_another_file_is_refused(cached: tuple[Path, Path]) -> None:
+def test_file_with_wrong_hash_is_refused(cached: tuple[Path, Path]) -> None:
     served, path = cached
     served.write_bytes(b"another network")
     served.with_name("first.onnx").write_bytes(b"another network")
@@ -212,7 +212,7 @@ def test_another_file_is_refused(cached: tuple[Path, Path]) -> None:
     assert [file.name for file in path.parent.iterdir()] == [f"{path.name}.lock"]
 
 
-def test_falls_back_and_says_so_once(
+def test_fallback_to_hog_warns_once(
     publisher: Publisher, cached: tuple[Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("dlib")
@@ -257,7 +257,7 @@ def test_no_such_detector(name: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n"])
-def test_file_that_is_no_network(
+def test_invalid_network_file(
     tmp_path: Path, content: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "yunet.onnx"

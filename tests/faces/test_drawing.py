@@ -45,7 +45,7 @@ def inside(box: Box, rim: int = 6) -> tuple[slice, slice]:
     )
 
 
-def test_the_picture_itself_stays_as_it_is() -> None:
+def test_input_image_is_not_changed() -> None:
     image = blank()
     view = image[:, ::-1]
     drawn = draw_faces(view, [face(200, 200, 100)], status="23.4 fps")
@@ -55,7 +55,7 @@ def test_the_picture_itself_stays_as_it_is() -> None:
     np.testing.assert_array_equal(draw_faces(image, []), image)
 
 
-def test_words() -> None:
+def test_description_of_predictions() -> None:
     assert describe(SURE) == ["32 years (25-32: 80%)", "female 97%"]
     assert describe(UNSURE) == ["55? years (48-53: 30%)", "male? 60%"]
     assert describe_briefly(UNSURE) == ["55? M?"]
@@ -69,7 +69,7 @@ def test_words() -> None:
     assert is_confident(SURE) and is_confident(Prediction()) and not is_confident(UNSURE)
 
 
-def test_colours_follow_numbers_and_tell_who_is_unsure() -> None:
+def test_colours_follow_track_numbers_and_uncertainty() -> None:
     faces = [face(100, 200, 100), face(400, 200, 100, UNSURE)]
     drawn = draw_faces(blank(), faces, numbers=[8, 9])
     assert has(drawn, COLORS[8 % len(COLORS)]) and has(drawn, UNCERTAIN_COLOR)
@@ -78,7 +78,7 @@ def test_colours_follow_numbers_and_tell_who_is_unsure() -> None:
         draw_faces(blank(), faces, numbers=[1])
 
 
-def test_a_face_that_nothing_is_told_of_has_a_box() -> None:
+def test_face_without_prediction_has_a_box() -> None:
     drawn = draw_faces(blank(), [face(100, 200, 100, Prediction())])
     assert 500 < has(drawn, COLORS[0]) < 1500
     assert (drawn[:190] == GREY).all() and (drawn[310:] == GREY).all()
@@ -88,7 +88,7 @@ def test_a_face_that_nothing_is_told_of_has_a_box() -> None:
 @pytest.mark.parametrize(
     ("x", "y"), [(0.5, 0.5), (0, 0), (0.95, 0), (0, 0.9), (0.95, 0.95), (-0.05, 0.4), (0.4, -0.01)]
 )
-def test_labels_stay_in_the_picture(shape: tuple[int, int], x: float, y: float) -> None:
+def test_labels_stay_inside_the_image(shape: tuple[int, int], x: float, y: float) -> None:
     height, width = shape
     side = 0.15 * min(shape)
     one = face(x * width, y * height, side)
@@ -99,7 +99,7 @@ def test_labels_stay_in_the_picture(shape: tuple[int, int], x: float, y: float) 
 
 
 @pytest.mark.parametrize("side", [20, 90, 200, 460])
-def test_a_label_whatever_the_face(side: int) -> None:
+def test_every_face_gets_a_label(side: int) -> None:
     drawn = draw_faces(blank(), [face((640 - side) / 2, 240 - side / 2, side)])
     without = draw_faces(blank(), [face((640 - side) / 2, 240 - side / 2, side, Prediction())])
     assert has(drawn, COLORS[0]) > has(without, COLORS[0]) + 1000
@@ -115,7 +115,7 @@ def test_a_label_whatever_the_face(side: int) -> None:
         Box(600, 440, 900, 900),
     ],
 )
-def test_absurd_boxes(box: Box) -> None:
+def test_extreme_boxes(box: Box) -> None:
     for shape in ((480, 640), (1, 1), (3, 2000)):
         assert draw_faces(blank(*shape), [Face(Detection(box, 1.0), SURE)]).shape == (*shape, 3)
 
@@ -139,7 +139,7 @@ def test_labels_do_not_jump() -> None:
     np.testing.assert_array_equal(a, draw_faces(blank(), [other, one], numbers=[2, 1]))
 
 
-def test_500_faces_are_drawn_at_once() -> None:
+def test_500_faces_are_drawn_quickly() -> None:
     crowd = [
         face(52 * column, 48 * row, 24, UNSURE if row % 2 else SURE)
         for row in range(20)
@@ -161,7 +161,7 @@ def test_500_faces_are_drawn_at_once() -> None:
     [("astronaut.png", 1), ("grace_hopper.jpg", 1), ("classroom.gif", 4)],
 )
 @pytest.mark.parametrize("height", [180, 480])
-def test_real_faces_are_labelled_and_seen(
+def test_labels_of_real_faces_do_not_hide_faces(
     real_data: Path, picture: str, people: int, height: int
 ) -> None:
     image = read_image(real_data / "media" / picture)

@@ -42,13 +42,13 @@ def png(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
-def test_formats_whatever_the_name(tmp_path: Path, format: str) -> None:
+def test_format_is_detected_from_content(tmp_path: Path, format: str) -> None:
     image = read_image(save(tmp_path / "name.data", Image.fromarray(IMAGE), format))
     assert image.dtype == np.uint8 and image.flags.c_contiguous
     np.testing.assert_allclose(image.astype(int), IMAGE, atol=3 if format == "JPEG" else 0)
 
 
-# What the orientation says was done to the upright picture (Exif 2.32, tag 0x0112).
+# What the orientation says was done to the upright image (Exif 2.32, tag 0x0112).
 STORED = {
     1: IMAGE,
     2: IMAGE[:, ::-1],
@@ -63,7 +63,7 @@ STORED = {
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", STORED)
-def test_stands_upright(tmp_path: Path, format: str, orientation: int) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path, format: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
@@ -94,7 +94,7 @@ def test_sample_formats(tmp_path: Path) -> None:
     assert "32 bits" in refusal(floats)
 
 
-def test_what_is_transparent_lies_over_white(tmp_path: Path) -> None:
+def test_transparency_is_blended_with_white(tmp_path: Path) -> None:
     opacity = np.repeat([[0], [0], [255], [51]], 48, axis=1).repeat(8, axis=0)
     cut_out = Image.fromarray(np.dstack([IMAGE, opacity.astype(np.uint8)]))
     for format in ("PNG", "WEBP"):
@@ -110,7 +110,7 @@ def test_what_is_transparent_lies_over_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_first_frame(tmp_path: Path, format: str) -> None:
+def test_first_frame_of_animations(tmp_path: Path, format: str) -> None:
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
     path = save(tmp_path / "clip", frames[0], format, save_all=True, append_images=frames[1:])
     np.testing.assert_array_equal(read_image(path)[0, 0], [255, 0, 0])
@@ -120,7 +120,7 @@ def test_one_pixel(tmp_path: Path) -> None:
     assert read_image(save(tmp_path / "pixel", Image.new("L", (1, 1)), "JPEG")).shape == (1, 1, 3)
 
 
-def test_size_is_judged_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_is_checked_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "bomb.png"
     for width, height in ((10_000, 10_001), (2**31 - 1, 2**31 - 1)):
         path.write_bytes(png(width, height))
@@ -138,7 +138,7 @@ def test_size_is_judged_before_decoding(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
-def test_damaged(tmp_path: Path, format: str) -> None:
+def test_damaged_files(tmp_path: Path, format: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 50, 3), np.uint8)
     whole = save(tmp_path / "whole", Image.fromarray(noise), format).read_bytes()
     path = tmp_path / "part"
@@ -147,12 +147,12 @@ def test_damaged(tmp_path: Path, format: str) -> None:
         assert "damaged" in refusal(path)
 
 
-def test_exif_that_is_damaged_leaves_a_picture(tmp_path: Path) -> None:
+def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
     path = save(tmp_path / "odd", Image.fromarray(IMAGE), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff")
     assert read_image(path).shape == IMAGE.shape
 
 
-def test_what_is_no_picture_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_not_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "picture.jpg"
     assert refusal(path) == "no such file or directory"
     assert refusal(tmp_path) == "is a directory"
@@ -176,7 +176,7 @@ def _forbidden(path: str, flags: int) -> int:
     raise PermissionError(13, os.strerror(13), path)
 
 
-def test_time_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_time_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Fill bytes before a marker; each is read by itself.
     path = tmp_path / "slow.jpg"
     path.write_bytes(b"\xff\xd8" + b"\xff" * 10_000_000)
@@ -187,7 +187,7 @@ def test_time_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.PNG", "a.webp", "a.bmp", "a.tiff", "a.gif", "a"])
-def test_written_as_named(tmp_path: Path, name: str) -> None:
+def test_image_is_written_in_format_of_suffix(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"old")
     write_image(path, IMAGE)
@@ -198,7 +198,7 @@ def test_written_as_named(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_format_cannot_hold(tmp_path: Path) -> None:
+def test_image_too_large_for_format(tmp_path: Path) -> None:
     with pytest.raises(ImageFileError, match="a WEBP file cannot hold it"):
         write_image(tmp_path / "wide.webp", np.zeros((1, 17_000, 3), np.uint8))
     assert not list(tmp_path.iterdir())

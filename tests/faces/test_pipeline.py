@@ -26,7 +26,7 @@ def _threads_end() -> Iterator[None]:
 
 
 class Camera(VideoSource):
-    """Gives pictures at a pace; live unless it is told otherwise."""
+    """Returns frames at a given pace; live by default."""
 
     def __init__(self, count: int, seconds: float = 0.0, live: bool = True) -> None:
         self.name, self.live, self.rate, self.count = "camera 0", live, 25.0, None
@@ -86,7 +86,7 @@ def go(
 # Channels.
 
 
-def test_channel_waits_or_forgets() -> None:
+def test_channel_blocks_or_drops_the_oldest() -> None:
     kept, newest = Channel[int](2), Channel[int](2, newest=True)
     for number in range(5):
         assert newest.put(number)
@@ -111,7 +111,7 @@ def test_closed_channel() -> None:
         channel.get()
 
 
-def test_closing_frees_whoever_waits() -> None:
+def test_closing_wakes_waiting_threads() -> None:
     full, empty = Channel[int](1), Channel[int](1)
     full.put(1)
     threads = [
@@ -125,7 +125,7 @@ def test_closing_frees_whoever_waits() -> None:
         assert not thread.is_alive()
 
 
-def test_errors_cross_over() -> None:
+def test_errors_are_raised_in_the_reading_thread() -> None:
     def fail() -> None:
         raise UserError("no such thing")
 
@@ -138,7 +138,7 @@ def test_errors_cross_over() -> None:
 # Frames that come as they come.
 
 
-def test_the_display_never_waits() -> None:
+def test_display_never_waits() -> None:
     """Slow detection and prediction cost no frame; faces are shown between detections."""
     fake = Fake(2, detecting=0.15, predicting=0.3)
     gaps, seen, before = [], [], time.monotonic()
@@ -169,20 +169,20 @@ def test_faces_are_shown_while_the_network_is_loaded() -> None:
         return fake
 
     with Pipeline(Camera(60, 0.01), fake, load, every_frame=False) as pipeline:
-        loaded, told = [], []
+        loaded, predicted = [], []
         for item in pipeline:
             assert item is not None
             loaded.append(pipeline.loaded)
-            told += [face.face.prediction.age for face in item[1]]
+            predicted += [face.face.prediction.age for face in item[1]]
             if len(loaded) == 20:
                 ready.set()
     assert not any(loaded[:20]) and loaded[-1]
-    assert told[0] is None and told[-1] == pytest.approx(33)
+    assert predicted[0] is None and predicted[-1] == pytest.approx(33)
 
 
 @pytest.mark.parametrize("live", [True, False])
 @pytest.mark.parametrize("every_frame", [True, False])
-def test_nothing_is_left_behind(live: bool, every_frame: bool) -> None:
+def test_threads_end(live: bool, every_frame: bool) -> None:
     """Ended early, in the middle of everything."""
     if live and every_frame:
         pytest.skip("a camera does not wait")
@@ -194,7 +194,7 @@ def test_nothing_is_left_behind(live: bool, every_frame: bool) -> None:
 
 
 @pytest.mark.parametrize("every_frame", [True, False])
-def test_memory_is_flat(every_frame: bool) -> None:
+def test_memory_does_not_grow(every_frame: bool) -> None:
     camera, fake = Camera(250, 0.0005, live=not every_frame), Fake(3, 0.001, 0.001)
     tracemalloc.start()
     try:
@@ -212,7 +212,7 @@ def go_through(source: VideoSource, fake: Fake, every_frame: bool) -> None:
             pass
 
 
-def test_a_slow_reader_sees_the_newest_of_a_camera_and_all_of_a_film() -> None:
+def test_slow_reader_gets_newest_camera_frames_and_all_file_frames() -> None:
     for live in (True, False):
         fake = Fake(1)
         numbers = []
@@ -224,7 +224,7 @@ def test_a_slow_reader_sees_the_newest_of_a_camera_and_all_of_a_film() -> None:
         assert len(numbers) < 30 if live else numbers == [*range(40)]
 
 
-def test_a_camera_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_camera(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline_module, "POLL", 0.05)
     monkeypatch.setattr(pipeline_module, "TIMEOUT", -1.7)
 
@@ -256,7 +256,9 @@ def test_mirror() -> None:
 
 @pytest.mark.parametrize("live", [True, False])
 @pytest.mark.parametrize("where", ["read", "load", "detect", "predict_faces"])
-def test_what_goes_wrong_is_raised(live: bool, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_threads_are_raised(
+    live: bool, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     camera, fake = Camera(400, 0.005, live), Fake(1)
 
     def fail(*_: object) -> None:
@@ -272,10 +274,10 @@ def test_what_goes_wrong_is_raised(live: bool, where: str, monkeypatch: pytest.M
 # Every frame.
 
 
-def test_every_frame_is_worked_on(real_data: Path) -> None:
+def test_every_frame_is_processed(real_data: Path) -> None:
     """The result does not depend on the machine's speed."""
     detector = create_detector(str(real_data / "models" / YUNET.file_name))
-    told = []
+    predicted = []
     for slow in (0.0, 0.01):
         fake = Fake(predicting=slow)
         source = open_video(str(real_data / "media" / "classroom.gif"))
@@ -285,5 +287,5 @@ def test_every_frame_is_worked_on(real_data: Path) -> None:
         assert {len(faces) for _, faces in items} == {4}
         ages = [face.face.prediction.age for _, faces in items for face in faces]
         assert ages == pytest.approx([33.0] * 4 * 45)
-        told.append([[face.asdict() for face in faces] for _, faces in items])
-    assert told[0] == told[1]
+        predicted.append([[face.asdict() for face in faces] for _, faces in items])
+    assert predicted[0] == predicted[1]

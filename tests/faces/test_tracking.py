@@ -30,7 +30,7 @@ PEOPLE = {
 
 
 def texture(shape: tuple[int, int] = (480, 640), seed: int = 0) -> np.ndarray:
-    """A picture with enough in it to follow, RGB uint8."""
+    """An image with enough texture for optical flow, RGB uint8."""
     grey = np.random.default_rng(seed).integers(0, 256, (shape[0] // 8, shape[1] // 8), np.uint8)
     return np.repeat(cv2.resize(grey, shape[::-1])[..., None], 3, axis=2)
 
@@ -59,18 +59,18 @@ def overlap(a: Sequence[float], b: Sequence[float]) -> float:
 # The average.
 
 
-def test_average_before_and_after_one() -> None:
+def test_average_of_no_and_one_prediction() -> None:
     average = AveragedPrediction()
     assert average.get() == Prediction()
-    told = Prediction(30.0, "25-32", {"15-20": 0.25, "25-32": 0.75}, "female", 0.9)
-    average.add(told, 0.5, 0.0)
+    predicted = Prediction(30.0, "25-32", {"15-20": 0.25, "25-32": 0.75}, "female", 0.9)
+    average.add(predicted, 0.5, 0.0)
     found = average.get()
     assert found.age == 30.0 and found.age_group == "25-32" and found.gender == "female"
     assert found.gender_probability == pytest.approx(0.9)
-    assert found.age_probabilities == pytest.approx(told.age_probabilities)
+    assert found.age_probabilities == pytest.approx(predicted.age_probabilities)
 
 
-def test_old_predictions_fade() -> None:
+def test_old_predictions_decay() -> None:
     average = AveragedPrediction()
     average.add(Prediction(age=20.0), 1.0, 0.0)
     average.add(Prediction(age=50.0), 1.0, HALF_LIFE)
@@ -79,15 +79,19 @@ def test_old_predictions_fade() -> None:
     assert average.get().age == pytest.approx(50)
 
 
-def test_sharp_faces_count_more() -> None:
+def test_confident_detections_have_more_weight() -> None:
     average = AveragedPrediction()
     average.add(Prediction(gender="male", gender_probability=0.9), 0.2, 0.0)
     average.add(Prediction(gender="female", gender_probability=0.7), 0.8, 0.0)
-    told = average.get()
-    assert told.gender == "female" and told.age is None and told.age_probabilities is None
-    assert told.gender_probability == pytest.approx(0.2 * 0.1 + 0.8 * 0.7)
+    predicted = average.get()
+    assert (
+        predicted.gender == "female"
+        and predicted.age is None
+        and predicted.age_probabilities is None
+    )
+    assert predicted.gender_probability == pytest.approx(0.2 * 0.1 + 0.8 * 0.7)
     average.add(Prediction(), 0.0, 1.0)  # A network that tells nothing, and no weight.
-    assert average.get() == told
+    assert average.get() == predicted
 
 
 def test_labels_do_not_flicker() -> None:
@@ -101,20 +105,20 @@ def test_labels_do_not_flicker() -> None:
         tracker.update(image, seconds, [at(20, 10)])
         male = 1 / (1 + np.exp(-rng.normal(0.8, 1.5)))
         old = 1 / (1 + np.exp(-rng.normal(0.8, 1.5)))
-        told = Prediction(
+        predicted = Prediction(
             age=float(rng.normal(30, 8)),
             age_group="25-32" if old < 0.5 else "38-43",
             age_probabilities={"25-32": 1 - old, "38-43": old},
             gender="male" if male > 0.5 else "female",
             gender_probability=max(male, 1 - male),
         )
-        raw.append(told)
+        raw.append(predicted)
         due = tracker.due_tracks()
-        tracker.add_predictions(due, [Face(track.detection, told) for track in due], seconds)
+        tracker.add_predictions(due, [Face(track.detection, predicted) for track in due], seconds)
         shown.append(tracker.scene().faces[0].face.prediction)
 
-    def changes(told: Sequence[Prediction], name: str) -> int:
-        values = [getattr(prediction, name) for prediction in told]
+    def changes(predicted: Sequence[Prediction], name: str) -> int:
+        values = [getattr(prediction, name) for prediction in predicted]
         return sum(a != b for a, b in pairwise(values))
 
     for name in ("gender", "age_group"):
@@ -126,7 +130,7 @@ def test_labels_do_not_flicker() -> None:
 # Faces over time.
 
 
-def test_pairs_by_overlap() -> None:
+def test_boxes_are_matched_by_overlap() -> None:
     boxes = np.array([[0, 0, 10, 10], [8, 0, 18, 10], [50, 50, 60, 60]], float)
     found = np.array([[7, 0, 17, 10], [1, 0, 11, 10], [90, 0, 99, 9]], float)
     assert sorted(match(boxes, found)) == [(0, 1), (1, 0)]
@@ -135,7 +139,7 @@ def test_pairs_by_overlap() -> None:
 
 
 @pytest.mark.parametrize("clip", PEOPLE)
-def test_everybody_keeps_a_number(real_data: Path, clip: str) -> None:
+def test_faces_keep_their_numbers_in_real_clips(real_data: Path, clip: str) -> None:
     detector = create_detector(str(real_data / "models" / YUNET.file_name))
     tracker = Tracker(32)
     for frame in frames(real_data, clip):
@@ -146,7 +150,7 @@ def test_everybody_keeps_a_number(real_data: Path, clip: str) -> None:
 
 
 @pytest.mark.parametrize("clip", PEOPLE)
-def test_faces_are_followed_between_detections(real_data: Path, clip: str) -> None:
+def test_faces_are_tracked_between_detections(real_data: Path, clip: str) -> None:
     """The detector looks at every fifth frame; boxes move with the faces in between."""
     detector = create_detector(str(real_data / "models" / YUNET.file_name))
     tracker = Tracker(32)
@@ -164,7 +168,7 @@ def test_faces_are_followed_between_detections(real_data: Path, clip: str) -> No
     assert tracker.count == PEOPLE[clip]
 
 
-def test_the_picture_moves_and_the_box_with_it() -> None:
+def test_box_moves_with_the_image() -> None:
     image, tracker = texture(), Tracker(4)
     tracker.update(image, 0.0, [at(300, 200)])
     scene = tracker.scene()
@@ -176,7 +180,7 @@ def test_the_picture_moves_and_the_box_with_it() -> None:
         assert face.face.detection.box == (300, 200, 380, 280)
 
 
-def test_boxes_do_not_tremble() -> None:
+def test_boxes_are_smoothed() -> None:
     rng = np.random.default_rng(0)
     image, tracker = texture(), Tracker(4)
     raw, shown = [], []
@@ -190,7 +194,7 @@ def test_boxes_do_not_tremble() -> None:
     assert tracker.count == 1
 
 
-def test_missed_and_found_again() -> None:
+def test_face_that_is_missed_and_detected_again() -> None:
     image, tracker = texture(), Tracker(4)
     tracker.update(image, 0.0, [at(100, 100), at(400, 100)])
     for seconds, numbers in (
@@ -208,7 +212,7 @@ def test_missed_and_found_again() -> None:
     assert [face.number for face in tracker.scene().faces] == [3]
 
 
-def test_a_slow_detector_does_not_make_faces_blink() -> None:
+def test_slow_detector_does_not_make_faces_flicker() -> None:
     image, tracker = texture(), Tracker(4)
     tracker.update(image, 0.0, [at(100, 100)])
     scene = tracker.scene()
@@ -217,7 +221,7 @@ def test_a_slow_detector_does_not_make_faces_blink() -> None:
     assert len(scene.at(image, -1.0)) == 1  # A clock that was set back.
 
 
-def test_a_crowd_is_predicted_in_turns() -> None:
+def test_crowd_is_predicted_in_turns() -> None:
     """500 faces cost no more at once than the budget, and everybody has a turn."""
     image, tracker = texture((960, 1280)), Tracker(100)
     crowd = [at(50 * column, 46 * row, 30) for row in range(20) for column in range(25)]
@@ -234,7 +238,7 @@ def test_a_crowd_is_predicted_in_turns() -> None:
     assert {face.face.prediction.age for face in tracker.scene().faces} == {9.0}
 
 
-def test_settled_faces_are_predicted_now_and_then() -> None:
+def test_later_predictions_are_less_frequent() -> None:
     image, tracker = texture(), Tracker(4)
     predicted = []
     for number in range(101):

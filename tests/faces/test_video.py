@@ -88,7 +88,7 @@ def test_real_clips(real_data: Path, clip: str) -> None:
 
 @pytest.mark.parametrize("ending", CODECS)
 @pytest.mark.parametrize("shape", [(48, 64), (49, 63)])
-def test_what_is_written_can_be_played(tmp_path: Path, ending: str, shape: tuple[int, int]) -> None:
+def test_written_video_is_readable(tmp_path: Path, ending: str, shape: tuple[int, int]) -> None:
     source = open_video(str(write(tmp_path / f"film{ending}", shape=shape)))
     frames = read_all(source)
     assert source.rate == pytest.approx(10) and len(frames) == 20
@@ -100,12 +100,12 @@ def test_what_is_written_can_be_played(tmp_path: Path, ending: str, shape: tuple
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 700), (1081, 3), (4, 4)])
-def test_odd_pictures_can_be_written(tmp_path: Path, shape: tuple[int, int]) -> None:
+def test_odd_frame_sizes_can_be_written(tmp_path: Path, shape: tuple[int, int]) -> None:
     for ending in (".avi", ".mp4"):
         assert len(read_all(open_video(str(write(tmp_path / f"film{ending}", 3, shape))))) == 3
 
 
-def test_other_sizes_are_fitted(tmp_path: Path) -> None:
+def test_frames_of_other_sizes_are_resized(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "film.avi", 10.0)
     for side in (60, 30, 90):
         writer.write(np.full((side, side, 3), 200, np.uint8))
@@ -114,7 +114,7 @@ def test_other_sizes_are_fitted(tmp_path: Path) -> None:
     assert [frame.image.shape for frame in frames] == [(60, 60, 3)] * 3
 
 
-def test_uneven_pictures_are_recorded_at_true_speed(tmp_path: Path) -> None:
+def test_uneven_frame_rate_is_recorded_at_true_speed(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "film.avi", 20.0)
     for seconds in (0.0, 0.01, 0.02, 0.5, 1.0, 1.01, 2.0):
         writer.write_until(np.zeros((48, 64, 3), np.uint8), seconds)
@@ -122,12 +122,12 @@ def test_uneven_pictures_are_recorded_at_true_speed(tmp_path: Path) -> None:
     assert len(read_all(open_video(str(writer.path)))) == writer.count == 41
 
 
-def test_nothing_written_leaves_no_file(tmp_path: Path) -> None:
+def test_no_frames_leave_no_file(tmp_path: Path) -> None:
     VideoWriter(tmp_path / "film.mp4", 10.0).close()
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_write_errors_are_reported(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "gone" / "film.mp4", 10.0)
     with pytest.raises(UserError, match=r"film.mp4 cannot be written: 64x48"):
         writer.write(np.zeros((48, 64, 3), np.uint8))
@@ -140,7 +140,7 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".avi", ".mkv"])
-def test_cut_film_gives_what_it_has(tmp_path: Path, ending: str) -> None:
+def test_truncated_video_returns_its_frames(tmp_path: Path, ending: str) -> None:
     rng = np.random.default_rng(0)
     writer = VideoWriter(tmp_path / f"film{ending}", 10.0)
     for _ in range(20):
@@ -151,7 +151,7 @@ def test_cut_film_gives_what_it_has(tmp_path: Path, ending: str) -> None:
     assert 3 <= len(read_all(open_video(str(writer.path)))) <= 15
 
 
-def test_cut_clip(real_data: Path, tmp_path: Path) -> None:
+def test_truncated_clip(real_data: Path, tmp_path: Path) -> None:
     content = (real_data / "media" / "classroom.gif").read_bytes()
     path = tmp_path / "cut.gif"
     path.write_bytes(content[: len(content) // 2])
@@ -161,7 +161,7 @@ def test_cut_clip(real_data: Path, tmp_path: Path) -> None:
         open_video(str(path))
 
 
-def test_what_is_no_film(tmp_path: Path) -> None:
+def test_files_that_are_not_videos(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     assert "does not exist" in refusal(path)
     path.write_bytes(b"")
@@ -186,11 +186,11 @@ def test_no_such_camera(number: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_device_is_taken_for_a_camera() -> None:
+def test_device_file_is_a_camera() -> None:
     assert "camera /dev/null cannot be opened" in refusal("/dev/null")
 
 
-def test_cameras_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_lists_known_cameras(monkeypatch: pytest.MonkeyPatch) -> None:
     glob = Path.glob
     found = [Path("/dev/video2"), Path("/dev/video0")]
     monkeypatch.setattr(
@@ -211,21 +211,21 @@ def test_camera(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("end", [None, cv2.error("unplugged")])
-def test_camera_that_disappears(end: Exception | None) -> None:
+def test_camera_that_is_disconnected(end: Exception | None) -> None:
     source = VideoSource(FakeCapture(2, end), "camera 0", True, lambda: 0.0)
     assert len(read_all(source)) == 2
     assert source.read() is None
 
 
 @pytest.mark.parametrize("end", [None, cv2.error("in use")])
-def test_camera_without_a_picture(end: Exception | None) -> None:
+def test_camera_without_frames(end: Exception | None) -> None:
     capture = FakeCapture(0, end)
     with pytest.raises(UserError, match="camera 0 returns no frame: is another program using it"):
         VideoSource(capture, "camera 0", True, lambda: 0.0)
     assert capture.released
 
 
-def test_a_film_without_times_has_its_rate() -> None:
+def test_video_without_timestamps_uses_its_rate() -> None:
     source = VideoSource(FakeCapture(3, rate=20.0), "film", False, lambda: 0.0)
     assert [frame.seconds for frame in read_all(source)] == pytest.approx([0, 0.05, 0.1])
 
@@ -250,18 +250,20 @@ def address(tmp_path: Path) -> Iterator[str]:
         thread.join()
 
 
-def test_film_on_a_server(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_video_file_on_a_server(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("no_proxy", "*")
     write(tmp_path / "film.mp4")
     source = open_video(f"{address}/film.mp4")
     assert not source.live and len(read_all(source)) == 20
 
 
-def test_stream_that_is_not_there(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_stream(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     assert "cannot be opened as a video within 10 s" in refusal(f"{address}/film.mp4")
-    told = refusal("rtsp://me:se@cret@127.0.0.1:1/stream")
-    assert told.startswith("rtsp://***@127.0.0.1:1/stream cannot") and "cret" not in told
+    message = refusal("rtsp://me:se@cret@127.0.0.1:1/stream")
+    assert message.startswith("rtsp://***@127.0.0.1:1/stream cannot") and "cret" not in message
 
 
 def test_stream_is_live(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +276,7 @@ def test_stream_is_live(monkeypatch: pytest.MonkeyPatch) -> None:
 # Where to write.
 
 
-def test_output_that_would_lose_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_that_would_overwrite_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     film = write(Path("film.mp4"), 2)
     for path, source, overwrite, message in (

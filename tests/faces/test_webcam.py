@@ -123,11 +123,11 @@ def test_real_clips(
     film, lines = tmp_path / "film.mp4", tmp_path / "film.jsonl"
     assert status(path, "--detector", network, "--output", film, "--json", lines) == 0
     frames, people = CLIPS[clip]
-    told = [json.loads(line) for line in lines.read_text("ascii").splitlines()]
-    assert [line["frame"] for line in told] == [*range(frames)]
-    assert {len(line["faces"]) for line in told} == {people}
-    assert {face["track"] for line in told for face in line["faces"]} == {*range(1, people + 1)}
-    assert told[-1]["faces"][0]["age"] == pytest.approx(33)
+    results = [json.loads(line) for line in lines.read_text("ascii").splitlines()]
+    assert [line["frame"] for line in results] == [*range(frames)]
+    assert {len(line["faces"]) for line in results} == {people}
+    assert {face["track"] for line in results for face in line["faces"]} == {*range(1, people + 1)}
+    assert results[-1]["faces"][0]["age"] == pytest.approx(33)
     plain, drawn = read_all(path), read_all(film)
     assert len(drawn) == frames
     assert drawn[-1].seconds == pytest.approx(plain[-1].seconds, rel=0.1)
@@ -143,12 +143,12 @@ def test_real_clips(
 def test_lines_on_stdout(film: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status(film, "--json", "-", "--max-frames", 3, fake=Fake(0)) == 0
     out, err = capsys.readouterr()
-    told = [json.loads(line) for line in out.splitlines()]
-    assert told == [{"frame": n, "seconds": n / 10, "faces": []} for n in range(3)]
+    results = [json.loads(line) for line in out.splitlines()]
+    assert results == [{"frame": n, "seconds": n / 10, "faces": []} for n in range(3)]
     assert "3 frames in" in err and "0 faces tracked" in err
 
 
-def test_a_film_that_ends_early_is_told(tmp_path: Path, film: Path) -> None:
+def test_early_end_of_video_is_reported(tmp_path: Path, film: Path) -> None:
     source = open_video(str(film))
     source.count = 60
     summary = run(source, Fake(), Fake().load, writer=VideoWriter(tmp_path / "a.avi", 10.0))
@@ -195,7 +195,7 @@ def test_mistakes_are_one_line(
         assert err.startswith("error: ") and message in err and err.count("\n") == 1 and not out
 
 
-def test_what_goes_wrong_in_the_network_is_one_line(
+def test_errors_of_the_network_are_one_line(
     film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Broken(Fake):
@@ -208,7 +208,7 @@ def test_what_goes_wrong_in_the_network_is_one_line(
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_film_can_be_played(tmp_path: Path, film: Path, end: signal.Signals) -> None:
+def test_interrupted_recording_is_readable(tmp_path: Path, film: Path, end: signal.Signals) -> None:
     class Ends(Fake):
         def detect(self, image: np.ndarray) -> list:
             if self.detected == 8:
@@ -247,16 +247,16 @@ def test_camera_shown_and_recorded(tmp_path: Path) -> None:
     with lines:
         summary = run(camera, Fake(2), Fake(2).load, screen=screen, writer=writer, lines=lines)
         lines.seek(0)
-        told = [json.loads(line) for line in lines]
-    assert len(screen.shown) == len(told) > 25
-    assert len(told[-1]["faces"]) == 2
+        results = [json.loads(line) for line in lines]
+    assert len(screen.shown) == len(results) > 25
+    assert len(results[-1]["faces"]) == 2
     assert summary.endswith("; camera 0 returns no more frames")
     # As long as it took, whatever was dropped.
-    assert len(read_all(writer.path)) == pytest.approx(told[-1]["frame"], abs=3)
+    assert len(read_all(writer.path)) == pytest.approx(results[-1]["frame"], abs=3)
     assert any((image != camera.image).any() for image in screen.shown)
 
 
-def test_camera_shown_while_500_faces_are_in_sight() -> None:
+def test_camera_with_500_faces_is_shown() -> None:
     fake, screen = Fake(500, predicting=0.2), FakeScreen()
     began = time.thread_time()
     run(Camera(20, 0.05), fake, fake.load, screen=screen)
@@ -293,7 +293,7 @@ def test_snapshot_that_cannot_be_written(
     assert capsys.readouterr().err == "not saved: No space left on device\n"
 
 
-def test_a_film_has_its_own_pace() -> None:
+def test_video_is_shown_at_its_frame_rate() -> None:
     clock, screen = Ticks(0.0), FakeScreen()
     display = Display(screen, paced=True, clock=clock)
     image = np.zeros((48, 64, 3), np.uint8)
@@ -307,7 +307,7 @@ def test_a_film_has_its_own_pace() -> None:
     assert screen.waited == pytest.approx(0.1)
 
 
-def test_a_pause_is_left_out_of_the_recording(tmp_path: Path) -> None:
+def test_pause_is_not_recorded(tmp_path: Path) -> None:
     class Pauses(Camera):
         def read(self) -> Frame | None:
             frame = super().read()
@@ -319,7 +319,7 @@ def test_a_pause_is_left_out_of_the_recording(tmp_path: Path) -> None:
     assert len(read_all(writer.path)) < 20 + 25 + 2
 
 
-def test_a_camera_that_stalls_can_be_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quit_while_camera_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agenet.faces.pipeline.POLL", 0.02)
 
     class Stalls(Camera):
@@ -418,27 +418,27 @@ def go():
 
 
 def test_window_closed_by_its_button(in_window: Callable[[str], str]) -> None:
-    told = in_window("Scripted.deeds = {30: lambda: cv2.destroyWindow('agenet')}\nprint(go())")
-    assert told == "30\n"
+    results = in_window("Scripted.deeds = {30: lambda: cv2.destroyWindow('agenet')}\nprint(go())")
+    assert results == "30\n"
 
 
 def test_keys_in_the_window(in_window: Callable[[str], str], tmp_path: Path) -> None:
     if not which("xdotool"):
         pytest.skip("no xdotool, which presses keys")
-    told = in_window(
+    results = in_window(
         f"os.chdir({str(tmp_path)!r})\n"
         "Scripted.deeds = {30: press('s'), 60: press('space'), 80: press('space'),"
         " 110: press('s'), 140: press('q')}\n"
         "print(go() < 200, camera.closed)"
     )
-    end = told.splitlines()[-1]
+    end = results.splitlines()[-1]
     assert end == "True True" and len(list(tmp_path.glob("agenet-*.png"))) == 2
 
 
 def test_display_that_cannot_be_opened(in_window: Callable[[str], str]) -> None:
-    told = in_window(
+    results = in_window(
         "os.environ['DISPLAY'] = ':9999'\n"
         "try: check_window()\n"
         "except UserError as error: print(error)"
     )
-    assert told.startswith("this machine has no display: give --output")
+    assert results.startswith("this machine has no display: give --output")

@@ -102,7 +102,7 @@ def test_stablehlo(
     assert function(np.zeros((3, 20, 20, 3), np.uint8))["years"].shape == (3, 101)
 
 
-def test_integers_are_written_only_if_accuracy_holds(
+def test_int8_is_written_only_without_loss_of_accuracy(
     trained: str,
     make_records: Callable[..., Records],
     tmp_path: Path,
@@ -119,13 +119,13 @@ def test_integers_are_written_only_if_accuracy_holds(
     assert not output.exists()
     monkeypatch.setattr(export, "LOST_POINTS", 100.0)
     run_command(["export", *arguments])
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     test_faces = (prepared.fold == 0).sum()
-    assert f"on {test_faces} test faces of noise/faces/1.0.0: age " in told
+    assert f"on {test_faces} test faces of noise/faces/1.0.0: age " in printed
     assert "QuantizeLinear" in {node.op_type for node in onnx.load(output).graph.node}
 
 
-def test_integers_in_a_folder(trained: str, faces: Path, tmp_path: Path) -> None:
+def test_int8_checked_on_a_folder(trained: str, faces: Path, tmp_path: Path) -> None:
     """Without labels every changed answer counts."""
     output = tmp_path / "out.onnx"
     for path in list(faces.iterdir())[:10]:
@@ -141,7 +141,7 @@ def test_integers_in_a_folder(trained: str, faces: Path, tmp_path: Path) -> None
         export.check_accuracy(lambda _: changed, lambda _: rolled, same)
 
 
-def test_another_answer_is_not_written(
+def test_different_outputs_are_not_written(
     trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out.onnx"

@@ -106,14 +106,14 @@ def test_table_csv_json_lines_and_copies(
     assert body[3] == [none, "-", "no", "face", "found"]
     first = "2 images, 2 faces, 1 image without a face, 1 problem\n"
     assert summary.startswith(f"{first}  {photos / 'bad.gif'}: not a JPEG, PNG")
-    told = rows(tmp_path / "faces.csv")
-    assert [(row["file"], row["face"], row["age"]) for row in told] == [
+    results = rows(tmp_path / "faces.csv")
+    assert [(row["file"], row["face"], row["age"]) for row in results] == [
         (str(photos / "bad.gif"), "", ""),
         (two, "1", "30.0"),
         (two, "2", "30.0"),
         (none, "", ""),
     ]
-    assert told[0]["error"] and not any(row["error"] for row in told[1:])
+    assert results[0]["error"] and not any(row["error"] for row in results[1:])
     bad, good, empty = lines(tmp_path / "faces.jsonl")
     assert bad.keys() == {"file", "error"}
     assert (good["width"], good["height"], len(good["faces"])) == (60, 40, 2)
@@ -161,7 +161,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert Path(os.devnull).is_char_device()
 
 
-def test_nothing_readable_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_readable_file_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(12):
         (tmp_path / f"{number}.png").write_bytes(png(10_000, 10_001))
     os.mkfifo(tmp_path / "pipe.png")
@@ -175,29 +175,29 @@ def test_nothing_readable_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFix
     assert err.endswith("\n  and 3 more\n")
 
 
-def test_cropped_pictures_are_one_face_each(tmp_path: Path) -> None:
+def test_cropped_images_are_one_face_each(tmp_path: Path) -> None:
     for number in range(70):
         picture(tmp_path / "crops" / f"{number:02}.png", 0, green=number)
     (tmp_path / "crops" / "40.png").write_bytes(b"")
     assert status("--cropped", tmp_path / "crops", "--jsonl", tmp_path / "crops.jsonl") == 0
-    told = lines(tmp_path / "crops.jsonl")
-    assert [line["faces"][0]["age"] for line in told if "faces" in line] == [
+    results = lines(tmp_path / "crops.jsonl")
+    assert [line["faces"][0]["age"] for line in results if "faces" in line] == [
         *range(40), *range(41, 70)
     ]  # fmt: skip
-    assert told[0]["faces"][0]["box"] == [0, 0, 60, 40]
-    assert told[40]["error"] == "empty file"
+    assert results[0]["faces"][0]["box"] == [0, 0, 60, 40]
+    assert results[40]["error"] == "empty file"
 
 
-def test_large_picture_has_boxes_in_its_own_pixels(
+def test_boxes_of_large_image_are_in_its_own_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_io, "FULL_SIZE_PIXELS", 1000)
     file = io.StringIO()
     path = picture(tmp_path / "large.png", 1)
     predict_files([Result(path)], BrightFaces(), [JsonLinesWriter(file)])
-    told = json.loads(file.getvalue())
-    assert (told["width"], told["height"]) == (60, 40)
-    assert told["faces"][0]["box"] == [0, 2.5, 8, 12]
+    results = json.loads(file.getvalue())
+    assert (results["width"], results["height"]) == (60, 40)
+    assert results["faces"][0]["box"] == [0, 2.5, 8, 12]
 
 
 def test_500_faces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,7 +212,7 @@ def test_500_faces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [int(row["face"]) for row in rows(tmp_path / "crowd.csv")] == [*range(1, 501)]
 
 
-def test_names_steer_neither_terminal_nor_spreadsheet(
+def test_file_names_are_escaped_for_terminal_and_spreadsheet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ["=1+1.png", "a\nb.png", 'c"d,e.png', "f\x1b[2Jg.png", "h\udcff.png", "家族.png"]
@@ -247,7 +247,7 @@ def test_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, RuntimeError])
-def test_what_was_done_is_kept(tmp_path: Path, end: type[BaseException]) -> None:
+def test_results_are_kept_when_interrupted(tmp_path: Path, end: type[BaseException]) -> None:
     class Ends(BrightFaces):
         def predict_faces(
             self, image: np.ndarray, detections: Sequence[Detection] | None = None
@@ -266,7 +266,7 @@ def test_what_was_done_is_kept(tmp_path: Path, end: type[BaseException]) -> None
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_reader_who_leaves_ends_the_run(tmp_path: Path) -> None:
+def test_closed_pipe_ends_the_run(tmp_path: Path) -> None:
     class Left:
         def write(self, result: Result) -> None:
             raise BrokenPipeError
@@ -291,7 +291,7 @@ def test_patterns_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert found("b/?.*") == inside
 
 
-def test_a_picture_that_vanishes_is_passed_over(tmp_path: Path) -> None:
+def test_image_that_is_deleted_meanwhile_is_skipped(tmp_path: Path) -> None:
     paths = [picture(tmp_path / f"{number}.png", 1) for number in range(9)]
 
     class Deletes(BrightFaces):
@@ -330,7 +330,7 @@ def test_starts_without_jax() -> None:
     assert "'PIL'" in done.stdout and "'jax'" not in done.stdout
 
 
-def test_real_pictures(real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_images(real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Real(BrightFaces):
         def __init__(self, model: str, detector: str, *_: str) -> None:
             self.detect = create_detector(detector).detect
@@ -339,8 +339,8 @@ def test_real_pictures(real_data: Path, tmp_path: Path, capsys: pytest.CaptureFi
     outputs = ["--detector", detector, "--jsonl", "-", "--annotated", str(tmp_path / "copies")]
     with pytest.raises(SystemExit, match="0"):
         run_predict(real_data / "media", *outputs, load=Real)
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {Path(line["file"]).name: len(line["faces"]) for line in told} == {
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {Path(line["file"]).name: len(line["faces"]) for line in results} == {
         "astronaut.png": 1,
         "classroom.gif": 4,
         "face-demographics-walking.gif": 2,

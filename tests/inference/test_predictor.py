@@ -15,7 +15,7 @@ from agenet.errors import UserError
 from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection
 from agenet.inference import engines
-from agenet.inference.engines import MAX_BATCH, create_engine
+from agenet.inference.engines import MAX_BATCH, JaxEngine, create_engine
 from agenet.inference.network import load_network
 from agenet.inference.predictor import Predictor
 from agenet.labels import AGE_GROUPS, GENDERS
@@ -131,9 +131,17 @@ def test_any_number_of_faces(by_year: Path, engine: str) -> None:
 
 def test_few_batch_sizes_are_compiled(by_year: Path) -> None:
     engine = create_engine(by_year, "jax")
+    assert isinstance(engine, JaxEngine)
+    sizes = set()
+
+    def forward(images: np.ndarray) -> dict[str, np.ndarray]:
+        sizes.add(len(images))
+        return {"age": np.zeros((len(images), 8), np.float32)}
+
+    engine._forward = forward
     for count in range(1, MAX_BATCH + 1):
-        engine(np.zeros((count, STORED, STORED, 3), np.uint8))
-    assert engine._forward._cache_size() == 6  # type: ignore[attr-defined]
+        assert len(engine(np.zeros((count, STORED, STORED, 3), np.uint8))["age"]) == count
+    assert sizes == {1, 2, 4, 8, 16, 32}
 
 
 def test_custom_age_groups(by_year: Path) -> None:
