@@ -195,7 +195,7 @@ def _last_line(error: Exception) -> str:
 def main(_: list[str]) -> None:
     """Launches the run that the flags describe."""
     # Imported here, not above: help and mistyped flags must not wait for JAX.
-    require_packages("train", "training", "array_record", "clu", "matplotlib")
+    require_packages("train", "training", "array_record", "clu", "jinja2", "matplotlib")
     from agenet.distributed.processes import distributed_session
     from agenet.distributed.profiler import parse_window
     from agenet.runs.config import parse_config

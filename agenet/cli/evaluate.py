@@ -29,7 +29,7 @@ def command(workdir: Path, data_dir: str | None, test_views: int | None) -> None
 
     Only the checkpoint and the data set are needed.
     """
-    require_packages("train", "agenet evaluate", "array_record", "matplotlib")
+    require_packages("train", "agenet evaluate", "array_record", "jinja2", "matplotlib")
     from agenet.distributed.compilation_cache import enable_compilation_cache
     from agenet.runs.evaluator import report_again
     from agenet.runs.logging import log_to

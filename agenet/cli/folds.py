@@ -27,7 +27,7 @@ def command(config: str, workdir: Path, fields: tuple[str, ...]) -> None:
     and so on. The tables are in DIR/folds.md and DIR/folds.json. The same command again resumes
     what was interrupted.
     """
-    require_packages("train", "agenet folds", "array_record", "clu", "matplotlib")
+    require_packages("train", "agenet folds", "array_record", "clu", "jinja2", "matplotlib")
     from agenet.main import read_config
     from agenet.runs import series
     from agenet.runs.folds import run_folds

@@ -29,7 +29,7 @@ def command(runs: tuple[str, ...], out: Path | None, no_faces: bool) -> None:
     out = out or Path("comparison")
     if any(part.exists() and not part.is_dir() for part in (out, *out.parents)):
         raise UserError(f"--out {out} is not a folder")
-    require_packages("train", "agenet report", "matplotlib")
+    require_packages("train", "agenet report", "jinja2", "matplotlib")
     from agenet.evaluation.comparison.pages import write_comparison
     from agenet.runs.identity import ADDED_FIELDS
 

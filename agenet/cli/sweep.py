@@ -30,7 +30,7 @@ def command(sweep: str, workdir: Path, fields: tuple[str, ...]) -> None:
     the other, each in a process and a folder of its own. The tables are in DIR/sweep.md and
     DIR/sweep.json. The same command again resumes what was interrupted and repeats what failed.
     """
-    require_packages("train", "agenet sweep", "array_record", "clu", "matplotlib")
+    require_packages("train", "agenet sweep", "array_record", "clu", "jinja2", "matplotlib")
     from agenet.main import read_config
     from agenet.runs import series
     from agenet.runs.sweep import run_sweep

@@ -17,6 +17,14 @@ MIN_SUBJECTS = 10
 # fewer distinct faces, even more: percentiles would not cover it.
 _WITHOUT_INTERVAL = ("calibration_error",)
 
+EXPLAINED = (
+    f"Intervals: {100 * LEVEL:.0f} % percentiles of {RESAMPLES:,} bootstrap resamples of subjects, "
+    "not of images, since the images of one subject are alike. They show how much a result depends "
+    "on which subjects were tested, but not how much another training run would change it. No "
+    f"interval: fewer than {MIN_SUBJECTS} subjects, or a metric that is undefined in too many "
+    "resamples, or the calibration error, which comes out too large for few faces and in resamples."
+)
+
 # From weights [R, P] of P subjects to the value of each metric [R], nan where it is undefined.
 WeightedMetrics = Callable[[np.ndarray], dict[str, np.ndarray]]
 Values = dict[str, float | None]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from agenet.data.records import name_tested
-from agenet.evaluation.bootstrap import LEVEL, MIN_SUBJECTS, RESAMPLES
+from agenet.evaluation import bootstrap
 from agenet.evaluation.metrics import AGE_MIDPOINTS, LAST, largest_class_share
 from agenet.evaluation.page import (
     NONE,
@@ -38,13 +38,6 @@ from agenet.evaluation.summary import (
 )
 from agenet.labels import TASK_CLASSES
 
-INTERVALS = (
-    f"Intervals: {100 * LEVEL:.0f} % percentiles of {RESAMPLES:,} bootstrap resamples of subjects, "
-    "not of images, since the images of one subject are alike. They show how much a result depends "
-    "on which subjects were tested, but not how much another training run would change it. No "
-    f"interval: fewer than {MIN_SUBJECTS} subjects, or a metric that is undefined in too many "
-    "resamples, or the calibration error, which comes out too large for few faces and in resamples."
-)
 EXACT_AGES = "Faces of exact age"
 
 
@@ -162,7 +155,7 @@ def _results(tasks: Mapping[str, Mapping[str, Any]], age_head: str) -> list[Node
     ]
     if "mae" in present:
         nodes.append(Text(f"The predicted age is {_predicted_age(age_head)}", "note"))
-    return [*nodes, Text(INTERVALS, "note")] if "intervals" in present else nodes
+    return [*nodes, Text(bootstrap.EXPLAINED, "note")] if "intervals" in present else nodes
 
 
 def _largest_class(task: str, metrics: Mapping[str, Any]) -> Cell:

@@ -1,10 +1,10 @@
-"""Published figures on Adience to stand beside a run's own, and what no figure can say."""
+"""Published results on Adience, and the limits of all results."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# System, age exact, age 1-off, gender, in per cent on Adience as the sources print them; the
-# first row was counted from the fold lists.
+# System and accuracy in per cent on Adience for age, age 1-off and gender, as the sources print
+# them; the first row was counted from the fold lists.
 PUBLISHED = (
     ("Always the largest class", "28.4", "–", "53.5"),
     ("Levi & Hassner 2015 [1], single crop", "49.5", "84.6", "85.9"),
@@ -38,14 +38,14 @@ REFERENCE: tuple[tuple[str, Result, Result], ...] = (
     ),
 )
 LIMITS = """\
-Labels are what annotators saw in a picture, not what a person says of themselves; gender has \
-two classes only, and age comes in groups with gaps between them. Errors are not spread evenly: \
-the tables by class show which groups fare worse, and groups that carry no label here, such as \
-those by skin colour, may fare worse unseen. The figures hold for pictures like those of this \
-data set. They are no ground for decisions about people."""
+Labels are what annotators saw in an image, not how people describe themselves; gender has only \
+two classes, and age groups have gaps between them. Errors are not spread evenly: the tables by \
+class show which groups have lower accuracy, and accuracy may also be lower for groups without a \
+label here, such as those by skin colour. Results hold for images like those of this data set. \
+Do not base decisions about people on them."""
 
 
 def on_adience(dataset: Mapping[str, Any]) -> bool:
-    """Whether the test of a report with this `dataset` is on the faces of `PUBLISHED`."""
+    """Whether `dataset` of a report is the one that `PUBLISHED` is about, tested in full."""
     name: str = dataset["name"]
     return name.startswith("adience") and not dataset["notice"]

@@ -7,23 +7,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from agenet.evaluation.bootstrap import LEVEL, MIN_SUBJECTS, RESAMPLES
-from agenet.evaluation.comparison import figures
+from agenet.evaluation import bootstrap
+from agenet.evaluation.comparison import figures, tables
 from agenet.evaluation.comparison.cost import Point, cost
 from agenet.evaluation.comparison.panels import RunStyle, Styled, style_of, titles
 from agenet.evaluation.comparison.runs import FOLDS, Run
 from agenet.evaluation.comparison.statistics import differences
-from agenet.evaluation.comparison.tables import (
-    dataset_of,
-    features_found,
-    headline,
-    is_adience,
-    main_metrics,
-    pairs_table,
-    reference,
-    settings,
-    what_was_run,
-)
 from agenet.evaluation.figure_style import MIN_IN_BIN, to_image
 from agenet.evaluation.page import Details, Grid, Heading, Image, Listing, Node, Text
 from agenet.evaluation.published import FOLDS_DIFFER, LIMITS, REFERENCE, SOURCES
@@ -53,7 +42,7 @@ def compose(
     styled = [(run, style_of(number, run)) for number, run in enumerate(runs)]
     groups: dict[str, list[tuple[Run, RunStyle]]] = {}
     for run, style in styled:
-        groups.setdefault(dataset_of(run), []).append((run, style))
+        groups.setdefault(tables.dataset_of(run), []).append((run, style))
     title = f"Age and gender: {len(runs)} run{'s' * (len(runs) > 1)} compared"
     nodes: list[Node] = [Heading(1, title)]
     if len(groups) > 1:
@@ -73,7 +62,7 @@ def compose(
         Heading(2, "How to read the results", "reading"),
         *map(Text, _reading(styled)),
     ]
-    if any(is_adience(group) for group in groups.values()):
+    if any(tables.is_adience(group) for group in groups.values()):
         nodes += [Heading(3, "Sources"), Listing(SOURCES)]
     return title, nodes
 
@@ -104,28 +93,29 @@ def _group(
 ) -> list[Node]:
     """The sections on runs that were tested on the same data set."""
     tasks = [task for task in TASK_CLASSES if any(task in run.tasks for run, _ in group)]
+    notes = [_uncertainty(group), tables.features_found(group)]
     nodes: list[Node] = [
         Heading(2, f"{prefix}Main results", f"{anchor}results"),
         *_same_test(group),
-        headline(group),
-        *(Text(text, "note") for text in (_uncertainty(group), features_found(group)) if text),
+        tables.headline(group),
+        *(Text(text, "note") for text in notes if text),
         to_image(
-            cost(group, tasks, _points() if is_adience(group) else {}),
+            cost(group, tasks, _points() if tables.is_adience(group) else {}),
             f"{anchor}cost",
             "Test accuracy against training time, one panel for each task",
             "Up and to the left is better. Times were measured on the machines listed below: "
             "compare them only where the machine is the same.",
         ),
     ]
-    if is_adience(group):
+    if tables.is_adience(group):
         text = (
             "As the reference report prints them. How it split the data is not documented, its "
             "machine is a different one, and the time of its EfficientNet covers both tasks."
         )
         heading = Heading(2, "The reference report's final tables", f"{anchor}reference")
-        nodes += [heading, reference(), Text(text, "note")]
-    nodes += [Heading(2, f"{prefix}What was run", f"{anchor}runs"), *what_was_run(group)]
-    nodes += settings(group, added_fields)
+        nodes += [heading, tables.reference(), Text(text, "note")]
+    nodes += [Heading(2, f"{prefix}What was run", f"{anchor}runs"), *tables.what_was_run(group)]
+    nodes += tables.settings(group, added_fields)
     if curves := figures.curves(group, tasks):
         image = to_image(
             curves,
@@ -164,9 +154,9 @@ def _same_test(group: Styled) -> list[Node]:
 def _uncertainty(group: Styled) -> str:
     parts = []
     if any(not run.is_folds for run, _ in group):
-        level = f"{100 * LEVEL:.0f} %"
+        level = f"{100 * bootstrap.LEVEL:.0f} %"
         parts.append(f"Below a result: its {level} interval by subject, if the report has one.")
-        if is_adience(group):
+        if tables.is_adience(group):
             parts.append(f"A single fold says little about the others; {FOLDS_DIFFER}")
     if any(run.is_folds for run, _ in group):
         parts.append("±: standard deviation over the five folds (sample, n - 1).")
@@ -186,7 +176,7 @@ def _points() -> dict[str, list[Point]]:
 def _task(group: Styled, task: str, prefix: str, anchor: str, faces: bool) -> list[Node]:
     tested = [(run, style) for run, style in group if task in run.tasks]
     name = task.capitalize()
-    nodes: list[Node] = [Heading(2, f"{prefix}{name}", anchor), main_metrics(tested, task)]
+    nodes: list[Node] = [Heading(2, f"{prefix}{name}", anchor), tables.main_metrics(tested, task)]
     nodes += _paired(tested, task, anchor)
     matrices = [
         to_image(
@@ -238,9 +228,9 @@ def _paired(group: Styled, task: str, anchor: str) -> list[Node]:
     nodes: list[Node] = [Heading(3, f"{task.capitalize()}: are the differences significant?")]
     if found:
         caption = (
-            f"Lines: {100 * LEVEL:.0f} % intervals by subject. Both runs of a pair predict the "
-            "same faces and are resampled together: where a line crosses zero, the order of the "
-            "two may be different for other subjects."
+            f"Lines: {100 * bootstrap.LEVEL:.0f} % intervals by subject. Both runs of a pair "
+            "predict the same faces and are resampled together: where a line crosses zero, the "
+            "order of the two may be different for other subjects."
         )
         if any(run.is_folds for run, _ in group):
             caption += (
@@ -249,7 +239,7 @@ def _paired(group: Styled, task: str, anchor: str) -> list[Node]:
             )
         alt = f"Difference in {task} accuracy of every two runs tested on the same faces"
         image = to_image(figures.forest(found, styles, task), f"{anchor}-differences", alt, caption)
-        nodes += [image, pairs_table(found, styles)]
+        nodes += [image, tables.pairs_table(found, styles)]
     lacking = [s for run, s in group if any(test.predictions is None for test in run.tests)]
     others = [
         f"{styles[id(b)].title} and {styles[id(a)].title}"
@@ -307,10 +297,7 @@ def _reading(runs: Styled) -> list[str]:
     tested = "; ".join(f"{state}: {titles(styles)}" for state, styles in states.items())
     texts = [
         definitions(MAIN_METRICS),
-        f"Intervals: percentiles of {RESAMPLES:,} bootstrap resamples of subjects, not of images, "
-        "since the images of one subject are alike. They show how much a result depends on which "
-        "subjects were tested, but not how much another training run would change it. Fewer than "
-        f"{MIN_SUBJECTS} subjects give no interval.",
+        bootstrap.EXPLAINED,
         f"What was tested: {tested}. A dash: the report of that run, which may be of an older "
         "version, does not have the value.",
     ]

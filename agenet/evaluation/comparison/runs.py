@@ -10,18 +10,7 @@ from typing import Any
 import numpy as np
 
 from agenet.errors import UserError
-from agenet.evaluation.comparison.files import (
-    BAD_ARCHIVE,
-    MAX_ARRAYS,
-    MAX_NUMBER,
-    REPORT,
-    check,
-    check_task,
-    damaged,
-    read_array,
-    read_history,
-    read_json,
-)
+from agenet.evaluation.comparison import files
 from agenet.evaluation.summary import views_of
 from agenet.labels import TASK_CLASSES, UNKNOWN
 
@@ -144,9 +133,9 @@ def _read_run(name: str, folder: Path) -> Run:
 
 
 def _read_folds(folder: Path) -> tuple[Test, ...]:
-    table = read_json(folder / "folds.json")
+    table = files.read_json(folder / "folds.json")
     if not isinstance(table, dict):
-        raise damaged(folder / "folds.json", "it is not a table of folds")
+        raise files.damaged(folder / "folds.json", "it is not a table of folds")
     workdirs = [folder / f"fold_{fold}" for fold in range(FOLDS)]
     missing = [path.name for path in workdirs if not (path / "report.json").is_file()]
     if missing or table.get("complete") is not True:
@@ -175,11 +164,11 @@ def _read_folds(folder: Path) -> tuple[Test, ...]:
 
 def _read_test(workdir: Path) -> Test:
     path = workdir / "report.json"
-    report = read_json(path)
+    report = files.read_json(path)
     try:
-        check(report, REPORT, "report")
+        files.check(report, files.REPORT, "report")
         tasks = report["evaluation"]["tasks"] = {
-            task: check_task(task, report["evaluation"]["tasks"][task])
+            task: files.check_task(task, report["evaluation"]["tasks"][task])
             for task in TASK_CLASSES
             if task in report["evaluation"]["tasks"]
         }
@@ -187,14 +176,14 @@ def _read_test(workdir: Path) -> Test:
             raise ValueError("it tests no task")
         end = _steps(report)
     except (ValueError, KeyError, RecursionError) as error:
-        raise damaged(path, str(error)) from error
+        raise files.damaged(path, str(error)) from error
     # A run that stopped early is complete before.
     if not report["training"].get("complete", report["training"]["steps"] >= end):
         raise UserError(
             f"{workdir} is not finished, it was tested before its end: run its own command again "
             "first"
         )
-    return Test(workdir, report, read_history(workdir / "metrics.jsonl"))
+    return Test(workdir, report, files.read_history(workdir / "metrics.jsonl"))
 
 
 def _steps(report: dict[str, Any]) -> int:
@@ -202,7 +191,7 @@ def _steps(report: dict[str, Any]) -> int:
     training = report["training"]
     number, _, unit = report["config"]["duration"].partition(" ")
     asked = float(number)
-    if not 0 <= asked < MAX_NUMBER:
+    if not 0 <= asked < files.MAX_NUMBER:
         raise ValueError("config.duration is not a duration")
     if unit.startswith("epoch") and training["epochs"]:
         return round(asked * training["steps"] / training["epochs"])
@@ -213,28 +202,28 @@ def _read_predictions(test: Test) -> dict[str, np.ndarray] | None:
     path = test.workdir / "predictions.npz"
     if not path.is_file():
         return None
-    if path.stat().st_size > MAX_ARRAYS:
-        raise damaged(path, "it is too large")
+    if path.stat().st_size > files.MAX_ARRAYS:
+        raise files.damaged(path, "it is too large")
     names = ["index", "subject_id"]
     for task in test.tasks:
         names += [task, f"{task}_log_probs"]
     try:
         with zipfile.ZipFile(path) as archive:
-            arrays = {name: read_array(archive, f"{name}.npy") for name in names}
-    except BAD_ARCHIVE as error:
-        raise damaged(path, str(error)) from error
+            arrays = {name: files.read_array(archive, f"{name}.npy") for name in names}
+    except files.BAD_ARCHIVE as error:
+        raise files.damaged(path, str(error)) from error
     count = len(arrays["index"])
     for name in ("index", "subject_id", *test.tasks):
         if arrays[name].shape != (count,) or arrays[name].dtype.kind not in "iu":
-            raise damaged(path, f"{name} is not a list of {count} whole numbers")
+            raise files.damaged(path, f"{name} is not a list of {count} whole numbers")
     for task, metrics in test.tasks.items():
         labels, log_probs = arrays[task], arrays[f"{task}_log_probs"]
         classes = len(TASK_CLASSES[task])
         if log_probs.shape != (count, classes) or log_probs.dtype.kind != "f":
-            raise damaged(path, f"{task}_log_probs is not {count} x {classes}")
+            raise files.damaged(path, f"{task}_log_probs is not {count} x {classes}")
         known = labels != UNKNOWN
         correct = log_probs.argmax(axis=1) == labels
         of_report = (metrics["count"], sum(np.diagonal(metrics["confusion"]).tolist()))
         if not np.isfinite(log_probs).all() or (known.sum(), correct.sum()) != of_report:
-            raise damaged(path, f"{task} differs from report.json")
+            raise files.damaged(path, f"{task} differs from report.json")
     return arrays
