@@ -55,13 +55,12 @@ class Code:
 
 @dataclass(frozen=True)
 class Cell:
-    """Text, smaller text below it, and before it the letter of a run on the run's colour."""
+    """Text, smaller text below it, and before it a dot of a run's colour."""
 
     text: str
     more: str = ""
     strong: bool = False
-    key: str = ""
-    colors: tuple[str, str] = ("", "")  # of the key: background and letter
+    color: str = ""
 
 
 NONE = Cell("–")
@@ -218,7 +217,6 @@ def _markdown_cell(cell: Cell | str) -> str:
     if isinstance(cell, str):
         return _plain(cell)
     text = f"**{_plain(cell.text)}**" if cell.strong else _plain(cell.text)
-    text = f"**{_plain(cell.key)}** {text}" if cell.key else text
     if not cell.more:
         return text
     # A deviation needs no brackets.

@@ -119,13 +119,13 @@ def test_joined_data_sets_and_last_states(tmp_path: Path, made: SimpleNamespace)
     name = "adience/faces/1.0.0"
     one = leave(tmp_path / "one", made, name=name, notice="A part of it")
     html = compare(tmp_path / "out", one, flags=("--no-faces",))
-    assert "What was tested: the state that was best on validation data: A (one). A dash" in html
+    assert "What was tested: the state that was best on validation data: one. A dash" in html
     assert "Levi &amp; Hassner 2015" not in html
     joined = leave(tmp_path / "joined", made, name=f"{name} + fairface/partial/1.0.0")
     change(joined, "training", "best_metric", to="last")
     change(joined, "config", "dataset", to={"extra": "fairface/partial"})
     html = compare(tmp_path / "out", one, joined, flags=("--no-faces",))
-    assert "validation data: A (one); the state at the end of training: B (joined)." in html
+    assert "validation data: one; the state at the end of training: joined." in html
     assert '<td class="left">adience/faces/1.0.0<small>also trained on fairface/partial' in html
     assert "Levi &amp; Hassner 2015" in html
 
@@ -153,7 +153,7 @@ def test_folds_are_averaged_and_pooled(tmp_path: Path, made: SimpleNamespace) ->
     assert set(bars) == {"female", "male"} and len(bars["male"].folds) == 5
     html = compare(tmp_path / "out", folder, single)
     assert html.count("<small>mean of a fold,\nfeatures cached</small>") == 2
-    assert "whose time is not included. A (folds): 3 epochs.</p>" in html
+    assert "whose time is not included. folds: 3 epochs.</p>" in html
     assert f"<b>{100 * found.value:.1f}</b><small>± {100 * found.deviation:.1f}</small>" in html
     assert (
         html.count("For folds the faces of all folds are pooled, which is not quite the difference")
@@ -172,8 +172,8 @@ def test_figures_say_of_which_faces_they_are(tmp_path: Path, made: SimpleNamespa
     # What a run's own test gives away is another thing on each fold, and not that of the papers.
     largest = 100 * max(task["support"]) / task["count"]
     for row in (
-        r"A \(folds\)</small></td><td class=\"left\">five folds",
-        r"B \(single\).*only fold 0",
+        r"folds</small></td><td class=\"left\">five folds",
+        r"single.*only fold 0",
     ):
         of_test = rf"Always the largest class<small>on the test of {row}</td>"
         assert re.search(rf"{of_test}<td>{largest:.1f}</td>", html)
@@ -272,7 +272,7 @@ def test_older_reports_lack_figures(tmp_path: Path, made: SimpleNamespace) -> No
     ]
     assert not subgroups(run, "age", "gender") and reliability(run, "age") is None
     html = compare(tmp_path / "out", folder, leave(tmp_path / "new", made))
-    assert "for lack of predictions.npz: A (old)." in html
+    assert "for lack of predictions.npz: old." in html
 
 
 def change(folder: Path, *path: str, to: Any) -> None:
@@ -391,10 +391,12 @@ def test_names_are_short_and_differ(tmp_path: Path, made: SimpleNamespace) -> No
     field = leave(tmp_path / "name=sgd", made)
     names = [run.name for run in read_runs([str(first), f"Mine={second}", str(field)])]
     assert names == ["a/run", "Mine", f"{tmp_path.name}/name=sgd"]
+    with pytest.raises(UserError, match="labels of runs must differ: Mine, Mine"):
+        read_runs([f"Mine={first}", f"Mine={second}"])
 
 
 def test_text_is_escaped_everywhere() -> None:
-    cell = Cell(HOSTILE, HOSTILE, key=HOSTILE)
+    cell = Cell(HOSTILE, HOSTILE, color=HOSTILE)
     nodes = [
         Heading(2, HOSTILE, "a"),
         Text(HOSTILE, "warning"),

@@ -10,7 +10,7 @@ import numpy as np
 from agenet.evaluation import bootstrap
 from agenet.evaluation.comparison import figures, tables
 from agenet.evaluation.comparison.cost import Point, cost
-from agenet.evaluation.comparison.panels import RunStyle, Styled, style_of, titles
+from agenet.evaluation.comparison.panels import RunStyle, Styled, names, style_of
 from agenet.evaluation.comparison.runs import FOLDS, Run
 from agenet.evaluation.comparison.statistics import differences
 from agenet.evaluation.figure_style import MIN_IN_BIN, to_image
@@ -46,10 +46,9 @@ def compose(
     title = f"Age and gender: {len(runs)} run{'s' * (len(runs) > 1)} compared"
     nodes: list[Node] = [Heading(1, title)]
     if len(groups) > 1:
-        names = ", ".join(groups)
         text = (
-            f"These runs were tested on different data sets ({names}) and are therefore shown in "
-            "separate groups: results of one group do not compare with those of another."
+            f"These runs were tested on different data sets ({', '.join(groups)}) and are therefore "
+            "shown in separate groups: results of one group do not compare with those of another."
         )
         nodes.append(Text(text, "warning"))
     nodes += _warnings(styled)
@@ -77,14 +76,14 @@ def _warnings(runs: Styled) -> list[Node]:
             seen, total = run.seen
             by_image = run.first["dataset"]["protocol"] == "random"
             text = (
-                f"{style.title}{' is split by image:' if by_image else ':'} "
+                f"{style.name}{' is split by image:' if by_image else ':'} "
                 f"{percent(seen / max(total, 1))} % of its test faces ({seen:,} of {total:,}) show "
                 "a person from training. Its results show how well the network knows these "
                 "subjects, and do not compare with the others."
             )
             nodes.append(Text(text, "warning"))
     for notice, styles in notices.items():
-        nodes.append(Text(f"{titles(styles)}: {notice}", "warning"))
+        nodes.append(Text(f"{names(styles)}: {notice}", "warning"))
     return nodes
 
 
@@ -145,7 +144,7 @@ def _same_test(group: Styled) -> list[Node]:
         return []
     text = (
         "Not all runs were tested on the same faces in the same way. "
-        f"{'; '.join(f'{titles(styles)}: {what}' for what, styles in tests.items())}. "
+        f"{'; '.join(f'{names(styles)}: {what}' for what, styles in tests.items())}. "
         "Part of any difference between them comes from that, not from the networks."
     )
     return [Text(text, "warning")]
@@ -181,10 +180,10 @@ def _task(group: Styled, task: str, prefix: str, anchor: str, faces: bool) -> li
     matrices = [
         to_image(
             figures.matrix(run, style, task),
-            f"{anchor}-confusion-{style.key}",
-            f"Confusion matrix of {style.title}, {task}",
+            f"{anchor}-confusion-{number}",
+            f"Confusion matrix of {style.name}, {task}",
         )
-        for run, style in tested
+        for number, (run, style) in enumerate(tested)
     ]
     nodes += [Heading(3, f"{name}: confusion matrices"), Grid(matrices)]
     if calibration := figures.calibration(tested, task):
@@ -242,7 +241,7 @@ def _paired(group: Styled, task: str, anchor: str) -> list[Node]:
         nodes += [image, tables.pairs_table(found, styles)]
     lacking = [s for run, s in group if any(test.predictions is None for test in run.tests)]
     others = [
-        f"{styles[id(b)].title} and {styles[id(a)].title}"
+        f"{styles[id(b)].name} and {styles[id(a)].name}"
         for a, b in apart
         if styles[id(a)] not in lacking and styles[id(b)] not in lacking
     ]
@@ -251,7 +250,7 @@ def _paired(group: Styled, task: str, anchor: str) -> list[Node]:
         nodes.append(Text(text, "note"))
     if lacking:
         text = (
-            f"Not compared face by face for lack of predictions.npz: {titles(lacking)}. "
+            f"Not compared face by face for lack of predictions.npz: {names(lacking)}. "
             "agenet evaluate --workdir=RUN writes it."
         )
         nodes.append(Text(text, "note"))
@@ -261,12 +260,12 @@ def _paired(group: Styled, task: str, anchor: str) -> list[Node]:
 def _sheets(group: Styled, task: str, anchor: str) -> list[Node]:
     """The sheets of faces that the runs have drawn, made smaller; for folds that of the first."""
     nodes: list[Node] = []
-    for run, style in group:
+    for number, (run, style) in enumerate(group):
         content = _smaller(run.tests[0].workdir / f"faces_{task}.png")
         if content is not None:
             text = f"{style.label}{', fold 0' * run.is_folds}: most confident errors, most "
             text += "confident correct predictions, least confident predictions"
-            name = f"{anchor}-faces-{style.key}.webp"
+            name = f"{anchor}-faces-{number}.webp"
             nodes.append(Image(name, content, text, text, wide=True))
     return nodes
 
@@ -294,7 +293,7 @@ def _reading(runs: Styled) -> list[str]:
     states: dict[str, list[RunStyle]] = {}
     for run, style in runs:
         states.setdefault(tested_state(run.first), []).append(style)
-    tested = "; ".join(f"{state}: {titles(styles)}" for state, styles in states.items())
+    tested = "; ".join(f"{state}: {names(styles)}" for state, styles in states.items())
     texts = [
         definitions(MAIN_METRICS),
         bootstrap.EXPLAINED,

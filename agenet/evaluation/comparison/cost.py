@@ -9,14 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from agenet.evaluation.comparison.panels import RunStyle, Styled, handle, panels
+from agenet.evaluation.comparison.panels import Styled, handle, panels
 from agenet.evaluation.comparison.statistics import estimate, mean
 from agenet.evaluation.figure_style import (
     FAINT,
     INK,
     percent_axis,
     style_axes,
-    text_color_on,
     title_axes,
     widen,
 )
@@ -38,14 +37,12 @@ Point = tuple[str, float, float]
 
 def cost(runs: Styled, tasks: Sequence[str], published: Mapping[str, Sequence[Point]]) -> Figure:
     """Test accuracy against training time on a logarithmic axis, a panel for each task."""
-    # The points are letters in circles, not the markers of curves.
-    runs = [(run, replace(style, marker="o", dash="")) for run, style in runs]
+    runs = [(run, replace(style, dash="")) for run, style in runs]
     extra = [handle("o", FAINT, "reference report (its own machine and split)")]
     figure, axes = panels(len(tasks), 1, 3.9, runs, extra if any(published.values()) else [])
     for axis, task in zip(axes[0], tasks, strict=True):
         title_axes(axis, f"{task.capitalize()}: test accuracy")
         times: list[float] = []
-        badges: list[tuple[float, float, RunStyle]] = []
         for name, seconds, accuracy in published.get(task, []):
             times.append(seconds)
             axis.plot(seconds, accuracy, "o", markersize=9, color=FAINT, mfc="none")
@@ -58,15 +55,13 @@ def cost(runs: Styled, tasks: Sequence[str], published: Mapping[str, Sequence[Po
                 continue
             seconds = max(mean(run, "training", "seconds"), 0.1)
             times.append(seconds)
-            badges.append((seconds, found.value, style))
-            axis.plot(seconds, found.value, "o", color=style.color, markersize=5)
+            axis.plot(seconds, found.value, style.marker, color=style.color, markersize=9)
             if found.ends:
                 axis.plot([seconds] * 2, found.ends, color=style.color, linewidth=1.8, zorder=3)
         _time_axis(axis, min(times) / 1.8, max(times) * 1.8)
         percent_axis(axis.yaxis)
         axis.margins(y=0.14)
         widen(axis)
-        _badges(axis, badges)
         label = "Time of one training, validation included (logarithmic)"
         axis.set_xlabel(label, fontsize=11, color=INK)
         style_axes(axis)
@@ -88,20 +83,3 @@ def _time(seconds: float) -> str:
     if seconds in _TIMES:
         return _TIMES[int(seconds)]
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def _badges(axis: Axes, points: Sequence[tuple[float, float, RunStyle]]) -> None:
-    """The keys of runs in circles at their points, moved right where another one is."""
-    taken: list[np.ndarray] = []
-    to_dots, from_dots = axis.transData.transform, axis.transData.inverted().transform
-    inch = axis.figure.dpi
-    for x, y, style in points:
-        at = to_dots((x, y))
-        while any(np.hypot(*(at - other)) < 0.25 * inch for other in taken):
-            at = at + (0.27 * inch, 0)
-        taken.append(at)
-        across, up = from_dots(at).tolist()
-        axis.plot(across, up, "o", color=style.color, markersize=17, zorder=4)
-        text: dict[str, Any] = {"ha": "center", "va": "center_baseline", "zorder": 5}
-        color = text_color_on(style.color)
-        axis.text(across, up, style.key, fontsize=11, weight="bold", color=color, **text)

@@ -196,7 +196,7 @@ def forest(pairs: Sequence[Difference], styles: Mapping[int, RunStyle], task: st
         y = below + height * (1 - (at + 0.5) / len(pairs))
         top = below + height + 0.12
         for line, (word, style) in enumerate((("", second), ("minus ", first))):
-            text = f"{word}{style.key}  {style.name}"
+            text = f"{word}{style.name}"
             text = text if len(text) < 34 else text[:33] + "…"
             write(figure, 0.1, top - y - 0.03 + 0.17 * line, text, fontsize=9.5, color=INK)
         text = f"{signed(100 * pair.accuracy.value)} points"

@@ -17,7 +17,6 @@ from agenet.evaluation.figure_style import (
     INK,
     MARKERS,
     add_axes,
-    text_color_on,
 )
 
 
@@ -26,13 +25,11 @@ class RunStyle:
     """Name, colour, line and marker of a run, the same in every figure.
 
     Attributes:
-        key: a letter, for places where the name does not fit.
         name: of the run.
         leaks: whether subjects of its test were in its training.
         color, dash, marker: of lines and points.
     """
 
-    key: str
     name: str
     leaks: bool
     color: str
@@ -40,19 +37,9 @@ class RunStyle:
     marker: str
 
     @property
-    def title(self) -> str:
-        """For sentences."""
-        return f"{self.key} ({self.name})"
-
-    @property
     def label(self) -> str:
         """For legends and headings."""
-        return f"{self.key}  {self.name}" + " (subjects seen in training)" * self.leaks
-
-    @property
-    def colors(self) -> tuple[str, str]:
-        """Of the key: background and letter."""
-        return self.color, text_color_on(self.color)
+        return self.name + " (subjects seen in training)" * self.leaks
 
 
 Styled = Sequence[tuple[Run, RunStyle]]
@@ -61,7 +48,6 @@ Styled = Sequence[tuple[Run, RunStyle]]
 def style_of(number: int, run: Run) -> RunStyle:
     """The style of the run at this place, from 0."""
     return RunStyle(
-        key=chr(ord("A") + number),
         name=run.name,
         leaks=run.leaks,
         color=COLORS[number % len(COLORS)],
@@ -70,9 +56,9 @@ def style_of(number: int, run: Run) -> RunStyle:
     )
 
 
-def titles(styles: Sequence[RunStyle]) -> str:
-    """The runs of these styles, for a sentence."""
-    return ", ".join(style.title for style in styles)
+def names(styles: Sequence[RunStyle]) -> str:
+    """The names of the runs of these styles, for a sentence."""
+    return ", ".join(style.name for style in styles)
 
 
 def panels(

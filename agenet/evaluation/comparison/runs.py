@@ -102,6 +102,9 @@ def read_runs(arguments: Sequence[str]) -> list[Run]:
         if folder.resolve() in known:
             raise UserError(f"{folder} is given twice")
         known.add(folder.resolve())
+    given = [label for label in labels if label]
+    if len({*given}) < len(given):
+        raise UserError(f"labels of runs must differ: {', '.join(given)}")
     names = [label or own for label, own in zip(labels, _short_names(folders), strict=True)]
     return [_read_run(name, folder) for name, folder in zip(names, folders, strict=True)]
 

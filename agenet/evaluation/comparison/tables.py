@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agenet.data.records import name_tested
-from agenet.evaluation.comparison.panels import RunStyle, Styled, titles
+from agenet.evaluation.comparison.panels import RunStyle, Styled, names
 from agenet.evaluation.comparison.runs import Run
 from agenet.evaluation.comparison.statistics import (
     Difference,
@@ -47,7 +47,7 @@ def headline(runs: Styled) -> Table:
         shares = (percent(largest_class(run, task)) for task in ("age", "gender"))
         largest.setdefault((_tested_on(run).text, *shares), []).append(style)
     for (where, age, gender), styles in largest.items():
-        name = Cell("Always the largest class", f"on the test of {titles(styles)}")
+        name = Cell("Always the largest class", f"on the test of {names(styles)}")
         rows.append([name, where, age, *"–––", gender, *"–––"])
     if is_adience(runs):
         rows += _published()
@@ -180,7 +180,7 @@ def pairs_table(pairs: Sequence[Difference], styles: Mapping[int, RunStyle]) -> 
         more = [interval or "no interval" for interval in intervals]
         rows.append(
             [
-                _name(pair.second, first, f"minus {second.title}"),
+                _name(pair.second, first, f"minus {second.name}"),
                 f"{pair.faces:,}",
                 f"{pair.subjects:,}",
                 Cell(signed(100 * accuracy.value), more[0], strong=True),
@@ -194,8 +194,8 @@ def pairs_table(pairs: Sequence[Difference], styles: Mapping[int, RunStyle]) -> 
 
 def features_found(runs: Styled) -> str:
     """Which training times lack the computation of features; empty if none does."""
-    counts = {style.title: _epochs_found(run) for run, style in runs}
-    found = ", ".join(f"{title}: {epochs(count)}" for title, count in counts.items() if count)
+    counts = {style.name: _epochs_found(run) for run, style in runs}
+    found = ", ".join(f"{name}: {epochs(count)}" for name, count in counts.items() if count)
     if not found:
         return ""
     return (
@@ -214,7 +214,7 @@ def is_adience(runs: Styled) -> bool:
 
 
 def _name(run: Run, style: RunStyle, more: str = "") -> Cell:
-    return Cell(run.name, more, key=style.key, colors=style.colors)
+    return Cell(run.name, more, color=style.color)
 
 
 def _tested_on(run: Run) -> Cell:
