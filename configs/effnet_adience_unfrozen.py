@@ -1,18 +1,16 @@
-"""EfficientNet after configs/effnet_adience.py: trained on as a whole, at a small rate.
+"""EfficientNet on Adience, continued from effnet_adience.py: the whole network, at a small rate.
 
 The reference report did not do this.
 
-python -m agenet.main --config=configs/effnet_adience.py --workdir=runs/effnet \
-    --config.init=runs/imdb_wiki
-python -m agenet.main --config=configs/effnet_adience_unfrozen.py --workdir=runs/unfrozen \
-    --config.init=runs/effnet
+agenet train --config=effnet_adience --workdir=runs/effnet --config.init=runs/imdb_wiki
+agenet train --config=effnet_adience_unfrozen --workdir=runs/unfrozen --config.init=runs/effnet
 
-B0, or another after a colon, the same one in both. Test fold, seed and labels must be those of the
-first run, or else faces that it was trained on are tested. Over the folds:
+B0, or another variant after a colon, the same one in both. Test fold, seed and labels must be
+those of the first run: otherwise the test would include subjects of its training data. Over the
+folds:
 
-agenet folds --config=configs/effnet_adience.py --workdir=runs/effnet \
-    --config.init=runs/imdb_wiki
-agenet folds --config=configs/effnet_adience_unfrozen.py --workdir=runs/unfrozen \
+agenet folds --config=effnet_adience --workdir=runs/effnet --config.init=runs/imdb_wiki
+agenet folds --config=effnet_adience_unfrozen --workdir=runs/unfrozen \
     --config.init=runs/effnet/fold_{fold}
 """
 

@@ -1,16 +1,15 @@
-"""EfficientNet from ImageNet weights on FairFace, all of it trained.
+"""EfficientNet on FairFace, fine-tuned as a whole from ImageNet weights.
 
-B0, or another after a colon. What it learns is taken to Adience afterwards; FairFace is open to
-everybody, IMDb-Wiki is not.
+The result is the initial backbone for Adience. B0, or another variant after a colon. FairFace is
+open to everybody, IMDb-Wiki is not.
 
 agenet prepare fairface --config=partial --manual_dir=FOLDER
-python -m agenet.main --config=configs/effnet_fairface.py --workdir=runs/fairface
-python -m agenet.main --config=configs/effnet_adience.py --workdir=runs/effnet \
-    --config.init=runs/fairface
+agenet train --config=effnet_fairface --workdir=runs/fairface
+agenet train --config=effnet_adience --workdir=runs/effnet --config.init=runs/fairface
 
-`partial` takes whatever part of the release is there. With the whole of it, prepared as
-`margin025`: --config.dataset.name=fairface/margin025. Without a download of weights:
---config=configs/effnet_fairface.py:lite0, and configs/effnet_adience.py:lite0 after it.
+`partial` accepts any part of the release. For the whole release, prepared as `margin025`:
+--config.dataset.name=fairface/margin025. Without a download of weights:
+--config=effnet_fairface:lite0, and --config=effnet_adience:lite0 after it.
 """
 
 from ml_collections import ConfigDict

@@ -1,15 +1,15 @@
-"""EfficientNet from ImageNet weights on 60,000 faces of IMDb-Wiki, all of it trained.
+"""EfficientNet on 60,000 faces of IMDb-Wiki, fine-tuned as a whole from ImageNet weights.
 
-B0, or another after a colon. What it learns is taken to Adience afterwards.
+The result is the initial backbone for Adience. B0, or another variant after a colon.
 
 agenet prepare imdb_wiki --config=subset_60k --manual_dir=FOLDER
-python -m agenet.main --config=configs/effnet_imdb_wiki.py --workdir=runs/imdb_wiki
-python -m agenet.main --config=configs/effnet_adience.py --workdir=runs/effnet \
-    --config.init=runs/imdb_wiki
+agenet train --config=effnet_imdb_wiki --workdir=runs/imdb_wiki
+agenet train --config=effnet_adience --workdir=runs/effnet --config.init=runs/imdb_wiki
 
-Both heads, augmentation and choice of the best state as in the reference report, whose figures on
-validation data were 96.44 % gender and 61.93 % age. Without a download of weights:
---config=configs/effnet_imdb_wiki.py:lite0, and configs/effnet_adience.py:lite0 after it.
+Heads, augmentation and the choice of the best state are those of the reference report, whose
+validation accuracies were 96.44 % for gender and 61.93 % for age; it trained this and the heads on
+Adience in 1,830 s. Without a download of weights: --config=effnet_imdb_wiki:lite0, and
+--config=effnet_adience:lite0 after it.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,11 @@
-"""Levi-Hassner CNN on Adience with the best setting found on validation data of test fold 0.
+"""The Levi-Hassner CNN on Adience with the best schedule found on validation data of test fold 0.
 
-python -m agenet.main --config=configs/levi_hassner_adience_cosine.py --workdir=runs/cosine
+agenet train --config=levi_hassner_adience_cosine --workdir=runs/cosine
+agenet folds --config=levi_hassner_adience_cosine --workdir=runs/cosine_folds
 
-The report's setting but for the schedule. Two CPU cores: about half an hour.
+Everything but the schedule is as in the reference report. Two CPU cores: about 20 minutes. Test
+fold 0 of a grey copy of Adience: 59.1 % age accuracy, 79.0 % gender accuracy; mean and standard
+deviation over the five folds: 47.6 ± 7.0 % and 77.7 ± 3.1 %.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-"""The weights that come with agenet: EfficientNet-Lite0, from ImageNet weights, on FairFace.
+"""The bundled weights of the predictor: EfficientNet-Lite0 on FairFace, from ImageNet weights.
 
 agenet prepare fairface --config=partial --manual_dir=FOLDER
-python -m agenet.main --config=configs/predictor.py --workdir=runs/predictor
+agenet train --config=predictor --workdir=runs/predictor
 
-Faces are met in tight and loose crops, turned, in grey and with few pixels. The age is told by a
-distribution over years, which answers in any grouping.
+Training images are cropped tightly and loosely, rotated, turned grey and reduced in resolution.
+Age is predicted as a distribution over years, from which the probability of any age group follows.
 """
 
 from ml_collections import ConfigDict

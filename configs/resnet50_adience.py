@@ -1,10 +1,10 @@
-"""ResNet-50 from ImageNet weights, frozen, as the reference report trains it: a run for each task.
+"""ResNet-50 on Adience, frozen at its ImageNet weights, one run for each task, as in the report.
 
-python -m agenet.main --config=configs/resnet50_adience.py --workdir=runs/resnet50_age
-python -m agenet.main --config=configs/resnet50_adience.py --workdir=runs/resnet50_gender \
-    --config.tasks=gender
+agenet train --config=resnet50_adience --workdir=runs/resnet50_age
+agenet train --config=resnet50_adience --workdir=runs/resnet50_gender --config.tasks=gender
 
-To train the last stage, too: --config.freeze="all but 1 stage".
+To train the last stage as well: --config.freeze="all but 1 stage". The reference report, which
+does not document its split: 52.36 % age accuracy, 76.29 % gender accuracy.
 """
 
 from ml_collections import ConfigDict

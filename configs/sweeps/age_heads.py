@@ -1,10 +1,9 @@
-"""Ways to tell an age, on EfficientNet's frozen features of Adience: groups, years, ordered years.
+"""Three kinds of age head on frozen EfficientNet features of Adience: groups, years, ordinal.
 
-agenet sweep --sweep=configs/sweeps/age_heads.py --workdir=runs/age_heads \
-    --config.init=runs/fairface
+agenet sweep --sweep=age_heads --workdir=runs/age_heads --config.init=runs/fairface
 
-B0, or another after a colon. The best state of each run is that of the highest accuracy in the age
-groups, which all of them can be asked for.
+B0, or another variant after a colon. The best state of each run is the one with the highest
+accuracy over age groups, which all kinds of heads can predict.
 """
 
 from typing import Any

@@ -1,12 +1,14 @@
 """The reference report's five tables: EfficientNet on Adience, one setting varied at a time.
 
-agenet sweep --sweep=configs/sweeps/report.py --workdir=runs/sweep \
-    --config.init=runs/imdb_wiki
+agenet sweep --sweep=report --workdir=runs/sweep --config.init=runs/imdb_wiki
 
-B0, or another after a colon; without --config.init from ImageNet weights. The report's figures are
-of validation data, in per cent; how it split Adience is not documented. Its default setting had
-sigmoid units for gender. Its extra layers are pooling, batch normalisation and dropout, so that
-there is no dropout without them.
+B0, or another variant after a colon; without --config.init from ImageNet weights. The report's
+figures are of validation data, in per cent; its split of Adience is not documented. Its default
+setting had sigmoid units for gender. Its extra layers are pooling, batch normalisation and
+dropout, so there is no dropout without them.
+
+Two CPU cores, lite0 with --config.init=default --config.input.crop_size=128: all eight runs took
+186 s, 1.43 times the first, which computes the features for all.
 """
 
 from typing import Any
@@ -28,7 +30,7 @@ def get_sweep(arch: str = "b0") -> dict[str, Any]:
             "heads.gender": "sigmoid",
             "best": "validation/accuracy",
             "model.dropout_rate": 0.0,
-            "tensorboard": False,  # To import TensorFlow takes as long as to train these heads.
+            "tensorboard": False,  # Importing TensorFlow takes as long as training these heads.
         },
         "source": "the reference report's hyper-parameter tables, on its validation data",
         "tables": {
@@ -42,7 +44,7 @@ def get_sweep(arch: str = "b0") -> dict[str, Any]:
                 _variant("SGD", {"optimizer.name": "sgd"}, {"gender": 92.57, "age": 57.57}),
             ],
             "Learning rate": [
-                _variant("schedule", _rate("piecewise", 0.001), default),
+                _variant("schedule", _rate("piecewise_epochs", 0.001), default),
                 _variant("0.001", _rate("constant", 0.001), {"gender": 96.66, "age": 65.34}),
                 _variant("0.01", _rate("constant", 0.01), {"gender": 93.27, "age": 42.98}),
             ],
