@@ -170,7 +170,7 @@ def test_drawn_faces_without_tensorflow(drawn_faces: Path, tmp_path: Path) -> No
     ) as process:
         assert process.stderr is not None
         told = ""
-        while "step 1/8" not in told:
+        while "train     1 " not in told:
             line = process.stderr.readline()
             assert line, told
             told += line
@@ -178,7 +178,7 @@ def test_drawn_faces_without_tensorflow(drawn_faces: Path, tmp_path: Path) -> No
         told += process.stderr.read()
     assert process.returncode == 0
     assert "SIGTERM: stopped and saved at step" in told
-    assert "to go on, run the same command again" in told
+    assert "to resume, run the same command again" in told
     assert "no TensorBoard log" in told
     assert not (workdir / "report.json").exists()
 
@@ -187,9 +187,9 @@ def test_drawn_faces_without_tensorflow(drawn_faces: Path, tmp_path: Path) -> No
     assert f"error: --workdir {workdir} is in use by another process: wait until it ends" in output
 
     output = run_program(*arguments, **environment)
-    assert "continuing from step" in output
+    assert "resuming from step" in output
     assert "Drawn faces, not photographs" in output
-    assert "test faces show a person from training" in output
+    assert "test images show a subject from training" in output
     for name in ("report.md", "report.json", "learning_curves.png", "faces_age.png"):
         assert (workdir / name).stat().st_size > 100
     report = (workdir / "report.json").read_text()

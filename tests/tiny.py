@@ -1,4 +1,4 @@
-"""Small runs for the tests: `TinyNet` on pictures in memory, in this process or in one to kill."""
+"""Small runs for the tests: `TinyNet` on images in memory, in this process or in one to kill."""
 
 import contextlib
 import json

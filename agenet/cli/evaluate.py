@@ -31,8 +31,8 @@ def command(workdir: Path, data_dir: str | None, test_views: int | None) -> None
     """
     require_packages("train", "agenet evaluate", "array_record", "jinja2", "matplotlib")
     from agenet.distributed.compilation_cache import enable_compilation_cache
-    from agenet.runs.evaluator import report_again
     from agenet.runs.logging import log_to
+    from agenet.runs.reporting import report_again
 
     with log_to():
         enable_compilation_cache()

@@ -1,6 +1,8 @@
 """The order of examples as a pure function of seed and step, so that no state is saved."""
 
+import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +18,34 @@ def training_batch(indices: np.ndarray, batch_size: int, *, seed: int, step: int
     epoch, position = divmod(step, steps_per_epoch(len(indices), batch_size))
     order = epoch_order(len(indices), seed, epoch)
     return indices[order[position * batch_size : (position + 1) * batch_size]]
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """Which rows are in which batch of a training.
+
+    Attributes:
+        rows: of the training set, int [N].
+        batch_size: rows in a batch.
+        seed: determines the order.
+    """
+
+    rows: np.ndarray
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return steps_per_epoch(len(self.rows), self.batch_size)
+
+    def batches(self, step: int) -> Iterator[np.ndarray]:
+        """The rows [B] of the batches from a step on, without end."""
+        for number in itertools.count(step):
+            yield training_batch(self.rows, self.batch_size, seed=self.seed, step=number)
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """The rows [N] in the order of an epoch."""
+        return self.rows[epoch_order(len(self.rows), self.seed, epoch)]
 
 
 @lru_cache(maxsize=2)

@@ -16,9 +16,9 @@ from agenet.frameworks import networks
 from agenet.frameworks.port_out import export, fill_network, write
 from agenet.frameworks.targets import TARGETS
 from agenet.runs.config import parse_config
-from agenet.runs.evaluator import read_best
 from agenet.runs.experiment import create_experiment
 from agenet.runs.logging import log_to
+from agenet.runs.reporting import read_best
 from agenet.training.checkpoints import Checkpoints
 from agenet.training.finished_run import read_run_weights
 from agenet.training.losses import estimate_age_distribution

@@ -1,8 +1,7 @@
-"""What a run's batches are made of: pictures, or features where the backbone is frozen."""
+"""Batches of a run: images, or cached features if the backbone is frozen."""
 
 import dataclasses
 import functools
-import itertools
 import logging
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from agenet.data.order import epoch_order, evaluation_batches, training_batch
+from agenet.data.order import TrainingOrder, evaluation_batches
 from agenet.data.placement import ImageSource
+from agenet.data.records import Records
 from agenet.data.resident import label_columns
 from agenet.distributed.mesh import batch_sharded, replicated
 from agenet.runs.experiment import Experiment
@@ -22,9 +22,9 @@ from agenet.weights.cache import cache_dir
 
 log = logging.getLogger(__name__)
 
-# Pictures that each device takes at a time for their features.
+# Number of images whose features each device computes at a time.
 AT_ONCE = 64
-# Is raised when the same settings give other features than before.
+# To be raised when the same settings give other features than before.
 _VERSION = 2
 
 
@@ -32,145 +32,175 @@ class Batches(Protocol):
     """Batches for `agenet.training.steps`, on the devices.
 
     Attributes:
-        epochs_found: epochs of the training whose features were on disk from the first.
+        epochs_found: number of epochs whose features were cached before the run started.
     """
 
     epochs_found: int
 
     def training(self, step: int) -> Generator[Batch, None, None]:
-        """Those of the training from a step on, without end."""
+        """Training batches from a step on, without end."""
 
     def evaluation(self, rows: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
-        """Those of the given rows [N], each once, with masks bool [B], False for padding."""
+        """The given rows [N], each once, with masks bool [B], False for padding."""
 
 
-class PictureBatches:
-    """Pictures, which the steps augment and take through the whole network."""
+class ImageBatches:
+    """Batches of images, which steps augment and pass through the whole network.
+
+    Args:
+        images: of the data set.
+        order: of the training.
+        part_size: number of images of an evaluation batch.
+    """
 
     epochs_found = 0
 
-    def __init__(self, experiment: Experiment, pictures: ImageSource, part_size: int = 0):
-        """`part_size` is that of evaluations, if it is another one than the experiment's."""
-        self.pictures = pictures
-        self._experiment = experiment
-        self._part_size = part_size or experiment.part_size
+    def __init__(self, images: ImageSource, order: TrainingOrder, part_size: int):
+        self.images = images
+        self._order = order
+        self._part_size = part_size
 
     def training(self, step: int) -> Generator[Batch, None, None]:
-        yield from self.pictures.batches((r, None) for r in training_rows(self._experiment, step))
+        yield from self.images.batches((rows, None) for rows in self._order.batches(step))
 
     def evaluation(self, rows: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
         parts = list(evaluation_batches(rows, self._part_size))
-        for batch, (_, mask) in zip(self.pictures.batches(parts), parts, strict=True):
+        for batch, (_, mask) in zip(self.images.batches(parts), parts, strict=True):
             yield batch, mask
 
 
 class FeatureBatches:
-    """Features, which the steps take through the heads."""
+    """Batches of features, which steps pass through the heads only.
+
+    Args:
+        epochs: the features of every epoch of the training.
+        evaluation: the features of validation and test images.
+        records: the data set, for labels.
+        order: of the training.
+        part_size: number of images of an evaluation batch.
+        extra_layers: whether the features are those of the extra layers, see
+            `agenet.models.classifier.Classifier.both_features`.
+        sharding: of a batch.
+        epochs_found: see `Batches`.
+    """
 
     def __init__(
-        self, experiment: Experiment, epochs: list[View], evaluation: View, epochs_found: int
+        self,
+        epochs: list[View],
+        evaluation: View,
+        *,
+        records: Records,
+        order: TrainingOrder,
+        part_size: int,
+        extra_layers: bool,
+        sharding: jax.sharding.Sharding,
+        epochs_found: int,
     ):
-        """Of the views of all epochs of the training, and of validation and test faces."""
         self.epochs_found = epochs_found
-        self._experiment = experiment
-        self._sharding = batch_sharded(experiment.mesh)
         self._epochs = epochs
         self._evaluation = evaluation
-        self._pooling = int(experiment.config.model.extra_layers)
+        self._records = records
+        self._order = order
+        self._part_size = part_size
+        self._variant = int(extra_layers)
+        self._sharding = sharding
 
     def training(self, step: int) -> Generator[Batch, None, None]:
-        view = self._epochs[step // self._experiment.steps_per_epoch]
-        for number, rows in enumerate(training_rows(self._experiment, step), step):
-            previous, view = view, self._epochs[number // self._experiment.steps_per_epoch]
+        steps_per_epoch = self._order.steps_per_epoch
+        view = self._epochs[step // steps_per_epoch]
+        for number, rows in enumerate(self._order.batches(step), step):
+            previous, view = view, self._epochs[number // steps_per_epoch]
             if view is not previous:
-                previous.forget()
+                previous.free_memory()
             yield self._batch(view, rows, None)
 
     def evaluation(self, rows: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
-        for part, mask in evaluation_batches(rows, self._experiment.part_size):
+        for part, mask in evaluation_batches(rows, self._part_size):
             yield self._batch(self._evaluation, part, mask), mask
 
     def _batch(self, view: View, rows: np.ndarray, mask: np.ndarray | None) -> Batch:
         both = view.read(rows).reshape(len(rows), 2, -1)
-        features = np.ascontiguousarray(both[:, self._pooling])
-        columns = label_columns(self._experiment.records, rows, mask) | {"features": features}
+        features = np.ascontiguousarray(both[:, self._variant])
+        columns = label_columns(self._records, rows, mask) | {"features": features}
         return jax.device_put(columns, self._sharding)
 
 
-def training_rows(experiment: Experiment, step: int) -> Iterator[np.ndarray]:
-    """The rows [B] of the training's batches from a step on, without end."""
-    train, config = experiment.splits.train, experiment.config
-    for number in itertools.count(step):
-        yield training_batch(train, config.batch_size, seed=config.seed, step=number)
-
-
-def evaluated_rows(experiment: Experiment) -> np.ndarray:
-    """Rows [N] whose features are kept for evaluations; several views are tested on pictures."""
+def cached_rows(experiment: Experiment) -> np.ndarray:
+    """Rows [N] of evaluations that use cached features; a test in several views uses images."""
     splits = experiment.splits
     tested = splits.test if experiment.config.test_views == 1 else splits.test[:0]
     return np.concatenate([splits.validation, tested])
 
 
-def why_pictures(experiment: Experiment) -> str:
-    """Why pictures pass the whole network in every step; empty if kept features can do instead."""
+def reason_for_images(experiment: Experiment) -> str:
+    """Why images pass through the whole network in every step; empty if features can be cached."""
     if not experiment.backbone_is_frozen:
         return "the backbone is trained"
     if experiment.config.feature_cache == "off":
         return "feature_cache is off"
     if experiment.config.augment.mixup:
-        return "mixup mixes pictures"
-    # Their caches need not be the same.
+        return "mixup mixes images"
+    # Their caches may differ.
     return "there are several processes" if jax.process_count() > 1 else ""
 
 
 def create_batches(
     experiment: Experiment, variables: Any, *, step: int, show_progress: bool
 ) -> Batches:
-    """Features if the backbone is frozen and the config allows, else pictures; tells which.
+    """Batches of cached features if that is possible, otherwise of images; logs which.
 
     Args:
         experiment: the run.
         variables: its parameters and batch statistics, which may be donated afterwards.
-        step: where the training begins or goes on.
+        step: where the training starts or resumes.
         show_progress: draw a progress bar while decoding.
     """
-    config = experiment.config
-    load_pictures = functools.cache(lambda: experiment.load_images(progress=show_progress))
-    if why := why_pictures(experiment):
+    order, part_size = experiment.training_order, experiment.part_size
+    load_images = functools.cache(lambda: experiment.load_images(progress=show_progress))
+    if reason := reason_for_images(experiment):
         if experiment.backbone_is_frozen:
-            log.info("features: computed for every step, as %s", why)
-        return PictureBatches(experiment, load_pictures())
+            log.info("features: computed for every step, as %s", reason)
+        return ImageBatches(load_images(), order, part_size)
     root = cache_dir() / "features"
-    epochs, evaluation = _create_views(experiment, variables, root, load_pictures)
+    epochs, evaluation = _create_views(experiment, variables, root, load_images)
     views = [*epochs, evaluation]
-    obstacle = find_obstacle(root, views, config.feature_cache_bytes)
+    obstacle = find_obstacle(root, views, experiment.config.feature_cache_bytes)
     if obstacle:
-        log.info("features: computed for every step, for %s", obstacle)
-        return PictureBatches(experiment, load_pictures())
-    batches = [experiment.steps_per_epoch] * len(epochs)
-    batches[-1] += experiment.total_steps - sum(batches)
-    there = [
-        view.holds(count * config.batch_size) for view, count in zip(epochs, batches, strict=True)
+        log.info("features: computed for every step, because %s", obstacle)
+        return ImageBatches(load_images(), order, part_size)
+    lengths = [experiment.steps_per_epoch] * len(epochs)
+    lengths[-1] += experiment.total_steps - sum(lengths)
+    cached = [
+        view.holds(length * order.batch_size) for view, length in zip(epochs, lengths, strict=True)
     ]
     log.info(
-        "features: computed once, %.2f GB in %s; of %d epochs %d are there",
+        "features: computed once, %.2f GB in %s; %d of %d epochs are cached",
         sum(view.nbytes for view in views) / 1e9,
         root,
+        sum(cached),
         len(epochs),
-        sum(there),
     )
-    ahead = there[step // experiment.steps_per_epoch :]
-    if not (all(ahead) and evaluation.holds(len(evaluation.rows))):
-        load_pictures()  # Now, for it counts neither as training nor as validation.
-    return FeatureBatches(experiment, epochs, evaluation, sum(there))
+    remaining = cached[step // experiment.steps_per_epoch :]
+    if not (all(remaining) and evaluation.holds(len(evaluation.rows))):
+        load_images()  # Now: its time counts neither as training nor as validation.
+    return FeatureBatches(
+        epochs,
+        evaluation,
+        records=experiment.records,
+        order=order,
+        part_size=part_size,
+        extra_layers=experiment.config.model.extra_layers,
+        sharding=batch_sharded(experiment.mesh),
+        epochs_found=sum(cached),
+    )
 
 
 def _create_views(
-    experiment: Experiment, variables: Any, root: Path, load_pictures: Callable[[], ImageSource]
+    experiment: Experiment, variables: Any, root: Path, load_images: Callable[[], ImageSource]
 ) -> tuple[list[View], View]:
-    """The views of every epoch, in the order of its batches, and of validation and test faces."""
-    config, splits = experiment.config, experiment.splits
-    # Copied, for a training step destroys the state that it is given.
+    """The features of every epoch, in the order of its batches, and of evaluated images."""
+    config = experiment.config
+    # Copied, because a training step donates the state that it is given.
     backbone = {
         name: jax.tree.map(np.array, {"backbone": tree["backbone"]})
         for name, tree in variables.items()
@@ -182,7 +212,7 @@ def _create_views(
         parts = list(evaluation_batches(rows, AT_ONCE * experiment.mesh.size))
         computed = [
             experiment.feature_step(weights(), batch, epoch)
-            for batch in load_pictures().batches(parts)
+            for batch in load_images().batches(parts)
         ]
         features = [
             np.asarray(both)[:, mask] for both, (_, mask) in zip(computed, parts, strict=True)
@@ -194,8 +224,8 @@ def _create_views(
     shape: Any = jax.eval_shape(apply, backbone, images)
     source = {
         "version": _VERSION,
-        "jax": jax.__version__,  # Which may draw other random numbers.
-        "backend": jax.default_backend(),  # Which rounds in its own way.
+        "jax": jax.__version__,  # Versions may draw different random numbers.
+        "backend": jax.default_backend(),  # Backends round differently.
         "weights": hash_weights(backbone),
         "model": {
             "name": config.model.name,
@@ -210,13 +240,13 @@ def _create_views(
             "std": list(config.input.std),
         },
     }
+    of_training = {"augment": dataclasses.asdict(config.augment), "seed": config.seed}
     create = functools.partial(View, root, width=2 * shape.shape[-1])
     epochs = [
         create(
             f"epoch_{epoch}",
-            source
-            | {"augment": dataclasses.asdict(config.augment), "seed": config.seed, "epoch": epoch},
-            splits.train[epoch_order(len(splits.train), config.seed, epoch)],
+            source | of_training | {"epoch": epoch},
+            experiment.training_order.epoch(epoch),
             compute=functools.partial(compute, epoch=epoch),
         )
         for epoch in range(-(-experiment.total_steps // experiment.steps_per_epoch))
@@ -224,6 +254,6 @@ def _create_views(
     return epochs, create(
         "evaluation",
         source,
-        evaluated_rows(experiment),
+        cached_rows(experiment),
         compute=functools.partial(compute, epoch=None),
     )

@@ -1,4 +1,4 @@
-"""What a training would take, and whether it could begin: everything short of a step."""
+"""Checks whether a training could start and what memory it would need, without training."""
 
 import logging
 import os
@@ -11,27 +11,28 @@ from agenet.data.placement import host_memory
 from agenet.distributed.compilation_cache import enable_compilation_cache
 from agenet.errors import UserError
 from agenet.runs.config import RunConfig, to_dict
+from agenet.runs.console import log_start
 from agenet.runs.launch import (
     check_same_everywhere,
-    log_summary,
     open_experiment,
     read_report,
     read_saved,
 )
-from agenet.runs.logging import log_to
-from agenet.runs.memory import explain_needs, explained, measure
+from agenet.runs.logging import log_to, quiet_libraries
+from agenet.runs.memory import explain_needs, measure, memory_errors_explained
 
 log = logging.getLogger(__name__)
 
 
 def dry_run(config: RunConfig, workdir: Path, command: str) -> None:
-    """Checks config, data, initial weights, sharding and memory, and tells what it found.
+    """Checks config, data, initial weights, sharding and memory, and logs what it found.
 
-    Writes nothing into `workdir`, which need not be there, and prepares no data set.
+    Nothing is written to `workdir`, which need not exist, and no data set is prepared.
 
     Raises:
-        UserError: what would keep the training from beginning or going on.
+        UserError: the error that would keep the training from starting or resuming.
     """
+    quiet_libraries()
     check_same_everywhere({"command": "dry run", "config": to_dict(config)})
     with log_to(process=jax.process_index()):
         enable_compilation_cache()
@@ -39,26 +40,24 @@ def dry_run(config: RunConfig, workdir: Path, command: str) -> None:
         saved = read_saved(workdir)
         experiment, identity = open_experiment(config, saved, workdir)
         check_same_everywhere(identity)
-        log_summary(experiment, command)
-        with explained(experiment):
+        log_start(experiment, workdir, command)
+        with memory_errors_explained(experiment):
             size = experiment.config.input.size
             load_faces(experiment.records, experiment.splits.train[:1], size)
             if saved is None and experiment.initial is not None:
-                experiment.create_state()  # Reads the weights, and complains of what does not fit.
+                experiment.create_state()  # Raises if the weights do not fit.
             needs = measure(experiment)
         for line in needs.lines():
             log.info("%s", line)
         if needs.placement != "stream":
-            decoded = needs.pictures / (jax.process_count() if needs.placement == "device" else 1)
-            log.info(
-                "host: pictures, decoded, %.3f GB of %.1f GB", decoded / 1e9, host_memory() / 1e9
-            )
+            decoded = needs.images / (jax.process_count() if needs.placement == "device" else 1)
+            log.info("host: decoded images, %.3f GB of %.1f GB", decoded / 1e9, host_memory() / 1e9)
         if not needs.fits:
             raise UserError(explain_needs(experiment))
         if saved is not None and read_report(workdir, config.test_views) is not None:
-            log.info("this run is finished; for another give another --workdir")
+            log.info("this run is finished; for a new one, give another --workdir")
         elif saved is not None:
-            log.info("would go on from step %d of %d", saved["step"], experiment.total_steps)
+            log.info("would resume from step %d of %d", saved["step"], experiment.total_steps)
         log.info("it fits; nothing was trained and nothing written to %s", workdir)
 
 

@@ -21,7 +21,7 @@ from agenet.data.augment import (
     make_train_transform,
     make_views_transform,
 )
-from agenet.data.order import steps_per_epoch
+from agenet.data.order import TrainingOrder, steps_per_epoch
 from agenet.data.placement import ImageSource, load_images
 from agenet.data.records import Records, join_records, open_records
 from agenet.data.splits import Splits, count_leaked, describe_splits, make_splits
@@ -100,6 +100,10 @@ class Experiment:
     def part_size(self) -> int:
         """Number of images that pass through the network at once."""
         return self.config.batch_size // self.config.accumulate
+
+    @property
+    def training_order(self) -> TrainingOrder:
+        return TrainingOrder(self.splits.train, self.config.batch_size, self.config.seed)
 
     def to_steps(self, duration: str) -> int:
         """A duration of the config in steps, at least one."""

@@ -1,8 +1,8 @@
-"""Features that a frozen backbone gives, computed once and kept on disk for every run that asks.
+"""A cache on disk for the features of a frozen backbone, shared by all runs.
 
-They lie in parts, each a safetensors file with its own checksum, in a folder for each view of the
-data: an epoch of training, with its augmentation, or the evaluation. The folder's name follows
-from all that the features depend on.
+A view of the data, such as an epoch of training with its augmentation or the evaluation, has a
+folder, whose name is a hash of everything that the features depend on. It contains safetensors
+files, each with a checksum.
 """
 
 import contextlib
@@ -28,15 +28,16 @@ from agenet.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# Rows to a file. An interruption can cost the work on so many: seconds on an accelerator, minutes
-# where a large network runs on a processor.
+# Rows in a file, the most that an interruption can cost: seconds on an accelerator, minutes for a
+# large network on a CPU.
 PART = 1024
 
 
 class View:
-    """The features float32 [N, D] of N rows of a data set, computed where they are not on disk.
+    """The features float32 [N, D] of N rows of a data set, computed if they are not on disk.
 
-    Several processes may read the same view at once: one computes a part, the others wait for it.
+    Several processes may read the same view at once: one of them computes a part while the others
+    wait for it.
     """
 
     def __init__(
@@ -48,15 +49,15 @@ class View:
         width: int,
         compute: Callable[[np.ndarray], np.ndarray],
     ):
-        """Touches no file.
+        """Does not access the disk.
 
         Args:
             root: the folder of all views.
-            name: what people read in the name of the folder.
-            source: all that the features of a row depend on, JSON-serialisable.
-            rows: int [N], each once, in the order in which they are wanted.
+            name: first part of the folder's name.
+            source: everything that the features of a row depend on, JSON-serialisable.
+            rows: int [N], each once, in the order in which they are read.
             width: D.
-            compute: gives the features [K, D] of K of the rows.
+            compute: returns the features [K, D] of K of the rows.
         """
         self.rows = rows
         source = {**source, "rows": hashlib.sha256(rows.astype("<i4").tobytes()).hexdigest()}
@@ -64,12 +65,12 @@ class View:
         self.folder = root / f"{name}-{hashlib.sha256(self._source.encode()).hexdigest()[:16]}"
         self._width = width
         self._compute = compute
-        # Two at least, for the rows of a batch may lie on either side of a border.
+        # At least two: the rows of a batch may be in two parts.
         self._part = lru_cache(4)(self._read_or_compute)
 
     @property
     def nbytes(self) -> int:
-        """What the view takes when it is complete."""
+        """Size of the complete view."""
         return len(self.rows) * self._width * 4
 
     def holds(self, count: int) -> bool:
@@ -80,7 +81,7 @@ class View:
         """Features float32 [K, D] of K of the view's rows.
 
         Raises:
-            UserError: what had to be computed cannot be written.
+            UserError: computed features cannot be written.
         """
         numbers, offsets = np.divmod(self._positions[rows], PART)
         features = np.empty((len(rows), self._width), np.float32)
@@ -89,8 +90,8 @@ class View:
             features[chosen] = self._part(int(number))[offsets[chosen]]
         return features
 
-    def forget(self) -> None:
-        """Frees the memory of what was read, which stays on disk."""
+    def free_memory(self) -> None:
+        """Frees the memory of what was read; it stays on disk."""
         self._part.cache_clear()
 
     @cached_property
@@ -107,14 +108,14 @@ class View:
         if (features := self._read(path, len(rows))) is not None:
             return features
         with self._lock():
-            # Another process may have brought it in the meantime.
+            # Another process may have written it in the meantime.
             if not path.is_file() or (features := self._read(path, len(rows))) is None:
                 features = np.ascontiguousarray(self._compute(rows), np.float32)
                 self._write(path, features)
         return features
 
     def _read(self, path: Path, count: int) -> np.ndarray | None:
-        """What a file holds; None, and a line if it is there, where that cannot be used."""
+        """The content of a file; None, with a warning, if it is not usable."""
         if not path.is_file():
             return None
         try:
@@ -127,15 +128,15 @@ class View:
                 and metadata.get("sha256") == hashlib.sha256(features.tobytes()).hexdigest()
             ):
                 return features
-        except (OSError, SafetensorError, AttributeError, TypeError):  # or of a type unknown to us
+        except (OSError, SafetensorError, AttributeError, TypeError):  # or of an unknown type
             pass
-        log.warning("%s is damaged or of something else: computed again", path)
+        log.warning("%s is damaged or belongs to something else: computed again", path)
         with _one_line_errors(self.folder):
             path.unlink(missing_ok=True)
         return None
 
     def _lock(self) -> AbstractContextManager[Any]:
-        """Held by one process at a time."""
+        """A lock that one process holds at a time."""
         with _one_line_errors(self.folder):
             return FileLock(self.folder / ".lock").acquire()
 
@@ -144,8 +145,8 @@ class View:
         metadata = {"source": self._source, "sha256": checksum}
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         with _one_line_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)  # Someone may have removed it.
-            for left in self.folder.glob(".part*"):  # By a process that was killed.
+            self.folder.mkdir(parents=True, exist_ok=True)  # It may have been removed.
+            for left in self.folder.glob(".part*"):  # from a process that was killed
                 left.unlink(missing_ok=True)
             try:
                 unfinished.write_bytes(safetensors.numpy.save({"features": features}, metadata))
@@ -156,7 +157,7 @@ class View:
 
 @contextlib.contextmanager
 def _one_line_errors(folder: Path) -> Iterator[None]:
-    """What a disk does becomes one line."""
+    """Turns errors of the disk into a `UserError` of one line."""
     try:
         yield
     except (OSError, NotImplementedError) as error:
@@ -168,10 +169,10 @@ def _one_line_errors(folder: Path) -> Iterator[None]:
 
 
 def find_obstacle(root: Path, views: Sequence[View], limit: int) -> str:
-    """Why the views cannot be kept below `root` in `limit` bytes; empty if they can.
+    """Why the views cannot be cached below `root` in `limit` bytes; empty if they can.
 
-    Other views there are removed, those first that were not asked for the longest, until all
-    that is left will fit; but not those to which another process is just adding.
+    Other views there are removed, the least recently used first, until everything fits; except
+    those that another process is writing to.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -200,11 +201,11 @@ def find_obstacle(root: Path, views: Sequence[View], limit: int) -> str:
 
 
 def _remove(folder: Path) -> bool:
-    """Removes a view unless another process is adding to it; whether it did."""
+    """Removes a view unless another process is writing to it; returns whether it did."""
     try:
         with FileLock(folder / ".lock", blocking=False):
             shutil.rmtree(folder, ignore_errors=True)
-    except (OSError, NotImplementedError):  # Held, or nothing that may be changed.
+    except (OSError, NotImplementedError):  # It is locked, or must not be changed.
         return False
     return True
 
@@ -218,7 +219,7 @@ def _gigabytes(nbytes: int) -> str:
 
 
 def hash_weights(variables: Any) -> str:
-    """Changes when a name, a shape or a bit of the arrays changes."""
+    """A hash that changes with every name, shape and bit of the arrays."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(variables):
         array = np.asarray(leaf)

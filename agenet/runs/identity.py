@@ -1,4 +1,4 @@
-"""Which settings, weights and data make two runs the same."""
+"""Compares runs: whether a checkpoint has the settings, weights and data of a given run."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,7 @@ from agenet.errors import UserError
 from agenet.files import hash_file
 from agenet.weights.bundled import DEFAULT, DEFAULT_FILE
 
-# These change neither the numbers of a training nor what they mean.
+# Fields that affect neither the results of a training nor their meaning.
 _MAY_DIFFER = (
     "config.checkpoint_every",
     "config.dataset.data_dir",
@@ -25,8 +25,8 @@ _MAY_DIFFER = (
 )
 
 _HASHES = {
-    "dataset.fingerprint": "pictures, persons or labels",
-    "dataset.pictures": "some of them",
+    "dataset.fingerprint": "images, subjects or labels",
+    "dataset.pictures": "some images",
 }
 
 
@@ -46,10 +46,10 @@ ADDED_FIELDS = {
 
 
 def digest_weights(init: str) -> str | None:
-    """What the weights that a config's `init` names are told from others by.
+    """A digest of the weights that a config's `init` names.
 
-    Those of a run go by what its best state was saved with. None for those that never change, such
-    as published ones, and where nothing is there.
+    For a run it is that of the record of its best state. None for weights that never change, such
+    as published ones, and if there are none.
     """
     path = DEFAULT_FILE if init == DEFAULT else Path(init).expanduser()
     if path.is_dir():
@@ -58,7 +58,7 @@ def digest_weights(init: str) -> str | None:
 
 
 def digest_data(name: str, data_dir: str) -> str | None:
-    """Likewise of a prepared data set: of what TFDS says of it, which is quick to read."""
+    """A digest of a prepared data set, from TFDS's description of it; None if there is none."""
     with contextlib.suppress(UserError):
         return _digest([find_prepared(name, data_dir) / "dataset_info.json"])
     return None
@@ -72,9 +72,15 @@ def _digest(paths: Sequence[Path]) -> str | None:
 
 
 def check_same_weights(saved: Mapping[str, Any], init: str, workdir: Path) -> None:
-    """Raises `UserError` if the run `saved` in `workdir` began with other weights than `init` has.
+    """Checks that the initial weights of a run have not changed; they need not exist any more.
 
-    They need not be there any more.
+    Args:
+        saved: what the run's checkpoint was saved with.
+        init: names the weights.
+        workdir: of the run.
+
+    Raises:
+        UserError: they have changed.
     """
     then, now = saved.get("initial", {}).get("digest"), digest_weights(init)
     if then and now and then != now:
@@ -88,9 +94,9 @@ def check_same_run(saved: Mapping[str, Any], identity: Mapping[str, Any], workdi
     """Raises `UserError` naming every difference if a checkpoint is not of the run `identity`."""
     differences = []
     for difference in find_differences(comparable(saved, identity), identity):
-        # Two hashes would tell nobody what happened.
+        # Showing two hashes would not help.
         name = next((name for name in _HASHES if difference.startswith(f"{name}: ")), "")
-        differences.append(f"{name}: {_HASHES[name]} are not those of then" if name else difference)
+        differences.append(f"{name}: {_HASHES[name]} have changed" if name else difference)
     if differences:
         raise UserError(
             f"the checkpoint in {workdir} is of another run ({'; '.join(differences)}): "
@@ -99,9 +105,9 @@ def check_same_run(saved: Mapping[str, Any], identity: Mapping[str, Any], workdi
 
 
 def comparable(saved: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint was saved with, as far as `identity` tells of it.
+    """The part of a checkpoint's record that has the keys of `identity`.
 
-    Runs of earlier versions say nothing of the pictures, which are taken to be those of then.
+    Earlier versions did not record a checksum of the images: these count as unchanged.
     """
     known = {name: saved[name] for name in identity}
     return known | {"dataset": {"pictures": identity["dataset"]["pictures"]} | known["dataset"]}
@@ -110,7 +116,7 @@ def comparable(saved: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[st
 def find_differences(
     saved: Mapping[str, Any], now: Mapping[str, Any], may_differ: Collection[str] = _MAY_DIFFER
 ) -> list[str]:
-    """Where two runs differ in what matters, by default to their numbers, a line for each."""
+    """A line for each difference between two runs, except for fields that may differ."""
     old, new = dict(_flatten(saved)), dict(_flatten(now))
     for name, value in ADDED_FIELDS.items():
         if f"config.{name}" in new:
@@ -126,5 +132,5 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{name}.")
-        else:  # JSON knows no tuples.
+        else:  # JSON has no tuples.
             yield prefix + name, list(value) if isinstance(value, tuple) else value

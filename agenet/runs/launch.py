@@ -1,4 +1,4 @@
-"""From a config to a finished run in its work directory."""
+"""Runs a training from its configuration to the report in its work directory."""
 
 import contextlib
 import json
@@ -18,10 +18,10 @@ from agenet.distributed.coordination import all_gather, broadcast, is_first_proc
 from agenet.distributed.profiler import Profile, Window
 from agenet.errors import UserError
 from agenet.evaluation.summary import views_of
-from agenet.files import exclusive_lock, write_errors_explained
+from agenet.files import exclusive_lock, write_errors_explained, write_json
 from agenet.runs.batches import create_batches
 from agenet.runs.config import RunConfig, to_dict
-from agenet.runs.evaluator import log_results, report_run
+from agenet.runs.console import log_start
 from agenet.runs.experiment import (
     Experiment,
     create_experiment,
@@ -32,24 +32,30 @@ from agenet.runs.identity import (
     check_same_weights,
     find_differences,
 )
-from agenet.runs.logging import Writers, create_writer, log_to
+from agenet.runs.logging import Writers, create_writer, log_to, quiet_libraries
 from agenet.runs.loop import Progress, Trainer
 from agenet.runs.machine import describe_machine
-from agenet.runs.memory import explained
+from agenet.runs.memory import memory_errors_explained
+from agenet.runs.reporting import log_results, report_run
 from agenet.training.checkpoints import Checkpoints
 
 log = logging.getLogger(__name__)
 
 
 def launch(config: RunConfig, workdir: Path, command: str, profile: Window | None = None) -> None:
-    """Trains, tests and reports; continues what `workdir` holds of the same run.
+    """Trains, tests and reports; resumes the run if `workdir` holds a part of it.
 
-    Steps of the window `profile` are traced.
+    Args:
+        config: of the run.
+        workdir: its work directory.
+        command: what the user typed, for the report.
+        profile: the steps to trace, if any.
 
     Raises:
-        UserError: anything in the config, the data or the work directory that does not fit.
+        UserError: the config, the data and the work directory do not fit each other.
     """
-    # First of all, for processes that do not all do the same would wait for each other.
+    quiet_libraries()
+    # First of all: processes that do different things would wait for each other forever.
     check_same_everywhere({"command": "training", "config": to_dict(config)})
     create_workdir(workdir)
     log_file = workdir / "train.log" if is_first_process() else None
@@ -63,7 +69,7 @@ def launch(config: RunConfig, workdir: Path, command: str, profile: Window | Non
         if saved is not None:
             summary = broadcast(read_report(workdir, config.test_views))
             if summary is not None:
-                log.info("this run is finished; for another give another --workdir")
+                log.info("this run is finished; for a new one, give another --workdir")
                 log_results(summary, workdir)
                 return
         run = identity | {
@@ -74,12 +80,15 @@ def launch(config: RunConfig, workdir: Path, command: str, profile: Window | Non
             "trained_on": saved.get("trained_on", {}) if saved else experiment.trained_on(),
             "initial": saved.get("initial", {}) if saved else experiment.describe_initial(),
         }
-        with contextlib.closing(Checkpoints(workdir)) as checkpoints, explained(experiment):
+        with (
+            contextlib.closing(Checkpoints(workdir)) as checkpoints,
+            memory_errors_explained(experiment),
+        ):
             train_and_test(experiment, checkpoints, workdir, saved, run, profile)
 
 
 def read_saved(workdir: Path) -> dict[str, Any] | None:
-    """What the latest checkpoint in `workdir` was saved with, if there is one; writes nothing."""
+    """What the latest checkpoint in `workdir` was saved with; None without one. Writes nothing."""
     if not broadcast((workdir / "checkpoints").is_dir()):
         return None
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
@@ -89,14 +98,22 @@ def read_saved(workdir: Path) -> dict[str, Any] | None:
 def open_experiment(
     config: RunConfig, saved: dict[str, Any] | None, workdir: Path
 ) -> tuple[Experiment, dict[str, Any]]:
-    """The run of a config and its identity, which must be those that `saved` in `workdir` tells of.
+    """Creates the experiment of a config and checks that it is the one saved in `workdir`.
+
+    Args:
+        config: of the run.
+        saved: what the latest checkpoint in `workdir` was saved with, if there is one.
+        workdir: the work directory.
+
+    Returns:
+        The experiment and its identity.
 
     Raises:
-        UserError: anything that does not fit.
+        UserError: the config, the data and the checkpoint do not fit each other.
     """
     asked = {"config": to_dict(config)}
     if saved and not find_differences({"config": saved.get("asked", {})}, asked):
-        # The weights that the run started from need not be there any more.
+        # The initial weights need not exist any more.
         config = take_from_weights(config, saved["config"])
     experiment = create_experiment(config)
     identity = experiment.identity()
@@ -114,15 +131,27 @@ def train_and_test(
     run: dict[str, Any],
     profile: Window | None,
 ) -> None:
-    """Trains, from the latest checkpoint if `saved` is what it was saved with, and reports."""
-    log_summary(experiment, run["command"])
+    """Trains from the latest checkpoint, if there is one, then tests and reports.
+
+    Args:
+        experiment: what to train.
+        checkpoints: in the work directory.
+        workdir: the work directory.
+        saved: what the latest checkpoint was saved with; None without one.
+        run: what new checkpoints are saved with.
+        profile: the steps to trace, if any.
+    """
+    log_start(experiment, workdir, run["command"])
+    if is_first_process():
+        with write_errors_explained(workdir):
+            write_json(workdir / "config.json", to_dict(experiment.config))
     show_progress = is_first_process() and sys.stderr.isatty()
     if saved is None:
         state, progress = experiment.create_state(), Progress()
     else:
         state = checkpoints.restore_latest(experiment.abstract_state())
         progress = Progress(**saved["progress"])
-        log.info("continuing from step %d of %d", state.step, experiment.total_steps)
+        log.info("resuming from step %d of %d", state.step, experiment.total_steps)
     batches = create_batches(
         experiment, state.variables, step=int(state.step), show_progress=show_progress
     )
@@ -148,11 +177,11 @@ def train_and_test(
     if complete:
         report_run(experiment, batches, checkpoints, workdir, show_progress=show_progress)
     else:
-        log.info("to go on, run the same command again")
+        log.info("to resume, run the same command again")
 
 
 def create_workdir(workdir: Path) -> None:
-    """Makes the folder; raises `UserError` if not every process can write there."""
+    """Creates the folder; raises `UserError` unless all processes can write to the same one."""
     with write_errors_explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=workdir, prefix=".shared-") as file:
@@ -165,7 +194,7 @@ def create_workdir(workdir: Path) -> None:
 
 
 def check_same_everywhere(identity: dict[str, Any]) -> None:
-    """Raises `UserError` if this process's settings or data are not those of the first one."""
+    """Raises `UserError` if settings or data of this process differ from those of the first one."""
     differences = find_differences(broadcast(identity), identity, ["config.dataset.data_dir"])
     if differences:
         raise UserError(
@@ -175,10 +204,10 @@ def check_same_everywhere(identity: dict[str, Any]) -> None:
 
 
 def prepare_if_asked(dataset: DatasetConfig) -> None:
-    """Prepares a data set that is not there, if the config says so.
+    """Prepares data sets that are missing, if the config says so.
 
-    The first process does so while others wait, in a process of its own: agenet does not import
-    what prepares data.
+    The first process starts a program that does it while the others wait: builders need
+    TensorFlow, which agenet does not import.
     """
     if not dataset.prepare:
         return
@@ -202,7 +231,7 @@ def _prepare(name: str, data_dir: str) -> None:
 
 
 def read_report(workdir: Path, views: int) -> dict[str, Any] | None:
-    """The report of the whole run, tested in so many views, if it is written and not damaged."""
+    """The report of a finished run, tested in so many views; None if there is none."""
     try:
         summary = json.loads((workdir / "report.json").read_text())
         training = summary["training"]
@@ -210,56 +239,3 @@ def read_report(workdir: Path, views: int) -> dict[str, Any] | None:
         return summary if complete and views_of(summary) == views else None
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def log_summary(experiment: Experiment, command: str) -> None:
-    """What is about to happen, on what."""
-    summary = experiment.describe()
-    log.info("%s", command)
-    dataset, machine = summary["dataset"], summary["machine"]
-    log.info(
-        "devices: %s (%s); mesh: %s",
-        machine["devices"],
-        machine["processor"],
-        dict(experiment.mesh.shape),
-    )
-    log.info(
-        "data: %s, %s labels, protocol %s, test fold %d",
-        dataset["name"],
-        dataset["labels"],
-        dataset["protocol"],
-        dataset["test_fold"],
-    )
-    if dataset["notice"]:
-        log.info("NOTE: %s", dataset["notice"])
-    for split, counts in dataset["counts"].items():
-        per_task = "; ".join(f"{task} {counts[task]}" for task in experiment.tasks)
-        log.info(
-            "%s: %d faces of %d persons; %s", split, counts["faces"], counts["subjects"], per_task
-        )
-    leakage = dataset["leakage"]
-    log.info(
-        "leakage: %d of %d test faces show a person from training",
-        leakage["seen_subject"],
-        leakage["test_faces"],
-    )
-    model = summary["model"]
-    log.info(
-        "model: %s, %s parameters, %s of them trained; initial weights: %s",
-        model["name"] + (f" ({model['flavour']})" if model["flavour"] else ""),
-        f"{model['parameters']:,}",
-        f"{model['trained']:,}",
-        model["initial"],
-    )
-    log.info(
-        "training: %s, %d steps of %d pictures, %d an epoch",
-        experiment.config.duration,
-        experiment.total_steps,
-        experiment.config.batch_size,
-        experiment.steps_per_epoch,
-    )
-    config = to_dict(experiment.config)
-    sections = {name: value for name, value in config.items() if isinstance(value, dict)}
-    fields = {name: value for name, value in config.items() if name not in sections}
-    for name, section in {"config": fields, **sections}.items():
-        log.info("%s: %s", name, ", ".join(f"{key}={value}" for key, value in section.items()))

@@ -1,9 +1,9 @@
-"""Whom a run was trained on, itself or through the weights that it started from.
+"""Subjects in a run's training data, including those of the weights that it started from.
 
-Persons go by data set and `subject_id`, which all configs of one data set share. What a run was
-trained on is kept, ready for JSON, with its checkpoints and with weights made of them: per data
-set the persons, as base64 of sorted little-endian int64, or `NOT_FOLD_0` for one that was added
-whole, but for its test set.
+A subject is identified by data set and `subject_id`, which all builder configs of a data set share.
+The record is saved with checkpoints and with weights made from them, as JSON: for each data set the
+subjects, as base64 of sorted little-endian int64, or `NOT_FOLD_0` for a data set that was added
+whole except for its test set.
 """
 
 import base64
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def trained_on(records: Records, splits: Splits, earlier: Mapping[str, str]) -> TrainedOn:
-    """Of a run on these data that started from one with `earlier`."""
+    """The subjects of a training on this split and those of its initial weights, `earlier`."""
     own = splits.train[records.fold[splits.train] != NO_FOLD]
     found = dict(earlier)
     here = _data_set(records.name)
@@ -36,7 +36,7 @@ def trained_on(records: Records, splits: Splits, earlier: Mapping[str, str]) -> 
 
 
 def is_seen(seen: Mapping[str, str], records: Records, rows: np.ndarray) -> np.ndarray:
-    """Which faces, the rows int [N], show persons whom weights that saw `seen` know: bool [N]."""
+    """Which images, given by their rows int [N], show subjects of `seen`: bool [N]."""
     persons = seen.get(_data_set(records.name), "")
     if persons == NOT_FOLD_0:
         return records.fold[rows] != 0
@@ -44,13 +44,17 @@ def is_seen(seen: Mapping[str, str], records: Records, rows: np.ndarray) -> np.n
 
 
 def check_not_seen(seen: Mapping[str, str], records: Records, splits: Splits) -> None:
-    """Raises `UserError` if weights that saw `seen` saw persons who are validated or tested.
+    """Checks that a run validates and tests on none of the subjects `seen` by its initial weights.
 
-    Those that saw all outside fold 0 leave nobody to be validated: a warning says so.
+    If these were trained on everything outside fold 0, no subjects are left for validation: then
+    a warning is logged.
+
+    Raises:
+        UserError: a subject of the test set is in `seen`, or one of the validation set.
     """
     whole = seen.get(_data_set(records.name)) == NOT_FOLD_0
     remedy = (
-        "give --config.dataset.test_fold=0, the only one that they have not seen, or other weights"
+        "give --config.dataset.test_fold=0, the only one outside their training data, or other weights"
         if whole
         else "use the dataset.test_fold, dataset.protocol, dataset.validation_fraction, tasks and "
         "seed of their training"
@@ -59,13 +63,13 @@ def check_not_seen(seen: Mapping[str, str], records: Records, splits: Splits) ->
         rows = getattr(splits, name)
         known = is_seen(seen, records, rows)
         what = (
-            f"these weights were trained on persons of {known.sum():,} of the {len(rows):,} {name} "
-            "faces"
+            f"these weights were trained on subjects of {known.sum():,} of the {len(rows):,} "
+            f"{name} images"
         )
         if not known.any():
             continue
         if whole and name == "validation":
-            log.warning("init: %s: validation figures flatter the run, test figures do not", what)
+            log.warning("init: %s: validation metrics are too good, test metrics are not", what)
         else:
             raise UserError(f"init: {what}: {remedy}")
 

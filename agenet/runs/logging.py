@@ -1,4 +1,4 @@
-"""Where a run tells how it fares: log lines, files, scalars as JSON lines and for TensorBoard."""
+"""Log lines on the terminal and in train.log; scalars in metrics.jsonl and for TensorBoard."""
 
 import json
 import logging
@@ -18,19 +18,29 @@ from agenet.files import read_json_lines
 log = logging.getLogger(__name__)
 
 
-@contextmanager
-def log_to(path: Path | None = None, *, process: int = 0) -> Iterator[None]:
-    """Sends what agenet logs to the terminal, around progress bars, and to the end of a file.
-
-    Of a process beside the first one, which would log the same, only warnings, with its number.
-    What ends the block is logged to the file, too: the terminal hears of it from the program.
-    """
-    # Orbax tells of every file that it touches, and prints the tracebacks of what it raises.
-    absl_logging.set_verbosity(absl_logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+def quiet_libraries() -> None:
+    """Silences what JAX and Orbax log about their own work."""
     # JAX reports every kind of device that this machine does not have.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
-    logging.raiseExceptions = False  # A log line that finds no room on the disk ends nothing.
+    # Orbax reports every file that it touches, and the tracebacks of errors that it raises.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def log_to(path: Path | None = None, *, process: int = 0) -> Iterator[None]:
+    """Logs to the terminal, without breaking progress bars, and appends to a file.
+
+    Processes other than the first one would log the same: they log only warnings, with their
+    number. An exception that ends the block is logged to the file; the program shows it on the
+    terminal.
+
+    Args:
+        path: of the file, if there is to be one.
+        process: number of this process.
+    """
+    quiet_libraries()
+    logging.raiseExceptions = False  # A full disk must not end a run because of a log line.
     logger = logging.getLogger("agenet")
     logger.setLevel(logging.WARNING if process else logging.INFO)
     logger.propagate = False
@@ -48,7 +58,7 @@ def log_to(path: Path | None = None, *, process: int = 0) -> Iterator[None]:
         finally:
             logger.removeHandler(terminal)
     except BaseException as error:
-        # A mistake of the user's needs none, nor does a signal.
+        # Neither a mistake of the user's nor a signal needs one.
         traceback = isinstance(error, Exception) and not isinstance(error, UserError)
         log.error("%s: %s", type(error).__name__, error, exc_info=traceback)
         raise
@@ -58,7 +68,7 @@ def log_to(path: Path | None = None, *, process: int = 0) -> Iterator[None]:
 
 
 class MetricWriter(Protocol):
-    """The part of clu's `MetricWriter` that training needs."""
+    """The part of clu's `MetricWriter` that training uses."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None: ...
 
@@ -68,10 +78,10 @@ class MetricWriter(Protocol):
 
 
 class JsonLinesWriter:
-    """One JSON object per call: "step" and the scalars."""
+    """Writes one JSON object per call: "step" and the scalars."""
 
     def __init__(self, path: Path, *, keep: int):
-        """Appends to the first `keep` rows of `path`; an interrupted run may have left more."""
+        """Keeps the first `keep` rows of `path`; an interrupted run may have written more."""
         kept = read_json_lines(path)[:keep]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
@@ -90,7 +100,7 @@ class JsonLinesWriter:
 
 
 class Writers:
-    """Several writers as one."""
+    """Passes scalars on to several writers."""
 
     def __init__(self, writers: list[MetricWriter]):
         self._writers = writers
@@ -109,18 +119,18 @@ class Writers:
 
 
 def create_writer(workdir: Path, *, tensorboard: bool, keep: int) -> MetricWriter:
-    """`metrics.jsonl`, continued after `keep` rows, and, if asked for, `tensorboard/`."""
+    """A writer to metrics.jsonl, after its first `keep` rows, and optionally to tensorboard/."""
     writers: list[MetricWriter] = [JsonLinesWriter(workdir / "metrics.jsonl", keep=keep)]
     if tensorboard:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Of devices that it is not to use.
-        try:  # Imports TensorFlow: seconds, and not everyone has it.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # About devices that it must not use.
+        try:  # Imports TensorFlow, which takes seconds and may be missing.
             with _quiet():
                 import tensorflow as tf
                 from clu.metric_writers import SummaryWriter
 
-                tf.config.set_visible_devices([], "GPU")  # It would take all their memory.
+                tf.config.set_visible_devices([], "GPU")  # It would allocate all their memory.
         except ImportError as error:
-            log.info("no TensorBoard log (%s); metrics.jsonl has it all", error)
+            log.info("no TensorBoard log (%s); metrics.jsonl has all scalars", error)
         else:
             writers.append(SummaryWriter(str(workdir / "tensorboard")))
     return Writers(writers)
@@ -128,7 +138,7 @@ def create_writer(workdir: Path, *, tensorboard: bool, keep: int) -> MetricWrite
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Nothing reaches the terminal: TensorFlow's C++ warns before it reads how much it should."""
+    """Silences stderr: TensorFlow's C++ code warns before it reads its own log level."""
     sys.stderr.flush()
     terminal = os.dup(2)
     try:

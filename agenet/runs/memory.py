@@ -1,4 +1,4 @@
-"""What a training takes of each device's memory, and what fits when that is too much."""
+"""Estimates the memory that a training needs on each device, and suggests settings that fit."""
 
 import errno
 import logging
@@ -17,39 +17,39 @@ from agenet.data.placement import choose_placement, host_memory, min_free_memory
 from agenet.data.resident import label_columns
 from agenet.distributed.mesh import batch_sharded
 from agenet.errors import UserError
-from agenet.runs.batches import AT_ONCE, evaluated_rows, why_pictures
+from agenet.runs.batches import AT_ONCE, cached_rows, reason_for_images
 from agenet.runs.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
-# Of a device's memory; the rest is lost between pieces of it, and to libraries.
+# Share of a device's memory; the rest is lost to fragmentation and libraries.
 _USABLE = 0.9
 _STATE = {
     "params": "parameters",
     "batch_stats": "running statistics",
-    "opt_state": "optimiser",
+    "opt_state": "optimizer",
     "average": "averaged parameters",
 }
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes that a training takes.
+    """Bytes of memory that a training needs.
 
     Attributes:
-        state: on each device, by the state's parts.
-        pictures: of all of them, decoded, padded for the devices.
-        placement: "device" if each device holds its share of them, "host" if that holds all,
-            "stream" if they are decoded batch by batch.
-        devices: among which batches and pictures are divided.
-        step: on each device, a batch and what a step computes on the way, at `batch_size`.
+        state: on each device, by parts of the state.
+        images: all of them, decoded, padded for the devices.
+        placement: "device" if each device holds its share of the images, "host" if the host holds
+            all of them, "stream" if they are decoded batch by batch.
+        devices: number of devices that batches and images are divided among.
+        step: on each device, a batch and all intermediate results of a step with `batch_size`.
         batch_size: of that step.
-        limit: what a device has; infinite where it does not tell.
-        on_cpu: whether that is the host's memory.
+        limit: memory of a device; infinite if that is unknown.
+        on_cpu: whether it is the host's memory.
     """
 
     state: Mapping[str, int]
-    pictures: int
+    images: int
     placement: str
     devices: int
     step: int
@@ -59,14 +59,14 @@ class Needs:
 
     @property
     def parts(self) -> dict[str, int]:
-        """On each device, the largest first."""
-        resident = self.pictures // self.devices if self.placement == "device" else 0
-        parts = {"state": sum(self.state.values()), "pictures": resident, "activations": self.step}
+        """What each device needs, the largest part first."""
+        resident = self.images // self.devices if self.placement == "device" else 0
+        parts = {"state": sum(self.state.values()), "images": resident, "activations": self.step}
         return dict(sorted(parts.items(), key=lambda part: -part[1]))
 
     @property
     def total(self) -> int:
-        """On each device."""
+        """What each device needs in total."""
         return sum(self.parts.values())
 
     @property
@@ -74,53 +74,53 @@ class Needs:
         return self.total <= _USABLE * self.limit
 
     def lines(self) -> list[str]:
-        """A table, in GB."""
+        """A table in GB."""
         rows = [(_STATE[name], size) for name, size in self.state.items() if name in _STATE]
         rows.append(("batch, activations and gradients of a step", self.step))
         where = {
-            "device": f"pictures, 1/{self.devices} of {_gb(self.pictures)}",
-            "host": "pictures, which are on the host",
-            "stream": "pictures, which are decoded batch by batch",
+            "device": f"images, 1/{self.devices} of {_gb(self.images)}",
+            "host": "images, which are on the host",
+            "stream": "images, which are decoded batch by batch",
         }
-        rows.append((where[self.placement], self.parts["pictures"]))
+        rows.append((where[self.placement], self.parts["images"]))
         has = "" if math.isinf(self.limit) else f" of {_gb(self.limit)}"
         table = [f"  {name:<48} {size / 1e9:9.3f}" for name, size in rows]
-        table.append(f"  {'in all':<48} {self.total / 1e9:9.3f}{has}")
+        table.append(f"  {'total':<48} {self.total / 1e9:9.3f}{has}")
         return ["memory of each device, GB:", *table]
 
 
 def measure(
     experiment: Experiment, step: int | None = None, free_host: float | None = None
 ) -> Needs:
-    """Counts what the training takes; nothing is computed or decoded.
+    """Determines what a training needs; nothing is computed or decoded.
 
     Args:
         experiment: the run.
-        step: what `measure_step` gives for its batch size, or else it is compiled to see that.
-        free_host: bytes that the host has for pictures, by default what is free now in all
-            processes, which must all ask then.
+        step: the result of `measure_step` for its batch size; by default the step is compiled.
+        free_host: bytes that the host has for images; by default what is free now. All processes
+            must then call this.
 
     Raises:
-        UserError: the pictures do not fit where the config wants them.
+        UserError: the images do not fit where the config says.
     """
     mesh, config = experiment.mesh, experiment.config
     state = {name: _nbytes(part) for name, part in vars(experiment.abstract_state()).items()}
     limit, on_cpu = device_memory(mesh), mesh.devices.flat[0].platform == "cpu"
     count = -(-len(experiment.records.fold) // mesh.size) * mesh.size
-    pictures = count * config.input.size**2 * 3
-    # As it is when they are placed: the state is there already.
+    images = count * config.input.size**2 * 3
+    # When images are placed, the state is there already.
     free = math.inf if on_cpu else limit - sum(state.values())
     own = {"free_device": free, "free_host": free_host}
     placement, _ = choose_placement(
         config.input.placement,
-        pictures,
+        images,
         devices=mesh.size,
         processes=jax.process_count(),
         **(min_free_memory(free) if free_host is None else own),
     )
     return Needs(
         state=state,
-        pictures=pictures,
+        images=images,
         placement=placement,
         devices=mesh.size,
         step=measure_step(experiment, config.batch_size) if step is None else step,
@@ -131,22 +131,22 @@ def measure(
 
 
 def measure_step(experiment: Experiment, batch_size: int) -> int:
-    """Bytes on each device that the largest step of a training takes beside its state."""
+    """Bytes that the largest step of a training needs on each device, besides the state."""
     state, config = experiment.abstract_state(), experiment.config
     train_step: Any = experiment.train_step
     feature_step: Any = experiment.feature_step
     steps, batch = [], abstract_batch(experiment, batch_size)
-    if not why_pictures(experiment):
+    if not reason_for_images(experiment):
         at_once = AT_ONCE * experiment.mesh.size
-        pictures = abstract_batch(experiment, at_once)
+        images = abstract_batch(experiment, at_once)
         variables = {
             name: {"backbone": tree["backbone"]}
             for name, tree in state.variables.items()
             if "backbone" in tree
         }
-        features = jax.eval_shape(feature_step, variables, pictures, None)
+        features = jax.eval_shape(feature_step, variables, images, None)
         if _feature_bytes(experiment, features.shape[-1]) <= config.feature_cache_bytes:
-            steps.append((feature_step.lower(variables, pictures, 0), pictures))
+            steps.append((feature_step.lower(variables, images, 0), images))
             batch = abstract_batch(experiment, batch_size, features.shape[-1])
     steps.append((train_step.lower(state, batch), batch))
     needs = []
@@ -159,16 +159,16 @@ def measure_step(experiment: Experiment, batch_size: int) -> int:
 
 
 def _feature_bytes(experiment: Experiment, width: int) -> int:
-    """What kept features take, of which each picture has two in every epoch and in evaluation."""
+    """Size of all cached features: two for each image in every epoch and in evaluation."""
     epochs = -(-experiment.total_steps // experiment.steps_per_epoch)
-    views = epochs * len(experiment.splits.train) + len(evaluated_rows(experiment))
+    views = epochs * len(experiment.splits.train) + len(cached_rows(experiment))
     return views * 2 * width * 4
 
 
 def abstract_batch(
     experiment: Experiment, batch_size: int, features: int = 0
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and shardings of a batch of pictures, or of `features` that each picture has."""
+    """Shapes and shardings of a batch of images, or of vectors of so many `features`."""
     columns: dict[str, Any] = label_columns(experiment.records, np.zeros(batch_size, np.int64))
     shape = (experiment.config.input.size,) * 2 + (3,)
     columns["features" if features else "image"] = jax.ShapeDtypeStruct(
@@ -183,7 +183,7 @@ def abstract_batch(
 
 
 def device_memory(mesh: Mesh) -> float:
-    """Bytes that each device has; infinite if it does not tell. CPU devices share the host's."""
+    """Bytes of memory of each device; infinite if unknown. CPU devices share the host's."""
     devices = mesh.local_devices
     if devices[0].platform == "cpu":
         return host_memory() / len(devices)
@@ -192,9 +192,9 @@ def device_memory(mesh: Mesh) -> float:
 
 @dataclass(frozen=True)
 class Line:
-    """Bytes of a step by its batch size, through two sizes that were measured.
+    """Bytes that a step needs as a function of its batch size, from two measured sizes.
 
-    Activations are proportional to the batch, what else a step takes is not.
+    Activations are proportional to the batch size, everything else is constant.
 
     >>> line = Line({8: 180, 16: 260})
     >>> line.at(32), line.largest(1000, multiple=8)
@@ -208,7 +208,7 @@ class Line:
         return round(low + self._slope * (batch_size - small))
 
     def largest(self, room: float, *, multiple: int) -> int:
-        """The largest multiple of `multiple` that takes at most `room` bytes, at least 0."""
+        """The largest multiple of `multiple`, or 0, that needs at most `room` bytes."""
         (small, low), _ = sorted(self.measured.items())
         return max(int((room - low) / self._slope + small), 0) // multiple * multiple
 
@@ -219,8 +219,8 @@ class Line:
 
 
 @contextmanager
-def explained(experiment: Experiment) -> Iterator[None]:
-    """Turns exhausted memory, of a device or of the host, into a line that says what would fit."""
+def memory_errors_explained(experiment: Experiment) -> Iterator[None]:
+    """Turns out-of-memory errors, of device or host, into a line that suggests what would fit."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError, OSError) as error:
@@ -230,7 +230,7 @@ def explained(experiment: Experiment) -> Iterator[None]:
 
 
 def is_exhausted(error: BaseException) -> bool:
-    """Whether memory was too small, by what XLA, NumPy or the system say of it."""
+    """Whether an error of XLA, NumPy or the system means that memory was too small."""
     if isinstance(error, jax.errors.JaxRuntimeError):
         return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
     return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
@@ -242,50 +242,56 @@ def _explain(experiment: Experiment, error: BaseException) -> str:
         nbytes = len(experiment.records.fold) * config.input.size**2 * 3
         return (
             f"this machine, which has {_gb(host_memory())}, ran out of memory; the decoded "
-            f"pictures take {_gb(nbytes)}: use --config.input.placement=stream, or smaller "
+            f"images take {_gb(nbytes)}: use --config.input.placement=stream, or smaller "
             f"ones with --config.input.size (now {config.input.size})"
         )
     return explain_needs(experiment)
 
 
 def explain_needs(experiment: Experiment) -> str:
-    """A line on a training that does not fit: its largest parts, and what fits instead."""
+    """A line about a training that does not fit: its largest parts, and settings that fit."""
     batch_size, accumulate = experiment.config.batch_size, experiment.config.accumulate
     unit = experiment.mesh.size * accumulate
     small = max(batch_size // 4 // unit, 1) * unit
-    log.info("out of memory: compiling steps on fewer pictures, to see what fits")
-    # Not on as many: where the compiler itself tells that they do not fit, it would again.
+    log.info("out of memory: compiling steps with smaller batches, to see what fits")
+    # Smaller: if the compiler itself ran out of memory, it would do so again.
     try:
         line = Line({size: measure_step(experiment, size) for size in (small, 2 * small)})
     except jax.errors.JaxRuntimeError as error:
         if not is_exhausted(error):
             raise
         return (
-            f"out of memory, even for a step on {2 * small} pictures: use a smaller "
+            f"out of memory, even for a step on {2 * small} images: use a smaller "
             "--config.batch_size or --config.input.crop_size, if no other program uses the device"
         )
-    # The pictures that there was room for are among what the host has no longer free.
+    # Memory of the host that images already occupy is no longer free.
     return advise(measure(experiment, line.at(batch_size), math.inf), line, accumulate)
 
 
 def advise(needs: Needs, line: Line, accumulate: int = 1) -> str:
-    """What `explain_needs` says, from the needs, those of the step by batch size, and its parts."""
-    told = ", ".join(f"{name} {_gb(size)}" for name, size in needs.parts.items() if size)
+    """The line of `explain_needs`.
+
+    Args:
+        needs: of the training.
+        line: needs of its step as a function of the batch size.
+        accumulate: number of parts of a batch.
+    """
+    parts = ", ".join(f"{name} {_gb(size)}" for name, size in needs.parts.items() if size)
     room = _USABLE * needs.limit - needs.total + needs.step
     unit = needs.devices * accumulate
-    # A limit that is not known, or that would do by all that is, says only that half is less.
+    # If the limit is unknown, or should have sufficed, half the batch is the only advice.
     size = needs.batch_size // 2 // unit * unit if needs.fits else line.largest(room, multiple=unit)
     advice = [f"--config.batch_size={size}"] if size else []
-    if size and not needs.on_cpu:  # Whose steps have their parts unrolled, which saves nothing.
-        parts = range(accumulate + 1, needs.batch_size + 1)
-        smaller = (n for n in parts if needs.batch_size <= size // accumulate * n)
+    if size and not needs.on_cpu:  # On CPUs parts are unrolled, which saves nothing.
+        counts = range(accumulate + 1, needs.batch_size + 1)
+        smaller = (n for n in counts if needs.batch_size <= size // accumulate * n)
         divides = (n for n in smaller if needs.batch_size % (n * needs.devices) == 0)
         advice += [f"--config.accumulate={n}" for n in divides][:1]
-    if needs.parts["pictures"] > needs.limit / 10 and not needs.on_cpu:
+    if needs.parts["images"] > needs.limit / 10 and not needs.on_cpu:
         advice.append("--config.input.placement=host")
     advice.append("a smaller --config.input.crop_size")
     return (
-        f"out of memory: a step on {needs.batch_size} pictures takes, on each device, {told}, of "
+        f"out of memory: a step on {needs.batch_size} images takes, on each device, {parts}, of "
         f"{_gb(needs.limit)}: use {', or '.join(advice)}"
     )
 

@@ -124,13 +124,13 @@ def test_killed_resumed_alone_stopped_and_resumed(
     assert "Traceback" not in killed[0][1]
 
     code, message = run_process(tmp_path, records, config(), stop_at=5)
-    assert code == 0 and "continuing from step 5 of 20" in message
+    assert code == 0 and "resuming from step 5 of 20" in message
     assert "SIGTERM: stopped and saved at step 8 of 20" in message
 
     stopped = run_pair(two[0], (tmp_path, records, {}, {"stop_at": 3}))
     assert [code for code, _ in stopped] == [0, 0], stopped
     message = stopped[0][1]
-    assert "continuing from step 8 of 20" in message and "run the same command again" in message
+    assert "resuming from step 8 of 20" in message and "run the same command again" in message
     step = re.search(r"SIGTERM: stopped and saved at step (\d+) of 20", message)
     assert step and 11 <= int(step[1]) <= 11 + 3
     assert not stopped[1][1]

@@ -40,7 +40,7 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 def test_tells_and_leaves_nothing(dry: Dry, tmp_path: Path) -> None:
     told = dry()
-    for text in ("command\n", "mesh: {'data': 1}", "memory of each device", "it fits; nothing was"):
+    for text in ("command\n", "mesh: data 1", "memory of each device", "it fits; nothing was"):
         assert text in told
     assert not list(tmp_path.iterdir())
 
@@ -51,7 +51,7 @@ def test_of_a_run_that_is_there(dry: Dry, tmp_path: Path) -> None:
         on_batch(4, lambda: signal.raise_signal(signal.SIGTERM), patch.setattr)
         launch.launch(tiny_config(), workdir, "command")
     before = files(workdir)
-    assert "would go on from step 4 of 20" in dry(workdir)
+    assert "would resume from step 4 of 20" in dry(workdir)
     with pytest.raises(UserError, match="is of another run"):
         dry(workdir, seed=3)
     with pytest.raises(UserError, match="holds no evaluated state to start from"):
@@ -70,7 +70,7 @@ def test_initial_weights_are_read(dry: Dry, tmp_path: Path) -> None:
 
 def test_too_little_memory(dry: Dry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "host_memory", lambda: 400_000)
-    with pytest.raises(UserError, match=r"a step on 16 pictures takes.*--config\.batch_size=\d+,"):
+    with pytest.raises(UserError, match=r"a step on 16 images takes.*--config\.batch_size=\d+,"):
         dry()
 
 

@@ -5,7 +5,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.evaluation.metrics import expected_age
 from agenet.labels import RACES
-from agenet.runs import evaluator, experiment, launch
+from agenet.runs import evaluator, experiment, launch, reporting
 from agenet.runs.evaluator import predict
 from tests.conftest import run_program
 from tests.tiny import on_batch, tiny_config, use_records
@@ -61,7 +60,7 @@ def finished(records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     report_run = launch.report_run
     use_records(records, monkeypatch.setattr)
     monkeypatch.setattr(launch, "report_run", report_run)
-    monkeypatch.setattr(evaluator, "write_report", write_summary)
+    monkeypatch.setattr(reporting, "write_report", write_summary)
     launch.launch(tiny_config(), tmp_path, "the command")
     return tmp_path
 
@@ -142,7 +141,7 @@ def test_subgroups_and_years_are_of_the_data_set(
     low, high = np.where(known, 30, 20), np.where(known, 30, 90)
     richer = dataclasses.replace(records, race=race, age_low=low, age_high=high)
     monkeypatch.setattr(experiment, "open_records", lambda *args: richer)
-    monkeypatch.setattr(evaluator, "check_same_run", lambda *args: None)
+    monkeypatch.setattr(reporting, "check_same_run", lambda *args: None)
     run_command(["evaluate", f"--workdir={finished}"])
     tasks = read_summary(finished)["evaluation"]["tasks"]
     assert list(tasks["age"]["subgroups"]) == ["age", "gender", "race"]
@@ -163,11 +162,10 @@ def test_accuracy_in_ranges_has_an_interval(records: Records) -> None:
     rows = np.arange(len(records.fold))
     rng = np.random.default_rng(0)
     answers = {"age": np.log(rng.dirichlet(np.ones(8), len(rows)))}
-    experiment: Any = SimpleNamespace(records=records)
-    age = evaluator.measure_in_full(experiment, answers, rows)["age"]
+    age = evaluator.measure_in_full(answers, records, rows)["age"]
     assert "range_accuracy" not in age and "range_accuracy" not in age["intervals"]
     answers["years"] = np.log(rng.dirichlet(np.ones(101), len(rows)))
-    age = evaluator.measure_in_full(experiment, answers, rows)["age"]
+    age = evaluator.measure_in_full(answers, records, rows)["age"]
     low, high = age["intervals"]["range_accuracy"]
     assert 0 <= low < age["range_accuracy"] < high <= 1
 
@@ -180,7 +178,7 @@ def test_ages_by_year(
     exact = dataclasses.replace(records, age_high=records.age_low)
     use_records(exact, monkeypatch.setattr)
     monkeypatch.setattr(launch, "report_run", report_run)
-    monkeypatch.setattr(evaluator, "write_report", write_summary)
+    monkeypatch.setattr(reporting, "write_report", write_summary)
     launch.launch(tiny_config(heads__age=head), tmp_path / "years", "the command")
     age = read_summary(tmp_path / "years")["evaluation"]["tasks"]["age"]
     with np.load(tmp_path / "years" / "predictions.npz") as saved:
@@ -201,10 +199,10 @@ def test_ages_by_year(
 def test_any_number_of_devices_will_do(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = read_summary(finished)["evaluation"]
     used = []
-    create_mesh = evaluator.create_mesh
+    create_mesh = reporting.create_mesh
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:6])
     monkeypatch.setattr(
-        evaluator, "create_mesh", lambda devices: used.append(devices) or create_mesh(devices)
+        reporting, "create_mesh", lambda devices: used.append(devices) or create_mesh(devices)
     )
     run_command(["evaluate", f"--workdir={finished}"])
     assert len(used[0]) == 2  # Of six for batches of 16.
@@ -241,7 +239,7 @@ def test_times_are_of_training_and_validation_over_all_sessions(
     report_run = launch.report_run
     use_records(records, monkeypatch.setattr)
     monkeypatch.setattr(launch, "report_run", report_run)
-    monkeypatch.setattr(evaluator, "write_report", write_summary)
+    monkeypatch.setattr(reporting, "write_report", write_summary)
     clock = [0.0]
     monkeypatch.setattr("agenet.runs.loop.time.perf_counter", lambda: clock[0])
     for name, cost in {
@@ -251,7 +249,7 @@ def test_times_are_of_training_and_validation_over_all_sessions(
         "predict": 100.0,
     }.items():
         slow_down(monkeypatch, f"runs.loop.{name}", clock, cost)
-    slow_down(monkeypatch, "runs.batches.training_batch", clock, 1.0)
+    slow_down(monkeypatch, "data.order.training_batch", clock, 1.0)
     with pytest.MonkeyPatch.context() as patch:
         on_batch(9, lambda: signal.raise_signal(signal.SIGTERM), patch.setattr)
         launch.launch(tiny_config(), tmp_path, "command")

@@ -89,7 +89,7 @@ def files(cache: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("extra_layers", [False, True])
-def test_features_and_pictures_train_the_same(
+def test_features_and_images_train_the_same(
     run: Run, cache: Path, capsys: pytest.CaptureFixture, extra_layers: bool
 ) -> None:
     fields = {"model__extra_layers": extra_layers, "new_parts": "heads"}
@@ -113,17 +113,17 @@ def test_runs_share_what_does_not_depend_on_them(
 ) -> None:
     run("one")
     before = files(cache)
-    # Neither the pictures nor the backbone are needed again.
+    # Neither the images nor the backbone are needed again.
     monkeypatch.setattr("agenet.runs.experiment.Experiment.load_images", None)
     run("batches", batch_size=8)
     run("rate", optimizer__name="sgd", schedule__learning_rate=0.1, model__dropout_rate=0.1)
     heads = run("heads", heads__gender="sigmoid", duration="9 steps")
     run("extra", model__extra_layers=True)
-    assert capsys.readouterr().err.count("of 2 epochs 2 are there") == 4
+    assert capsys.readouterr().err.count("2 of 2 epochs are cached") == 4
     assert files(cache) == before and epochs_found(heads) == 2
 
 
-def test_mixed_pictures_have_no_features_to_keep(
+def test_mixed_images_have_no_features_to_keep(
     run: Run, cache: Path, capsys: pytest.CaptureFixture
 ) -> None:
     run("mixed", augment__mixup=0.2, duration="1 steps")
@@ -176,7 +176,7 @@ def test_features_of_other_weights_are_not_taken(
         theirs = next(other for other in ours if name.split("-")[0] == other.split("-")[0])
         shutil.copy(cache / theirs, cache / name)
     assert_same(naive, run("again", init=str(tmp_path / "second")))
-    assert "is damaged or of something else: computed again" in caplog.text
+    assert "is damaged or belongs to something else: computed again" in caplog.text
 
 
 def test_interrupted_run_goes_on(run: Run, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,7 @@ def test_interrupted_run_goes_on(run: Run, cache: Path, monkeypatch: pytest.Monk
 
 def test_limit(run: Run, cache: Path, capsys: pytest.CaptureFixture) -> None:
     naive = run("small", feature_cache_bytes=5000)
-    told = "for they take 2.05e-05 GB, more than feature_cache_bytes 5e-06 GB"
+    told = "because they take 2.05e-05 GB, more than feature_cache_bytes 5e-06 GB"
     assert f"features: computed for every step, {told}" in capsys.readouterr().err
     assert not files(cache)
     assert_same(naive, run("cached"))
@@ -273,7 +273,7 @@ def test_damaged_parts_are_computed_again(
     path.with_name(f".{path.name}.1").write_bytes(data)  # A process was killed while it wrote.
     np.testing.assert_array_equal(create_view(tmp_path, calls).read(view.rows), expected)
     assert calls == [PART, PART, 10, 10]
-    assert f"{path} is damaged or of something else: computed again" in caplog.text
+    assert f"{path} is damaged or belongs to something else: computed again" in caplog.text
     create_view(tmp_path, calls).read(view.rows)
     assert len(calls) == 4 and not list(view.folder.glob(".part*"))
 

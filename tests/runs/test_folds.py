@@ -315,7 +315,7 @@ def test_a_fold_of_drawn_faces(drawn_faces: Path, tmp_path: Path) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, **options) as process:
         assert process.stderr is not None
         told = ""
-        while "step 1/4" not in told:
+        while "train     1 " not in told:
             line = process.stderr.readline()
             assert line, told
             told += line
@@ -324,7 +324,7 @@ def test_a_fold_of_drawn_faces(drawn_faces: Path, tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped and saved at step" in told and "fold 0: stopped; to resume" in told
     done = subprocess.run(command, capture_output=True, check=True, **options)
-    assert "continuing from step" in done.stderr
+    assert "resuming from step" in done.stderr
     result = read(tmp_path)
     assert result["complete"] and 0 <= result["summary"]["gender"]["accuracy"]["mean"] <= 1
     assert "Drawn faces, not photographs" in done.stdout

@@ -32,7 +32,7 @@ def test_persons_of_all_runs_before_are_known(records: Records) -> None:
     assert second.keys() == {"noise", "other"} and second["other"] == first["other"]
     splits = split(records, 0)
     check_not_seen(second, records, splits)
-    with pytest.raises(UserError, match=r"of the .* test faces: use the dataset.test_fold"):
+    with pytest.raises(UserError, match=r"of the .* test images: use the dataset.test_fold"):
         check_not_seen(second, records, split(records, 1))
 
 
@@ -46,8 +46,8 @@ def test_what_was_added_is_known_but_for_its_test_set(
     rows = np.flatnonzero(records.fold == 0)
     check_not_seen(seen, records, Splits(rows[:0], rows[:9], rows))
     check_not_seen(seen, records, split(records, 0))
-    assert "validation faces: validation figures flatter" in caplog.text
-    with pytest.raises(UserError, match=r"test faces: give --config.dataset.test_fold=0"):
+    assert "validation images: validation metrics are too good" in caplog.text
+    with pytest.raises(UserError, match=r"test images: give --config.dataset.test_fold=0"):
         check_not_seen(seen, records, split(records, 1))
     assert trained_on(records, split(records, 1), seen)["noise"] == "all outside fold 0"
 

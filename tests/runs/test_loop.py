@@ -206,13 +206,16 @@ def test_start_tells_what_is_about_to_happen(run: Run, capsys: pytest.CaptureFix
     told = capsys.readouterr().err
     for text in (
         "command",
-        "mesh: {'data': 1}",
+        "1 x cpu",
+        "mesh: data 1",
         "noise/faces/1.0.0, official labels, protocol subject, test fold 0",
-        "0 of 36 test faces show a person from training",
-        "model: tiny (tiny), 330 parameters, 330 of them trained; initial weights: random",
-        "20 steps of 16 pictures, 7 an epoch",
-        "batch_size=16",
-        "step 20/20, epoch 2.86: train/loss ",
+        "0 of 36 test images show a subject from training",
+        "model     tiny (tiny), 330 parameters, all trained; initial weights: random",
+        "20 steps of 16 images, 7 an epoch",
+        "adam, learning rate 0.01 constant, warm-up 0 steps",
+        f"writes to {workdir}",
+        "train    20   2.86  ",
+        "valid    20   2.86  ",
     ):
         assert text in told
         assert text in (workdir / "train.log").read_text()

@@ -22,7 +22,7 @@ from agenet.errors import UserError
 from agenet.models import MODELS
 from agenet.runs import experiment, launch, memory
 from agenet.runs.experiment import Experiment
-from agenet.runs.memory import Line, Needs, advise, explained, measure, measure_step
+from agenet.runs.memory import Line, Needs, advise, measure, measure_step, memory_errors_explained
 from tests.conftest import TinyNet
 from tests.tiny import tiny_config, use_records
 
@@ -47,23 +47,23 @@ def test_counts(create: Create) -> None:
     assert needs.state["params"] == 330 * 4
     assert needs.state["batch_stats"] == 2 * 8 * 4
     assert needs.state["opt_state"] == (2 * 330 + 2) * 4  # Adam's moments, and two counts.
-    assert (needs.pictures, needs.placement) == (200 * 20 * 20 * 3, "device")
-    assert needs.total == sum(needs.state.values()) + needs.pictures + needs.step
+    assert (needs.images, needs.placement) == (200 * 20 * 20 * 3, "device")
+    assert needs.total == sum(needs.state.values()) + needs.images + needs.step
     batch = 16 * (20 * 20 * 3 + 5 * 4 + 1)
     # Convolution's map, before and after batch normalisation, at the least.
     assert needs.step > batch + 2 * 16 * 8 * 8 * 8 * 4
-    assert needs.fits and needs.lines()[-1].split()[:2] == ["in", "all"]
+    assert needs.fits and needs.lines()[-1].split()[:2] == ["total", f"{needs.total / 1e9:.3f}"]
     divided = measure(create(devices=8))
-    assert divided.parts["pictures"] == needs.pictures // 8
+    assert divided.parts["images"] == needs.images // 8
     assert divided.parts["state"] == needs.parts["state"]
     assert divided.step < needs.step / 4
-    assert measure(create(input__placement="host")).parts["pictures"] == 0
+    assert measure(create(input__placement="host")).parts["images"] == 0
 
 
 def test_placement_is_what_all_processes_choose(
     create: Create, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = create(devices=2)  # 240 kB of pictures.
+    run = create(devices=2)  # 240 kB of images.
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for free, where in ((250_000, "device"), (230_000, "stream")):
         others = [math.inf, free, "another machine"]
@@ -80,7 +80,7 @@ def test_frozen_backbones_take_the_memory_of_their_features(create: Create) -> N
         whole, model=whole.model.clone(backbone=TinyNet(frozen_stages=1)), tx=whole.tx
     )
     of_features = measure_step(frozen, 16)
-    assert of_features == measure_step(frozen, 32)  # 64 pictures at a time, whatever the batch.
+    assert of_features == measure_step(frozen, 32)  # 64 images at a time, whatever the batch.
     assert of_features > 64 * (20 * 20 * 3 + 16 * 16 * 3 * 4)
     # Pictures pass the whole network where features are not kept.
     config = whole.config
@@ -105,7 +105,7 @@ def test_needs_of_a_step_lie_on_a_line(create: Create) -> None:
 
 NEEDS = Needs(
     state={"params": 2 * GB, "opt_state": 4 * GB},
-    pictures=80 * GB,
+    images=80 * GB,
     placement="device",
     devices=4,
     step=200 * GB,
@@ -119,7 +119,7 @@ LINE = Line({8: 25 * GB, 16: 50 * GB})
     ("changes", "accumulate", "told"),
     [
         # 72 GB are usable and 26 taken: 46 of 3.125 each.
-        ({}, 1, "activations 200.0 GB, pictures 20.0 GB, state 6.0 GB, of 80.0 GB: use "),
+        ({}, 1, "activations 200.0 GB, images 20.0 GB, state 6.0 GB, of 80.0 GB: use "),
         ({}, 1, "use --config.batch_size=12, or --config.accumulate=8, or --config.input.place"),
         ({}, 2, "use --config.batch_size=8, or --config.accumulate=16, or"),
         ({"placement": "host"}, 1, "batch_size=20, or --config.accumulate=4, or a smaller"),
@@ -172,7 +172,7 @@ def test_exhausted_by_a_step(
         launch.launch(tiny_config(model__name="sorting"), tmp_path, "command")
     assert isinstance(caught.value.__cause__, jax.errors.JaxRuntimeError)
     told = str(caught.value)
-    assert told.startswith("out of memory: a step on 16 pictures takes, on each device, activ")
+    assert told.startswith("out of memory: a step on 16 images takes, on each device, activ")
     assert "\n" not in told and "UserError: out of memory" in (tmp_path / "train.log").read_text()
     size = int(told.partition("--config.batch_size=")[2].partition(",")[0])
     run = create(model__name="sorting")
@@ -188,7 +188,7 @@ def test_exhausted_by_a_validation(
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
 
     monkeypatch.setattr(Experiment, "eval_step", exhausted)
-    with pytest.raises(UserError, match=r"16 pictures takes.*use --config\.batch_size=8, or"):
+    with pytest.raises(UserError, match=r"16 images takes.*use --config\.batch_size=8, or"):
         # Not a run of another test, whose step is there already.
         launch.launch(tiny_config(seed=5), tmp_path, "command")
 
@@ -220,5 +220,5 @@ def test_memory_that_opencv_lacks_is_no_broken_picture(monkeypatch: pytest.Monke
     "error", [jax.errors.JaxRuntimeError("INTERNAL: a bug"), OSError(errno.ENOSPC, "full")]
 )
 def test_other_errors_pass(create: Create, error: Exception) -> None:
-    with pytest.raises(type(error)), explained(create()):
+    with pytest.raises(type(error)), memory_errors_explained(create()):
         raise error

@@ -79,10 +79,10 @@ def test_signal(
     stop(run, tmp_path, call=call, number=number)
     told = capsys.readouterr().err
     assert f"{number.name}: stopped and saved at step {step} of 20" in told
-    assert "to go on, run the same command again" in told
+    assert "to resume, run the same command again" in told
     assert result(tmp_path)["latest"] == step
     run(tmp_path)
-    assert f"continuing from step {step} of 20" in capsys.readouterr().err
+    assert f"resuming from step {step} of 20" in capsys.readouterr().err
     assert result(tmp_path) == uninterrupted
 
 
@@ -201,7 +201,7 @@ def relabelled(records: Records) -> Records:
         ),
         ({"model__dropout_rate": 0.1}, ["config.model.dropout_rate: 0.5 there, 0.1 now"]),
         ({"tasks": "age"}, ["config.tasks", "classes.gender: ['female', 'male'] there, absent"]),
-        ({}, ["dataset.fingerprint: pictures, persons or labels are not those of then"]),
+        ({}, ["dataset.fingerprint: images, subjects or labels have changed"]),
     ],
 )
 def test_another_run_is_refused(

@@ -146,7 +146,7 @@ def test_run_starts_from_an_earlier_one(
 
     # Subjects of its training set are neither in validation nor in test here.
     for fields in ({"dataset__test_fold": 1}, {"seed": 1}):
-        with pytest.raises(UserError, match="were trained on persons of"):
+        with pytest.raises(UserError, match="were trained on subjects of"):
             run("leak", init=str(tmp_path / "heads"), **fields)
     with pytest.raises(UserError, match=r"has the head softmax for gender, this one sigmoid"):
         run("head", init=str(tmp_path / "heads"), new_parts="", heads__gender="sigmoid")
@@ -169,7 +169,7 @@ def test_run_starts_from_an_earlier_one(
     # A weights file records the subjects in its training data.
     file = tmp_path / "heads.safetensors"
     save_weights(file, read_run_weights(tmp_path / "heads"))
-    with pytest.raises(UserError, match="trained on persons of"):
+    with pytest.raises(UserError, match="trained on subjects of"):
         run("leak", init=str(file), dataset__test_fold=1)
 
     with pytest.raises(UserError, match="trained tiny, not levi_hassner"):
