@@ -54,7 +54,8 @@ def check_not_seen(seen: Mapping[str, str], records: Records, splits: Splits) ->
     """
     whole = seen.get(_data_set(records.name)) == NOT_FOLD_0
     remedy = (
-        "give --config.dataset.test_fold=0, the only one outside their training data, or other weights"
+        "give --config.dataset.test_fold=0, the only one outside their training data, or other "
+        "weights"
         if whole
         else "use the dataset.test_fold, dataset.protocol, dataset.validation_fraction, tasks and "
         "seed of their training"
