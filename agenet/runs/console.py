@@ -68,7 +68,7 @@ class Rows:
     >>> rows = Rows(["age", "gender"], total_steps=400)
     >>> rows.format(200, {"epoch": 1.0, "validation/loss": 2.5, "validation/age_loss": 1.75,
     ...     "validation/age_accuracy": 0.25, "validation/age_one_off": 1.0})
-    'valid   200   1.00  2.500 |    1.750  25.0% 100.0% |                     |'
+    'valid   200   1.00  2.500 |    1.750  25.0% 100.0% |                    |'
     """
 
     def __init__(self, tasks: Sequence[str], total_steps: int):

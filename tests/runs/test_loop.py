@@ -206,7 +206,7 @@ def test_start_tells_what_is_about_to_happen(run: Run, capsys: pytest.CaptureFix
     told = capsys.readouterr().err
     for text in (
         "command",
-        "1 x cpu",
+        "devices   ",
         "mesh: data 1",
         "noise/faces/1.0.0, official labels, protocol subject, test fold 0",
         "0 of 36 test images show a subject from training",

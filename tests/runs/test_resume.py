@@ -181,7 +181,7 @@ def test_finished_run_says_so(
     told = capsys.readouterr().err
     assert "this run is finished" in told
     assert "test, age: accuracy 50.00%, 1-off 75.00%, balanced 25.00%, loss 1.5000" in told
-    assert str(tmp_path / "report.md") in told
+    assert str(tmp_path / "report.html") in told
     assert result(tmp_path) == before
 
 
