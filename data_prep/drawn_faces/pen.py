@@ -1,6 +1,6 @@
-"""A pen that draws shapes given in head units, and the curves that it draws.
+"""Draws shapes given in head units, and creates smooth curves and outlines.
 
-Head units: the origin is the middle of the head, x points right and y down, and an adult's head
+Head units: the origin is the centre of the head, x points right and y down, and an adult's head
 is about 1.7 wide and 2.2 high.
 """
 

@@ -136,7 +136,7 @@ class View:
 
 
 def create_person(age_group: int, gender: int, rng: Generator) -> Person:
-    """Draws the looks of a person of `AGE_GROUPS[age_group]` and `GENDERS[gender]`."""
+    """Samples the appearance of a person of `AGE_GROUPS[age_group]` and `GENDERS[gender]`."""
 
     def chance(p: float) -> bool:
         return bool(rng.random() < p)
@@ -145,8 +145,8 @@ def create_person(age_group: int, gender: int, rng: Generator) -> Person:
         return str(rng.choice(list(odds), p=list(odds.values())))
 
     man = gender == 1
-    # One person in thirty looks nearer to a neighbouring group: nobody can get all ages right,
-    # and mistakes by one group are the likely ones.
+    # One person in thirty looks closer to a neighbouring group: no network can get all ages right,
+    # and errors by one group are the most likely.
     stage = float(np.clip(age_group + np.clip(rng.normal(0, 0.23), -0.7, 0.7), -0.3, 7.5))
     tone = rng.random()
     dark = chance(0.35 + 0.9 * tone)
