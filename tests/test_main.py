@@ -156,6 +156,8 @@ def test_drawn_faces_without_tensorflow(drawn_faces: Path, tmp_path: Path) -> No
         "--config=configs/quickstart.py",
         f"--workdir={workdir}",
         f"--config.dataset.data_dir={drawn_faces}",
+        "--config.input.size=72",
+        "--config.input.crop_size=67",
         "--config.duration=8 steps",
         "--config.schedule.warmup=2 steps",
         "--config.log_every=1 steps",
