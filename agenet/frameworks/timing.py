@@ -22,14 +22,14 @@ class Engine(ABC):
 
     @abstractmethod
     def build(self, stage: str, batch: int) -> Figures:
-        """Makes `call` do one step of the stage; seconds of compilation and the like."""
+        """Sets `call` to one step of the stage; returns figures such as compilation seconds."""
 
     def synchronise(self) -> None:
-        """Waits until the device has done all calls."""
-        return  # which it has where a call returns after its work
+        """Waits until the device has finished all calls."""
+        return  # by default calls return after their work
 
     def prepare(self, stage: str, batch: int) -> Figures:
-        """Builds a stage and runs it once; `peak` is the most bytes taken up to then."""
+        """Builds a stage and runs it once; `peak_bytes` is the peak memory until then."""
         start = time.perf_counter()
         figures = self.build(stage, batch)
         self.call()
@@ -38,9 +38,9 @@ class Engine(ABC):
         return figures | {"prepare_seconds": seconds, "peak_bytes": self.peak()}
 
     def measure(self, stage: str, seconds: float) -> list[float]:
-        """Seconds of each call in a turn of about `seconds`, or the mean if they are queued.
+        """Seconds of each call in a turn of about `seconds`, or their mean if calls are queued.
 
-        A call before them is not counted, since others' turns have left caches and threads cold.
+        The first call is not counted, since others' turns have left caches and threads cold.
         """
         first = self._time(1)
         if self.pipelined and stage != "latency":
@@ -52,13 +52,13 @@ class Engine(ABC):
         return times
 
     def release(self) -> None:
-        """Lets go of what the stage has needed."""
+        """Frees what the stage needed."""
         del self.call
 
     def peak(self) -> int:
-        """Most bytes that the process, or on a GPU its framework, has taken so far."""
+        """Peak bytes of the process, or on a GPU of its framework, so far."""
         if (status := Path("/proc/self/status")).exists():
-            # getrusage would start with what the parent process has.
+            # getrusage would include the memory of the parent process.
             line = next(line for line in status.read_text().splitlines() if "VmHWM" in line)
             return int(line.split()[1]) * 1024
         unit = 1 if sys.platform == "darwin" else 1024

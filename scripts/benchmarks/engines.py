@@ -1,4 +1,4 @@
-"""The frameworks that bench_models.py times, all of which do the same work."""
+"""Networks in agenet and other frameworks, which models.py times."""
 
 import dataclasses
 import importlib.util
@@ -22,7 +22,7 @@ PEERS = ("torch", "torch_compiled", "onnxruntime", "openvino")
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What every engine does alike. `platform` is where, "cpu" or "gpu"; `onnx` a path."""
+    """The task of an engine; `platform` is "cpu", "gpu" or "tpu", `onnx` a file to write."""
 
     model: str = ""
     size: int = 0
@@ -46,12 +46,12 @@ class Limits:
         return {"platform": self.device.platform, "machine": describe_machine()}
 
     def fill(self, dtype: str) -> Figures:
-        """Prepares both, the product in `dtype`."""
+        """Prepares both measurements, the product in `dtype`."""
         jnp, on_cpu = self.jax.numpy, self.device.platform == "cpu"
-        # Larger than any cache, and a product that keeps the device busy for a while.
+        # Larger than any cache, and a product that takes long enough to time.
         vector = jnp.ones(2**26 if on_cpu else 2**28, jnp.float32)
         matrix = jnp.ones((2048, 2048) if on_cpu else (8192, 8192), dtype)
-        # In place, since the time for new memory is not the memory's.
+        # In place, so that allocation is not timed.
         copy = self.jax.jit(lambda x: x + 1, donate_argnums=0)
         product = self.jax.jit(jnp.matmul)
         work = {"copy": 2.0 * vector.nbytes, "product": 2.0 * len(matrix) ** 3}
@@ -69,7 +69,7 @@ class Limits:
         return {}
 
     def rates(self) -> dict[str, float]:
-        """Bytes per second of the copy and operations per second of the product, at best."""
+        """The highest bytes per second of the copy and operations per second of the product."""
         rates = {}
         for name, (run, work) in self.tasks.items():
             times: list[float] = []
@@ -82,7 +82,7 @@ class Limits:
 
 
 class Agenet(Engine):
-    """This package's networks and training step."""
+    """agenet's networks and training step."""
 
     result: Any = None
 
@@ -97,7 +97,7 @@ class Agenet(Engine):
         jax.config.update("jax_enable_compilation_cache", False)
         self.jax, self.work, self.device = jax, work, jax.devices()[0]
         self.pipelined = self.device.platform != "cpu"
-        # The peers drop no branches either.
+        # The peers have no stochastic depth either.
         options: Any = {"drop_path_rate": 0.0} if "efficientnet" in work.model else {}
         self.model = create_model(work.model, {"imagenet": CLASSES}, dtype=work.dtype, **options)
         self.tx, self.mesh = optax.adam(1e-4), create_mesh([self.device])
@@ -164,16 +164,16 @@ class Agenet(Engine):
 
 
 def filled_state(shapes: Any, sharding: Any) -> Any:
-    """A state of the given shapes, before the first step of a training.
+    """A training state of the given shapes with random parameters, before its first step.
 
-    Filled here, as compiling the initialisation would take as long as the rest.
+    Filled on the host, since compiling the initialisation would take as long as everything else.
     """
     import jax
 
     rng = np.random.default_rng(0)
 
     def fill(path: Any, leaf: Any) -> np.ndarray:
-        # All that an optimiser remembers is nothing at the start.
+        # An optimizer's state starts as zeros.
         name = path[-1].key if path[0].name in ("params", "batch_stats") else ""
         return _fill(name, leaf, rng)
 
@@ -181,7 +181,7 @@ def filled_state(shapes: Any, sharding: Any) -> Any:
 
 
 def compile_counted(function: Any, *arguments: Any) -> tuple[Any, Figures]:
-    """The program that a compiled function is for these arguments, and what XLA says of it."""
+    """Compiles a function for these arguments, with XLA's counts and memory of the program."""
     start = time.perf_counter()
     program = function.lower(*arguments).compile()
     seconds = time.perf_counter() - start
@@ -268,7 +268,7 @@ class Torch(Engine):
     def release(self) -> None:
         super().release()
         if self.device == "cuda":
-            self.torch.cuda.empty_cache()  # for the others
+            self.torch.cuda.empty_cache()  # for other processes
 
     def peak(self) -> int:
         on_gpu = self.device == "cuda"
@@ -276,7 +276,7 @@ class Torch(Engine):
 
 
 class TorchCompiled(Torch):
-    """The same through torch.compile, the optimiser apart."""
+    """The same with torch.compile, except for the optimizer."""
 
     compiled = True
 
@@ -364,7 +364,7 @@ def stages_of(engine: str) -> tuple[str, ...]:
 
 
 def not_installed(engine: str, model: str) -> str:
-    """The module that an engine lacks for a network, or nothing."""
+    """A module that an engine needs for a network and that is not installed, or nothing."""
     # ONNX files are made by PyTorch.
     needed = [] if engine in ("agenet", "limits") else ["torch"]
     if needed and model != "levi_hassner":
@@ -400,7 +400,7 @@ def create_torch(work: Work) -> Any:
 
 
 def export_onnx(work: Work) -> None:
-    """Writes the peer in PyTorch to `work.onnx`, with a symbolic batch."""
+    """Exports the network in PyTorch to `work.onnx`, with a symbolic batch."""
     import torch
 
     images = torch.zeros(1, 3, work.size, work.size)
@@ -418,7 +418,7 @@ def export_onnx(work: Work) -> None:
 
 
 def _fill(name: str, leaf: Any, rng: np.random.Generator) -> np.ndarray:
-    """Values that keep the variance from layer to layer."""
+    """Random values that keep the variance from layer to layer."""
     if name == "kernel":
         return rng.standard_normal(leaf.shape, np.float32) * (2 / math.prod(leaf.shape[:-1])) ** 0.5
     return np.full(leaf.shape, name in ("scale", "var"), leaf.dtype)

@@ -1,4 +1,4 @@
-"""Pictures of faces and frames with faces on them, for bench_predict.py."""
+"""Images of faces, and video frames composed of them, for predict.py."""
 
 import contextlib
 import itertools
@@ -15,71 +15,71 @@ from agenet.faces.image_io import FORMATS, ImageFileError, read_image
 
 WIDTH, HEIGHT = 640, 480
 LOOP = 8  # frames
-LARGE = 80  # pixels across, which dlib's detector needs
+LARGE = 80  # pixels, the smallest face that dlib's detector finds
 
 
-def draw_pictures(count: int) -> list[np.ndarray]:
-    """Faces of nobody, as large as FairFace's."""
+def draw_images(count: int) -> list[np.ndarray]:
+    """Draws faces of invented people, 224 px like FairFace's."""
     from data_prep.drawn_faces.draw import draw_face
     from data_prep.drawn_faces.person import create_person, create_view
 
-    pictures = []
+    images = []
     for seed in range(count):
         rng = np.random.default_rng(seed)
         person = create_person(int(rng.integers(8)), int(rng.integers(2)), rng)
-        pictures.append(draw_face(person, create_view(rng), 224))
-    return pictures
+        images.append(draw_face(person, create_view(rng), 224))
+    return images
 
 
-def read_pictures(path: Path, count: int) -> list[np.ndarray]:
-    """The first pictures of a folder or a tar, as often as it takes for so many."""
-    pictures = []
+def read_images(path: Path, count: int) -> list[np.ndarray]:
+    """Reads the first images of a folder or a tar, repeated until there are `count`."""
+    images = []
     if path.is_dir():
         files = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in FORMATS)
-        pictures = [read_image(file) for file in itertools.islice(files, count)]
+        images = [read_image(file) for file in itertools.islice(files, count)]
     else:
         with tarfile.open(path) as tar:
             for member in tar:
                 suffix = Path(member.name).suffix.lower()
                 if suffix in FORMATS and (file := tar.extractfile(member)):
                     coded = np.frombuffer(file.read(), np.uint8)
-                    pictures.append(cv2.cvtColor(cv2.imdecode(coded, 1), cv2.COLOR_BGR2RGB))
-                if len(pictures) == count:
+                    images.append(cv2.cvtColor(cv2.imdecode(coded, 1), cv2.COLOR_BGR2RGB))
+                if len(images) == count:
                     break
-    if not pictures:
-        raise UserError(f"--pictures: {path} holds no pictures")
-    return list(itertools.islice(itertools.cycle(pictures), count))
+    if not images:
+        raise UserError(f"--images: {path} holds no images")
+    return list(itertools.islice(itertools.cycle(images), count))
 
 
 def media_faces(folder: Path, detector: str) -> list[np.ndarray]:
-    """The surroundings of the faces in a folder's pictures, of those that are large enough."""
+    """Crops the face of each image in a folder, with its surroundings, if it is large enough."""
     finder, faces = create_detector(detector), []
     for path in sorted(folder.iterdir()):
         try:
-            picture = read_image(path) if path.suffix.lower() in FORMATS else None
+            image = read_image(path) if path.suffix.lower() in FORMATS else None
         except ImageFileError:
             continue
-        found = [] if picture is None else finder.detect(picture)
-        if picture is None or not found or found[0].box.width < LARGE:
+        found = [] if image is None else finder.detect(image)
+        if image is None or not found or found[0].box.width < LARGE:
             continue
         (x, y), half = found[0].box.center, 0.9 * found[0].box.height
         left, top = max(round(x - half), 0), max(round(y - half), 0)
-        faces.append(picture[top : round(y + half), left : round(x + half)])
+        faces.append(image[top : round(y + half), left : round(x + half)])
     if not faces:
-        raise UserError(f"--media: no picture in {folder} shows a face of {LARGE} pixels")
+        raise UserError(f"--media: no image in {folder} shows a face of {LARGE} pixels")
     return faces
 
 
-def found_faces(pictures: Sequence[np.ndarray], detector: str, count: int) -> list[np.ndarray]:
-    """Pictures that every detector should find, `count` of them on a frame: those that two do."""
+def found_faces(images: Sequence[np.ndarray], detector: str, count: int) -> list[np.ndarray]:
+    """Selects faces that both detectors find when `count` of them are in a frame."""
     finders = [create_detector(detector)]
     with contextlib.suppress(UserError):
         finders.append(create_detector("hog"))
     faces = []
-    for picture in pictures:
-        frames = compose_frames([picture], count)
+    for image in images:
+        frames = compose_frames([image], count)
         if all(len(finder.detect(frame)) == count for finder in finders for frame in frames):
-            faces.append(picture)
+            faces.append(image)
         if len(faces) == count:
             break
     if not faces:
@@ -88,7 +88,7 @@ def found_faces(pictures: Sequence[np.ndarray], detector: str, count: int) -> li
 
 
 def compose_frames(faces: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
-    """Frames uint8 [480, 640, 3] in which one or four faces move about a little."""
+    """Frames uint8 [480, 640, 3] in which one or four faces move slightly."""
     rows = columns = round(count**0.5)
     cell_width, cell_height = WIDTH // columns, HEIGHT // rows
     side = round(0.8 * cell_height)

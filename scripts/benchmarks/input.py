@@ -1,4 +1,4 @@
-"""How fast pictures are prepared, decoded and fed to a network on this machine.
+"""Measures how fast images are prepared, decoded and fed to a network on this machine.
 
 python scripts/benchmarks/input.py [--manual_dir=FOLDER --data_set=adience/faces] [--config=FILE]
 """
@@ -26,7 +26,7 @@ from agenet.errors import UserError, one_line_errors
 ROOT = Path(__file__).resolve().parents[2]
 
 DRAWN = "drawn_faces/faces"
-BLOCK = 1000  # pictures; all stages take turns, to suffer alike from what else the machine does
+BLOCK = 1000  # images per turn of a stage; turns spread the influence of other programs
 STEPS = 5
 
 # The reference report's, by the names of both `config.augment` and Albumentations.
@@ -42,12 +42,14 @@ Figures = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs every stage in a process of its own and prints a table.
+    """Runs each stage in a process of its own and prints a table.
 
     Raises:
         UserError: the release, the config or the data set does not fit.
     """
-    parser = argparse.ArgumentParser(description="Speed and memory of the input, in one table.")
+    parser = argparse.ArgumentParser(
+        description="Speed and memory of the input pipeline, in one table."
+    )
     parser.add_argument(
         "--manual_dir", type=Path, help="folder of a release (default: drawn faces, made for this)"
     )
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _in_child(stage: Callable[..., Figures], *arguments: Any) -> Figures:
-    """A stage's figures and `peak`, the most memory that its own process took, in bytes."""
+    """A stage's figures, and `peak`: the most memory of its process, in bytes."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_measured, stage, *arguments).result()
@@ -104,7 +106,7 @@ def draw(name: str, manual_dir: Path) -> Figures:
 
 
 def touch() -> Figures:
-    """Seconds that 1 GB of memory takes for being new: the system's part in keeping pictures."""
+    """Seconds to fill 1 GB of new memory: the system's share in storing images."""
     import numpy as np
 
     from agenet.data.decoding import allocate_images, available_cores
@@ -130,27 +132,27 @@ def build(name: str, manual_dir: Path, data_dir: str) -> Figures:
     return {"seconds": time.perf_counter() - start}
 
 
-def decode_by_opencv(pictures: Sequence[bytes], size: int = 0) -> None:
-    """Decodes all pictures on all cores, and resizes them if a `size` is given."""
+def decode_by_opencv(images: Sequence[bytes], size: int = 0) -> None:
+    """Decodes encoded images on all cores, and resizes them if `size` is not 0."""
     import cv2
     import numpy as np
 
     from agenet.data.decoding import available_cores
 
     def run(start: int) -> None:
-        for picture in pictures[start : start + 50]:
-            # And forgets it, so that the memory is used again.
-            image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+        for encoded in images[start : start + 50]:
+            # Not kept, so that its memory is used again.
+            image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
             if size:
                 cv2.resize(image, (size, size))
 
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(available_cores()) as pool:
-        list(pool.map(run, range(0, len(pictures), 50)))
+        list(pool.map(run, range(0, len(images), 50)))
 
 
 def decode(name: str, data_dir: str, config_file: Path) -> Figures:
-    """Seconds for all pictures, shuffled: OpenCV from bytes in memory, and ours from the files."""
+    """Images per second, in random order: OpenCV from memory, and agenet from the files."""
     import jax
     import numpy as np
 
@@ -172,7 +174,7 @@ def decode(name: str, data_dir: str, config_file: Path) -> Figures:
             jax.block_until_ready(batch)
 
     shuffled = np.random.default_rng(0).permutation(len(records.fold))
-    run_stream(shuffled[:BLOCK])  # Its memory is new only once.
+    run_stream(shuffled[:BLOCK])  # Its memory is new only the first time.
     counts = dict.fromkeys(("raw", "resized", "resident", "again", "stream"), 0)
     for first in range(0, len(shuffled), BLOCK):
         rows, out = shuffled[first : first + BLOCK], images[first : first + BLOCK]
@@ -201,7 +203,7 @@ def _whole_batches(rows: Any, batch_size: int) -> list[Any]:
 
 
 def stream(name: str, data_dir: str, config_file: Path) -> Figures:
-    """Nothing but the memory that it takes to go through all pictures batch by batch."""
+    """Streams all images batch by batch; only its peak memory is of interest."""
     import jax
     import numpy as np
 
@@ -219,9 +221,9 @@ def stream(name: str, data_dir: str, config_file: Path) -> Figures:
 
 
 def feed(name: str, data_dir: str, config_file: Path) -> Figures:
-    """Seconds of a batch, made and transformed, and of a whole training step with its batch.
+    """Seconds to make and transform a batch, and of a training step with its batch.
 
-    The transforms are the config's own, and beside it the reference report's.
+    The transforms are the config's and, for comparison, the reference report's.
     """
     import jax
     import numpy as np
@@ -236,7 +238,7 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
     experiment = create_experiment(config)
     config = experiment.config
     normalisation = config.input.mean, config.input.std
-    pictures = ResidentImages(
+    resident = ResidentImages(
         experiment.records, size=config.input.size, mesh=experiment.mesh, on_device=True
     )
     resident_peak = _peak()
@@ -251,7 +253,7 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
 
     def batch(step: int) -> dict[str, jax.Array]:
         rows = training_batch(experiment.splits.train, config.batch_size, seed=0, step=step)
-        return pictures.batch(rows, np.ones(config.batch_size, bool))
+        return resident.batch(rows, np.ones(config.batch_size, bool))
 
     times: dict[str, list[float]] = {what: [] for what in (*transforms, "step")}
     for step in range(STEPS + 1):
@@ -280,7 +282,7 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
 
 
 def albumentations_seconds(images: Any, crop_size: int, config: Any) -> float | None:
-    """Seconds for the reference report's augmentation of a batch on all cores, if it is there."""
+    """Seconds of Albumentations for the report's augmentation of a batch, if it is installed."""
     try:
         import albumentations
     except ImportError:
@@ -293,7 +295,7 @@ def albumentations_seconds(images: Any, crop_size: int, config: Any) -> float | 
     limits = {f"{name}_limit": value for name, value in REPORT.items()}
     warp = {name: limits.pop(name) for name in ("shift_limit", "scale_limit", "rotate_limit")}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # ShiftScaleRotate is to be called Affine.
+        warnings.simplefilter("ignore")  # ShiftScaleRotate is deprecated in favour of Affine.
         transform = albumentations.Compose(
             [
                 albumentations.RandomCrop(crop_size, crop_size),
@@ -334,25 +336,25 @@ def print_table(
     batch_size, machine = feeding["batch_size"], feeding["machine"]
     fed, step = feeding["seconds"]["feed"], feeding["seconds"]["step"]
 
-    def row(what: str, rate: float, beside: str, peak: float | None) -> None:
+    def row(what: str, rate: float, ratio: str, peak: float | None) -> None:
         memory = f"{peak / 1e9:.2f} GB" if peak else ""
-        print(f"| {what} | {rate:,.0f} | {beside} | {memory} |")
+        print(f"| {what} | {rate:,.0f} | {ratio} | {memory} |")
 
     def of_opencv(rate: float) -> str:
         return f"{rate / rates['raw']:.0%} and {rate / rates['resized']:.0%} of OpenCV"
 
-    print(f"{name}: {count:,} pictures; {machine['devices']}; {machine['processor']}\n")
-    print("| stage | pictures/s | ratio | peak memory |")
+    print(f"{name}: {count:,} images; {machine['devices']}; {machine['processor']}\n")
+    print("| stage | images/s | ratio | peak memory |")
     print("|---|---:|---|---:|")
     total = building["seconds"]
     row("building, imports included", count / total, f"{total:.0f} s in all", building["peak"])
     row("opening, imports included", rates["open"], f"{decoding['open']:.1f} s in all", None)
-    picture_bytes = 3 * decoding["size"] ** 2
-    row("filling new memory", 1e9 / picture_bytes / touching["seconds"], "", None)
+    image_bytes = 3 * decoding["size"] ** 2
+    row("filling new memory", 1e9 / image_bytes / touching["seconds"], "", None)
     row("OpenCV: decoding", rates["raw"], "", None)
     row("OpenCV: decoding, resizing", rates["resized"], "", None)
     row(
-        f"decoding into new memory ({count * picture_bytes / 1e9:.2f} GB)",
+        f"decoding into new memory ({count * image_bytes / 1e9:.2f} GB)",
         rates["resident"],
         of_opencv(rates["resident"]),
         feeding["resident_peak"],
@@ -371,11 +373,11 @@ def print_table(
         None,
     )
     augmented, peer = feeding["seconds"]["augment"], feeding["seconds"].get("albumentations")
-    beside = f", {peer / augmented:.1f} times Albumentations' rate" if peer else ""
+    more = f", {peer / augmented:.1f} times Albumentations' rate" if peer else ""
     row(
         "the same with the reference report's augmentation",
         batch_size / augmented,
-        f"{augmented / step:.1%} of a step{beside}",
+        f"{augmented / step:.1%} of a step{more}",
         None,
     )
     row(f"training {feeding['model']}", batch_size / step, "", feeding["peak"])

@@ -1,9 +1,8 @@
-"""What bench_train.py times: steps, loops and loaders of this package and of PyTorch.
+"""Training steps, loops and loaders of agenet and PyTorch, which train.py times.
 
-Each is an `Engine` in a process of its own, with several stages that are ready at once: "step"
-trains on one batch that stays on the device, "loop" is a whole training, and "load" the same
-without the computation. Of agenet, "loop" and "load" are followed by where the pictures are, one
-of `config.input.placement`: "loop device".
+Each class is an `Engine` that holds several stages at once: "step" trains on one batch that stays
+on the device, "loop" is a whole training, and "load" is the loop without computation. For agenet
+the placement of the images, see `config.input.placement`, follows: "loop device".
 """
 
 import dataclasses
@@ -26,21 +25,21 @@ from agenet.labels import TASK_CLASSES, UNKNOWN
 from scripts.benchmarks.engines import Torch, Work, compile_counted, filled_state
 from scripts.benchmarks.input import BLOCK, decode_by_opencv
 
-# Steps that a run's rows are about, see `log_every`. On a CPU each takes so long that few must do.
+# Steps per logged row, see `log_every`; few on a CPU, where a step takes long.
 STEPS, STEPS_ON_CPU = 20, 2
-# Batches that each of PyTorch's worker processes has ready.
+# Batches that each of PyTorch's worker processes prefetches.
 _AHEAD = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Training(Work):
-    """What all do: train as `config` says, whose batch is set later, on an opened data set."""
+    """Training by `config`, whose batch size is set later."""
 
     config: Any = None  # a RunConfig
 
 
 class StagedEngine(Engine):
-    """Several stages at once."""
+    """An engine that holds several stages at once."""
 
     def __init__(self) -> None:
         self.calls: dict[str, Callable[[], Any]] = {}
@@ -60,7 +59,7 @@ class StagedEngine(Engine):
 
 
 class AgenetTraining(StagedEngine):
-    """This package's step, and the loop of agenet.main around it."""
+    """agenet's training step, and the loop of `agenet train` around it."""
 
     def __init__(self, work: Training) -> None:
         import jax
@@ -98,7 +97,7 @@ class AgenetTraining(StagedEngine):
         )
         step = experiment.train_step if kind == "loop" else make_idle_step(experiment)
         experiment = dataclasses.replace(experiment, config=config)
-        vars(experiment)["train_step"] = step  # Compiled already, where the property keeps it.
+        vars(experiment)["train_step"] = step  # The cached property holds the compiled step.
         batches = create_batches(experiment, state.variables, step=0, show_progress=False)
         loop = Loop(experiment, batches, state, steps)
         self.loops[stage] = loop
@@ -144,10 +143,10 @@ class AgenetTraining(StagedEngine):
 
 
 def make_idle_step(experiment: Any) -> Any:
-    """Returns a training step that computes nothing, but takes and gives what one does.
+    """Returns a training step with the usual inputs and outputs that computes nothing.
 
-    What remains of a loop with it is the host's work: the batch, its way to the device, starting a
-    program with all the arrays of a state, and every row of the run.
+    A loop with it does only the host's work: making a batch, copying it to the device, starting a
+    program with all arrays of a state, and logging.
     """
     import jax
     import jax.numpy as jnp
@@ -156,7 +155,7 @@ def make_idle_step(experiment: Any) -> Any:
 
     def idle_step(state: Any, batch: dict[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
         _, sums = jax.eval_shape(experiment.train_step, state, batch)
-        # With a barrier, or JAX would pass the arrays by the program. All of the batch is awaited.
+        # The barrier makes JAX pass all arrays through the program, so it waits for the batch.
         state, batch = jax.lax.optimization_barrier((state, batch))
         nothing = 0 * sum(column.ravel()[0].astype(jnp.float32) for column in batch.values())
         zeros = {name: jnp.asarray(nothing, each.dtype) for name, each in sums.items()}
@@ -172,22 +171,23 @@ def make_idle_step(experiment: Any) -> Any:
 
 
 class Loop:
-    """A training by agenet's `Trainer`, which stops after a while and goes on when asked to.
+    """A training by agenet's `Trainer` that can be stopped and resumed.
 
-    It is its own writer, which asks to stop, and its own checkpoints, where its state is kept.
+    It takes the place of the trainer's metrics writer, in which it requests to stop, and of its
+    checkpoints, in which it keeps the state.
     """
 
     latest_step = None
 
     def __init__(self, experiment: Any, batches: Any, state: Any, steps: int) -> None:
-        """`steps` are those between two rows."""
+        """`steps` is the number of steps between two logged rows."""
         self._experiment, self._batches, self._steps = experiment, batches, steps
         self.state = state
 
     def run(self, seconds: float) -> list[float]:
-        """Seconds of a step, the mean of each row, in a turn of about so many.
+        """Trains for about `seconds`, and returns the mean seconds per step of each row.
 
-        A row before them is not counted, for it begins with nothing prepared.
+        The first row is not counted, since it starts without prefetched batches.
         """
         from agenet.distributed.profiler import Profile
         from agenet.runs.loop import Progress, Trainer
@@ -223,7 +223,7 @@ class Loop:
 
 
 class TorchTraining(StagedEngine, Torch):
-    """PyTorch, channels last, bfloat16 by autocast, with the loss and the optimiser of agenet."""
+    """PyTorch, channels last, bfloat16 by autocast, with agenet's losses and optimizer."""
 
     def __init__(self, work: Training) -> None:
         import torch
@@ -232,7 +232,7 @@ class TorchTraining(StagedEngine, Torch):
         Torch.__init__(self, work)
         self.config = work.config
         self.counts = [len(TASK_CLASSES[task]) for task in ("age", "gender")]
-        # One layer of outputs for both tasks.
+        # One output layer for both tasks.
         layers = self.module.named_modules()
         *_, name = (name for name, layer in layers if isinstance(layer, torch.nn.Linear))
         head = torch.nn.Linear(self.module.get_submodule(name).in_features, sum(self.counts))
@@ -291,27 +291,27 @@ class TorchTraining(StagedEngine, Torch):
         return train
 
     def batches(self, batch: int) -> Iterator[Any]:
-        """Endlessly, of shuffled pictures, on the device."""
+        """Yields batches of shuffled images on the device, without end."""
         loader = self.torch.utils.data.DataLoader(
             self.faces,
             sampler=Shuffled(len(self.faces), batch),
-            batch_size=None,  # The lists are of batches: one call, one array, one copy for each.
+            batch_size=None,  # The sampler yields rows of whole batches, so each is one array.
             num_workers=self.workers,
             prefetch_factor=_AHEAD,
             pin_memory=self.device == "cuda",
-            multiprocessing_context="fork",  # The encoded pictures are there already.
+            multiprocessing_context="fork",  # Shares the encoded images in memory.
         )
         for columns in loader:
             yield [column.to(self.device, non_blocking=True) for column in columns]
 
     def measure(self, stage: str, seconds: float) -> list[float]:
         if stage in self.loaders:
-            # What the workers have prepared in others' turns.
+            # Skips batches that the workers have prepared during others' turns.
             for _ in range(self.workers * _AHEAD):
                 next(self.loaders[stage])
         if stage != "load":
             return super().measure(stage, seconds)
-        # The workers' batches come in bursts.
+        # Batches of the workers arrive in bursts.
         start, count = time.perf_counter(), 0
         while count == 0 or time.perf_counter() - start < seconds:
             self.calls[stage]()
@@ -325,22 +325,22 @@ class TorchTraining(StagedEngine, Torch):
 
 
 class TorchCompiledTraining(TorchTraining):
-    """The same through torch.compile, loss and optimiser apart."""
+    """The same with torch.compile, except for loss and optimizer."""
 
     compiled = True
 
 
 class Faces:
-    """A data set for PyTorch's loader, which decodes, crops and mirrors in its workers."""
+    """A data set for PyTorch's DataLoader, which decodes, crops and flips in its workers."""
 
     def __init__(self, records: Records, stored: int, size: int) -> None:
-        # All in memory, which is what suits it best.
-        self._pictures = [records.images[row] for row in range(len(records.fold))]
+        # All in memory, which is fastest.
+        self._encoded = [records.images[row] for row in range(len(records.fold))]
         self._labels = [records.labels[task].astype(np.int64) for task in ("age", "gender")]
         self._stored, self._size = stored, size
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._encoded)
 
     def __getitem__(self, rows: list[int]) -> tuple[np.ndarray, ...]:
         """Images uint8 [B, S, S, 3] and int64 [B] of each task."""
@@ -348,8 +348,8 @@ class Faces:
         size, room = self._size, self._stored - self._size
         images = np.empty((len(rows), size, size, 3), np.uint8)
         for image, row in zip(images, rows, strict=True):
-            picture = np.frombuffer(self._pictures[row], np.uint8)
-            decoded: Any = cv2.imdecode(picture, cv2.IMREAD_COLOR_RGB)
+            encoded = np.frombuffer(self._encoded[row], np.uint8)
+            decoded: Any = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
             whole = to_square(decoded, self._stored)
             top, left = random.randint(0, room), random.randint(0, room)
             crop = whole[top : top + size, left : left + size]
@@ -358,7 +358,7 @@ class Faces:
 
 
 class Shuffled:
-    """Endless lists of `batch` rows, of which every epoch takes another order."""
+    """A sampler of endless batches of rows; every epoch has another order."""
 
     def __init__(self, count: int, batch: int) -> None:
         self._count, self._batch = count, batch
@@ -372,18 +372,18 @@ class Shuffled:
 
 
 class OpenCv(StagedEngine):
-    """Decodes on all cores, resizes and forgets: what no loader can be faster than."""
+    """Decodes and resizes on all cores and discards the result: a bound for every loader."""
 
     def __init__(self, work: Training) -> None:
         super().__init__()
         dataset = work.config.dataset
-        pictures = open_records(dataset.name, dataset.data_dir).images
-        self._pictures = [pictures[row] for row in range(min(BLOCK, len(pictures)))]
+        encoded = open_records(dataset.name, dataset.data_dir).images
+        self._encoded = [encoded[row] for row in range(min(BLOCK, len(encoded)))]
         self._size = work.config.input.size
 
     def build(self, stage: str, batch: int) -> Figures:
-        self._batches = len(self._pictures) / batch
-        self.call = lambda: decode_by_opencv(self._pictures, self._size)
+        self._batches = len(self._encoded) / batch
+        self.call = lambda: decode_by_opencv(self._encoded, self._size)
         return {}
 
     def measure(self, stage: str, seconds: float) -> list[float]:

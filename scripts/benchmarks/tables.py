@@ -15,26 +15,26 @@ DTYPES = ("float32", "bfloat16")
 
 
 def add_turn_options(parser: argparse.ArgumentParser, *, rounds: int, seconds: float) -> None:
-    """Options of every benchmark whose contestants take turns, with these defaults."""
+    """Adds the options of benchmarks with turns."""
     add = parser.add_argument
-    add("--rounds", type=int, default=rounds, help=f"turns of each (default: {rounds})")
+    add("--rounds", type=int, default=rounds, help=f"turns of each contestant (default: {rounds})")
     add(
         "--seconds",
         type=float,
         default=seconds,
-        help=f"of a turn, at least one call (default: {seconds:g})",
+        help=f"length of a turn, at least one call (default: {seconds:g})",
     )
     add(
         "--limit",
         type=float,
         default=300.0,
-        help="seconds after which what does not answer is given up (default: 300)",
+        help="seconds to wait for an answer (default: 300)",
     )
     add("--json", type=Path, help="file for all figures")
 
 
 def add_network_options(parser: argparse.ArgumentParser, models: str) -> None:
-    """Options of the benchmarks of networks, `models` by default."""
+    """Adds the options of the benchmarks of networks; `models` is the default list."""
     add = parser.add_argument
     add("--models", default=models, help=f'list, or "all" (default: {models})')
     add("--batch_size", type=int, help="largest batch (default: 16 on a CPU, else 256)")
@@ -64,7 +64,7 @@ def check_options(args: argparse.Namespace, **least: int) -> None:
 
 
 def work_on(device: Figures, dtype: str | None, cores: int) -> Work:
-    """The work that the device which `Limits` describes is given unless asked otherwise."""
+    """The task on the device that `Limits` describes, with its default precision."""
     return Work(
         # Every accelerator but a TPU has a backend in PyTorch that goes by the name of cuda.
         platform={"cpu": "cpu", "tpu": "tpu"}.get(device["platform"], "gpu"),
@@ -79,14 +79,14 @@ def split_names(text: str) -> list[str]:
 
 
 def input_size(model: str) -> int:
-    """The side in pixels that a network is made for; raises `UserError` for an unknown one."""
+    """Default side of a network's input in pixels; raises `UserError` for an unknown one."""
     from agenet.models import create_model
 
     return int(create_model(model, {"imagenet": 1}).backbone.input_size)
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Of those packages that are installed."""
+    """Versions of those packages that are installed."""
     found = {}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -100,7 +100,7 @@ def write_json(args: argparse.Namespace, result: Figures) -> None:
 
 
 def print_machine(result: Figures, what: str) -> None:
-    """The machine, `what` else all figures share, versions and what disturbs."""
+    """Prints the machine, settings (`what`), versions and load."""
     machine = result["machine"]
     found = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     print(f"{machine['devices']}; {machine['processor']}; {what}; {found}")
@@ -114,7 +114,7 @@ def print_header(columns: Sequence[str], first: str = "") -> None:
 
 
 def print_roofline(rows: Mapping[str, Figures]) -> None:
-    """What XLA counts, and the limits of the device that this comes near to."""
+    """Prints XLA's counts, and how close the device's limits are."""
     print()
     print_header(
         ["GFLOP", "GB moved", "GFLOP/s", "GB/s", "reached", "compiling, s", "program, GB"],
@@ -137,20 +137,20 @@ def print_roofline(rows: Mapping[str, Figures]) -> None:
 
 
 def print_problems(stages: Mapping[str, Mapping[str, Figures]]) -> None:
-    """A line for each that failed, or disturbed the others."""
+    """Prints a line for each contestant that failed, or that disturbed the others."""
     print()
-    told = []
+    lines = []
     for stage, figures in stages.items():
         for name, found in figures.items():
             if "error" in found:
-                told.append(f"- {name}, {stage}: failed: {found['error']}")
+                lines.append(f"- {name}, {stage}: failed: {found['error']}")
             if found.get("idle", 0.0) > 0.05:
-                told.append(f"- {name}, {stage}: busy for {found['idle']:.0%} of others' turns")
-    for line in dict.fromkeys(told):
+                lines.append(f"- {name}, {stage}: busy for {found['idle']:.0%} of others' turns")
+    for line in dict.fromkeys(lines):
         print(line)
 
 
 def cell(figures: Figures, key: str, scale: float = 1.0) -> str:
-    """A figure with three digits, or all before the point; "-" where there is none."""
+    """A figure with three significant digits, or a whole number; "-" where there is none."""
     value = figures.get(key, 0.0) * scale
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value else "-"

@@ -1,9 +1,10 @@
-"""The reference report's EfficientNet-B0 in Keras: frozen, a softmax for age, sigmoids for gender.
+"""Trains the reference report's EfficientNet-B0 in Keras, with a frozen backbone and two heads.
 
 python scripts/references/efficientnet_b0_keras.py
 
-Adam from 1e-3, divided by five after each quarter of the training, batch 64, both tasks at once.
-The report's backbone had learnt 60,000 faces of IMDb-Wiki first: --weights takes such a file.
+The age head is a softmax, the gender head two sigmoids. Adam starts at 1e-3, which is divided by
+five after each quarter of the training; batches are of 64. The report trained the backbone on
+60,000 faces of IMDb-Wiki before: --weights takes a file of such weights.
 """
 
 import os
@@ -20,15 +21,15 @@ from scripts.references.faces import CLASSES, Faces, getting, parser, read_faces
 
 
 def create_model(size: int, weights: str) -> keras.Model:
-    """Takes RGB, 0 to 255, and normalises it itself."""
+    """Creates the network, which takes RGB, 0 to 255, and normalises it."""
     none = None if weights == "none" else weights
     backbone = keras.applications.EfficientNetB0(
         include_top=False, weights=none, input_shape=(size, size, 3), pooling="avg"
     )
     backbone.trainable = False
     inputs = keras.Input((size, size, 3))
-    # Frozen: batch normalisation stays in inference mode. Dropout is one of the extra layers with
-    # which the report did worse.
+    # Frozen, so batch normalisation stays in inference mode. No dropout, since it is one of the
+    # extra layers that made the report's results worse.
     x = backbone(inputs, training=False)
     age = layers.Dense(CLASSES["age"], activation="softmax", name="age")(x)
     gender = layers.Dense(CLASSES["gender"], activation="sigmoid", name="gender")(x)
@@ -36,7 +37,7 @@ def create_model(size: int, weights: str) -> keras.Model:
 
 
 def dataset(faces: Faces, size: int, batch_size: int, train: bool) -> tf.data.Dataset:
-    """Pictures, one-hot labels, and weights that leave out what is unknown."""
+    """Batches of images, one-hot labels, and weights of 0 where a label is unknown."""
 
     def prepare(image: tf.Tensor, labels: dict[str, tf.Tensor]) -> tuple:
         if train:
@@ -75,7 +76,7 @@ def main() -> None:
         dataset(train, args.size, args.batch_size, train=True),
         epochs=args.epochs,
         validation_data=dataset(test, args.size, args.batch_size, train=False),
-        shuffle=False,  # It is already.
+        shuffle=False,  # The data set is shuffled already.
         verbose=2,
     )
 

@@ -1,4 +1,4 @@
-"""The prepared faces of Adience for programs of other frameworks: pictures and labels as arrays."""
+"""Loads the prepared faces of Adience as arrays, for training in other frameworks."""
 
 import argparse
 import contextlib
@@ -18,7 +18,7 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 class Faces(NamedTuple):
-    """Pictures uint8 [N, S, S, 3], RGB, and labels int64 [N] per task, -1 unknown."""
+    """Images uint8 [N, S, S, 3], RGB, and labels int64 [N] per task, -1 if unknown."""
 
     images: np.ndarray
     labels: dict[str, np.ndarray]
@@ -26,31 +26,33 @@ class Faces(NamedTuple):
 
 @contextlib.contextmanager
 def getting(weights: str) -> Iterator[None]:
-    """Turns what a framework raises for weights that cannot be had, or do not fit, into a line."""
+    """Turns a framework's error for missing or unfitting weights into one line."""
     try:
         yield
     except Exception as error:  # Any: each raises in its own way.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"--weights={weights} cannot be had ({reason}): give a file of weights, or none"
+            f"--weights={weights} cannot be loaded ({reason}): give a file of weights, or none"
         ) from error
 
 
 def parser(description: str, size: int, batch_size: int) -> argparse.ArgumentParser:
-    """The options that all of these programs have."""
+    """Creates a parser with the options that these programs share."""
     made = ArgumentParser(description=description)
     made.add_argument("--data_dir", default="", help="where adience/faces is prepared")
     made.add_argument("--test_fold", type=int, default=0)
     made.add_argument("--size", type=int, default=size, help="pixels of the network's input")
     made.add_argument("--batch_size", type=int, default=batch_size)
     made.add_argument("--epochs", type=int, default=5)
-    made.add_argument("--faces", type=int, default=0, help="of training and test, for a trial")
+    made.add_argument(
+        "--faces", type=int, default=0, help="number of faces for training and test, 0: all"
+    )
     made.add_argument("--seed", type=int, default=0)
     return made
 
 
 def read_faces(args: argparse.Namespace, tasks: tuple[str, ...]) -> tuple[Faces, Faces]:
-    """Training set and official test fold, an eighth larger than the network's input."""
+    """Loads training set and official test fold, an eighth larger than the network's input."""
     records = open_records("adience/faces", args.data_dir)
     splits = make_splits(
         records,

@@ -1,4 +1,4 @@
-"""The reference report's Levi-Hassner CNN in PyTorch: five epochs, batch 50, Adam at 1e-4.
+"""Trains the reference report's Levi-Hassner CNN in PyTorch: 5 epochs, batch 50, Adam at 1e-4.
 
 python scripts/references/levi_hassner_pytorch.py --task=age
 """
@@ -14,12 +14,12 @@ from agenet.errors import one_line_errors
 from agenet.frameworks.torch_networks import create_torch, import_torchvision
 from scripts.references.faces import CLASSES, MEAN, STD, Faces, parser, read_faces
 
-import_torchvision()  # Works beside a build of PyTorch that is not torchvision's own, too.
+import_torchvision()  # Also works with a build of PyTorch that torchvision was not built for.
 from torchvision.transforms import v2  # noqa: E402
 
 
-class Pictures(Dataset):
-    """Tensors [3, S, S] and labels."""
+class FaceDataset(Dataset):
+    """Transformed images [3, S, S] and labels."""
 
     def __init__(self, faces: Faces, task: str, transform: Any) -> None:
         self.images, self.labels, self.transform = faces.images, faces.labels[task], transform
@@ -33,7 +33,7 @@ class Pictures(Dataset):
 
 
 def transforms(size: int, train: bool) -> Any:
-    """Random crops and mirror images, or the middle."""
+    """Random crops and flips for training, otherwise the central crop; normalised."""
     cut: list[Any] = [v2.RandomCrop(size), v2.RandomHorizontalFlip()]
     return v2.Compose(
         [
@@ -45,7 +45,7 @@ def transforms(size: int, train: bool) -> Any:
 
 
 def train(model: nn.Module, loaders: tuple[DataLoader, DataLoader], epochs: int) -> None:
-    """Trains what requires a gradient, and tests after each epoch."""
+    """Trains the parameters that require a gradient, and tests after each epoch."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -71,7 +71,7 @@ def train(model: nn.Module, loaders: tuple[DataLoader, DataLoader], epochs: int)
 
 @torch.no_grad()
 def test(model: nn.Module, loader: DataLoader, device: str) -> tuple[float, float]:
-    """Accuracy and mean loss."""
+    """Returns accuracy and mean loss."""
     model.eval()
     right, loss, count = 0, 0.0, 0
     for images, labels in loader:
@@ -83,13 +83,13 @@ def test(model: nn.Module, loader: DataLoader, device: str) -> tuple[float, floa
 
 
 def create_loaders(args: Any) -> tuple[DataLoader, DataLoader]:
-    """Batches of training and test pictures for the one task of the options."""
+    """Loaders of the training and the test set for the task of the options."""
     faces, test_faces = read_faces(args, (args.task,))
-    pictures = Pictures(faces, args.task, transforms(args.size, train=True))
-    test_pictures = Pictures(test_faces, args.task, transforms(args.size, train=False))
+    train_set = FaceDataset(faces, args.task, transforms(args.size, train=True))
+    test_set = FaceDataset(test_faces, args.task, transforms(args.size, train=False))
     return (
-        DataLoader(pictures, args.batch_size, shuffle=True),
-        DataLoader(test_pictures, args.batch_size),
+        DataLoader(train_set, args.batch_size, shuffle=True),
+        DataLoader(test_set, args.batch_size),
     )
 
 

@@ -1,4 +1,4 @@
-"""The reference report's ResNet-50: torchvision's from ImageNet, frozen, a new last layer.
+"""Trains a new last layer on torchvision's ResNet-50, like the reference report.
 
 python scripts/references/resnet50_torchvision.py --task=age
 """
@@ -17,7 +17,7 @@ models = import_torchvision().models
 
 
 class Frozen(nn.Module):
-    """A backbone that stays in inference mode, and the layer that is trained."""
+    """A frozen backbone in inference mode, and the layer that is trained."""
 
     def __init__(self, backbone: Any, classes: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Frozen(nn.Module):
 
     def train(self, mode: bool = True) -> "Frozen":
         super().train(mode)
-        self.backbone.eval()  # Batch normalisation by the statistics of ImageNet.
+        self.backbone.eval()  # Batch normalisation uses the statistics of ImageNet.
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ def test_table_of_drawn_faces(tmp_path: Path) -> None:
     config = tmp_path / "config.py"
     config.write_text(CONFIG)
     output = run_program("scripts/benchmarks/input.py", f"--config={config}")
-    assert "drawn_faces/faces: 1,600 pictures" in output
+    assert "drawn_faces/faces: 1,600 images" in output
     rates = re.findall(r"^\| (.+?) \| ([\d,]+) \| (.*) \| (.*) \|$", output, re.M)
     assert len(rates) == 11 and all(int(rate.replace(",", "")) > 0 for _, rate, *_ in rates)
     peaks = {stage: float(peak[:-3]) for stage, _, _, peak in rates if peak}

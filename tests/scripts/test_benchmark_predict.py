@@ -21,7 +21,7 @@ from agenet.training.state import create_variables
 from agenet.weights.load import Weights, save_weights
 from agenet.weights.spec import InputSpec, WeightsSpec
 from scripts.benchmarks import predict
-from scripts.benchmarks.faces import compose_frames, draw_pictures, media_faces, read_pictures
+from scripts.benchmarks.faces import compose_frames, draw_images, media_faces, read_images
 from scripts.benchmarks.predictors import Loop, Task, create_torch
 from scripts.benchmarks.tables import print_problems
 from tests.conftest import ROOT, run_program
@@ -31,7 +31,7 @@ SIZE, STORED = 32, 37
 
 
 def weights_file(folder: Path, flavour: str = "tensorflow", **heads: str) -> Path:
-    """The network that PyTorch has a peer of, for pictures of few pixels, with random weights."""
+    """The network that PyTorch has a peer of, for images of few pixels, with random weights."""
     heads = heads or {"age": "distribution", "gender": "softmax"}
     spec = WeightsSpec(
         model="efficientnet_lite0",
@@ -114,21 +114,21 @@ def test_faces_move_about_a_frame(count: int) -> None:
     assert len({str(boxes) for boxes in found}) == len(frames)
 
 
-def test_pictures_of_folders_and_archives(tmp_path: Path) -> None:
-    drawn = draw_pictures(2)
-    for number, picture in enumerate(drawn):
-        cv2.imwrite(str(tmp_path / f"{number}.png"), picture[..., ::-1])
-    (tmp_path / "list.txt").write_text("no picture")
+def test_images_of_folders_and_archives(tmp_path: Path) -> None:
+    drawn = draw_images(2)
+    for number, image in enumerate(drawn):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image[..., ::-1])
+    (tmp_path / "list.txt").write_text("no image")
     with tarfile.open(tmp_path / "all.tar", "w") as tar:
         for path in sorted(tmp_path.glob("*.[pt]*")):
             if path.suffix != ".tar":
                 tar.add(path, path.name)
     for path in (tmp_path, tmp_path / "all.tar"):
-        np.testing.assert_array_equal(read_pictures(path, 3), [*drawn, drawn[0]])
+        np.testing.assert_array_equal(read_images(path, 3), [*drawn, drawn[0]])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no pictures"):
-        read_pictures(tmp_path / "empty", 3)
-    with pytest.raises(UserError, match=r"no picture in .* shows a face"):
+    with pytest.raises(UserError, match="holds no images"):
+        read_images(tmp_path / "empty", 3)
+    with pytest.raises(UserError, match=r"no image in .* shows a face"):
         media_faces(tmp_path / "empty", "hog")
 
 

@@ -33,7 +33,7 @@ def test_limits(changes: dict[str, float], batch: int, rate: str, limit: str) ->
     assert found[0] == rate and found[2] == limit
 
 
-def test_pictures_that_fit_are_decoded_once() -> None:
+def test_images_that_fit_are_decoded_once() -> None:
     cheap = Counts(1, 0, 0, parameters=0, trained=0, size=100)
     few = estimate.estimate(cheap, MACHINE, 10, 16_000, 16_000, ARGS)
     assert few[1:3] == ["2.0 s", "host"]  # A second of decoding, and one of steps.
@@ -54,7 +54,7 @@ def test_measured_rates_stand_beside(
     assert len(rows) == 2 and all("whole" in row and " 1,280 " in row for row in rows)
     assert " 50.0 s " in rows[0]
     file.write_text("{}")
-    with pytest.raises(UserError, match=r"has no figures of bench_train\.py"):
+    with pytest.raises(UserError, match=r"has no figures of scripts/benchmarks/train\.py"):
         estimate.main([f"--measured={file}"])
 
 
