@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agenet.errors import UserError
+from agenet.runs.config import parse_config
 from configs import default
 from scripts import estimate
 from scripts.estimate import GB, Counts, Machine
@@ -61,8 +62,9 @@ def test_measured_rates_stand_beside(
 def test_counts_of_a_known_network() -> None:
     config = default.get_config()
     config.model.name, config.input.crop_size = "resnet18", 224
-    counts = estimate.count(config, frozen=False)
-    forward = estimate.count(config, frozen=True)
+    parsed = parse_config(config.to_dict())
+    counts = estimate.count(parsed, frozen=False)
+    forward = estimate.count(parsed, frozen=True)
     # 1.8 G multiply-adds (He et al., 2016), two operations each, thrice in training.
     known = 2 * 1.8e9
     assert forward.flops == pytest.approx(known, rel=0.1)
