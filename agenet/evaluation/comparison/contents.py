@@ -47,8 +47,8 @@ def compose(
     nodes: list[Node] = [Heading(1, title)]
     if len(groups) > 1:
         text = (
-            f"These runs were tested on different data sets ({', '.join(groups)}) and are therefore "
-            "shown in separate groups: results of one group do not compare with those of another."
+            f"These runs were tested on different data sets ({', '.join(groups)}), so they are shown "
+            "in separate groups: results of one group do not compare with those of another."
         )
         nodes.append(Text(text, "warning"))
     nodes += _warnings(styled)
