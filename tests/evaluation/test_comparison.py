@@ -1,4 +1,4 @@
-"""Pages that compare runs: figures over folds and pairs, escaping, and damaged folders."""
+"""Pages that compare runs: metrics of folds and pairs, escaping, and damaged folders."""
 
 import io
 import json
@@ -100,8 +100,8 @@ def test_one_page_that_needs_nothing_else(tmp_path: Path, made: SimpleNamespace)
     text = (tmp_path / "out/comparison.md").read_text()
     assert "<script" not in text and r"\*x\* \$a\$ \`b\` \|c\|" in text
     shown = re.findall(r"\]\((comparison_pictures/[^)]+)\)", text)
-    pictures = list((tmp_path / "out/comparison_pictures").iterdir())
-    assert {str(path.relative_to(tmp_path / "out")) for path in pictures} == set(shown)
+    images = list((tmp_path / "out/comparison_pictures").iterdir())
+    assert {str(path.relative_to(tmp_path / "out")) for path in images} == set(shown)
     tables = [p.splitlines() for p in text.split("\n\n") if p.startswith("|")]
     for lines in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1, lines[0]
@@ -161,7 +161,7 @@ def test_folds_are_averaged_and_pooled(tmp_path: Path, made: SimpleNamespace) ->
     )
 
 
-def test_figures_say_of_which_faces_they_are(tmp_path: Path, made: SimpleNamespace) -> None:
+def test_results_state_their_number_of_faces(tmp_path: Path, made: SimpleNamespace) -> None:
     folds, single = leave_folds(tmp_path / "folds", made), leave(tmp_path / "single", made)
     task = made.summary["evaluation"]["tasks"]["age"]
     change(folds / "fold_3", *AGE, "exact_ages", to=task["exact_ages"] + 1)
@@ -179,7 +179,7 @@ def test_figures_say_of_which_faces_they_are(tmp_path: Path, made: SimpleNamespa
         assert re.search(rf"{of_test}<td>{largest:.1f}</td>", html)
 
 
-def test_settings_of_earlier_versions_are_those_of_then(
+def test_absent_settings_of_earlier_versions_have_their_defaults(
     tmp_path: Path, made: SimpleNamespace
 ) -> None:
     old, new = leave(tmp_path / "old", made), leave(tmp_path / "new", made)
@@ -222,7 +222,7 @@ def test_pairs_on_the_same_faces(tmp_path: Path, made: SimpleNamespace) -> None:
     assert first.only_first == 0 and first.only_second == round(first.faces * first.accuracy.value)
     assert first.accuracy.interval is not None and first.accuracy.interval[0] > 0
     assert first.loss.value < 0
-    # A single fold beside the same one of five: fold 0 was not changed.
+    # A single fold against the same one of five: fold 0 was not changed.
     same = next(pair for pair in found if (pair.first, pair.second) == (runs[0], runs[3]))
     assert (same.accuracy.value, same.accuracy.interval, same.faces) == (0, (0, 0), first.faces)
 
@@ -253,7 +253,7 @@ def test_a_run_of_one_task_is_paired_on_the_faces_that_have_its_label(
     assert apart and not found, "another label"
 
 
-def test_older_reports_lack_figures(tmp_path: Path, made: SimpleNamespace) -> None:
+def test_older_reports_lack_metrics(tmp_path: Path, made: SimpleNamespace) -> None:
     folder = leave(tmp_path / "old", made)
     report = json.loads((folder / "report.json").read_text())
     known = {"count", "loss", "accuracy", "one_off", "balanced_accuracy"}
@@ -353,7 +353,7 @@ def test_predictions_of_another_report(tmp_path: Path, made: SimpleNamespace) ->
         compare(tmp_path / "out", one, other)
 
 
-def test_folders_that_are_no_run(tmp_path: Path, made: SimpleNamespace) -> None:
+def test_folders_that_are_not_runs(tmp_path: Path, made: SimpleNamespace) -> None:
     run = leave(tmp_path / "sweep" / "run", made)
     unfinished = tmp_path / "unfinished"
     (unfinished / "checkpoints").mkdir(parents=True)
@@ -374,7 +374,7 @@ def test_folders_that_are_no_run(tmp_path: Path, made: SimpleNamespace) -> None:
         compare(tmp_path / "file", run)
 
 
-def test_a_sheet_that_is_no_picture_is_left_out(tmp_path: Path, made: SimpleNamespace) -> None:
+def test_a_sheet_that_is_not_an_image_is_left_out(tmp_path: Path, made: SimpleNamespace) -> None:
     folder = leave(tmp_path / "run", made)
     png = (folder / "faces_age.png").read_bytes()
     sheet = contents._smaller(folder / "faces_age.png")
@@ -407,7 +407,7 @@ def test_text_is_escaped_everywhere() -> None:
         Image("b.png", b"", HOSTILE, HOSTILE, "<svg></svg>"),
         Details(HOSTILE, [Text(HOSTILE)]),
     ]
-    html, text = to_html(HOSTILE, nodes), to_markdown(nodes, "pictures")
+    html, text = to_html(HOSTILE, nodes), to_markdown(nodes, "images")
     assert "<script" not in html + text
     assert html.count("&lt;script&gt;") == 21
     assert r"\*x\* \$a\$ \`b\` \|c\|" in text

@@ -31,11 +31,11 @@ def random_case(seed, n=400, classes=8):
     return log_probs.astype(np.float32), rng.integers(-1, classes, size=n)
 
 
-def report_case(task, seed=0, n=300, persons=40):
-    """Arguments of `report_metrics`; persons differ in how well they are recognised."""
+def report_case(task, seed=0, n=300, subjects=40):
+    """Arguments of `report_metrics`; subjects differ in how well they are recognised."""
     rng = np.random.default_rng(seed)
     classes = {"age": 8, "gender": 2}[task]
-    subject_id, labels = rng.integers(100, 100 + persons, n), rng.integers(-1, classes, n)
+    subject_id, labels = rng.integers(100, 100 + subjects, n), rng.integers(-1, classes, n)
     logits = rng.normal(size=(n, classes)).round(1)  # Rounded, so that there are ties.
     logits[np.arange(n), labels] += subject_id % 5 / 2
     log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -57,7 +57,7 @@ def rows_of(case, rows):
     return case | arrays | {"groups": {k: v[rows] for k, v in case["groups"].items()}}
 
 
-def main_figures(metrics):
+def main_metrics(metrics):
     numbers = {k: v for k, v in metrics.items() if isinstance(v, float)}
     return numbers | {f"{k} interval": v for k, v in metrics["intervals"].items()}
 
@@ -182,9 +182,9 @@ def test_midpoints_lie_in_their_groups():
 
 @pytest.mark.parametrize("task", ["age", "gender"])
 def test_intervals_agree_with_a_naive_bootstrap(task, monkeypatch):
-    """Against copies of the faces of persons drawn one by one; both are random, so roughly."""
+    """Against copies of the faces of subjects drawn one by one; both are random, so roughly."""
     monkeypatch.setattr(bootstrap, "RESAMPLES", 4000)
-    case = report_case(task, n=200, persons=25)
+    case = report_case(task, n=200, subjects=25)
     case["true_age"] = np.where(case["labels"] >= 0, case["true_age"], -1)
     got = report_metrics(**case)
     assert got["intervals"].pop("calibration_error") is None
@@ -209,20 +209,20 @@ def test_order_of_faces_does_not_matter(task):
     case = report_case(task)
     before = report_metrics(**case)
     after = report_metrics(**rows_of(case, np.random.default_rng(1).permutation(300)))
-    for name, value in main_figures(before).items():
-        assert main_figures(after)[name] == pytest.approx(value, abs=1e-12), name
+    for name, value in main_metrics(before).items():
+        assert main_metrics(after)[name] == pytest.approx(value, abs=1e-12), name
 
 
-def test_persons_are_drawn_not_pictures():
+def test_subjects_are_drawn_not_images():
     case = report_case("age")
-    got = main_figures(report_metrics(**case))
-    twice = main_figures(report_metrics(**rows_of(case, np.repeat(np.arange(300), 2))))
+    got = main_metrics(report_metrics(**case))
+    twice = main_metrics(report_metrics(**rows_of(case, np.repeat(np.arange(300), 2))))
     for name, value in got.items():
         assert twice[name] == pytest.approx(value), name
-    # As persons of their own the copies would say twice as much as there is.
+    # As subjects of their own the copies would say twice as much as there is.
     split = rows_of(case, np.repeat(np.arange(300), 2))
     split["subject_id"] = split["subject_id"] + 1000 * (np.arange(600) % 2)
-    split = main_figures(report_metrics(**split))
+    split = main_metrics(report_metrics(**split))
     assert split["accuracy"] == pytest.approx(got["accuracy"])
     width, narrow = (np.ptp(figures["accuracy interval"]) for figures in (got, split))
     assert 0.6 < narrow / width < 0.8
@@ -234,40 +234,40 @@ def test_ages_in_any_grouping():
     ranges = [(0, 9), (10, 39), (40, 100)]
     expected = np.stack([probs[:, low : high + 1].sum(1) for low, high in ranges], 1)
     np.testing.assert_allclose(np.exp(in_ranges(np.log(probs), ranges)), expected)
-    true, person = rng.integers(-1, 3, 40), rng.integers(0, 20, 40)
+    true, subject = rng.integers(-1, 3, 40), rng.integers(0, 20, 40)
     low, high = (np.array([r[i] for r in ranges] + [-1])[true] for i in (0, 1))
     share = (expected.argmax(1) == true)[true >= 0].mean()
-    found = range_accuracy(np.log(probs), low, high, person)
+    found = range_accuracy(np.log(probs), low, high, subject)
     assert found is not None
     value, interval = (part["range_accuracy"] for part in found)
     assert value == pytest.approx(share) and interval[0] < share < interval[1]
-    assert range_accuracy(np.log(probs), low, low, person) is None  # years
-    assert range_accuracy(np.log(probs), low, high + 1, person) is None  # overlap
+    assert range_accuracy(np.log(probs), low, low, subject) is None  # years
+    assert range_accuracy(np.log(probs), low, high + 1, subject) is None  # overlap
 
 
-def test_no_interval_of_few_persons():
+def test_no_interval_for_few_subjects():
     case = report_case("gender")
-    for persons, has in ((1, False), (9, False), (10, True)):
-        got = report_metrics(**case | {"subject_id": np.arange(300) % persons})
-        assert got["subjects"] == persons
+    for subjects, has in ((1, False), (9, False), (10, True)):
+        got = report_metrics(**case | {"subject_id": np.arange(300) % subjects})
+        assert got["subjects"] == subjects
         assert got["intervals"].pop("calibration_error") is None
         assert all((interval is not None) == has for interval in got["intervals"].values())
 
 
-def test_undefined_figures_have_no_interval():
+def test_undefined_metrics_have_no_interval():
     case = report_case("gender")
     women = np.where(case["labels"] >= 0, 0, -1)
     got = report_metrics(**case | {"labels": women})
     assert got["roc_auc"] is got["intervals"]["roc_auc"] is None
     assert got["intervals"]["accuracy"] is not None
-    # One man among 40 persons: more than a third of the resamples lack him.
+    # One man among 40 subjects: more than a third of the resamples lack him.
     women[np.flatnonzero(women == 0)[0]] = 1
     got = report_metrics(**case | {"labels": women})
     assert got["roc_auc"] is not None and got["intervals"]["roc_auc"] is None
 
 
 @pytest.mark.parametrize("task", ["age", "gender"])
-def test_subgroups_are_the_figures_of_their_faces(task):
+def test_subgroups_have_the_metrics_of_their_faces(task):
     case = report_case(task)
     got = report_metrics(**case)
     json.dumps(got, allow_nan=False)

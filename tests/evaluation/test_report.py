@@ -1,4 +1,4 @@
-"""Files of a report, from made-up predictions on coloured squares."""
+"""The report of a run, from made-up predictions on coloured squares."""
 
 import copy
 import doctest
@@ -25,7 +25,7 @@ HOSTILE = "<script>alert(1)</script> *x* $a$ `b` |c|"
 
 
 def faces(indices):
-    """A uniform picture per row of the data set [K, 8, 8, 3], its colour the row's number."""
+    """A uniform image for each row of the data set [K, 8, 8, 3], whose colour is the row."""
     return np.broadcast_to(indices.astype(np.uint8)[:, None, None, None], (len(indices), 8, 8, 3))
 
 
@@ -125,11 +125,11 @@ def written(folder):
 def test_all_files(tmp_path):
     run = finished_run()
     text = write(tmp_path, run)
-    pictures = {"learning_curves.png"} | {
+    images = {"learning_curves.png"} | {
         f"{kind}_{task}.png" for kind in KINDS for task in TASK_CLASSES
     }
-    assert written(tmp_path) == pictures | FILES
-    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+    assert written(tmp_path) == images | FILES
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in images)
     html = (tmp_path / "report.html").read_text()
     assert not re.search(r'(src|href|url)\W+(?!data:|#)["\']?(https?:)?//', html)
     known = run.predictions
@@ -141,7 +141,7 @@ def test_all_files(tmp_path):
     assert html.count("<svg") == 7 and html.count("data:image/webp") == faces_shown > 50
     for shown in ("1 h 2 min", "levi_hassner, flavour report", "Full config", "5 epochs"):
         assert shown in html
-    assert set(re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)) == pictures
+    assert set(re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)) == images
     assert json.loads((tmp_path / "report.json").read_text()) == run.summary
     with np.load(tmp_path / "predictions.npz", allow_pickle=False) as saved:
         assert dict(saved).keys() == run.predictions.keys()
@@ -243,7 +243,7 @@ def test_leakage_is_a_warning():
     assert "> **Warning: 94.5 % of the test faces (945 of 1,000) show a person" in leaking
 
 
-def test_published_results_stand_beside_real_adience_only():
+def test_published_results_are_shown_for_real_adience_only():
     def has_table(**settings):
         return "Levi & Hassner 2015" in markdown(finished_run(**settings).summary)
 
@@ -252,7 +252,7 @@ def test_published_results_stand_beside_real_adience_only():
     assert not has_table(dataset="fairface/1.0.0")
 
 
-def test_the_test_is_on_the_first_of_joined_data_sets():
+def test_the_first_of_joined_data_sets_is_tested():
     joined = "adience/faces/1.1.0 + fairface/partial/1.0.0 + imdb_wiki/faces/1.0.0"
     text = markdown(finished_run(dataset=joined).summary)
     assert text.startswith("# levi_hassner on adience/faces/1.1.0\n")
@@ -270,7 +270,7 @@ def test_data_that_the_initial_weights_were_trained_on():
     )
 
 
-def test_where_no_state_was_chosen():
+def test_runs_that_keep_the_last_state():
     run = finished_run(tasks=("gender",))
     run.summary["training"] |= {"best_step": 100, "best_metric": "last", "best_value": 100.0}
     assert "| 5 | 100 | 1 h 2 min | 21.4 | 100 (epoch 5) | 4.2 s |" in markdown(run.summary)

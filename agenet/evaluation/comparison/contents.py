@@ -9,7 +9,6 @@ import numpy as np
 
 from agenet.evaluation import bootstrap
 from agenet.evaluation.comparison import figures, tables
-from agenet.evaluation.comparison.cost import Point, cost
 from agenet.evaluation.comparison.panels import RunStyle, Styled, names, style_of
 from agenet.evaluation.comparison.runs import FOLDS, Run
 from agenet.evaluation.comparison.statistics import differences
@@ -47,8 +46,8 @@ def compose(
     nodes: list[Node] = [Heading(1, title)]
     if len(groups) > 1:
         text = (
-            f"These runs were tested on different data sets ({', '.join(groups)}), so they are shown "
-            "in separate groups: results of one group do not compare with those of another."
+            f"These runs were tested on different data sets ({', '.join(groups)}) and are shown in "
+            "separate groups: results of one group do not compare with those of another."
         )
         nodes.append(Text(text, "warning"))
     nodes += _warnings(styled)
@@ -99,7 +98,7 @@ def _group(
         tables.headline(group),
         *(Text(text, "note") for text in notes if text),
         to_image(
-            cost(group, tasks, _points() if tables.is_adience(group) else {}),
+            figures.cost(group, tasks, _points() if tables.is_adience(group) else {}),
             f"{anchor}cost",
             "Test accuracy against training time, one panel for each task",
             "Up and to the left is better. Times were measured on the machines listed below: "
@@ -162,10 +161,10 @@ def _uncertainty(group: Styled) -> str:
     return " ".join(parts)
 
 
-def _points() -> dict[str, list[Point]]:
+def _points() -> dict[str, list[figures.Point]]:
     """The results of the reference report for each task."""
     names = ("LH-CNN", "ResNet-50", "EffNet-B0")
-    points: dict[str, list[Point]] = {task: [] for task in TASK_CLASSES}
+    points: dict[str, list[figures.Point]] = {task: [] for task in TASK_CLASSES}
     for name, (_, *results) in zip(names, REFERENCE, strict=True):
         for task, (accuracy, _, seconds) in zip(points, results, strict=True):
             points[task].append((name, seconds, float(accuracy) / 100))

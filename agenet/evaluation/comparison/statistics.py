@@ -88,15 +88,9 @@ def largest_class(run: Run, task: str) -> float | None:
     return fmean(largest_class_share(test.tasks[task]["support"]) or 0.0 for test in run.tests)
 
 
-def mean(run: Run, *path: str) -> float:
-    """Mean over the tests of a number in the report."""
-    values = []
-    for test in run.tests:
-        value: Any = test.report
-        for key in path:
-            value = value[key]
-        values.append(value)
-    return fmean(values)
+def training_mean(run: Run, name: str) -> float:
+    """Mean over the tests of a number in `training` of the report."""
+    return fmean(test.report["training"][name] for test in run.tests)
 
 
 def confusion(run: Run, task: str) -> np.ndarray:
@@ -130,35 +124,30 @@ def subgroups(run: Run, task: str, division: str) -> dict[str, Bar]:
     Where a report is too old to have the division by the task's own classes, the recalls take its
     place: among the faces of one class, recall is accuracy.
     """
-    parts: dict[str, list[tuple[int, float, Any]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for test in run.tests:
-        for name, *part in _groups(test, task, division):
-            parts.setdefault(name, []).append((part[0], part[1], part[2]))
+        for group in _groups(test.tasks[task], task, division):
+            if group["count"]:
+                found.setdefault(group["name"], []).append(group)
     bars = {}
-    for name, found in parts.items():
-        count = sum(n for n, *_ in found)
+    for name, groups in found.items():
+        count = sum(group["count"] for group in groups)
+        ends = groups[0].get("intervals", {}).get("accuracy")
         bars[name] = Bar(
-            accuracy=sum(n * accuracy for n, accuracy, _ in found) / count,
+            accuracy=sum(group["count"] * group["accuracy"] for group in groups) / count,
             count=count,
-            interval=None if run.is_folds else _pair(found[0][2]),
-            folds=tuple(accuracy for _, accuracy, _ in found) if run.is_folds else (),
+            interval=None if run.is_folds else _pair(ends),
+            folds=tuple(group["accuracy"] for group in groups) if run.is_folds else (),
         )
     return bars
 
 
-def _groups(test: Test, task: str, division: str) -> list[tuple[str, int, float, Any]]:
-    metrics = test.tasks[task]
-    groups = metrics.get("subgroups", {}).get(division)
-    if groups is not None:
-        return [
-            (g["name"], g["count"], g["accuracy"], g.get("intervals", {}).get("accuracy"))
-            for g in groups
-            if g["count"]
-        ]
-    if division != task:
-        return []
+def _groups(metrics: dict[str, Any], task: str, division: str) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] | None = metrics.get("subgroups", {}).get(division)
+    if groups is not None or division != task:
+        return groups or []
     recalls = zip(TASK_CLASSES[task], metrics["support"], metrics["recall"], strict=True)
-    return [(name, n, recall, None) for name, n, recall in recalls if n and recall is not None]
+    return [{"name": name, "count": n, "accuracy": recall} for name, n, recall in recalls]
 
 
 def differences(runs: Sequence[Run], task: str) -> tuple[list[Difference], list[tuple[Run, Run]]]:

@@ -13,7 +13,7 @@ from agenet.evaluation.comparison.statistics import (
     Estimate,
     estimate,
     largest_class,
-    mean,
+    training_mean,
 )
 from agenet.evaluation.page import NONE, Cell, Details, Node, Row, Table
 from agenet.evaluation.published import PUBLISHED, REFERENCE, on_adience
@@ -108,7 +108,7 @@ def what_was_run(runs: Styled) -> list[Node]:
                 _epochs(run),
                 _training(run),
                 # Reports of earlier versions have this name, too.
-                f"{mean(run, 'training', 'pictures_per_second'):,.1f}",
+                f"{training_mean(run, 'pictures_per_second'):,.1f}",
                 Cell(machine.get("devices", "–"), machine.get("processor", "")),
             ]
         )
@@ -231,7 +231,7 @@ def _tested_on(run: Run) -> Cell:
 
 def _training(run: Run) -> Cell:
     more = ["mean of a fold"] * run.is_folds + ["features cached"] * (_epochs_found(run) > 0)
-    return Cell(duration(mean(run, "training", "seconds")), ",\n".join(more))
+    return Cell(duration(training_mean(run, "seconds")), ",\n".join(more))
 
 
 def _trained(report: Report) -> Cell:
@@ -250,7 +250,7 @@ def _epochs(run: Run) -> Cell:
     steps = sum(part["steps"] for part in training)
     total = sum(part.get("total_steps", part["steps"]) for part in training)
     more = f"stopped early, {steps:,} of {total:,} steps" if steps < total else ""
-    return Cell(f"{mean(run, 'training', 'epochs'):.3g}", more)
+    return Cell(f"{training_mean(run, 'epochs'):.3g}", more)
 
 
 def _epochs_found(run: Run) -> int:
