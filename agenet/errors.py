@@ -66,12 +66,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def printable(text: str, longest: int = 100) -> str:
-    """The first characters of untrusted text; "?" for what could control a terminal."""
+    """The first characters of untrusted text, with "?" for those that could control a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text[:longest])
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Raises `UserError` for a mistake in the command line."""
+    """For the scripts: raises `UserError` for a mistake in the command line."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}, see --help")

@@ -1,13 +1,13 @@
-"""Age groups, genders, and what the label strings of the data sets mean.
+"""Age groups, genders, and the meaning of the label strings of each data set.
 
-Standard library only: everything else may import this module.
+Imports the standard library only, so that every module may import it.
 """
 
 import re
 from collections.abc import Sequence
 
 UNKNOWN = -1
-MAX_AGE = 100  # years; what "more than 70" and the last group end with
+MAX_AGE = 100  # years; the end of "more than 70" and of the last group
 
 # The eight groups of Adience, in order (Eidinger, Enbar & Hassner, 2014).
 AGE_GROUPS = ("0-2", "4-6", "8-12", "15-20", "25-32", "38-43", "48-53", "60-100")
@@ -15,9 +15,9 @@ AGE_GROUPS = ("0-2", "4-6", "8-12", "15-20", "25-32", "38-43", "48-53", "60-100"
 GENDERS = ("female", "male")
 TASK_CLASSES = {"age": AGE_GROUPS, "gender": GENDERS}
 AGE_LABELS = ("official", "extended")
-# How a network may tell them, see `agenet.training.losses`.
+# The kinds of heads that predict them, see `agenet.training.losses`.
 HEADS = {"age": ("groups", "distribution", "ordinal"), "gender": ("softmax", "sigmoid")}
-# FairFace's seven, with its spelling (Karkkainen & Joo, 2021).
+# The seven of FairFace, in its spelling (Karkkainen & Joo, 2021).
 RACES = (
     "Black",
     "East Asian",
@@ -38,8 +38,8 @@ _ADIENCE_OFFICIAL_AGE = {
     "(48, 53)": 6,
     "(60, 100)": 7,
 }
-# Strings outside the eight groups, assigned to the group they lie in or nearest to: the rule of
-# MiVOLO's preparation (Kuprashevich & Tolstykh, 2023), with "(25, 23)", a slip for (25, 32), added.
+# Strings other than the eight groups, assigned to the group that they lie in or nearest to: the rule
+# of MiVOLO's preparation (Kuprashevich & Tolstykh, 2023), plus "(25, 23)", a typo of (25, 32).
 _ADIENCE_EXTENDED_AGE = _ADIENCE_OFFICIAL_AGE | {
     **dict.fromkeys(("2", "3"), 0),
     **dict.fromkeys(("13", "(8, 23)"), 2),
@@ -49,7 +49,7 @@ _ADIENCE_EXTENDED_AGE = _ADIENCE_OFFICIAL_AGE | {
     **dict.fromkeys(("46", "55", "56"), 6),
     **dict.fromkeys(("57", "58"), 7),
 }
-_ADIENCE_SLIPS = {"(25, 23)": "(25, 32)"}
+_ADIENCE_TYPOS = {"(25, 23)": "(25, 32)"}
 _ADIENCE_AGE = {"official": _ADIENCE_OFFICIAL_AGE, "extended": _ADIENCE_EXTENDED_AGE}
 _ADIENCE_GENDER = {"f": 0, "m": 1}
 
@@ -58,7 +58,7 @@ _FAIRFACE_AGE = {
     "3-9": (3, 9),
     **{f"{low}-{low + 9}": (low, low + 9) for low in range(10, 70, 10)},
     "more than 70": (70, MAX_AGE),
-    # What spreadsheets make of 3-9 and 10-19, taking them for dates.
+    # Spreadsheets turn 3-9 and 10-19 into dates.
     "03-Sep": (3, 9),
     "3-Sep": (3, 9),
     "Oct-19": (10, 19),
@@ -72,8 +72,8 @@ def adience_age_group(age: str, labels: str = "official") -> int:
     """Index into `AGE_GROUPS` of an Adience age string, or `UNKNOWN`.
 
     Args:
-        age: the string as the fold lists have it, such as "(25, 32)", "35" or "None".
-        labels: "official" (exactly the eight strings) or "extended" (strays assigned, too).
+        age: the string in the fold lists, such as "(25, 32)", "35" or "None".
+        labels: "official" (the eight strings only) or "extended" (other strings assigned, too).
     """
     return _ADIENCE_AGE[labels].get(age, UNKNOWN)
 
@@ -84,12 +84,12 @@ def adience_gender(gender: str) -> int:
 
 
 def adience_age_range(age: str) -> tuple[int, int]:
-    """First and last year, both included, of an Adience age string, or `UNKNOWN` twice.
+    """First and last year (inclusive) of an Adience age string, or `UNKNOWN` twice.
 
     >>> [adience_age_range(age) for age in ("(25, 32)", "35", "(25, 23)", "None")]
     [(25, 32), (35, 35), (25, 32), (-1, -1)]
     """
-    years = re.fullmatch(r"\((\d{1,3}), (\d{1,3})\)|(\d{1,3})", _ADIENCE_SLIPS.get(age, age))
+    years = re.fullmatch(r"\((\d{1,3}), (\d{1,3})\)|(\d{1,3})", _ADIENCE_TYPOS.get(age, age))
     if not years:
         return UNKNOWN, UNKNOWN
     low, high = int(years[1] or years[3]), int(years[2] or years[3])
@@ -97,9 +97,9 @@ def adience_age_range(age: str) -> tuple[int, int]:
 
 
 def nearest_age_group(age: float) -> int:
-    """Index into `AGE_GROUPS` of the group that an age lies in or nearest to.
+    """Index into `AGE_GROUPS` of the group that an age lies in or is nearest to.
 
-    Where two groups are equally near, the younger one.
+    If two groups are equally near, the younger one is taken.
 
     Args:
         age: years.
@@ -111,12 +111,12 @@ def nearest_age_group(age: float) -> int:
 
 
 def nearest_range(age: float, ranges: Sequence[tuple[int, int]]) -> int:
-    """Index of the first of the ranges of years that an age lies in or is nearest to."""
+    """Index of the range of years that an age lies in or is nearest to; the first of several."""
     return min(range(len(ranges)), key=lambda i: max(ranges[i][0] - age, age - ranges[i][1], 0))
 
 
 def nearest_age_group_of_range(low: int, high: int) -> int:
-    """Index into `AGE_GROUPS` of the group that the middle of an age range lies in or nearest to.
+    """Index into `AGE_GROUPS` of the group nearest to the middle of an age range.
 
     >>> [AGE_GROUPS[nearest_age_group_of_range(low, low + 9)] for low in range(10, 60, 10)]
     ['15-20', '25-32', '25-32', '38-43', '48-53']
@@ -125,7 +125,7 @@ def nearest_age_group_of_range(low: int, high: int) -> int:
 
 
 def fairface_age_range(age: str) -> tuple[int, int] | None:
-    """First and last year, both included, of a FairFace age string; None if it is none."""
+    """First and last year (inclusive) of a FairFace age string; None for any other string."""
     return _FAIRFACE_AGE.get(age)
 
 

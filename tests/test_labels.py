@@ -15,7 +15,7 @@ from agenet.labels import (
 )
 
 # Every age string of the fold lists that is not one of the eight groups.
-STRAYS = {
+OTHER_STRINGS = {
     "0-2": ["2", "3"],
     "8-12": ["13", "(8, 23)"],
     "15-20": ["22"],
@@ -27,13 +27,13 @@ STRAYS = {
 
 
 @pytest.mark.parametrize("labels", AGE_LABELS)
-def test_the_eight_groups_are_themselves(labels: str) -> None:
+def test_the_eight_groups_map_to_themselves(labels: str) -> None:
     strings = [f"({group.replace('-', ', ')})" for group in AGE_GROUPS]
     assert [adience_age_group(string, labels) for string in strings] == list(range(8))
 
 
-def test_strays_count_only_when_extended() -> None:
-    for group, strings in STRAYS.items():
+def test_other_strings_count_only_when_extended() -> None:
+    for group, strings in OTHER_STRINGS.items():
         for string in strings:
             assert adience_age_group(string) == UNKNOWN
             assert AGE_GROUPS[adience_age_group(string, "extended")] == group
@@ -41,7 +41,7 @@ def test_strays_count_only_when_extended() -> None:
 
 @pytest.mark.parametrize("labels", AGE_LABELS)
 @pytest.mark.parametrize("age", ["None", "", "(25 32)", "(25,32)", " (25, 32)", "25-32", "7"])
-def test_anything_else_has_no_age(age: str, labels: str) -> None:
+def test_any_other_string_has_no_age(age: str, labels: str) -> None:
     assert adience_age_group(age, labels) == UNKNOWN
 
 
@@ -63,12 +63,12 @@ def test_age_ranges() -> None:
 def test_nearest_group() -> None:
     groups = [nearest_age_group(age) for age in range(101)]
     assert groups == sorted(groups) and set(groups) == set(range(8))
-    # Where one group ends: 3, 7, 35 and 45.5 lie in the middle and belong to the younger.
+    # 3, 7, 35 and 45.5 lie in the middle between two groups and belong to the younger.
     firsts = [groups.index(group) for group in range(8)]
     assert firsts == [0, 4, 8, 14, 23, 36, 46, 57]
     assert nearest_age_group(120) == 7 and nearest_age_group(-1) == 0
-    # Adience's strays of one year agree.
-    for group, ages in STRAYS.items():
+    # Adience's strings of a single year agree.
+    for group, ages in OTHER_STRINGS.items():
         for age in (int(age) for age in ages if age.isdigit()):
             assert AGE_GROUPS[nearest_age_group(age)] == group
 

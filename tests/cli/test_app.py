@@ -77,7 +77,7 @@ def test_help_states_what_the_code_does() -> None:
     assert all(ending in help_of("webcam") for ending in CODECS)
     exported = help_of("export")
     assert "[" + "|".join(export.FORMATS) + "]" in exported
-    assert f"{export.LOST_POINTS} points" in exported and f"{export.MOST_CHECKED:,}" in exported
+    assert f"{export.LOST_POINTS} points" in exported and f"{export.MAX_CHECKED:,}" in exported
 
 
 @pytest.mark.parametrize(
