@@ -40,6 +40,12 @@ def needs_extra(extra: str, what: str, error: object) -> UserError:
     )
 
 
+def extra_of(module: str) -> str | None:
+    """The extra that installs a module; None if it belongs to no extra."""
+    package = module.partition(".")[0]
+    return next((extra for extra, packages in EXTRAS.items() if package in packages), None)
+
+
 def require_packages(extra: str, what: str, *packages: str) -> None:
     """Checks, without importing them, that packages of an extra are installed.
 
@@ -85,8 +91,7 @@ def one_line_errors() -> Iterator[None]:
     except UserError as error:
         sys.exit(f"error: {error}")
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        extra = next((name for name, packages in EXTRAS.items() if package in packages), None)
+        extra = extra_of(error.name or "")
         if extra is None:
             raise
         sys.exit(f"error: {needs_extra(extra, 'this command', error)}")

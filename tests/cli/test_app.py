@@ -11,6 +11,9 @@ from agenet.cli.app import COMMANDS, group, run_command
 from agenet.errors import EXTRAS, UserError
 from agenet.faces.image_io import FORMATS, FULL_SIZE_PIXELS
 from agenet.faces.video import CODECS
+from agenet.frameworks.comparison import compare
+from agenet.frameworks.comparison.engines import ENGINES
+from agenet.frameworks.targets import TARGETS
 from agenet.inference import export
 from tests.conftest import ROOT, run_program
 
@@ -75,6 +78,11 @@ def test_help_states_what_the_code_does() -> None:
     assert all(ending in predict for ending in FORMATS)
     assert f"more than {FULL_SIZE_PIXELS // 10**6} million" in re.sub(r"\s+", " ", predict)
     assert all(ending in help_of("webcam") for ending in CODECS)
+    targets = re.sub(r".*--to \[([a-z|]+)\].*", r"\1", help_of("port"), flags=re.S).split("|")
+    assert sorted(targets) == sorted(TARGETS)
+    compared = help_of("compare")
+    assert ",".join(compare.PARTS) in compared and ",".join(ENGINES) in compared
+    assert "|".join(compare.SCALES) in compared
     exported = help_of("export")
     assert "[" + "|".join(export.FORMATS) + "]" in exported
     assert f"{export.LOST_POINTS} points" in exported and f"{export.MAX_CHECKED:,}" in exported

@@ -1,7 +1,9 @@
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -10,8 +12,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from agenet.cli.app import run_command
+from agenet.data import prepare
 from agenet.data.records import open_records
 from agenet.errors import UserError
+from agenet.main import read_config
 from data_prep.adience.folds_builder import FoldsBuilder
 from tests.conftest import run_program
 from tests.data_prep.test_adience import write_release
@@ -162,6 +166,29 @@ def test_unknown_names_get_the_nearest(manual_dir: Path, data_dir: Path) -> None
         run("adiense", manual_dir, data_dir)
     with pytest.raises(UserError, match='no config "alined": did you mean aligned'):
         run("adience", manual_dir, data_dir, "--config=alined")
+
+
+def test_the_command_that_trains_on_it(data_dir: Path) -> None:
+    """It fits each data set and each config of its builder, and is a command that works."""
+    for name in prepare.data_set_names():
+        for config in prepare._load_builder(name).builder_configs:
+            builder = prepared(name, config, ["fold_0", "fold_1"])
+            agenet, train, *flags = shlex.split(prepare._training_command(builder, data_dir))
+            assert (agenet, train) == ("agenet", "train")
+            read = read_config([flag for flag in flags if not flag.startswith("--workdir=")])
+            assert read.dataset.name == f"{name}/{config}" and read.dataset.data_dir == str(
+                data_dir
+            )
+    quickstart = prepare._training_command(
+        prepared("drawn_faces", "faces", ["train", "test"]), None
+    )
+    assert quickstart == "agenet train --config=quickstart --workdir=runs/drawn_faces"
+    assert not prepare._training_command(prepared("fairface", "partial", ["test"]), None)
+
+
+def prepared(name: str, config: str, splits: list[str]) -> SimpleNamespace:
+    builder_config, info = SimpleNamespace(name=config), SimpleNamespace(splits=splits)
+    return SimpleNamespace(name=name, builder_config=builder_config, info=info)
 
 
 def test_missing_extra(manual_dir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from agenet.errors import UserError
+from agenet.errors import UserError, extra_of, needs_extra
 from agenet.frameworks.comparison.data import prepare_data
 from agenet.frameworks.comparison.engine import NETWORKS, VARIANTS
 from agenet.frameworks.comparison.engines import ENGINES, not_installed
@@ -150,7 +150,8 @@ def run(results: Results, args: Namespace) -> None:
     there = [name for name, module in missing.items() if not module]
     for name, module in missing.items():
         if module:
-            log(f"{name}: left out, {module} is not installed")
+            error = needs_extra(extra_of(module) or "compare", name, f"{module} is not installed")
+            log(f"left out: {error}")
     prepare_data(results, args)
     if "agreement" in args.parts:
         for model, size in args.agreement.items():
