@@ -38,8 +38,8 @@ _ADIENCE_OFFICIAL_AGE = {
     "(48, 53)": 6,
     "(60, 100)": 7,
 }
-# Strings other than the eight groups, assigned to the group that they lie in or nearest to: the rule
-# of MiVOLO's preparation (Kuprashevich & Tolstykh, 2023), plus "(25, 23)", a typo of (25, 32).
+# Strings other than the eight groups, assigned to the group that they lie in or are nearest to: the
+# rule of MiVOLO's preparation (Kuprashevich & Tolstykh, 2023), plus "(25, 23)", a typo of (25, 32).
 _ADIENCE_EXTENDED_AGE = _ADIENCE_OFFICIAL_AGE | {
     **dict.fromkeys(("2", "3"), 0),
     **dict.fromkeys(("13", "(8, 23)"), 2),
