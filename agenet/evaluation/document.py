@@ -31,8 +31,8 @@ from agenet.evaluation.summary import (
     definitions,
     duration,
     epochs,
-    exceptions,
     percent,
+    special_conditions,
     tested_epoch,
     tested_state,
 )
@@ -115,7 +115,7 @@ def _about(summary: Report) -> Facts:
         ("Machine", f"{machine['devices']}, {machine['processor']}"),
         ("Versions", versions),
     ]
-    notes = exceptions(summary).strip()
+    notes = special_conditions(summary).strip()
     return Facts([*rows, ("Notes", notes)] if notes else rows)
 
 

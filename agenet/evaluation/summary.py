@@ -65,7 +65,7 @@ def tested_epoch(training: Mapping[str, Any]) -> float:
     return epoch
 
 
-def exceptions(report: Report) -> str:
+def special_conditions(report: Report) -> str:
     """Sentences, each after a space, about what only few runs do."""
     extra, views = extra_names(report["dataset"]["name"]), views_of(report)
     faces = pretraining_data(report)
@@ -88,7 +88,7 @@ def conditions(reports: Sequence[Report]) -> str:
         f"Initial weights {weights}; {tested_state(first)} is tested on "
         f"`{name_tested(dataset['name'])}`, fold{'s' * (len(datasets) > 1)} {folds}, "
         f"{dataset['labels']} labels, protocol `{dataset['protocol']}`: {seen:,} of {tested:,} "
-        f"test faces show a person from training.{exceptions(first)}"
+        f"test faces show a person from training.{special_conditions(first)}"
     )
 
 
