@@ -1,7 +1,7 @@
 """Writes weights of agenet as a file of torchvision, timm, Keras or Caffe.
 
-Networks there have one classifier, which takes the place of all heads: with heads for age and
-gender it has ten outputs, of which the first eight are the age groups.
+Networks there have one classifier, which takes the place of all heads: with eight age groups and
+two genders it has ten outputs, those of age first.
 """
 
 import tempfile

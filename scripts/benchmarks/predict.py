@@ -37,13 +37,12 @@ from scripts.benchmarks.faces import (
 )
 from scripts.benchmarks.predictors import (
     BATCHES,
-    FRAMES,
     NETWORKS,
-    PROGRAMS,
     Exporter,
     Task,
     squares_of,
 )
+from scripts.benchmarks.programs import FRAMES, PROGRAMS
 from scripts.benchmarks.tables import (
     add_turn_options,
     cell,
@@ -106,7 +105,7 @@ STARTS = {
         "AgeAndGender().predict_face(image)",
     ),
     "dlib_keras": (
-        "import dlib, keras\nfrom scripts.benchmarks.predictors import create_keras",
+        "import dlib, keras\nfrom scripts.benchmarks.programs import create_keras",
         _KERAS,
     ),
 }

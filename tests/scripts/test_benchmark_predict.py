@@ -22,7 +22,8 @@ from agenet.weights.load import Weights, save_weights
 from agenet.weights.spec import InputSpec, WeightsSpec
 from scripts.benchmarks import predict
 from scripts.benchmarks.faces import compose_frames, draw_images, media_faces, read_images
-from scripts.benchmarks.predictors import Loop, Task, create_torch
+from scripts.benchmarks.predictors import Task, create_torch
+from scripts.benchmarks.programs import Loop
 from scripts.benchmarks.tables import print_problems
 from tests.conftest import ROOT, run_program
 from tests.random_variables import random_variables
@@ -177,7 +178,7 @@ def test_memory_in_use() -> None:
     # A process of its own: in this one, tests before have freed memory that an array may reuse.
     program = """
 import numpy as np
-from scripts.benchmarks.predictors import resident_bytes
+from scripts.benchmarks.programs import resident_bytes
 
 before = resident_bytes()
 kept = np.ones(50_000_000, np.uint8)
