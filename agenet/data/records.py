@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +169,8 @@ def join_records(records: Records, extra: Sequence[Records]) -> Records:
 def _for_training_only(records: Records) -> Records:
     """The data set without its fold 0, all in `NO_FOLD`."""
     rows = np.flatnonzero(records.fold != 0)
-    return Records(
-        name=records.name,
-        notice=records.notice,
+    return replace(
+        records,
         images=SelectedImages([(records.images, rows)]),
         fold=np.full(len(rows), NO_FOLD, np.int32),
         subject_id=records.subject_id[rows],

@@ -48,19 +48,12 @@ def client() -> Any:
     return global_state.client
 
 
-def coordinator_address() -> str | None:
-    """HOST:PORT of the coordinator, None before it is known."""
-    return global_state.coordinator_address
+def session() -> Any:
+    """JAX's record of what this process was started with, known before it has joined the others.
 
-
-def describe_process() -> str:
-    """This process for messages, such as "process 1 of 2", also before it has joined."""
-    return f"process {global_state.process_id} of {global_state.num_processes}"
-
-
-def expected_processes() -> int:
-    """The number of processes that this one was started to be one of."""
-    return global_state.num_processes
+    Its fields are `coordinator_address` (None while unknown), `num_processes` and `process_id`.
+    """
+    return global_state
 
 
 def _wait_for(key: str) -> str:

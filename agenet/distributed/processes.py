@@ -17,15 +17,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import jax
+from jax._src.clusters import ClusterEnv
 from jax.experimental import multihost_utils
 
-from agenet.distributed.coordination import (
-    all_gather,
-    broadcast,
-    coordinator_address,
-    describe_process,
-    expected_processes,
-)
+from agenet.distributed.coordination import all_gather, broadcast, session
 from agenet.distributed.failures import Watchdog, exit_with, exit_with_line_on_abort
 from agenet.errors import UserError
 
@@ -134,7 +129,7 @@ def _join(processes: str, lost_timeout: int) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     exit_with_line_on_abort(
         lambda: (
-            f"{describe_process()} could not join the others at {coordinator_address()}, see the "
+            f"{_whoami()} could not join the others at {session().coordinator_address}, see the "
             "message of JAX above: each needs its own index, and all the same count"
         )
     )
@@ -144,7 +139,8 @@ def _join(processes: str, lost_timeout: int) -> None:
     # Python's handler of Ctrl-C cannot run while C++ waits for the others: use the system's.
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        if arguments and arguments["process_id"] == 0:
+        arguments = arguments or _detect_cluster(seconds)
+        if arguments["process_id"] == 0:
             _check_port(arguments["coordinator_address"])
         jax.distributed.initialize(
             **arguments,
@@ -158,27 +154,34 @@ def _join(processes: str, lost_timeout: int) -> None:
         ) from error
     except (RuntimeError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        address = arguments.get("coordinator_address") or coordinator_address()
         raise UserError(
-            f"process {arguments.get('process_id', 0)} cannot serve {address} "
-            f"({reason.splitlines()[0]}): choose another port, with --processes=auto by "
-            "JAX_COORDINATOR_PORT"
+            f"process {arguments.get('process_id')} cannot serve "
+            f"{arguments.get('coordinator_address')} ({reason.splitlines()[0]}): choose another "
+            "port, with --processes=auto by JAX_COORDINATOR_PORT"
         ) from error
     finally:
         signal.signal(signal.SIGINT, handler)
         timer.cancel()
     exit_with_line_on_abort(
         lambda: (
-            f"{describe_process()} has lost process 0, the coordinator at "
-            f"{coordinator_address()}: see the last message of process 0"
+            f"{_whoami()} has lost process 0, the coordinator at "
+            f"{session().coordinator_address}: see the last message of process 0"
         )
     )
+
+
+def _detect_cluster(seconds: int) -> dict[str, Any]:
+    """What `jax.distributed.initialize` would detect itself, for `_check_port`; else all None."""
+    names = "coordinator_address", "num_processes", "process_id", "local_device_ids"
+    found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)
+    return dict(zip(names, found, strict=True))
 
 
 def _check_port(address: str) -> None:
     """Raises `OSError` if the coordinator cannot listen there.
 
-    gRPC shares a port with another coordinator without an error, and the two runs would mix.
+    JAX 0.10 often crashes if a port is taken. If another coordinator has it, gRPC shares the port
+    without an error, and the two runs would mix.
     """
     every_address = f"[::]:{address.rpartition(':')[2]}"
     host, _, port = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", every_address).rpartition(":")
@@ -195,8 +198,12 @@ def _check_port(address: str) -> None:
             raise  # Anything else is left for JAX to report.
 
 
+def _whoami() -> str:
+    return f"process {session().process_id} of {session().num_processes}"
+
+
 def _why_not_joined(seconds: int) -> str:
-    address = coordinator_address() or "an address that is still unknown"
+    address = session().coordinator_address or "an address that is still unknown"
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
@@ -208,7 +215,8 @@ def _why_not_joined(seconds: int) -> str:
 
 def _check_count() -> None:
     """Raises `UserError` if the processes were started with different counts."""
-    own, first = expected_processes(), broadcast(expected_processes())
+    own = session().num_processes
+    first = broadcast(own)
     if own != first:
         raise UserError(
             f"--processes: process {jax.process_index()} expects {own} processes, process 0 {first}"

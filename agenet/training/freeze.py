@@ -1,5 +1,6 @@
 """Splits a network's parameters into frozen and trained ones."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,20 +24,15 @@ def count_frozen(freeze: str, stages: int) -> int:
     """
     if freeze in ("none", "backbone"):
         return 0 if freeze == "none" else stages
-    words = freeze.split()
-    if (
-        words[:2] == ["all", "but"]
-        and words[3:] in (["stage"], ["stages"])
-        and words[2].isdecimal()
-    ):
-        trained = int(words[2])
-        if trained <= stages:
-            return stages - trained
+    found = re.fullmatch(r"all but (\d+) stages?", " ".join(freeze.split()))
+    if not found:
+        raise UserError(
+            f'freeze "{freeze}" is not known: use "none", "backbone" or, for example, '
+            '"all but 2 stages"'
+        )
+    if int(found[1]) > stages:
         raise UserError(f'freeze "{freeze}": the network has {stages} stages')
-    raise UserError(
-        f'freeze "{freeze}" is not known: use "none", "backbone" or, for example, '
-        '"all but 2 stages"'
-    )
+    return stages - int(found[1])
 
 
 def split_params(params: Params, frozen: Sequence[Sequence[str]]) -> tuple[Params, Params]:
