@@ -100,12 +100,11 @@ def test_two_processes_equal_one(records: Records, alone: dict[str, Any], tmp_pa
     assert_alike(result(tmp_path), alone)
     assert not ended[1][1]  # Only the first process logs and writes.
     assert "8 x cpu of 2 processes" in ended[0][1]
-    assert (
-        len(re.findall(r"step 20/20, .*validation/loss", (tmp_path / "train.log").read_text())) == 1
-    )
+    assert len(re.findall(r"valid +20 ", (tmp_path / "train.log").read_text())) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         ".lock",
         "checkpoints",
+        "config.json",
         "metrics.jsonl",
         "train.log",
     ]
