@@ -30,17 +30,17 @@ def trained_on(records: Records, splits: Splits, earlier: Mapping[str, str]) -> 
     found = dict(earlier)
     here = _data_set(records.name)
     if found.get(here) != NOT_FOLD_0:
-        persons = np.union1d(_decode(found.get(here, "")), records.subject_id[own])
-        found[here] = base64.b64encode(persons.astype("<i8").tobytes()).decode()
+        subjects = np.union1d(_decode(found.get(here, "")), records.subject_id[own])
+        found[here] = base64.b64encode(subjects.astype("<i8").tobytes()).decode()
     return found | dict.fromkeys(map(_data_set, extra_names(records.name)), NOT_FOLD_0)
 
 
 def is_seen(seen: Mapping[str, str], records: Records, rows: np.ndarray) -> np.ndarray:
     """Which images, given by their rows int [N], show subjects of `seen`: bool [N]."""
-    persons = seen.get(_data_set(records.name), "")
-    if persons == NOT_FOLD_0:
+    subjects = seen.get(_data_set(records.name), "")
+    if subjects == NOT_FOLD_0:
         return records.fold[rows] != 0
-    return np.isin(records.subject_id[rows], _decode(persons))
+    return np.isin(records.subject_id[rows], _decode(subjects))
 
 
 def check_not_seen(seen: Mapping[str, str], records: Records, splits: Splits) -> None:
