@@ -93,7 +93,9 @@ def choose_placement(
     if placement == "stream":
         return placement, "as input.placement says"
     each = nbytes / devices
-    on_device = f"{_gigabytes(each)} for each device, which has {_gigabytes(free_device)} free"
+    on_device = f"{_gigabytes(each)} for each device"
+    if free_device < math.inf:
+        on_device += f", which has {_gigabytes(free_device)} free"
     on_host = f"this machine has {_gigabytes(free_host)} of memory free"
     on_host += " for each process" if processes > 1 else ""
     decoded = nbytes if placement == "host" else nbytes / processes
@@ -115,7 +117,7 @@ def choose_placement(
 
 
 def _gigabytes(nbytes: float) -> str:
-    return "unlimited memory" if nbytes == math.inf else f"{nbytes / 1e9:.1f} GB"
+    return f"{nbytes / 1e9:.1f} GB"
 
 
 def min_free_memory(free_device: float) -> dict[str, float]:

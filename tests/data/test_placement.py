@@ -96,7 +96,7 @@ def test_impossible_placements_are_one_line_errors(asked: str, memory: Any, mess
             "auto",
             1e6,
             ResidentImages,
-            "on the devices: 0.0 GB for each device, which has unlimited",
+            "on the devices: 0.0 GB for each device",
         ),
         ("host", 1e6, ResidentImages, "on the host, sent batch by batch: as input.placement says"),
         (
