@@ -1,6 +1,6 @@
 """Estimates time and memory of the report's trainings on GPUs and TPUs, from published rates.
 
-python scripts/estimate.py [--share=0.5] [--measured=FILE.json]
+python scripts/estimate.py
 
 Counts per image come from the step compiled here in float32: arithmetic as XLA counts it before
 optimising for a processor, memory traffic and temporaries after fusing for a CPU. In bfloat16
@@ -13,10 +13,8 @@ out.
 
 import dataclasses
 import importlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -28,7 +26,7 @@ from agenet.data.augment import (
     make_train_transform,
 )
 from agenet.distributed.mesh import create_mesh
-from agenet.errors import ArgumentParser, UserError, one_line_errors
+from agenet.errors import ArgumentParser, one_line_errors
 from agenet.evaluation.summary import duration
 from agenet.models import create_model
 from agenet.runs.config import RunConfig, parse_config
@@ -41,6 +39,9 @@ from agenet.training.steps import make_feature_step, make_train_step
 GB = 1e9
 COUNTED_AT = 16  # images
 EPOCHS = 5
+SHARE = 0.5  # of published rates that is reached
+DECODED = 10_000.0  # images per second and core
+HOST = 0.001  # seconds of host time per step
 HEADS = {"age": "groups", "gender": "softmax"}
 # Adience's faces with an official label outside of test fold 0 and validation, and those stored.
 ADIENCE = (12_798, 19_370)
@@ -104,33 +105,7 @@ class Counts:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table; counting compiles each network, a minute or two for all."""
-    parser = ArgumentParser(description="Expected time and memory of the report's trainings.")
-    add = parser.add_argument
-    add(
-        "--share",
-        type=float,
-        default=0.5,
-        help="share of published rates that is reached (default: 0.5)",
-    )
-    add(
-        "--decode",
-        type=float,
-        default=1e4,
-        help="images decoded per second and core (default: 10000)",
-    )
-    add("--host_ms", type=float, default=1.0, help="host time per step in ms (default: 1)")
-    add("--measured", type=Path, help="file of scripts/benchmarks/train.py --json, of one device")
-    args = parser.parse_args(arguments)
-    if not (0 < args.share <= 1 and args.decode > 0):
-        raise UserError("--share must be above 0 and at most 1, --decode above 0")
-    try:
-        measured = json.loads(args.measured.read_text()) if args.measured else {"models": []}
-        rates = {m["model"]: m["step_pictures_per_second"] for m in measured["models"]}
-        devices = measured["machine"]["devices"] if rates else ""
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{args.measured} has no figures of scripts/benchmarks/train.py --json"
-        ) from error
+    ArgumentParser(description=main.__doc__).parse_args(arguments)
     rows, known = [], dict[Any, Counts]()
     for name, config_name, (trained_on, stored) in TRAININGS:
         config = importlib.import_module(f"configs.{config_name}").get_config()
@@ -139,36 +114,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
         key = (config.model.name, frozen)
         counts = known[key] = known.get(key) or count(config, frozen)
         for machine in MACHINES:
-            found = estimate(counts, machine, config.batch_size, trained_on, stored, args)
+            found = estimate(counts, machine, config.batch_size, trained_on, stored)
             rows.append([name, machine.name, *found])
-        if not frozen and (rate := rates.get(config.model.name)):  # None where it failed
-            cells = [f"{rate:,.0f}", duration(EPOCHS * trained_on / rate), "measured"]
-            rows.append([name, devices, *cells, "", ""])
     header = ["Training", "Machine", "Images/s", f"{EPOCHS} epochs", "Limit", "GB a device"]
     print(table([*header, "Images"], rows))
     print(
-        f"\nAt {args.share:.0%} of published rates; {args.decode:,.0f} images decoded per second "
-        f"and core, {args.host_ms:g} ms of host time per step; without start and compilation."
+        f"\nAt {SHARE:.0%} of published rates; {DECODED:,.0f} images decoded per second and core, "
+        f"{1000 * HOST:g} ms of host time per step; without start and compilation."
     )
 
 
 def estimate(
-    counts: Counts, machine: Machine, batch: int, trained_on: int, stored: int, args: Any
+    counts: Counts, machine: Machine, batch: int, trained_on: int, stored: int
 ) -> list[str]:
     """Cells of a row: rate, time, limit, memory per device, placement of images."""
     image_bytes = stored * counts.size**2 * 3
     needs = counts.state + 4 * counts.trained + batch * counts.activations
     each = image_bytes / machine.devices
     resident = each <= 0.5 * (machine.memory - counts.state)
-    decode = args.decode * machine.cores
-    passed_on = (machine.devices - 1) * batch * counts.size**2 * 3 / machine.link / args.share
+    decode = DECODED * machine.cores
+    passed_on = (machine.devices - 1) * batch * counts.size**2 * 3 / machine.link / SHARE
     ring = 2 * (machine.devices - 1) / machine.devices * 4 * counts.trained
     moved = batch * counts.traffic + counts.updating
     limits = {
-        "arithmetic": batch * counts.flops / machine.flops / args.share,
-        "memory traffic": moved / machine.bandwidth / args.share,
-        "all-reduce": ring / machine.link / args.share,
-        "host": args.host_ms / 1000,
+        "arithmetic": batch * counts.flops / machine.flops / SHARE,
+        "memory traffic": moved / machine.bandwidth / SHARE,
+        "all-reduce": ring / machine.link / SHARE,
+        "host": HOST,
         "input": passed_on if resident else batch * machine.devices / decode,
     }
     limit = max(limits, key=lambda name: limits[name])

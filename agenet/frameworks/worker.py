@@ -26,18 +26,15 @@ class Worker:
         kind: class of the engine; it is called with `work` in the process.
         work: what the engine is to do; it is pickled.
         limit: seconds after which a process that does not answer is ended.
-        missing: a module that the engine needs and that is not installed, if there is one.
 
     Attributes:
         idle: seconds that the process waited before the last call, and how many of them its
             threads were busy nevertheless.
     """
 
-    def __init__(
-        self, name: str, kind: Callable[[Any], Any], work: Any, limit: float, missing: str = ""
-    ) -> None:
+    def __init__(self, name: str, kind: Callable[[Any], Any], work: Any, limit: float) -> None:
         self.name, self.work, self.limit = name, work, limit
-        self.error = f"{missing} is not installed" if missing else ""
+        self.error = ""
         self.idle = (0.0, 0.0)
         self._kind = kind
         self._process: Any = None

@@ -1,7 +1,6 @@
 """Networks in agenet and other frameworks, which models.py times."""
 
 import dataclasses
-import importlib.util
 import math
 import time
 import warnings
@@ -281,35 +280,19 @@ class TorchCompiled(Torch):
     compiled = True
 
 
-def onnxruntime_session(path: Path, threads: int, *, spins: bool = True, batch: int = 0) -> Any:
-    """ONNX Runtime on the CPU; `batch` fixes a symbolic batch, and threads may spin or sleep."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # Threads spin within a call, not after it.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
-    if batch:
-        options.add_free_dimension_override_by_name("batch", batch)
-    providers = ["CPUExecutionProvider"]
-    return onnxruntime.InferenceSession(str(path), options, providers=providers)
-
-
-def openvino_request(path: Path, batch: int, cores: int) -> tuple[Any, list[str]]:
-    """OpenVINO's request for batches of this size, and the names of the outputs."""
+def openvino_request(model: Path | bytes, batch: int, cores: int) -> Any:
+    """A request of OpenVINO that runs an ONNX file, or its contents, on batches of this size."""
     import openvino
 
     core = openvino.Core()
-    network = core.read_model(path)
+    network = core.read_model(model)
     network.reshape([batch, *network.input(0).partial_shape[1:]])
     options = {
         "PERFORMANCE_HINT": "LATENCY",  # all threads for one call
         "INFERENCE_NUM_THREADS": cores,
         "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, where the processor has it
     }
-    request = core.compile_model(network, "CPU", options).create_infer_request()
-    return request, [output.any_name for output in network.outputs]
+    return core.compile_model(network, "CPU", options).create_infer_request()
 
 
 class OnnxEngine(Engine):
@@ -334,7 +317,16 @@ class OnnxRuntime(OnnxEngine):
     """ONNX Runtime."""
 
     def load(self, images: np.ndarray) -> Callable[[], Any]:
-        session = onnxruntime_session(self.work.onnx, self.work.cores, batch=len(images))
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self.work.cores, 1
+        # Threads spin within a call, not after it.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_free_dimension_override_by_name("batch", len(images))
+        session = onnxruntime.InferenceSession(
+            str(self.work.onnx), options, providers=["CPUExecutionProvider"]
+        )
         return lambda: session.run(None, {"images": images})
 
 
@@ -344,7 +336,7 @@ class OpenVino(OnnxEngine):
     def load(self, images: np.ndarray) -> Callable[[], Any]:
         import openvino
 
-        request, _ = openvino_request(self.work.onnx, len(images), self.work.cores)
+        request = openvino_request(self.work.onnx, len(images), self.work.cores)
         request.set_input_tensor(openvino.Tensor(images))
         return lambda: request.infer()
 
@@ -361,21 +353,6 @@ ENGINES: dict[str, type[Any]] = {
 
 def stages_of(engine: str) -> tuple[str, ...]:
     return STAGES[:2] if engine in ("onnxruntime", "openvino") else STAGES
-
-
-def not_installed(engine: str, model: str) -> str:
-    """A module that an engine needs for a network and that is not installed, or nothing."""
-    # ONNX files are made by PyTorch.
-    needed = [] if engine in ("agenet", "limits") else ["torch"]
-    if needed and model != "levi_hassner":
-        needed += ["torchvision"]
-    if needed and "lite" in model:
-        needed += ["timm"]
-    if engine == "onnxruntime":
-        needed += ["onnx", "onnxruntime"]
-    if engine == "openvino":
-        needed += ["onnx", "openvino"]
-    return next((name for name in needed if importlib.util.find_spec(name) is None), "")
 
 
 def create_torch(work: Work) -> Any:
@@ -399,22 +376,28 @@ def create_torch(work: Work) -> Any:
     return torch_networks.create_torch("levi_hassner", work.size, CLASSES)
 
 
-def export_onnx(work: Work) -> None:
+class OnnxExport:
     """Exports the network in PyTorch to `work.onnx`, with a symbolic batch."""
-    import torch
 
-    images = torch.zeros(1, 3, work.size, work.size)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # The newer exporter needs another package.
-        torch.onnx.export(
-            create_torch(work).eval(),
-            (images,),
-            str(work.onnx),
-            input_names=["images"],
-            dynamic_axes={"images": {0: "batch"}},
-            dynamo=False,
-        )
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def describe(self) -> Figures:
+        import torch
+
+        images = torch.zeros(1, 3, self.work.size, self.work.size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # The newer exporter needs another package.
+            torch.onnx.export(
+                create_torch(self.work).eval(),
+                (images,),
+                str(self.work.onnx),
+                input_names=["images"],
+                dynamic_axes={"images": {0: "batch"}},
+                dynamo=False,
+            )
+        return {}
 
 
 def _fill(name: str, leaf: Any, rng: np.random.Generator) -> np.ndarray:

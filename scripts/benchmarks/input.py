@@ -14,7 +14,6 @@ import statistics
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
@@ -28,15 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 DRAWN = "drawn_faces/faces"
 BLOCK = 1000  # images per turn of a stage; turns spread the influence of other programs
 STEPS = 5
-
-# The reference report's, by the names of both `config.augment` and Albumentations.
-REPORT: dict[str, Any] = {
-    "shift": 0.03125,
-    "scale": 0.2,
-    "rotate": 20.0,
-    "brightness": 0.2,
-    "contrast": 0.2,
-}
 
 Figures = dict[str, Any]
 
@@ -68,16 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = args.data_set or DRAWN
     if "/" not in name:
         raise UserError(f'--data_set "{name}" must be DATA_SET/CONFIG, such as "adience/faces"')
+    if name != DRAWN and not args.manual_dir:
+        raise UserError(f"{name} needs --manual_dir, the folder of its release")
     with tempfile.TemporaryDirectory() as folder:
         manual_dir = args.manual_dir or Path(folder) / "release"
         if not args.manual_dir:
-            _in_child(draw, name, manual_dir)
-        touching = _in_child(touch)
+            _in_child(draw, manual_dir)
         building = _in_child(build, name, manual_dir, folder)
         decoding = _in_child(decode, name, folder, args.config)
         streaming = _in_child(stream, name, folder, args.config)
         feeding = _in_child(feed, name, folder, args.config)
-    print_table(name, touching, building, decoding, streaming, feeding)
+    print_table(name, building, decoding, streaming, feeding)
 
 
 def _in_child(stage: Callable[..., Figures], *arguments: Any) -> Figures:
@@ -96,29 +87,12 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def draw(name: str, manual_dir: Path) -> Figures:
-    if name != DRAWN:
-        raise UserError(f"{name} needs --manual_dir, the folder of its release")
+def draw(manual_dir: Path) -> Figures:
+    """Draws the release of drawn faces."""
     from data_prep.drawn_faces.release import write_release
 
     write_release(manual_dir)
     return {}
-
-
-def touch() -> Figures:
-    """Seconds to fill 1 GB of new memory: the system's share in storing images."""
-    import numpy as np
-
-    from agenet.data.decoding import allocate_images, available_cores
-
-    def fill(part: np.ndarray) -> None:
-        part[:] = 1
-
-    images = allocate_images(1000, 577)
-    with ThreadPoolExecutor(available_cores()) as pool:
-        start = time.perf_counter()
-        list(pool.map(fill, np.array_split(images, available_cores())))
-    return {"seconds": (time.perf_counter() - start) / images.nbytes * 1e9}
 
 
 def build(name: str, manual_dir: Path, data_dir: str) -> Figures:
@@ -170,8 +144,7 @@ def decode(name: str, data_dir: str, config_file: Path) -> Figures:
     streamed = StreamedImages(records, size=size, mesh=create_mesh(jax.devices()[:1]))
 
     def run_stream(rows: np.ndarray) -> None:
-        for batch in streamed.batches((part, None) for part in _whole_batches(rows, batch_size)):
-            jax.block_until_ready(batch)
+        _stream_batches(streamed, rows, batch_size)
 
     shuffled = np.random.default_rng(0).permutation(len(records.fold))
     run_stream(shuffled[:BLOCK])  # Its memory is new only the first time.
@@ -197,9 +170,13 @@ def decode(name: str, data_dir: str, config_file: Path) -> Figures:
     return {"count": len(shuffled), "size": size, "rates": rates, "open": seconds["open"]}
 
 
-def _whole_batches(rows: Any, batch_size: int) -> list[Any]:
+def _stream_batches(streamed: Any, rows: Any, batch_size: int) -> None:
+    """Moves these rows to the device in whole batches."""
+    import jax
+
     starts = range(0, len(rows) - batch_size + 1, batch_size)
-    return [rows[start : start + batch_size] for start in starts]
+    for batch in streamed.batches((rows[start : start + batch_size], None) for start in starts):
+        jax.block_until_ready(batch)
 
 
 def stream(name: str, data_dir: str, config_file: Path) -> Figures:
@@ -214,9 +191,7 @@ def stream(name: str, data_dir: str, config_file: Path) -> Figures:
     config = _load_config(config_file, name, data_dir)
     records = open_records(name, data_dir)
     streamed = StreamedImages(records, size=config.input.size, mesh=create_mesh(jax.devices()[:1]))
-    parts = _whole_batches(np.arange(len(records.fold)), config.batch_size)
-    for batch in streamed.batches((part, None) for part in parts):
-        jax.block_until_ready(batch)
+    _stream_batches(streamed, np.arange(len(records.fold)), config.batch_size)
     return {}
 
 
@@ -242,12 +217,12 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
         experiment.records, size=config.input.size, mesh=experiment.mesh, on_device=True
     )
     resident_peak = _peak()
+    report = dataclasses.replace(
+        config.augment, shift=0.03125, scale=0.2, rotate=20.0, brightness=0.2, contrast=0.2
+    )
     transforms = {
         what: jax.jit(make_train_transform(experiment.crop_size, *normalisation, augment))
-        for what, augment in {
-            "feed": config.augment,
-            "augment": dataclasses.replace(config.augment, **REPORT),
-        }.items()
+        for what, augment in (("feed", config.augment), ("augment", report))
     }
     state = experiment.create_state()
 
@@ -268,10 +243,6 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
         times["step"].append(time.perf_counter() - start)
     # Medians: the first ones compile.
     seconds = {what: statistics.median(values) for what, values in times.items()}
-    images = np.asarray(batch(0)["image"])
-    peer = albumentations_seconds(images, experiment.crop_size, config)
-    if peer:
-        seconds["albumentations"] = peer
     return {
         "seconds": seconds,
         "batch_size": config.batch_size,
@@ -279,39 +250,6 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
         "resident_peak": resident_peak,
         "machine": describe_machine(),
     }
-
-
-def albumentations_seconds(images: Any, crop_size: int, config: Any) -> float | None:
-    """Seconds of Albumentations for the report's augmentation of a batch, if it is installed."""
-    try:
-        import albumentations
-    except ImportError:
-        return None
-    import cv2
-
-    from agenet.data.decoding import available_cores
-
-    cv2.setNumThreads(1)
-    limits = {f"{name}_limit": value for name, value in REPORT.items()}
-    warp = {name: limits.pop(name) for name in ("shift_limit", "scale_limit", "rotate_limit")}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # ShiftScaleRotate is deprecated in favour of Affine.
-        transform = albumentations.Compose(
-            [
-                albumentations.RandomCrop(crop_size, crop_size),
-                albumentations.ShiftScaleRotate(**warp, border_mode=cv2.BORDER_CONSTANT, p=1),
-                albumentations.RandomBrightnessContrast(**limits, p=0.5),
-                albumentations.HorizontalFlip(p=0.5),
-                albumentations.Normalize(config.input.mean, config.input.std, 1.0),
-            ]
-        )
-    times = []
-    with ThreadPoolExecutor(available_cores()) as pool:
-        for _ in range(STEPS):
-            start = time.perf_counter()
-            list(pool.map(lambda image: transform(image=image), images))
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def _load_config(file: Path, name: str, data_dir: str) -> Any:
@@ -325,62 +263,38 @@ def _load_config(file: Path, name: str, data_dir: str) -> Any:
 
 
 def print_table(
-    name: str,
-    touching: Figures,
-    building: Figures,
-    decoding: Figures,
-    streaming: Figures,
-    feeding: Figures,
+    name: str, building: Figures, decoding: Figures, streaming: Figures, feeding: Figures
 ) -> None:
     count, rates = decoding["count"], decoding["rates"]
     batch_size, machine = feeding["batch_size"], feeding["machine"]
-    fed, step = feeding["seconds"]["feed"], feeding["seconds"]["step"]
+    fed, augmented, step = (feeding["seconds"][what] for what in ("feed", "augment", "step"))
 
-    def row(what: str, rate: float, ratio: str, peak: float | None) -> None:
+    def row(what: str, rate: float, ratio: str = "", peak: float = 0) -> None:
         memory = f"{peak / 1e9:.2f} GB" if peak else ""
         print(f"| {what} | {rate:,.0f} | {ratio} | {memory} |")
 
     def of_opencv(rate: float) -> str:
         return f"{rate / rates['raw']:.0%} and {rate / rates['resized']:.0%} of OpenCV"
 
+    def of_step(seconds: float) -> str:
+        return f"{seconds / step:.1%} of a step ({seconds * 1e3:.1f} of {step * 1e3:.0f} ms)"
+
     print(f"{name}: {count:,} images; {machine['devices']}; {machine['processor']}\n")
     print("| stage | images/s | ratio | peak memory |")
     print("|---|---:|---|---:|")
-    total = building["seconds"]
-    row("building, imports included", count / total, f"{total:.0f} s in all", building["peak"])
-    row("opening, imports included", rates["open"], f"{decoding['open']:.1f} s in all", None)
-    image_bytes = 3 * decoding["size"] ** 2
-    row("filling new memory", 1e9 / image_bytes / touching["seconds"], "", None)
-    row("OpenCV: decoding", rates["raw"], "", None)
-    row("OpenCV: decoding, resizing", rates["resized"], "", None)
-    row(
-        f"decoding into new memory ({count * image_bytes / 1e9:.2f} GB)",
-        rates["resident"],
-        of_opencv(rates["resident"]),
-        feeding["resident_peak"],
-    )
-    row("decoding into memory used before", rates["again"], of_opencv(rates["again"]), None)
-    row(
-        "streaming: reading, decoding, batch by batch",
-        rates["stream"],
-        of_opencv(rates["stream"]),
-        streaming["peak"],
-    )
-    row(
-        f"feeding batches of {batch_size}",
-        batch_size / fed,
-        f"{fed / step:.1%} of a step ({fed * 1e3:.1f} of {step * 1e3:.0f} ms)",
-        None,
-    )
-    augmented, peer = feeding["seconds"]["augment"], feeding["seconds"].get("albumentations")
-    more = f", {peer / augmented:.1f} times Albumentations' rate" if peer else ""
-    row(
-        "the same with the reference report's augmentation",
-        batch_size / augmented,
-        f"{augmented / step:.1%} of a step{more}",
-        None,
-    )
-    row(f"training {feeding['model']}", batch_size / step, "", feeding["peak"])
+    total, opening = building["seconds"], decoding["open"]
+    row("preparing, imports included", count / total, f"{total:.0f} s in all", building["peak"])
+    row("opening, imports included", rates["open"], f"{opening:.1f} s in all")
+    row("OpenCV: decoding", rates["raw"])
+    row("OpenCV: decoding and resizing", rates["resized"])
+    what = f"decoding into new memory ({3 * count * decoding['size'] ** 2 / 1e9:.2f} GB)"
+    row(what, rates["resident"], of_opencv(rates["resident"]), feeding["resident_peak"])
+    row("decoding into memory used before", rates["again"], of_opencv(rates["again"]))
+    what = "streaming: reading and decoding, batch by batch"
+    row(what, rates["stream"], of_opencv(rates["stream"]), streaming["peak"])
+    row(f"feeding batches of {batch_size}", batch_size / fed, of_step(fed))
+    row("feeding, with the report's augmentation", batch_size / augmented, of_step(augmented))
+    row(f"training {feeding['model']}", batch_size / step, peak=feeding["peak"])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import dataclasses
 import itertools
 import random
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +22,12 @@ from agenet.data.records import Records, open_records
 from agenet.frameworks.timing import Engine, Figures
 from agenet.labels import TASK_CLASSES, UNKNOWN
 from scripts.benchmarks.engines import Torch, Work, compile_counted, filled_state
-from scripts.benchmarks.input import BLOCK, decode_by_opencv
 
 # Steps per logged row, see `log_every`; few on a CPU, where a step takes long.
 STEPS, STEPS_ON_CPU = 20, 2
 # Batches that each of PyTorch's worker processes prefetches.
 _AHEAD = 2
+_ENDLESS = 10**12  # images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,17 +241,14 @@ class TorchTraining(StagedEngine, Torch):
             open_records(dataset.name, dataset.data_dir), self.config.input.size, work.size
         )
         self.workers = work.cores
-        self.loaders: dict[str, Iterator[Any]] = {}
+        self.loader: Any = None
 
     def build(self, stage: str, batch: int) -> Figures:
         loader = self.batches(batch)
-        if stage != "step":
-            self.loaders[stage] = loader
-        if stage == "load":
-            self.call = lambda: next(loader)
-            return {}
         if stage == "step":
             loader = itertools.repeat(next(loader))
+        else:
+            self.loader = loader
         self.call = lambda: self.train(*next(loader))
         return {"parameters": sum(p.numel() for p in self.module.parameters())}
 
@@ -292,9 +288,12 @@ class TorchTraining(StagedEngine, Torch):
 
     def batches(self, batch: int) -> Iterator[Any]:
         """Yields batches of shuffled images on the device, without end."""
-        loader = self.torch.utils.data.DataLoader(
+        data = self.torch.utils.data
+        # As many epochs as the turns need, one after the other.
+        rows = data.RandomSampler(self.faces, num_samples=_ENDLESS)
+        loader = data.DataLoader(
             self.faces,
-            sampler=Shuffled(len(self.faces), batch),
+            sampler=data.BatchSampler(rows, batch, drop_last=True),
             batch_size=None,  # The sampler yields rows of whole batches, so each is one array.
             num_workers=self.workers,
             prefetch_factor=_AHEAD,
@@ -305,23 +304,15 @@ class TorchTraining(StagedEngine, Torch):
             yield [column.to(self.device, non_blocking=True) for column in columns]
 
     def measure(self, stage: str, seconds: float) -> list[float]:
-        if stage in self.loaders:
-            # Skips batches that the workers have prepared during others' turns.
+        if stage == "loop":
+            # Batches that the workers prepared during others' turns.
             for _ in range(self.workers * _AHEAD):
-                next(self.loaders[stage])
-        if stage != "load":
-            return super().measure(stage, seconds)
-        # Batches of the workers arrive in bursts.
-        start, count = time.perf_counter(), 0
-        while count == 0 or time.perf_counter() - start < seconds:
-            self.calls[stage]()
-            count += 1
-        self.synchronise()
-        return [(time.perf_counter() - start) / count]
+                next(self.loader)
+        return super().measure(stage, seconds)
 
     def release(self) -> None:
         super().release()
-        self.loaders.clear()
+        self.loader = None
 
 
 class TorchCompiledTraining(TorchTraining):
@@ -357,42 +348,8 @@ class Faces:
         return images, *(labels[rows] for labels in self._labels)
 
 
-class Shuffled:
-    """A sampler of endless batches of rows; every epoch has another order."""
-
-    def __init__(self, count: int, batch: int) -> None:
-        self._count, self._batch = count, batch
-
-    def __iter__(self) -> Iterator[list[int]]:
-        rng = np.random.default_rng(0)
-        while True:
-            order = rng.permutation(self._count)
-            for start in range(0, self._count - self._batch + 1, self._batch):
-                yield order[start : start + self._batch].tolist()
-
-
-class OpenCv(StagedEngine):
-    """Decodes and resizes on all cores and discards the result: a bound for every loader."""
-
-    def __init__(self, work: Training) -> None:
-        super().__init__()
-        dataset = work.config.dataset
-        encoded = open_records(dataset.name, dataset.data_dir).images
-        self._encoded = [encoded[row] for row in range(min(BLOCK, len(encoded)))]
-        self._size = work.config.input.size
-
-    def build(self, stage: str, batch: int) -> Figures:
-        self._batches = len(self._encoded) / batch
-        self.call = lambda: decode_by_opencv(self._encoded, self._size)
-        return {}
-
-    def measure(self, stage: str, seconds: float) -> list[float]:
-        return [each / self._batches for each in super().measure(stage, seconds)]
-
-
 ENGINES: dict[str, type[StagedEngine]] = {
     "agenet": AgenetTraining,
     "torch": TorchTraining,
     "torch_compiled": TorchCompiledTraining,
-    "opencv": OpenCv,
 }

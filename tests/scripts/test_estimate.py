@@ -1,18 +1,12 @@
 """Estimates follow from counts and published rates by the roofline's arithmetic."""
 
-import json
-from argparse import Namespace
-from pathlib import Path
-
 import pytest
 
-from agenet.errors import UserError
 from agenet.runs.config import parse_config
 from configs import default
 from scripts import estimate
 from scripts.estimate import GB, Counts, Machine
 
-ARGS = Namespace(share=0.5, decode=1000.0, host_ms=1.0)
 MACHINE = Machine("8 of them", 8, 100e12, 1000 * GB, 10 * GB, 100 * GB, cores=16)
 COUNTS = Counts(5e9, 10e6, 20e6, parameters=10**6, trained=10**6, size=100)
 
@@ -28,35 +22,32 @@ COUNTS = Counts(5e9, 10e6, 20e6, parameters=10**6, trained=10**6, size=100)
         ({"flops": 1, "traffic": 0, "trained": 0, "size": 1000}, 10, "19,048", "input"),
     ],
 )
-def test_limits(changes: dict[str, float], batch: int, rate: str, limit: str) -> None:
+def test_limits(
+    changes: dict[str, float], batch: int, rate: str, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "DECODED", 1000.0)
     counts = Counts(**{**vars(COUNTS), **changes})
-    found = estimate.estimate(counts, MACHINE, batch, 1000, 1000, ARGS)
+    found = estimate.estimate(counts, MACHINE, batch, 1000, 1000)
     assert found[0] == rate and found[2] == limit
 
 
-def test_images_that_fit_are_decoded_once() -> None:
+def test_images_that_fit_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "DECODED", 1000.0)
     cheap = Counts(1, 0, 0, parameters=0, trained=0, size=100)
-    few = estimate.estimate(cheap, MACHINE, 10, 16_000, 16_000, ARGS)
+    few = estimate.estimate(cheap, MACHINE, 10, 16_000, 16_000)
     assert few[1:3] == ["2.0 s", "host"]  # A second of decoding, and one of steps.
-    many = estimate.estimate(cheap, MACHINE, 10, 16_000_000, 16_000_000, ARGS)
+    many = estimate.estimate(cheap, MACHINE, 10, 16_000_000, 16_000_000)
     assert many[0] == "16,000" and many[2:] == ["input", "0.0 of 10", "streamed"]
     assert many[1] == "1 h 23 min"
 
 
-def test_measured_rates_stand_beside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def test_table_has_each_training_on_each_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(estimate, "count", lambda *_: COUNTS)
-    file = tmp_path / "bench.json"
-    rate = {"model": "efficientnet_b0", "step_pictures_per_second": 1279.8}
-    file.write_text(json.dumps({"machine": {"devices": "1 x A GPU"}, "models": [rate]}))
-    estimate.main([f"--measured={file}"])
-    rows = [line for line in capsys.readouterr().out.splitlines() if "1 x A GPU" in line]
-    assert len(rows) == 2 and all("whole" in row and " 1,280 " in row for row in rows)
-    assert " 50.0 s " in rows[0]
-    file.write_text("{}")
-    with pytest.raises(UserError, match=r"has no figures of scripts/benchmarks/train\.py"):
-        estimate.main([f"--measured={file}"])
+    estimate.main([])
+    output = capsys.readouterr().out
+    assert all(output.count(f" {machine.name} ") == 5 for machine in estimate.MACHINES)
 
 
 def test_counts_of_a_known_network() -> None:
