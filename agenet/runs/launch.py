@@ -143,8 +143,7 @@ def train_and_test(
     """
     log_start(experiment, workdir, run["command"])
     if is_first_process():
-        with write_errors_explained(workdir):
-            write_json(workdir / "config.json", to_dict(experiment.config))
+        write_json(workdir / "config.json", to_dict(experiment.config))
     show_progress = is_first_process() and sys.stderr.isatty()
     if saved is None:
         state, progress = experiment.create_state(), Progress()
