@@ -4,9 +4,11 @@ python -m agenet.main --config=quickstart --workdir=runs/quickstart
     [--config.any.field=value ...] [--dry_run] [--profile] [--processes=auto]
 
 The config is the name of a shipped config or a path, with an argument after a colon if it takes
-one. The same command again resumes a run that was interrupted. This module is the only one that
-knows `ConfigDict`: everything else gets an `agenet.runs.config.RunConfig`.
+one. The same command again resumes a run that was interrupted.
 """
+
+# absl shows the docstring as help. No other module knows `ConfigDict`: they get an
+# `agenet.runs.config.RunConfig`.
 
 import difflib
 import itertools

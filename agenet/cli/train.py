@@ -26,4 +26,9 @@ class PassThrough(click.Command):
 def command(context: click.Context) -> None:
     # Help and mistakes are those of agenet.main, whose flags belong to absl and ml_collections.
     sys.argv[1:] = context.args
-    runpy.run_module("agenet.main", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module("agenet.main", run_name="__main__", alter_sys=True)
+    except SystemExit:
+        if {"--help", "-h"} & set(context.args):  # absl shows help and ends with 1.
+            sys.exit(0)
+        raise
