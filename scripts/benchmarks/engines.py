@@ -80,28 +80,48 @@ class Limits:
         return rates
 
 
-class Agenet(Engine):
-    """agenet's networks and training step."""
+class JaxEngine(Engine):
+    """A program on JAX's first device, which leaves its last result in `result`."""
 
     result: Any = None
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Any) -> None:
         import jax
-        import optax
 
-        from agenet.distributed.mesh import create_mesh, replicated
-        from agenet.models import create_model
-        from agenet.training.state import create_state, create_variables
+        from agenet.distributed.mesh import create_mesh
 
         jax.config.update("jax_enable_compilation_cache", False)
         self.jax, self.work, self.device = jax, work, jax.devices()[0]
         self.pipelined = self.device.platform != "cpu"
+        self.mesh = create_mesh([self.device])
+
+    def synchronise(self) -> None:
+        self.jax.block_until_ready(self.result)
+
+    def release(self) -> None:
+        super().release()
+        self.result = None
+
+    def peak(self) -> int:
+        return (self.device.memory_stats() or {}).get("peak_bytes_in_use") or super().peak()
+
+
+class Agenet(JaxEngine):
+    """agenet's networks and training step."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__(work)
+        import optax
+
+        from agenet.distributed.mesh import replicated
+        from agenet.models import create_model
+        from agenet.training.state import create_state, create_variables
+
         # The peers have no stochastic depth either.
         options: Any = {"drop_path_rate": 0.0} if "efficientnet" in work.model else {}
         self.model = create_model(work.model, {"imagenet": CLASSES}, dtype=work.dtype, **options)
-        self.tx, self.mesh = optax.adam(1e-4), create_mesh([self.device])
-
-        shapes = jax.eval_shape(
+        self.tx = optax.adam(1e-4)
+        shapes = self.jax.eval_shape(
             lambda: create_state(self.model, self.tx, create_variables(self.model, work.size, 0))
         )
         self.state = filled_state(shapes, replicated(self.mesh))
@@ -150,16 +170,6 @@ class Agenet(Engine):
 
         self.call = infer
         return figures
-
-    def synchronise(self) -> None:
-        self.jax.block_until_ready(self.result)
-
-    def release(self) -> None:
-        super().release()
-        self.result = None
-
-    def peak(self) -> int:
-        return (self.device.memory_stats() or {}).get("peak_bytes_in_use") or super().peak()
 
 
 def filled_state(shapes: Any, sharding: Any) -> Any:

@@ -148,7 +148,7 @@ def decode(name: str, data_dir: str, config_file: Path) -> Figures:
 
     shuffled = np.random.default_rng(0).permutation(len(records.fold))
     run_stream(shuffled[:BLOCK])  # Its memory is new only the first time.
-    counts = dict.fromkeys(("raw", "resized", "resident", "again", "stream"), 0)
+    count, streamed_count = len(shuffled), 0
     for first in range(0, len(shuffled), BLOCK):
         rows, out = shuffled[first : first + BLOCK], images[first : first + BLOCK]
         part = [records.images[row] for row in rows]
@@ -163,11 +163,10 @@ def decode(name: str, data_dir: str, config_file: Path) -> Figures:
             start = time.perf_counter()
             run()
             seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
-            counts[stage] += len(rows)
-        counts["stream"] -= len(rows) % batch_size
-    rates = {stage: count / seconds[stage] for stage, count in counts.items()}
-    rates["open"] = len(shuffled) / seconds["open"]
-    return {"count": len(shuffled), "size": size, "rates": rates, "open": seconds["open"]}
+        streamed_count += len(rows) // batch_size * batch_size
+    rates = {stage: count / total for stage, total in seconds.items()}
+    rates["stream"] = streamed_count / seconds["stream"]
+    return {"count": count, "size": size, "rates": rates, "open": seconds["open"]}
 
 
 def _stream_batches(streamed: Any, rows: Any, batch_size: int) -> None:

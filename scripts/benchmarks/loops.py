@@ -21,7 +21,7 @@ from agenet.data.decoding import to_square
 from agenet.data.records import Records, open_records
 from agenet.frameworks.timing import Engine, Figures
 from agenet.labels import TASK_CLASSES, UNKNOWN
-from scripts.benchmarks.engines import Torch, Work, compile_counted, filled_state
+from scripts.benchmarks.engines import JaxEngine, Torch, Work, compile_counted, filled_state
 
 # Steps per logged row, see `log_every`; few on a CPU, where a step takes long.
 STEPS, STEPS_ON_CPU = 20, 2
@@ -57,22 +57,14 @@ class StagedEngine(Engine):
         self.calls.clear()
 
 
-class AgenetTraining(StagedEngine):
+class AgenetTraining(StagedEngine, JaxEngine):
     """agenet's training step, and the loop of `agenet train` around it."""
 
     def __init__(self, work: Training) -> None:
-        import jax
-
-        from agenet.distributed.mesh import create_mesh
-
-        jax.config.update("jax_enable_compilation_cache", False)
-        super().__init__()
-        self.jax, self.work, self.device = jax, work, jax.devices()[0]
-        self.pipelined = self.device.platform != "cpu"
-        self.mesh = create_mesh([self.device])
+        StagedEngine.__init__(self)
+        JaxEngine.__init__(self, work)
         self.experiment: Any = None
         self.loops: dict[str, Loop] = {}
-        self.result: Any = None
 
     def build(self, stage: str, batch: int) -> Figures:
         from agenet.distributed.mesh import replicated
@@ -129,16 +121,9 @@ class AgenetTraining(StagedEngine):
             return self.loops[stage].run(seconds)
         return super().measure(stage, seconds)
 
-    def synchronise(self) -> None:
-        self.jax.block_until_ready(self.result)
-
     def release(self) -> None:
         super().release()
         self.loops.clear()
-        self.result = None
-
-    def peak(self) -> int:
-        return (self.device.memory_stats() or {}).get("peak_bytes_in_use") or super().peak()
 
 
 def make_idle_step(experiment: Any) -> Any:
