@@ -99,10 +99,10 @@ def test_mistake_in_a_config_file(tmp_path: Path, text: str, told: str) -> None:
 
 
 def test_help_does_not_import_jax() -> None:
-    for module in ("agenet.main", "agenet.cli.evaluate"):
+    for module, *command in (("agenet.main",), ("agenet.cli", "evaluate")):
         code = (
             "import runpy, sys\n"
-            f"sys.argv = ['{module}', '--help']\n"
+            f"sys.argv = {[module, *command, '--help']}\n"
             "try:\n"
             f"    runpy.run_module('{module}', run_name='__main__')\n"
             "except SystemExit:\n"
