@@ -305,11 +305,12 @@ def test_mistakes(tmp_path: Path, arguments: list[str], told: str) -> None:
 @pytest.mark.slow
 def test_a_fold_of_drawn_faces(drawn_faces: Path, tmp_path: Path) -> None:
     """Stopped, then continued to the end, and once more when all is done."""
-    code = "from scripts import run_folds as p; p.find_folds = lambda _: [0]; p.main()"
+    code = "from agenet.runs import folds; folds.find_folds = lambda _: [0]; "
+    code += "from agenet.cli.app import main; main()"
     fields = {"dataset.data_dir": drawn_faces, "input.crop_size": 67, "input.size": 72}
     fields |= {"duration": "4 steps", "schedule.warmup": "1 steps", "log_every": "1 steps"}
     fields |= {"tensorboard": False}
-    command = [sys.executable, "-c", code, "--config=configs/quickstart.py"]
+    command = [sys.executable, "-c", code, "folds", "--config=configs/quickstart.py"]
     command += [f"--workdir={tmp_path}", *(f"--config.{k}={v}" for k, v in fields.items())]
     options: dict[str, Any] = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": "."}, "text": True}
     with subprocess.Popen(command, stderr=subprocess.PIPE, **options) as process:
