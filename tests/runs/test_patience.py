@@ -12,7 +12,7 @@ from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.evaluation.document import compose
 from agenet.evaluation.page import to_markdown
-from agenet.runs import evaluator, launch
+from agenet.runs import launch, reporting
 from agenet.training.checkpoints import Checkpoints, is_complete
 from tests.evaluation.test_report import finished_run
 from tests.tiny import on_batch, read_rows, result, tiny_config, use_records
@@ -106,8 +106,8 @@ def test_is_finished_and_reported_so(
     def write(workdir: Path, summary: dict[str, Any], *args: Any) -> None:
         (workdir / "report.json").write_text(json.dumps(summary))
 
-    monkeypatch.setattr(launch, "report_run", evaluator.report_run)
-    monkeypatch.setattr(evaluator, "write_report", write)
+    monkeypatch.setattr(launch, "report_run", reporting.report_run)
+    monkeypatch.setattr(reporting, "write_report", write)
     training = json.loads((run() / "report.json").read_text())["training"]
     assert training["complete"] and training["steps"] < training["total_steps"] == 20
     capsys.readouterr()
@@ -123,7 +123,7 @@ def test_is_finished_and_reported_so(
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"best": "last"}, 'patience "4 steps" has nothing to wait for, as best is "last"'),
+        ({"best": "last"}, 'patience "4 steps" has no metric to watch, as best is "last"'),
         ({"patience": "2"}, '"2" is not a duration'),
     ],
 )
