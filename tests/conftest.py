@@ -26,12 +26,13 @@ REAL_DATA = ROOT.parent / "shared" / "data"
 # Most of a test's time is compilation: it is kept on disk, for the programs that tests start, the
 # other processes of pytest-xdist and the next run of the tests; and done at low optimisation
 # (JAX_DISABLE_MOST_OPTIMIZATIONS=0 turns that off).
-COMPILED = cache_dir() / "compiled-by-tests"
+# Child processes import this file too, with another AGENET_CACHE: theirs is the parent's.
+COMPILED = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache_dir() / "compiled-by-tests")
 JAX_SETTINGS = {
     "jax_compilation_cache_dir": str(COMPILED),
     "jax_persistent_cache_min_compile_time_secs": 0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
-    "jax_disable_most_optimizations": os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1",
+    "jax_disable_most_optimizations": int(os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")),
 }
 for _name, _value in JAX_SETTINGS.items():
     os.environ[_name.upper()] = str(_value)
