@@ -122,7 +122,7 @@ def _about(summary: Report) -> Facts:
 def _leakage(dataset: Mapping[str, Any]) -> Text:
     seen, total = dataset["leakage"]["seen_subject"], dataset["leakage"]["test_faces"]
     share = percent(seen / total) if seen else "0"
-    text = f"{share} % of the test faces ({seen:,} of {total:,}) show a person from training."
+    text = f"{share} % of the test faces ({seen:,} of {total:,}) show a subject from training."
     if not seen:
         return Text(text)
     return Text(

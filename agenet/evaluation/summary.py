@@ -88,7 +88,7 @@ def conditions(reports: Sequence[Report]) -> str:
         f"Initial weights {weights}; {tested_state(first)} is tested on "
         f"`{name_tested(dataset['name'])}`, fold{'s' * (len(datasets) > 1)} {folds}, "
         f"{dataset['labels']} labels, protocol `{dataset['protocol']}`: {seen:,} of {tested:,} "
-        f"test faces show a person from training.{special_conditions(first)}"
+        f"test faces show a subject from training.{special_conditions(first)}"
     )
 
 

@@ -94,7 +94,7 @@ def test_one_page_that_needs_nothing_else(tmp_path: Path, made: SimpleNamespace)
     assert not re.search(r'(src|href|url)\W+(?!data:|#)["\']?(https?:)?//', html)
     assert "<script" not in html and "&lt;script&gt;" in html
     assert html.count("<svg") >= 8 and "image/webp" in html
-    assert "94.5 % of its test faces (945 of 1,000) show a person from training" in html
+    assert "94.5 % of its test faces (945 of 1,000) show a subject from training" in html
     for published in ("67.14", "0.8037", "8,464 s", "Levi &amp; Hassner 2015"):
         assert published in html
     text = (tmp_path / "out/comparison.md").read_text()

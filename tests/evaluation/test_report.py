@@ -236,7 +236,7 @@ def test_cached_features_are_mentioned_with_the_time():
 
 def test_leakage_is_a_warning():
     clean = markdown(finished_run().summary)
-    assert "0 % of the test faces (0 of 1,000) show a person from training." in clean
+    assert "0 % of the test faces (0 of 1,000) show a subject from training." in clean
     assert "Warning" not in clean
     leakage = {"test_faces": 1000, "seen_subject": 945}
     leaking = markdown(finished_run(protocol="random", leakage=leakage).summary)

@@ -112,7 +112,7 @@ def test_mean_and_deviation(tmp_path: Path) -> None:
     assert (
         "Initial weights `imagenet`; the state that was best on validation data is tested on "
         "`adience/faces/1.0.0`, folds 0, 1, 2, 3, 4, official labels, protocol `subject`: 0 of 50 "
-        "test faces show a person from training. ±"
+        "test faces show a subject from training. ±"
     ) in text
 
 

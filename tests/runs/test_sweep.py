@@ -108,7 +108,7 @@ def test_what_the_runs_were_tested_on(tmp_path: Path) -> None:
     tested = (
         "Initial weights `random`; the state that was best on validation data is tested on "
         "`adience/faces/1.0.0`, fold 0, official labels, protocol `subject`: 0 of 10 test faces "
-        "show a person from training.\n"
+        "show a subject from training.\n"
     )
     assert f"\n\n{tested}\n" in (tmp_path / "runs" / "sweep.md").read_text()
     run_sweep(arguments, FakeTrainer())

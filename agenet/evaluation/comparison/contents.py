@@ -77,7 +77,7 @@ def _warnings(runs: Styled) -> list[Node]:
             text = (
                 f"{style.name}{' is split by image:' if by_image else ':'} "
                 f"{percent(seen / max(total, 1))} % of its test faces ({seen:,} of {total:,}) show "
-                "a person from training. Its results show how well the network knows these "
+                "a subject from training. Its results show how well the network knows these "
                 "subjects, and do not compare with the others."
             )
             nodes.append(Text(text, "warning"))
