@@ -10,7 +10,6 @@ one. The same command again resumes a run that was interrupted.
 # absl shows the docstring as help. No other module knows `ConfigDict`: they get an
 # `agenet.runs.config.RunConfig`.
 
-import difflib
 import itertools
 import runpy
 import shlex
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from agenet.errors import UserError, one_line_errors, require_packages
+from agenet.errors import UserError, did_you_mean, one_line_errors, require_packages
 from agenet.files import SHIPPED, make_shipped_importable
 from agenet.runs.allocation import use_large_pages
 
@@ -112,32 +111,23 @@ def read_config(arguments: Sequence[str]) -> "RunConfig":
     raise _config_error(argv) or UserError(_last_line(error)) from error
 
 
-def find_config_file(name: str, folder: str = "") -> str:
+def find_config_file(name: str) -> str:
     """The path of a config file, still followed by its argument after a colon.
 
     Args:
         name: a path; or the path, with or without ".py", of a file below the shipped `configs`.
-        folder: of `configs`, where a name is looked for first, such as "sweeps".
 
     Raises:
         UserError: there is no such file.
     """
     path, *argument = name.split(":", 1)
     shipped = SHIPPED / "configs"
-    candidates = [Path(path)]
-    if not Path(path).is_absolute():
-        candidates += [shipped / folder / f"{path.removesuffix('.py')}.py"]
-        candidates += [shipped / f"{path.removesuffix('.py')}.py", SHIPPED / path]
-    for candidate in candidates:
+    for candidate in (Path(path), shipped / f"{path.removesuffix('.py')}.py", SHIPPED / path):
         if candidate.is_file():
             return ":".join([str(candidate), *argument])
-    if path.endswith(".py"):
-        known = [str(other) for other in sorted(Path(path).parent.glob("*.py"))]
-    else:
-        known = []
-    where = shipped / folder
-    known = known or sorted(other.stem for other in where.glob("*.py"))
-    raise UserError(f"there is no config file {path}{_nearest(path, known)}")
+    beside = sorted(map(str, Path(path).parent.glob("*.py"))) if path.endswith(".py") else []
+    known = beside or sorted(file.stem for file in shipped.glob("*.py"))
+    raise UserError(f"there is no config file {path}{did_you_mean(path, known)}")
 
 
 def _find_configs(arguments: list[str]) -> list[str]:
@@ -168,7 +158,7 @@ def _config_error(arguments: Sequence[str]) -> UserError | None:
     for flag in given:
         field = flag.partition("=")[0].removeprefix("config.")
         if flag.startswith("config.") and field not in known:
-            return UserError(f"unknown config field {field}{_nearest(field, known)}")
+            return UserError(f"unknown config field {field}{did_you_mean(field, known)}")
     return None
 
 
@@ -181,11 +171,6 @@ def _fields(config: ConfigDict, prefix: str = "") -> list[str]:
         else:
             names.append(prefix + name)
     return names
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f": did you mean {nearest[0]}?" if nearest else ""
 
 
 def _last_line(error: Exception) -> str:
