@@ -18,7 +18,6 @@ from filelock import FileLock
 from agenet.data.records import Records
 from agenet.labels import AGE_GROUPS
 from agenet.models.layers import BatchNorm
-from agenet.weights.cache import cache_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"
@@ -26,8 +25,8 @@ REAL_DATA = ROOT.parent / "shared" / "data"
 # Most of a test's time is compilation: it is kept on disk, for the programs that tests start, the
 # other processes of pytest-xdist and the next run of the tests; and done at low optimisation
 # (JAX_DISABLE_MOST_OPTIMIZATIONS=0 turns that off).
-# Child processes import this file too, with another AGENET_CACHE: theirs is the parent's.
-COMPILED = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache_dir() / "compiled-by-tests")
+# Child processes import this file too: their folder is the parent's.
+COMPILED = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or ROOT / ".jax_cache")
 JAX_SETTINGS = {
     "jax_compilation_cache_dir": str(COMPILED),
     "jax_persistent_cache_min_compile_time_secs": 0,
