@@ -25,7 +25,7 @@ from agenet.distributed.mesh import create_mesh
 from agenet.distributed.processes import distributed_session
 from agenet.errors import one_line_errors
 from agenet.models import MODELS
-from agenet.runs import dry_run, experiment, launch
+from agenet.runs import create, dry_run, launch
 from agenet.runs.config import RunConfig, parse_config
 from agenet.runs.experiment import Experiment
 from agenet.training.checkpoints import Checkpoints
@@ -65,14 +65,14 @@ def use_records(
     MODELS["tiny"] = TinyNet
     patch(launch, "prepare_if_asked", lambda dataset: None)
     patch(launch, "report_run", lambda *args, **options: None)
-    patch(experiment, "open_records", lambda *args: records)
+    patch(create, "open_records", lambda *args: records)
 
     def create_experiment(config: RunConfig) -> Experiment:
         # Once for each config, for to trace the steps anew takes most of a launch.
         key = records.fingerprint(), config
         if key not in _experiments:
             mesh = create_mesh(jax.devices()[:devices])
-            _experiments[key] = experiment.create_experiment(config, mesh)
+            _experiments[key] = create.create_experiment(config, mesh)
         return _experiments[key]
 
     patch(launch, "create_experiment", create_experiment)

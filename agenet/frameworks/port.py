@@ -108,7 +108,7 @@ def balance_ages(weights: Weights, workdir: Path, part: float) -> None:
     """
     # Imported here because the rest needs no extra.
     from agenet.runs.config import parse_config
-    from agenet.runs.experiment import create_experiment
+    from agenet.runs.create import create_experiment
     from agenet.runs.reporting import read_best
 
     if weights.spec.heads.get("age") != "distribution" or not 0 < part <= 1:

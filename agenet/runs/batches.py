@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,9 +15,12 @@ from agenet.data.order import TrainingOrder, evaluation_batches
 from agenet.data.placement import ImageSource
 from agenet.data.records import Records
 from agenet.data.resident import label_columns
+from agenet.data.splits import Splits
 from agenet.distributed.mesh import batch_sharded, replicated
+from agenet.runs.config import RunConfig
 from agenet.runs.experiment import Experiment
 from agenet.runs.feature_cache import View, find_obstacle, hash_weights
+from agenet.runs.identity import identify_data
 from agenet.training.steps import Batch
 from agenet.weights.cache import cache_dir
 
@@ -44,6 +48,7 @@ class Batches(Protocol):
         """The given rows [N], each once, with masks bool [B], False for padding."""
 
 
+@dataclass
 class ImageBatches:
     """Batches of images, which steps augment and pass through the whole network.
 
@@ -51,30 +56,30 @@ class ImageBatches:
         images: of the data set.
         order: of the training.
         part_size: number of images of an evaluation batch.
+        epochs_found: see `Batches`.
     """
 
-    epochs_found = 0
-
-    def __init__(self, images: ImageSource, order: TrainingOrder, part_size: int):
-        self.images = images
-        self._order = order
-        self._part_size = part_size
+    images: ImageSource
+    order: TrainingOrder
+    part_size: int
+    epochs_found: int = 0
 
     def training(self, step: int) -> Generator[Batch, None, None]:
-        yield from self.images.batches((rows, None) for rows in self._order.batches(step))
+        yield from self.images.batches((rows, None) for rows in self.order.batches(step))
 
     def evaluation(self, rows: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
-        parts = list(evaluation_batches(rows, self._part_size))
+        parts = list(evaluation_batches(rows, self.part_size))
         for batch, (_, mask) in zip(self.images.batches(parts), parts, strict=True):
             yield batch, mask
 
 
+@dataclass
 class FeatureBatches:
     """Batches of features, which steps pass through the heads only.
 
     Args:
         epochs: the features of every epoch of the training.
-        evaluation: the features of validation and test images.
+        evaluated: the features of validation and test images.
         records: the data set, for labels.
         order: of the training.
         part_size: number of images of an evaluation batch.
@@ -84,61 +89,48 @@ class FeatureBatches:
         epochs_found: see `Batches`.
     """
 
-    def __init__(
-        self,
-        epochs: list[View],
-        evaluation: View,
-        *,
-        records: Records,
-        order: TrainingOrder,
-        part_size: int,
-        extra_layers: bool,
-        sharding: jax.sharding.Sharding,
-        epochs_found: int,
-    ):
-        self.epochs_found = epochs_found
-        self._epochs = epochs
-        self._evaluation = evaluation
-        self._records = records
-        self._order = order
-        self._part_size = part_size
-        self._variant = int(extra_layers)
-        self._sharding = sharding
+    epochs: list[View]
+    evaluated: View
+    records: Records
+    order: TrainingOrder
+    part_size: int
+    extra_layers: bool
+    sharding: jax.sharding.Sharding
+    epochs_found: int
 
     def training(self, step: int) -> Generator[Batch, None, None]:
-        steps_per_epoch = self._order.steps_per_epoch
-        view = self._epochs[step // steps_per_epoch]
-        for number, rows in enumerate(self._order.batches(step), step):
-            previous, view = view, self._epochs[number // steps_per_epoch]
+        steps_per_epoch = self.order.steps_per_epoch
+        view = self.epochs[step // steps_per_epoch]
+        for number, rows in enumerate(self.order.batches(step), step):
+            previous, view = view, self.epochs[number // steps_per_epoch]
             if view is not previous:
                 previous.free_memory()
             yield self._batch(view, rows, None)
 
     def evaluation(self, rows: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
-        for part, mask in evaluation_batches(rows, self._part_size):
-            yield self._batch(self._evaluation, part, mask), mask
+        for part, mask in evaluation_batches(rows, self.part_size):
+            yield self._batch(self.evaluated, part, mask), mask
 
     def _batch(self, view: View, rows: np.ndarray, mask: np.ndarray | None) -> Batch:
         both = view.read(rows).reshape(len(rows), 2, -1)
-        features = np.ascontiguousarray(both[:, self._variant])
-        columns = label_columns(self._records, rows, mask) | {"features": features}
-        return jax.device_put(columns, self._sharding)
+        features = np.ascontiguousarray(both[:, int(self.extra_layers)])
+        columns = label_columns(self.records, rows, mask) | {"features": features}
+        return jax.device_put(columns, self.sharding)
 
 
-def cached_rows(experiment: Experiment) -> np.ndarray:
+def cached_rows(splits: Splits, test_views: int) -> np.ndarray:
     """Rows [N] of evaluations that use cached features; a test in several views uses images."""
-    splits = experiment.splits
-    tested = splits.test if experiment.config.test_views == 1 else splits.test[:0]
+    tested = splits.test if test_views == 1 else splits.test[:0]
     return np.concatenate([splits.validation, tested])
 
 
-def reason_for_images(experiment: Experiment) -> str:
+def reason_for_images(config: RunConfig, backbone_is_frozen: bool) -> str:
     """Why images pass through the whole network in every step; empty if features can be cached."""
-    if not experiment.backbone_is_frozen:
+    if not backbone_is_frozen:
         return "the backbone is trained"
-    if experiment.config.feature_cache == "off":
+    if config.feature_cache == "off":
         return "feature_cache is off"
-    if experiment.config.augment.mixup:
+    if config.augment.mixup:
         return "mixup mixes images"
     # Their caches may differ.
     return "there are several processes" if jax.process_count() > 1 else ""
@@ -157,7 +149,7 @@ def create_batches(
     """
     order, part_size = experiment.training_order, experiment.part_size
     load_images = functools.cache(lambda: experiment.load_images(progress=show_progress))
-    if reason := reason_for_images(experiment):
+    if reason := reason_for_images(experiment.config, experiment.backbone_is_frozen):
         if experiment.backbone_is_frozen:
             log.info("features: computed for every step, as %s", reason)
         return ImageBatches(load_images(), order, part_size)
@@ -168,8 +160,8 @@ def create_batches(
     if obstacle:
         log.info("features: computed for every step, because %s", obstacle)
         return ImageBatches(load_images(), order, part_size)
-    lengths = [experiment.steps_per_epoch] * len(epochs)
-    lengths[-1] += experiment.total_steps - sum(lengths)
+    lengths = [experiment.plan.steps_per_epoch] * len(epochs)
+    lengths[-1] += experiment.plan.total_steps - sum(lengths)
     cached = [
         view.holds(length * order.batch_size) for view, length in zip(epochs, lengths, strict=True)
     ]
@@ -180,12 +172,12 @@ def create_batches(
         sum(cached),
         len(epochs),
     )
-    remaining = cached[step // experiment.steps_per_epoch :]
+    remaining = cached[step // experiment.plan.steps_per_epoch :]
     if not (all(remaining) and evaluation.holds(len(evaluation.rows))):
         load_images()  # Now: its time counts neither as training nor as validation.
     return FeatureBatches(
-        epochs,
-        evaluation,
+        epochs=epochs,
+        evaluated=evaluation,
         records=experiment.records,
         order=order,
         part_size=part_size,
@@ -232,7 +224,7 @@ def _create_views(
             "flavour": config.model.flavour,
             "dtype": config.model.dtype,
         },
-        "data": experiment.identity()["dataset"],
+        "data": identify_data(experiment.records),
         "input": {
             "size": config.input.size,
             "crop_size": experiment.crop_size,
@@ -249,11 +241,11 @@ def _create_views(
             experiment.training_order.epoch(epoch),
             compute=functools.partial(compute, epoch=epoch),
         )
-        for epoch in range(-(-experiment.total_steps // experiment.steps_per_epoch))
+        for epoch in range(experiment.plan.epochs)
     ]
     return epochs, create(
         "evaluation",
         source,
-        cached_rows(experiment),
+        cached_rows(experiment.splits, config.test_views),
         compute=functools.partial(compute, epoch=None),
     )

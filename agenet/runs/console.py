@@ -6,24 +6,38 @@ Everything fits into 100 columns, the time before each line included.
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from agenet.runs.experiment import Experiment
+from jax.sharding import Mesh
+
+from agenet.runs.experiment import Plan
 
 log = logging.getLogger(__name__)
 
 _HEADER_EVERY = 20  # rows
 
 
-def log_start(experiment: Experiment, workdir: Path, command: str) -> None:
-    """Logs the data, the model, the devices, the schedule and where the run writes."""
+def log_start(
+    description: Mapping[str, Any], plan: Plan, mesh: Mesh, workdir: Path, command: str
+) -> None:
+    """Logs the data, the model, the devices, the schedule and where the run writes.
+
+    Args:
+        description: of the run, see `agenet.runs.description.describe`.
+        plan: of its steps.
+        mesh: its devices.
+        workdir: its work directory.
+        command: what the user typed.
+    """
     log.info("%s", command)
-    for name, text in _summary(experiment, workdir):
+    for name, text in _summary(description, plan, mesh):
         log.info("%-9s %s", name, text)
+    log.info("%-9s %s (all settings: config.json)", "writes to", workdir)
 
 
-def _summary(experiment: Experiment, workdir: Path) -> Iterator[tuple[str, str]]:
-    summary, config = experiment.describe(), experiment.config
-    dataset, model, machine = summary["dataset"], summary["model"], summary["machine"]
+def _summary(description: Mapping[str, Any], plan: Plan, mesh: Mesh) -> Iterator[tuple[str, str]]:
+    dataset, model = description["dataset"], description["model"]
+    machine, config = description["machine"], description["config"]
     yield (
         "data",
         f"{dataset['name']}, {dataset['labels']} labels, protocol {dataset['protocol']}, "
@@ -46,20 +60,19 @@ def _summary(experiment: Experiment, workdir: Path) -> Iterator[tuple[str, str]]
         f"{model['name']}{flavour}, {model['parameters']:,} parameters, {trained} trained; "
         f"initial weights: {model['initial']}",
     )
-    mesh = ", ".join(f"{name} {size}" for name, size in experiment.mesh.shape.items())
-    yield "devices", f"{machine['devices']} ({machine['processor']}); mesh: {mesh}"
-    schedule = config.schedule
+    axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    yield "devices", f"{machine['devices']} ({machine['processor']}); mesh: {axes}"
     yield (
         "schedule",
-        f"{config.duration}: {experiment.total_steps:,} steps of {config.batch_size} images, "
-        f"{experiment.steps_per_epoch:,} an epoch",
+        f"{config['duration']}: {plan.total_steps:,} steps of {config['batch_size']} images, "
+        f"{plan.steps_per_epoch:,} an epoch",
     )
+    schedule = config["schedule"]
     yield (
         "",
-        f"{config.optimizer.name}, learning rate {schedule.learning_rate:g} {schedule.name}, "
-        f"warm-up {schedule.warmup}",
+        f"{config['optimizer']['name']}, learning rate {schedule['learning_rate']:g} "
+        f"{schedule['name']}, warm-up {schedule['warmup']}",
     )
-    yield "writes to", f"{workdir} (all settings: config.json)"
 
 
 class Rows:

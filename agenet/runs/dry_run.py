@@ -12,6 +12,8 @@ from agenet.distributed.compilation_cache import enable_compilation_cache
 from agenet.errors import UserError
 from agenet.runs.config import RunConfig, to_dict
 from agenet.runs.console import log_start
+from agenet.runs.description import describe
+from agenet.runs.initial_state import create_initial_state
 from agenet.runs.launch import (
     check_same_everywhere,
     open_experiment,
@@ -40,12 +42,12 @@ def dry_run(config: RunConfig, workdir: Path, command: str) -> None:
         saved = read_saved(workdir)
         experiment, identity = open_experiment(config, saved, workdir)
         check_same_everywhere(identity)
-        log_start(experiment, workdir, command)
+        log_start(describe(experiment), experiment.plan, experiment.mesh, workdir, command)
         with memory_errors_explained(experiment):
             size = experiment.config.input.size
             load_faces(experiment.records, experiment.splits.train[:1], size)
             if saved is None and experiment.initial is not None:
-                experiment.create_state()  # Raises if the weights do not fit.
+                create_initial_state(experiment)  # Raises if the weights do not fit.
             needs = measure(experiment)
         for line in needs.lines():
             log.info("%s", line)
@@ -57,7 +59,7 @@ def dry_run(config: RunConfig, workdir: Path, command: str) -> None:
         if saved is not None and read_report(workdir, config.test_views) is not None:
             log.info("this run is finished; for a new one, give another --workdir")
         elif saved is not None:
-            log.info("would resume from step %d of %d", saved["step"], experiment.total_steps)
+            log.info("would resume from step %d of %d", saved["step"], experiment.plan.total_steps)
         log.info("it fits; nothing was trained and nothing written to %s", workdir)
 
 

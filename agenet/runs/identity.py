@@ -2,13 +2,16 @@
 
 import contextlib
 import hashlib
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agenet.data.records import find_prepared
+from agenet.data.records import Records, find_prepared
+from agenet.data.splits import Splits
 from agenet.errors import UserError
 from agenet.files import hash_file
+from agenet.labels import TASK_CLASSES
 from agenet.weights.bundled import DEFAULT, DEFAULT_FILE
 
 # Fields that affect neither the results of a training nor their meaning.
@@ -43,6 +46,27 @@ ADDED_FIELDS = {
     "patience": "",
     "test_views": 1,
 }
+
+
+def identify(
+    config: Mapping[str, Any], records: Records, splits: Splits, tasks: Sequence[str]
+) -> dict[str, Any]:
+    """What a checkpoint must agree with to be resumed, JSON-serialisable."""
+    return {
+        "config": config,
+        "dataset": identify_data(records),
+        "splits": {name: zlib.crc32(rows) for name, rows in vars(splits).items()},
+        "classes": {task: list(TASK_CLASSES[task]) for task in tasks},
+    }
+
+
+def identify_data(records: Records) -> dict[str, Any]:
+    """The part of a run's identity that says what its data set contains."""
+    return {
+        "name": records.name,
+        "fingerprint": records.fingerprint(),
+        "pictures": records.checksum(),
+    }
 
 
 def digest_weights(init: str) -> str | None:

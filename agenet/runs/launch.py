@@ -22,16 +22,11 @@ from agenet.files import exclusive_lock, write_errors_explained, write_json
 from agenet.runs.batches import create_batches
 from agenet.runs.config import RunConfig, to_dict
 from agenet.runs.console import log_start
-from agenet.runs.experiment import (
-    Experiment,
-    create_experiment,
-    take_from_weights,
-)
-from agenet.runs.identity import (
-    check_same_run,
-    check_same_weights,
-    find_differences,
-)
+from agenet.runs.create import create_experiment, take_from_weights
+from agenet.runs.description import describe, describe_origin
+from agenet.runs.experiment import Experiment
+from agenet.runs.identity import check_same_run, check_same_weights, find_differences
+from agenet.runs.initial_state import create_initial_state
 from agenet.runs.logging import Writers, create_writer, log_to, quiet_libraries
 from agenet.runs.loop import Progress, Trainer
 from agenet.runs.machine import describe_machine
@@ -76,10 +71,12 @@ def launch(config: RunConfig, workdir: Path, command: str, profile: Window | Non
             "asked": to_dict(config),
             "command": command,
             "machine": describe_machine(),
-            "total_steps": experiment.total_steps,
-            "trained_on": saved.get("trained_on", {}) if saved else experiment.trained_on(),
-            "initial": saved.get("initial", {}) if saved else experiment.describe_initial(),
+            "total_steps": experiment.plan.total_steps,
         }
+        if saved is None:
+            run |= describe_origin(experiment)
+        else:  # The initial weights need not exist any more; earlier versions recorded none.
+            run |= {name: saved.get(name, {}) for name in ("trained_on", "initial")}
         with (
             contextlib.closing(Checkpoints(workdir)) as checkpoints,
             memory_errors_explained(experiment),
@@ -116,7 +113,7 @@ def open_experiment(
         # The initial weights need not exist any more.
         config = take_from_weights(config, saved["config"])
     experiment = create_experiment(config)
-    identity = experiment.identity()
+    identity = experiment.identity
     if saved is not None:
         check_same_run(saved, identity, workdir)
         check_same_weights(saved, experiment.config.init, workdir)
@@ -141,16 +138,16 @@ def train_and_test(
         run: what new checkpoints are saved with.
         profile: the steps to trace, if any.
     """
-    log_start(experiment, workdir, run["command"])
+    log_start(describe(experiment), experiment.plan, experiment.mesh, workdir, run["command"])
     if is_first_process():
         write_json(workdir / "config.json", to_dict(experiment.config))
     show_progress = is_first_process() and sys.stderr.isatty()
     if saved is None:
-        state, progress = experiment.create_state(), Progress()
+        state, progress = create_initial_state(experiment), Progress()
     else:
         state = checkpoints.restore_latest(experiment.abstract_state())
         progress = Progress(**saved["progress"])
-        log.info("resuming from step %d of %d", state.step, experiment.total_steps)
+        log.info("resuming from step %d of %d", state.step, experiment.plan.total_steps)
     batches = create_batches(
         experiment, state.variables, step=int(state.step), show_progress=show_progress
     )

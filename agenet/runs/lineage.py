@@ -80,7 +80,7 @@ def has_same_holdout(run: Mapping[str, Any], identity: Mapping[str, Any]) -> boo
 
     Args:
         run: what the earlier run's checkpoint was saved with.
-        identity: `Experiment.identity` of the run that starts from it.
+        identity: `agenet.runs.identity.identify` of the run that starts from it.
     """
     known = comparable(run, identity)
     return all(known[name] == identity[name] for name in ("dataset", "splits"))

@@ -82,9 +82,9 @@ class Trainer:
         self._show_progress = show_progress
         self._profile = profile
         self._run = run
-        self._rows = Rows(experiment.tasks, experiment.total_steps)
+        self._rows = Rows(experiment.tasks, experiment.plan.total_steps)
         # Of all steps, computed at once, so that the loop gives the device nothing but steps.
-        steps = np.arange(experiment.total_steps)
+        steps = np.arange(experiment.plan.total_steps)
         self._rates = np.asarray(jax.jit(jax.vmap(experiment.schedule))(steps))
         self._sums: _Sums | None = None  # of the steps since the last row, on the device
         self._since = 0.0
@@ -99,11 +99,8 @@ class Trainer:
         Raises:
             UserError: the loss is not finite, or the disk is full.
         """
-        experiment, progress = self._experiment, self._progress
-        total = experiment.total_steps
-        evaluate_every = experiment.to_steps(experiment.config.evaluate_every)
-        checkpoint_every = experiment.to_steps(experiment.config.checkpoint_every)
-        log_every = experiment.to_steps(experiment.config.log_every)
+        experiment, progress, plan = self._experiment, self._progress, self._experiment.plan
+        total = plan.total_steps
         step = int(state.step)
         ahead: deque[jax.Array] = deque()
         self._lap()
@@ -120,12 +117,12 @@ class Trainer:
             ) as bar,
         ):
             while True:
-                due = step > 0 and (step % evaluate_every == 0 or step == total)
+                due = step > 0 and (step % plan.evaluate_every == 0 or step == total)
                 if due and progress.evaluated_step < step and not self._validate(state, stop):
                     break
                 if step == total or progress.stopped_early or stop():
                     break
-                if step > 0 and step % checkpoint_every == 0:
+                if step > 0 and step % plan.checkpoint_every == 0:
                     self._save(state)
                 profile.before(step, state)
                 with jax.profiler.StepTraceAnnotation("train", step_num=step):
@@ -136,7 +133,7 @@ class Trainer:
                 if len(ahead) > STEPS_AHEAD:
                     ahead.popleft().block_until_ready()
                 bar.update()
-                if step % log_every == 0 or step == total:
+                if step % plan.log_every == 0 or step == total:
                     self._write_row(step)
             self._save(state)
             complete = step == total or progress.stopped_early
@@ -182,10 +179,7 @@ class Trainer:
     def _write_row(self, step: int) -> None:
         self._fetch()
         sums, self._progress.sums, self._sums = self._progress.sums, {}, None
-        row: dict[str, float] = {
-            "epoch": step / self._experiment.steps_per_epoch,
-            "train/loss": 0.0,
-        }
+        row = {"epoch": step / self._experiment.plan.steps_per_epoch, "train/loss": 0.0}
         for task in self._experiment.tasks:
             count = max(sums[f"{task}_count"], 1.0)
             row[f"train/{task}_loss"] = sums[f"{task}_loss"] / count
@@ -220,7 +214,7 @@ class Trainer:
             self._diverged("the validation loss is not finite", step)
         labels = experiment.records.labels
         metrics = measure(log_probs, {t: labels[t][rows] for t in experiment.tasks})
-        row = {"epoch": step / experiment.steps_per_epoch} | validation_row(metrics)
+        row = {"epoch": step / experiment.plan.steps_per_epoch} | validation_row(metrics)
         self._progress.validation_seconds += self._lap()
         self._progress.evaluated_step = step
         self._write(step, row)
@@ -240,20 +234,19 @@ class Trainer:
         return True
 
     def _stop_early(self, step: int) -> None:
-        experiment, progress = self._experiment, self._progress
-        patience = experiment.config.patience
-        if not patience or step == experiment.total_steps:
+        plan, progress, config = self._experiment.plan, self._progress, self._experiment.config
+        if plan.patience is None or step == plan.total_steps:
             return
-        if step - progress.improved_step >= experiment.to_steps(patience):
+        if step - progress.improved_step >= plan.patience:
             progress.stopped_early = True
             if "steps" in progress.sums:  # that no row contains yet
                 self._write_row(step)
             log.info(
                 "stopped early, at step %d of %d: no better %s in %s, since step %d",
                 step,
-                experiment.total_steps,
-                experiment.config.best,
-                patience,
+                plan.total_steps,
+                config.best,
+                config.patience,
                 progress.improved_step,
             )
 

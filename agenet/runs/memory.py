@@ -136,7 +136,7 @@ def measure_step(experiment: Experiment, batch_size: int) -> int:
     train_step: Any = experiment.train_step
     feature_step: Any = experiment.feature_step
     steps, batch = [], abstract_batch(experiment, batch_size)
-    if not reason_for_images(experiment):
+    if not reason_for_images(config, experiment.backbone_is_frozen):
         at_once = AT_ONCE * experiment.mesh.size
         images = abstract_batch(experiment, at_once)
         variables = {
@@ -160,8 +160,8 @@ def measure_step(experiment: Experiment, batch_size: int) -> int:
 
 def _feature_bytes(experiment: Experiment, width: int) -> int:
     """Size of all cached features: two for each image in every epoch and in evaluation."""
-    epochs = -(-experiment.total_steps // experiment.steps_per_epoch)
-    views = epochs * len(experiment.splits.train) + len(cached_rows(experiment))
+    splits, test_views = experiment.splits, experiment.config.test_views
+    views = experiment.plan.epochs * len(splits.train) + len(cached_rows(splits, test_views))
     return views * 2 * width * 4
 
 

@@ -24,8 +24,10 @@ from agenet.evaluation.summary import views_of
 from agenet.files import read_json_lines
 from agenet.runs.batches import AT_ONCE, Batches, ImageBatches
 from agenet.runs.config import RunConfig, parse_config, to_dict
+from agenet.runs.create import create_experiment
+from agenet.runs.description import describe
 from agenet.runs.evaluator import measure_in_full, predict, truth_of
-from agenet.runs.experiment import Experiment, create_experiment
+from agenet.runs.experiment import Experiment
 from agenet.runs.identity import check_same_run
 from agenet.runs.memory import is_exhausted
 from agenet.training.checkpoints import Checkpoints, is_complete
@@ -98,7 +100,7 @@ def _summarize(
     trained_as_asked = views == trained["config"].get("test_views", 1)
     option = "" if trained_as_asked else f" --config.test_views={views}"
     images = steps * experiment.config.batch_size
-    return experiment.describe() | {
+    return describe(experiment) | {
         "initial": trained.get("initial", {}),
         "command": trained["command"] + option,
         "machine": trained["machine"],
@@ -106,9 +108,9 @@ def _summarize(
             "seconds": progress["training_seconds"] + progress["validation_seconds"],
             "epochs_found": progress.get("epochs_found", 0),
             "steps": steps,
-            "total_steps": experiment.total_steps,
+            "total_steps": experiment.plan.total_steps,
             "complete": is_complete(trained),
-            "epochs": steps / experiment.steps_per_epoch,
+            "epochs": steps / experiment.plan.steps_per_epoch,
             "pictures_per_second": images / progress["training_seconds"],
             "best_step": best["step"],
             "best_metric": best["metric"],
@@ -163,7 +165,7 @@ def report_again(workdir: Path, data_dir: str | None, test_views: int | None = N
         part_size = config.batch_size // config.accumulate
         mesh = create_mesh(devices[: math.gcd(len(devices), part_size)])
         experiment = create_experiment(config, mesh)
-        check_same_run(best, experiment.identity(), workdir)
+        check_same_run(best, experiment.identity, workdir)
         batches = ImageBatches(
             experiment.stream_images(), experiment.training_order, experiment.part_size
         )

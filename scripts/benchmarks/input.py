@@ -205,7 +205,8 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
     from agenet.data.augment import make_train_transform
     from agenet.data.order import training_batch
     from agenet.data.resident import ResidentImages
-    from agenet.runs.experiment import create_experiment
+    from agenet.runs.create import create_experiment
+    from agenet.runs.initial_state import create_initial_state
     from agenet.runs.machine import describe_machine
 
     config = _load_config(config_file, name, data_dir)
@@ -223,7 +224,7 @@ def feed(name: str, data_dir: str, config_file: Path) -> Figures:
         what: jax.jit(make_train_transform(experiment.crop_size, *normalisation, augment))
         for what, augment in (("feed", config.augment), ("augment", report))
     }
-    state = experiment.create_state()
+    state = create_initial_state(experiment)
 
     def batch(step: int) -> dict[str, jax.Array]:
         rows = training_batch(experiment.splits.train, config.batch_size, seed=0, step=step)

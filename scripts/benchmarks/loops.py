@@ -69,7 +69,7 @@ class AgenetTraining(StagedEngine, JaxEngine):
     def build(self, stage: str, batch: int) -> Figures:
         from agenet.distributed.mesh import replicated
         from agenet.runs.batches import create_batches
-        from agenet.runs.experiment import create_experiment
+        from agenet.runs.create import create_experiment
 
         if self.experiment is None or self.experiment.config.batch_size != batch:
             config = dataclasses.replace(self.work.config, batch_size=batch)
@@ -82,12 +82,11 @@ class AgenetTraining(StagedEngine, JaxEngine):
         config = experiment.config
         steps = STEPS if kind == "load" or self.pipelined else STEPS_ON_CPU
         config = dataclasses.replace(
-            config,
-            input=dataclasses.replace(config.input, placement=placement),
-            log_every=f"{steps} steps",
+            config, input=dataclasses.replace(config.input, placement=placement)
         )
+        plan = dataclasses.replace(experiment.plan, log_every=steps)
         step = experiment.train_step if kind == "loop" else make_idle_step(experiment)
-        experiment = dataclasses.replace(experiment, config=config)
+        experiment = dataclasses.replace(experiment, config=config, plan=plan)
         vars(experiment)["train_step"] = step  # The cached property holds the compiled step.
         batches = create_batches(experiment, state.variables, step=0, show_progress=False)
         loop = Loop(experiment, batches, state, steps)

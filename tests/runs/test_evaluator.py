@@ -17,7 +17,7 @@ from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.evaluation.metrics import expected_age
 from agenet.labels import RACES
-from agenet.runs import evaluator, experiment, launch, reporting
+from agenet.runs import create, evaluator, launch, reporting
 from agenet.runs.evaluator import predict
 from tests.conftest import run_program
 from tests.tiny import on_batch, tiny_config, use_records
@@ -140,7 +140,7 @@ def test_subgroups_and_years_are_of_the_data_set(
     known = np.arange(count) % 2 == 0
     low, high = np.where(known, 30, 20), np.where(known, 30, 90)
     richer = dataclasses.replace(records, race=race, age_low=low, age_high=high)
-    monkeypatch.setattr(experiment, "open_records", lambda *args: richer)
+    monkeypatch.setattr(create, "open_records", lambda *args: richer)
     monkeypatch.setattr(reporting, "check_same_run", lambda *args: None)
     run_command(["evaluate", f"--workdir={finished}"])
     tasks = read_summary(finished)["evaluation"]["tasks"]
@@ -215,7 +215,7 @@ def test_other_data_are_refused(
     finished: Path, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fewer = dataclasses.replace(records, images=[b"" for _ in records.images])
-    monkeypatch.setattr(experiment, "open_records", lambda *args: fewer)
+    monkeypatch.setattr(create, "open_records", lambda *args: fewer)
     with pytest.raises(UserError, match=r"of another run \(dataset.fingerprint: "):
         run_command(["evaluate", f"--workdir={finished}"])
 

@@ -6,7 +6,7 @@ import pytest
 
 from agenet.data.records import Records
 from agenet.distributed.mesh import create_mesh
-from agenet.runs import experiment
+from agenet.runs.create import create_experiment
 from tests.tiny import tiny_config, use_records
 
 
@@ -17,7 +17,7 @@ def test_classes_are_balanced_over_the_training_set(
     records = make_records()
     use_records(records, monkeypatch.setattr)
     config = tiny_config(class_weights="balanced", heads__age=head)
-    found = experiment.create_experiment(config, create_mesh(jax.devices()[:1]))
+    found = create_experiment(config, create_mesh(jax.devices()[:1]))
     weights = found._class_weights()
     for task, classes in (("age", 8), ("gender", 2)):
         labels = records.labels[task][found.splits.train]

@@ -42,7 +42,7 @@ def run(
     """Launches a tiny run on the frozen backbone of another, "first"."""
     use_records(make_records(), monkeypatch.setattr)
     # Only the backbone's features count here, and other seeds and folds test whom "first" has seen.
-    monkeypatch.setattr("agenet.runs.experiment.check_not_seen", lambda *_: None)
+    monkeypatch.setattr("agenet.runs.initial_state.check_not_seen", lambda *_: None)
 
     def run(name: str, **fields: Any) -> Path:
         config = tiny_config(**{"init": str(tmp_path / "first"), **FROZEN, **fields})

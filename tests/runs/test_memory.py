@@ -20,7 +20,8 @@ from agenet.data.records import Records
 from agenet.distributed.mesh import create_mesh
 from agenet.errors import UserError
 from agenet.models import MODELS
-from agenet.runs import experiment, launch, memory
+from agenet.runs import launch, memory
+from agenet.runs.create import create_experiment
 from agenet.runs.experiment import Experiment
 from agenet.runs.memory import Line, Needs, advise, measure, measure_step, memory_errors_explained
 from tests.conftest import TinyNet
@@ -37,7 +38,7 @@ def create(make_records: Callable[..., Records], monkeypatch: pytest.MonkeyPatch
 
     def create(devices: int = 1, **fields: Any) -> Experiment:
         mesh = create_mesh(jax.devices()[:devices])
-        return experiment.create_experiment(tiny_config(**fields), mesh)
+        return create_experiment(tiny_config(**fields), mesh)
 
     return create
 

@@ -133,7 +133,9 @@ def _normalisation(model: str, init: str) -> tuple[Sequence[float], Sequence[flo
     from agenet.runs.config import IMAGENET_MEAN, IMAGENET_STD
 
     initial, _ = _find(model, init)
-    return (initial.mean, initial.std) if initial else (IMAGENET_MEAN, IMAGENET_STD)
+    if initial is None:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return initial.spec.input.mean, initial.spec.input.std
 
 
 def write_initial(path: Path, model: str, size: int, seed: int, init: str) -> None:
