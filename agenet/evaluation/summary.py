@@ -47,6 +47,13 @@ def views_of(report: Report) -> int:
     return views
 
 
+def is_finished(report: Report) -> bool:
+    """Whether a report is of a finished run; `agenet evaluate` also works on unfinished ones."""
+    training = report["training"]
+    finished: bool = training.get("complete", training["steps"] == training.get("total_steps"))
+    return finished
+
+
 def pretraining_data(report: Report) -> str:
     """The face data sets that the initial weights of a run were trained on; empty if none."""
     return " and ".join(report.get("initial", {}).get("data", []))

@@ -50,17 +50,13 @@ def predict(
             # Fetched one batch later, so that the device always has a batch to work on.
             outputs.append((eval_step(variables, batch), mask))
             if len(outputs) > 1:
-                outputs[-2] = _fetch(*outputs[-2])
+                outputs[-2] = jax.device_get(outputs[-2])
             bar.update(int(mask.sum()))
-    fetched = [_fetch(*output) for output in outputs]
+    fetched = [jax.device_get(output) for output in outputs]
     return {
         name: np.concatenate([values[name][mask] for values, mask in fetched])
         for name in fetched[0][0]
     }
-
-
-def _fetch(log_probs: Any, mask: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    return jax.device_get(log_probs), mask
 
 
 def measure(

@@ -14,7 +14,6 @@ from agenet.evaluation.published import PUBLISHED, on_adience
 from agenet.evaluation.summary import MAIN_METRICS, conditions
 from agenet.files import write_file, write_json
 from agenet.runs import series
-from agenet.runs.child_process import StoppedError
 from agenet.runs.series import ReadConfig, Run, Train
 
 FOLDS = range(5)  # of a data set that is not prepared yet
@@ -84,13 +83,9 @@ def _train_all(folds: Sequence[Run], workdir: Path, command: str, train: Train) 
     def failed(run: Run, message: str) -> None:
         raise UserError(f"{run.name}: {message}")
 
-    try:
-        with series.own_folder(workdir):
-            for run, report in series.run_all(folds, train, failed):
-                reports[run.config.dataset.test_fold] = report
-                write_tables(reports, len(folds), workdir, command)
-    except StoppedError as stopped:
-        series.end_if_stopped(stopped, folds[len(reports)].name)
+    for run, report in series.run_all(folds, workdir, train, failed):
+        reports[run.config.dataset.test_fold] = report
+        write_tables(reports, len(folds), workdir, command)
     print(markdown(reports, len(folds), command))
 
 
@@ -199,8 +194,7 @@ def _task_table(task: str, reports: Reports, summary: Mapping[str, Any]) -> str:
         figures = test_figures(report)[task]
         count = report["evaluation"]["tasks"][task]["count"]
         cells = [f"{figures[name] * k:.{d}f}" for name, (_, k, d) in shown.items()]
-        early = series.stopped_early(report["training"])
-        time = f"{report['seconds']:,.0f}" + (f" ({early})" if early else "")
+        time = series.time_cell(report["seconds"], series.stopped_early(report["training"]))
         rows.append([f"fold {fold}", f"{count:,}", *cells, time])
     mean = [_with_deviation(summary[name], k, d) for name, (_, k, d) in shown.items()]
     total = sum(report["seconds"] for report in reports.values())

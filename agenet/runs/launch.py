@@ -17,7 +17,7 @@ from agenet.distributed.compilation_cache import enable_compilation_cache
 from agenet.distributed.coordination import all_gather, broadcast, is_first_process
 from agenet.distributed.profiler import Profile, Window
 from agenet.errors import UserError
-from agenet.evaluation.summary import views_of
+from agenet.evaluation.summary import is_finished, views_of
 from agenet.files import exclusive_lock, write_errors_explained, write_json
 from agenet.runs.batches import create_batches
 from agenet.runs.config import RunConfig, to_dict
@@ -164,7 +164,7 @@ def train_and_test(
             batches,
             checkpoints,
             writer,
-            run=run,
+            record=run,
             progress=progress,
             show_progress=show_progress,
             profile=Profile(workdir / "profile", profile if is_first_process() else None),
@@ -230,8 +230,6 @@ def read_report(workdir: Path, views: int) -> dict[str, Any] | None:
     """The report of a finished run, tested in so many views; None if there is none."""
     try:
         summary = json.loads((workdir / "report.json").read_text())
-        training = summary["training"]
-        complete = training.get("complete", training["steps"] == training["total_steps"])
-        return summary if complete and views_of(summary) == views else None
+        return summary if is_finished(summary) and views_of(summary) == views else None
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None

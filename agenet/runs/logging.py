@@ -72,8 +72,6 @@ class MetricWriter(Protocol):
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None: ...
 
-    def flush(self) -> None: ...
-
     def close(self) -> None: ...
 
 
@@ -86,14 +84,10 @@ class JsonLinesWriter:
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(temporary, path)
-        self._file = path.open("a")
+        self._file = path.open("a", buffering=1)  # Each row is on disk at once.
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._file.flush()
-
-    def flush(self) -> None:
-        self._file.flush()
 
     def close(self) -> None:
         self._file.close()
@@ -108,10 +102,6 @@ class Writers:
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         for writer in self._writers:
             writer.write_scalars(step, scalars)
-
-    def flush(self) -> None:
-        for writer in self._writers:
-            writer.flush()
 
     def close(self) -> None:
         for writer in self._writers:

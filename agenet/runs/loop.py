@@ -48,6 +48,7 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)  # over the steps since the last row
 
 
+@dataclass
 class Trainer:
     """Trains one experiment.
 
@@ -56,36 +57,27 @@ class Trainer:
         batches: of training and validation.
         checkpoints: where states are saved.
         writer: takes the scalars.
-        run: recorded in the checkpoints; contains at least `Experiment.identity`.
+        record: of the run, saved with its checkpoints; contains at least `Experiment.identity`.
         progress: of the run so far.
         show_progress: draw a progress bar.
         profile: traces some of the steps.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        batches: Batches,
-        checkpoints: Checkpoints,
-        writer: MetricWriter,
-        *,
-        run: dict[str, Any],
-        progress: Progress,
-        show_progress: bool,
-        profile: Profile,
-    ):
-        self._experiment = experiment
-        self._batches = batches
-        self._checkpoints = checkpoints
-        self._writer = writer
-        self._progress = progress
-        self._show_progress = show_progress
-        self._profile = profile
-        self._run = run
-        self._rows = Rows(experiment.tasks, experiment.plan.total_steps)
+    experiment: Experiment
+    batches: Batches
+    checkpoints: Checkpoints
+    writer: MetricWriter
+    record: Mapping[str, Any]
+    progress: Progress
+    show_progress: bool
+    profile: Profile
+
+    def __post_init__(self) -> None:
+        plan = self.experiment.plan
+        self._rows = Rows(self.experiment.tasks, plan.total_steps)
         # Of all steps, computed at once, so that the loop gives the device nothing but steps.
-        steps = np.arange(experiment.plan.total_steps)
-        self._rates = np.asarray(jax.jit(jax.vmap(experiment.schedule))(steps))
+        steps = np.arange(plan.total_steps)
+        self._rates = np.asarray(jax.jit(jax.vmap(self.experiment.schedule))(steps))
         self._sums: _Sums | None = None  # of the steps since the last row, on the device
         self._since = 0.0
 
@@ -99,21 +91,21 @@ class Trainer:
         Raises:
             UserError: the loss is not finite, or the disk is full.
         """
-        experiment, progress, plan = self._experiment, self._progress, self._experiment.plan
+        experiment, progress, plan = self.experiment, self.progress, self.experiment.plan
         total = plan.total_steps
         step = int(state.step)
         ahead: deque[jax.Array] = deque()
         self._lap()
         with (
             StopRequest(experiment.mesh) as stop,
-            self._profile as profile,
-            closing(self._batches.training(step)) as batches,  # Some are read in advance.
+            self.profile as profile,
+            closing(self.batches.training(step)) as batches,  # Some are read in advance.
             tqdm(
                 desc="training",
                 total=total,
                 initial=step,
                 unit=" steps",
-                disable=not self._show_progress,
+                disable=not self.show_progress,
             ) as bar,
         ):
             while True:
@@ -144,7 +136,7 @@ class Trainer:
 
     def _begin_sums(self, sums: dict[str, jax.Array]) -> _Sums:
         """The sums before the first step after a row, or after a resume."""
-        before = self._progress.sums
+        before = self.progress.sums
         totals = {name: np.float32(before.get(name, 0.0)) for name in (*sums, "steps")}
         return totals, {name: sums[name] for name in ("step", "loss", "gradient_norm")}
 
@@ -155,10 +147,10 @@ class Trainer:
             loss, norm = last["loss"], last["gradient_norm"]
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 self._diverged(f"the loss is {loss}, its gradient's norm {norm},", last["step"] + 1)
-            self._progress.sums |= {name: float(value) for name, value in totals.items()}
+            self.progress.sums |= {name: float(value) for name, value in totals.items()}
         seconds = self._lap()
-        self._progress.sums["seconds"] = self._progress.sums.get("seconds", 0.0) + seconds
-        self._progress.training_seconds += seconds
+        self.progress.sums["seconds"] = self.progress.sums.get("seconds", 0.0) + seconds
+        self.progress.training_seconds += seconds
 
     def _lap(self) -> float:
         """Returns the seconds since the last call."""
@@ -167,8 +159,8 @@ class Trainer:
         return seconds
 
     def _diverged(self, what: str, step: int) -> NoReturn:
-        saved = self._checkpoints.latest_step
-        where = f"{self._checkpoints.directory}/latest"
+        saved = self.checkpoints.latest_step
+        where = f"{self.checkpoints.directory}/latest"
         good = "none yet" if saved is None else f"step {saved} in {where}"
         raise UserError(
             f"{what} at step {step} with learning rate "
@@ -178,16 +170,16 @@ class Trainer:
 
     def _write_row(self, step: int) -> None:
         self._fetch()
-        sums, self._progress.sums, self._sums = self._progress.sums, {}, None
-        row = {"epoch": step / self._experiment.plan.steps_per_epoch, "train/loss": 0.0}
-        for task in self._experiment.tasks:
+        sums, self.progress.sums, self._sums = self.progress.sums, {}, None
+        row = {"epoch": step / self.experiment.plan.steps_per_epoch, "train/loss": 0.0}
+        for task in self.experiment.tasks:
             count = max(sums[f"{task}_count"], 1.0)
             row[f"train/{task}_loss"] = sums[f"{task}_loss"] / count
             row[f"train/{task}_accuracy"] = sums[f"{task}_correct"] / count
             row["train/loss"] += row[f"train/{task}_loss"]
         row["train/gradient_norm"] = sums["gradient_norm"] / sums["steps"]
         row["learning_rate"] = float(self._rates[step - 1])
-        images = sums["steps"] * self._experiment.config.batch_size
+        images = sums["steps"] * self.experiment.config.batch_size
         row["pictures_per_second"] = images / sums["seconds"]
         self._write(step, row)
 
@@ -198,15 +190,15 @@ class Trainer:
             False if the run was asked to stop.
         """
         self._fetch()
-        experiment, step = self._experiment, int(state.step)
+        experiment, step = self.experiment, int(state.step)
         rows = experiment.splits.validation
         log_probs = predict(
             experiment.eval_step,
             state.averaged_variables,
-            self._batches.evaluation(rows),
+            self.batches.evaluation(rows),
             count=len(rows),
             stop=stop,
-            progress="validating" if self._show_progress else "",
+            progress="validating" if self.show_progress else "",
         )
         if log_probs is None:
             return False
@@ -215,26 +207,24 @@ class Trainer:
         labels = experiment.records.labels
         metrics = measure(log_probs, {t: labels[t][rows] for t in experiment.tasks})
         row = {"epoch": step / experiment.plan.steps_per_epoch} | validation_row(metrics)
-        self._progress.validation_seconds += self._lap()
-        self._progress.evaluated_step = step
+        self.progress.validation_seconds += self._lap()
+        self.progress.evaluated_step = step
         self._write(step, row)
         name = experiment.config.best
-        best = self._checkpoints.read_run("best")
+        best = self.checkpoints.read_run("best")
         value = row.get(name, float(step))  # The last one has the largest step.
         # If an earlier session was killed, the best state may be of a later step than this one.
-        self._progress.improved_step = best["step"] if best is not None else 0
+        self.progress.improved_step = best["step"] if best is not None else 0
         # All processes must agree, but processors may round differently.
         if broadcast(best is None or is_better(name, value, best["value"])):
-            self._progress.improved_step = step
-            self._checkpoints.save_best(
-                state, self._record(step) | {"metric": name, "value": value}
-            )
+            self.progress.improved_step = step
+            self.checkpoints.save_best(state, self._record(step) | {"metric": name, "value": value})
             self._lap()
         self._stop_early(step)
         return True
 
     def _stop_early(self, step: int) -> None:
-        plan, progress, config = self._experiment.plan, self._progress, self._experiment.config
+        plan, progress, config = self.experiment.plan, self.progress, self.experiment.config
         if plan.patience is None or step == plan.total_steps:
             return
         if step - progress.improved_step >= plan.patience:
@@ -252,15 +242,15 @@ class Trainer:
 
     def _save(self, state: TrainState) -> None:
         self._fetch()  # Ends the run before a diverged state replaces a good one.
-        self._checkpoints.save_latest(state, self._record(int(state.step)))
+        self.checkpoints.save_latest(state, self._record(int(state.step)))
         self._lap()
 
     def _record(self, step: int) -> dict[str, Any]:
-        return self._run | {"step": step, "progress": dataclasses.asdict(self._progress)}
+        return {**self.record, "step": step, "progress": dataclasses.asdict(self.progress)}
 
     def _write(self, step: int, row: dict[str, float]) -> None:
-        self._writer.write_scalars(step, row)
-        self._progress.rows += 1
+        self.writer.write_scalars(step, row)
+        self.progress.rows += 1
         self._rows.log(step, row)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agenet.errors import UserError
+from agenet.evaluation.summary import is_finished
 from agenet.files import (
     exclusive_lock,
     hash_text,
@@ -57,7 +58,7 @@ class Run:
         try:
             text = (self.workdir / "report.json").read_text()
             finished = json.loads((self.workdir / FINISHED).read_text())
-            config = {"config": _plain(self.config)}
+            config = {"config": to_dict(self.config)}
             same = not find_differences({"config": finished["config"]}, config, may_differ=())
             same = same and finished["report"] == hash_text(text)
             # What an earlier version did not record counts as unchanged.
@@ -78,10 +79,10 @@ class Run:
         except FileNotFoundError:
             return None
         report = json.loads(text)
-        if not _is_whole(report):
+        if not is_finished(report):
             return None
         finished = {
-            "config": _plain(self.config),
+            "config": to_dict(self.config),
             "report": hash_text(text),
             "sources": self._digest_sources(),
         }
@@ -134,26 +135,16 @@ def check_fields(arguments: Sequence[str], fixed: Sequence[str] = ()) -> None:
             raise UserError(f"{argument}: {found[1]} is set by this command, leave it out")
 
 
-@contextlib.contextmanager
-def own_folder(workdir: Path) -> Iterator[None]:
-    """Creates the folder of a series and locks it against other processes.
-
-    Raises:
-        UserError: it cannot be written, or another process uses it.
-    """
-    with write_errors_explained(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(workdir):
-        yield
-
-
 def run_all(
-    runs: Sequence[Run], train: Train, failed: Callable[[Run, str], None]
+    runs: Sequence[Run], workdir: Path, train: Train, failed: Callable[[Run, str], None]
 ) -> Iterator[tuple[Run, dict[str, Any]]]:
     """Trains the runs that are not finished yet, in order.
 
+    If a run is asked to stop, the program exits with the code that shells expect after a signal.
+
     Args:
         runs: the runs.
+        workdir: the folder of all runs; it is created, and locked against other processes.
         train: trains one run; `train_in_child` outside of tests.
         failed: called with a run that ended with an error, and its message.
 
@@ -161,25 +152,40 @@ def run_all(
         Each run that succeeded and its report, to which `seconds` is added, see `Run.seconds`.
 
     Raises:
-        StoppedError: a run was asked to stop.
+        UserError: the folder cannot be written to, or another process uses it.
     """
-    for number, run in enumerate(runs, 1):
-        report = run.report()
-        what = "finished before" if report else str(run.workdir)
-        print(f"run {number} of {len(runs)}: {run.name}: {what}", file=sys.stderr, flush=True)
-        if report is None:
-            start = time.monotonic()
-            try:
-                train(run)
-            except RunError as error:
-                failed(run, str(error))
-                continue
-            finally:
-                run.add_seconds(time.monotonic() - start)
-            report = run.record_finished()
+    with write_errors_explained(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(workdir):
+        for number, run in enumerate(runs, 1):
+            report = run.report()
+            what = "finished before" if report else str(run.workdir)
+            print(f"run {number} of {len(runs)}: {run.name}: {what}", file=sys.stderr, flush=True)
             if report is None:
-                raise StoppedError
-        yield run, report | {"seconds": run.seconds(report)}
+                try:
+                    report = _train(run, train)
+                except RunError as error:
+                    failed(run, str(error))
+                    continue
+                except StoppedError as stopped:
+                    print(
+                        f"{run.name}: stopped; to resume, run the same command again",
+                        file=sys.stderr,
+                    )
+                    sys.exit(128 + stopped.number if stopped.number else 1)
+            yield run, report | {"seconds": run.seconds(report)}
+
+
+def _train(run: Run, train: Train) -> dict[str, Any]:
+    start = time.monotonic()
+    try:
+        train(run)
+    finally:
+        run.add_seconds(time.monotonic() - start)
+    report = run.record_finished()
+    if report is None:
+        raise StoppedError
+    return report
 
 
 def train_in_child(run: Run) -> None:
@@ -198,12 +204,6 @@ def _launch(config: RunConfig, workdir: Path, command: str) -> None:
     from agenet.runs.launch import launch
 
     launch(config, workdir, command)
-
-
-def end_if_stopped(stopped: StoppedError, name: str) -> None:
-    """Exits as shells expect it after a signal, and says how to resume."""
-    print(f"{name}: stopped; to resume, run the same command again", file=sys.stderr)
-    sys.exit(128 + stopped.number if stopped.number else 1)
 
 
 def test_figures(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -244,18 +244,12 @@ def command_line(program: str, arguments: Sequence[str]) -> str:
     return shlex.join(["agenet", program, *arguments])
 
 
-def _is_whole(report: Mapping[str, Any]) -> bool:
-    """Whether a report is of a finished run; `agenet evaluate` also works on unfinished ones."""
-    training = report["training"]
-    return training.get("complete", training["steps"] == training.get("total_steps"))
-
-
 def stopped_early(training: Mapping[str, Any]) -> str:
     """For a report's `training`: "60 of 100 steps" if patience ended it, otherwise ""."""
     steps, total = training["steps"], training.get("total_steps")
     return f"{steps:,} of {total:,} steps" if total and steps < total else ""
 
 
-def _plain(config: RunConfig) -> dict[str, Any]:
-    """With lists in place of tuples, as after a round trip through JSON."""
-    return json.loads(json.dumps(to_dict(config)))
+def time_cell(seconds: float, stopped_early: str) -> str:
+    """A table's cell with the time of a run, and how much of it was trained if not all."""
+    return f"{seconds:,.0f}" + (f" ({stopped_early})" if stopped_early else "")

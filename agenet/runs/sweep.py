@@ -13,7 +13,6 @@ from agenet.errors import UserError
 from agenet.evaluation.summary import conditions
 from agenet.files import SHIPPED, make_shipped_importable, write_file, write_json
 from agenet.runs import series
-from agenet.runs.child_process import StoppedError
 from agenet.runs.config import RunConfig
 from agenet.runs.series import ReadConfig, Run, Train
 
@@ -104,11 +103,7 @@ def read_sweep(
         make_shipped_importable()
         described = runpy.run_path(path)["get_sweep"](*argument)
         config = str(described["config"])
-        base = (
-            f"--config={config}",
-            *_flags(described["fields"]),
-            *fields,
-        )
+        base = (f"--config={config}", *_flags(described["fields"]), *fields)
         tables = {
             str(title): [
                 (str(v["name"]), _flags(v["fields"]), v.get("reported", "–")) for v in variants
@@ -167,22 +162,16 @@ def _train_all(sweep: Sweep, workdir: Path, train: Train) -> None:
         print(f"{run.name}: {message}: continuing without it", file=sys.stderr, flush=True)
         write_tables(sweep, results, workdir)
 
-    try:
-        with series.own_folder(workdir):
-            for run, report in series.run_all(sweep.runs, train, failed):
-                results.reports[run.name] = report
-                results.figures[run.name] = {
-                    "validation": series.validation_figures(
-                        run.workdir, report["training"]["best_step"]
-                    ),
-                    "test": series.test_figures(report),
-                    "seconds": report["seconds"],
-                    "stopped_early": series.stopped_early(report["training"]),
-                }
-                write_tables(sweep, results, workdir)
-    except StoppedError as stopped:
-        done = len(results.figures) + len(results.failures)
-        series.end_if_stopped(stopped, sweep.runs[done].name)
+    for run, report in series.run_all(sweep.runs, workdir, train, failed):
+        training = report["training"]
+        results.reports[run.name] = report
+        results.figures[run.name] = {
+            "validation": series.validation_figures(run.workdir, training["best_step"]),
+            "test": series.test_figures(report),
+            "seconds": report["seconds"],
+            "stopped_early": series.stopped_early(training),
+        }
+        write_tables(sweep, results, workdir)
     print(markdown(sweep, results))
 
 
@@ -257,8 +246,7 @@ def _table(title: str, variants: Sequence[Variant], results: Results) -> str:
             validation = _both([figures["validation"].get(f"{t}_{n}") for t, n in FIGURES])
             test = _both([figures["test"].get(t, {}).get(n) for t, n in FIGURES])
             validation = f"**{validation}**" if variant is best else validation
-            early = figures["stopped_early"]
-            time = f"{figures['seconds']:,.0f}" + (f" ({early})" if early else "")
+            time = series.time_cell(figures["seconds"], figures["stopped_early"])
             cells = [validation, test, time]
         else:
             message = results.failures.get(variant.run.name, "")

@@ -182,7 +182,7 @@ class Loop:
             self._batches,
             self,  # type: ignore[arg-type]
             self,
-            run={},
+            record={},
             progress=Progress(),
             show_progress=False,
             profile=Profile(Path(), None),
@@ -196,8 +196,6 @@ class Loop:
         counted = self._times[1:]
         if counted and sum(counted) * self._steps >= self._seconds:
             signal.raise_signal(signal.SIGTERM)
-
-    def flush(self) -> None: ...
 
     def close(self) -> None: ...
 
