@@ -29,7 +29,6 @@ def command(config: str, workdir: Path, fields: tuple[str, ...]) -> None:
     """
     require_packages("train", "agenet folds", "array_record", "clu", "jinja2", "matplotlib")
     from agenet.main import read_config
-    from agenet.runs import series
     from agenet.runs.folds import run_folds
 
-    run_folds(config, workdir, fields, read_config=read_config, train=series.train_in_child)
+    run_folds(config, workdir, fields, read_config=read_config)

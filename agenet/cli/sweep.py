@@ -32,7 +32,6 @@ def command(sweep: str, workdir: Path, fields: tuple[str, ...]) -> None:
     """
     require_packages("train", "agenet sweep", "array_record", "clu", "jinja2", "matplotlib")
     from agenet.main import read_config
-    from agenet.runs import series
     from agenet.runs.sweep import run_sweep
 
-    run_sweep(sweep, workdir, fields, read_config=read_config, train=series.train_in_child)
+    run_sweep(sweep, workdir, fields, read_config=read_config)

@@ -21,7 +21,7 @@ from agenet.errors import one_line_errors
 from agenet.runs.allocation import LARGE_PAGES
 
 PRELOAD = "agenet.runs.preload"  # imported by the server before it forks
-_TAIL = 20_000  # bytes at the end of a run's output in which the reason of a failure is looked for
+_TAIL = 20_000  # bytes at the end of a run's output that are searched for the reason of a failure
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory|MemoryError|bad_alloc", re.I)
 
 

@@ -13,7 +13,6 @@ from agenet.evaluation.metrics import (
     expected_age,
     range_accuracy,
     report_metrics,
-    task_metrics,
 )
 from agenet.labels import UNKNOWN
 from agenet.training.losses import YEARS
@@ -38,7 +37,7 @@ def predict(
         variables: parameters and batch statistics.
         batches: with masks bool [B], False for padding, see `agenet.runs.batches`.
         count: N, for the progress bar.
-        stop: called before every batch; if it returns true the result is None.
+        stop: called before every batch; if it returns a true value, the result is None.
         progress: title of a progress bar; none if empty.
     """
     outputs: list[tuple[Any, np.ndarray]] = []
@@ -57,18 +56,6 @@ def predict(
         name: np.concatenate([values[name][mask] for values, mask in fetched])
         for name in fetched[0][0]
     }
-
-
-def measure(
-    log_probs: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
-) -> dict[str, dict[str, Any]]:
-    """`task_metrics` of each task.
-
-    Args:
-        log_probs: [N, C] per task.
-        labels: int32 [N] per task.
-    """
-    return {task: task_metrics(task, log_probs[task], labels[task]) for task in labels}
 
 
 def measure_in_full(
@@ -116,7 +103,7 @@ def predicted_age(log_probs: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def truth_of(records: Records, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """What the data set knows of the given rows: `subject_id`, labels, ages and race, [N] each."""
+    """Subjects, labels, ages and, if the data set has it, race of the given rows, [N] each."""
     columns = {
         "subject_id": records.subject_id,
         **records.labels,

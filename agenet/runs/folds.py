@@ -14,7 +14,7 @@ from agenet.evaluation.published import PUBLISHED, on_adience
 from agenet.evaluation.summary import MAIN_METRICS, conditions
 from agenet.files import write_file, write_json
 from agenet.runs import series
-from agenet.runs.series import ReadConfig, Run, Train
+from agenet.runs.series import ReadConfig, Run
 
 FOLDS = range(5)  # of a data set that is not prepared yet
 
@@ -27,7 +27,6 @@ def run_folds(
     fields: Sequence[str],
     *,
     read_config: ReadConfig,
-    train: Train,
 ) -> None:
     """Trains the folds and writes folds.md and folds.json.
 
@@ -36,7 +35,6 @@ def run_folds(
         workdir: the folder of all folds.
         fields: `--config.FIELD=VALUE` for all folds; "{fold}" in a value is the fold's number.
         read_config: parses `--config=...` and `--config.FIELD=VALUE`, see `agenet.main`.
-        train: trains one run, `series.train_in_child` outside of tests.
 
     Raises:
         UserError: a mistake in the arguments, or the error that ended a fold.
@@ -50,7 +48,7 @@ def run_folds(
 
     folds = [run(fold) for fold in find_folds(run(0).config.dataset)]
     arguments = [f"--config={config}", f"--workdir={workdir}", *fields]
-    _train_all(folds, workdir, series.command_line("folds", arguments), train)
+    _train_all(folds, workdir, series.command_line("folds", arguments))
 
 
 def find_folds(dataset: DatasetConfig) -> Sequence[int]:
@@ -73,7 +71,7 @@ def find_folds(dataset: DatasetConfig) -> Sequence[int]:
     return sorted(folds)
 
 
-def _train_all(folds: Sequence[Run], workdir: Path, command: str, train: Train) -> None:
+def _train_all(folds: Sequence[Run], workdir: Path, command: str) -> None:
     """Trains in order and rewrites the tables after every fold.
 
     A fold that fails ends the series: the cause is hardly ever the fold itself.
@@ -83,7 +81,7 @@ def _train_all(folds: Sequence[Run], workdir: Path, command: str, train: Train) 
     def failed(run: Run, message: str) -> None:
         raise UserError(f"{run.name}: {message}")
 
-    for run, report in series.run_all(folds, workdir, train, failed):
+    for run, report in series.run_all(folds, workdir, failed):
         reports[run.config.dataset.test_fold] = report
         write_tables(reports, len(folds), workdir, command)
     print(markdown(reports, len(folds), command))

@@ -1,6 +1,6 @@
 """Finds a run's initial weights: a file of pre-trained weights, or an earlier run's best state.
 
-They are read only when they are needed.
+Their arrays are read only when they are needed.
 """
 
 from collections.abc import Callable, Mapping

@@ -19,9 +19,10 @@ from tqdm import tqdm
 from agenet.distributed.coordination import broadcast
 from agenet.distributed.profiler import Profile
 from agenet.errors import UserError
+from agenet.evaluation.metrics import task_metrics
 from agenet.runs.batches import Batches
 from agenet.runs.console import Rows
-from agenet.runs.evaluator import measure, predict
+from agenet.runs.evaluator import predict
 from agenet.runs.experiment import Experiment
 from agenet.runs.logging import MetricWriter
 from agenet.runs.stop_request import STEPS_AHEAD, StopRequest
@@ -38,7 +39,8 @@ _Sums = tuple[Mapping[str, ArrayLike], Mapping[str, ArrayLike]]
 class Progress:
     """What a resumed run must know besides its state; saved with every checkpoint."""
 
-    training_seconds: float = 0.0  # of all sessions, as the next; without saving
+    # Of all sessions, without the time that saving takes.
+    training_seconds: float = 0.0
     validation_seconds: float = 0.0
     evaluated_step: int = 0  # the last one that was validated
     improved_step: int = 0  # the last validated one that was better than all before
@@ -205,7 +207,7 @@ class Trainer:
         if not all(np.isfinite(values).all() for values in log_probs.values()):
             self._diverged("the validation loss is not finite", step)
         labels = experiment.records.labels
-        metrics = measure(log_probs, {t: labels[t][rows] for t in experiment.tasks})
+        metrics = {t: task_metrics(t, log_probs[t], labels[t][rows]) for t in experiment.tasks}
         row = {"epoch": step / experiment.plan.steps_per_epoch} | validation_row(metrics)
         self.progress.validation_seconds += self._lap()
         self.progress.evaluated_step = step

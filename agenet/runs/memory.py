@@ -249,7 +249,7 @@ def _explain(experiment: Experiment, error: BaseException) -> str:
 
 
 def explain_needs(experiment: Experiment) -> str:
-    """A line about a training that does not fit: its largest parts, and settings that fit."""
+    """One line for a training that does not fit: its largest parts, and settings that fit."""
     batch_size, accumulate = experiment.config.batch_size, experiment.config.accumulate
     unit = experiment.mesh.size * accumulate
     small = max(batch_size // 4 // unit, 1) * unit
@@ -264,12 +264,12 @@ def explain_needs(experiment: Experiment) -> str:
             f"out of memory, even for a step on {2 * small} images: use a smaller "
             "--config.batch_size or --config.input.crop_size, if no other program uses the device"
         )
-    # Memory of the host that images already occupy is no longer free.
+    # Not what is free now: the images may already occupy the host's memory.
     return advise(measure(experiment, line.at(batch_size), math.inf), line, accumulate)
 
 
 def advise(needs: Needs, line: Line, accumulate: int = 1) -> str:
-    """The line of `explain_needs`.
+    """The message of `explain_needs`.
 
     Args:
         needs: of the training.

@@ -119,7 +119,6 @@ class Run:
             return 0.0
 
 
-Train = Callable[[Run], None]
 ReadConfig = Callable[[Sequence[str]], RunConfig]
 
 
@@ -136,7 +135,7 @@ def check_fields(arguments: Sequence[str], fixed: Sequence[str] = ()) -> None:
 
 
 def run_all(
-    runs: Sequence[Run], workdir: Path, train: Train, failed: Callable[[Run, str], None]
+    runs: Sequence[Run], workdir: Path, failed: Callable[[Run, str], None]
 ) -> Iterator[tuple[Run, dict[str, Any]]]:
     """Trains the runs that are not finished yet, in order.
 
@@ -145,7 +144,6 @@ def run_all(
     Args:
         runs: the runs.
         workdir: the folder of all runs; it is created, and locked against other processes.
-        train: trains one run; `train_in_child` outside of tests.
         failed: called with a run that ended with an error, and its message.
 
     Yields:
@@ -163,7 +161,7 @@ def run_all(
             print(f"run {number} of {len(runs)}: {run.name}: {what}", file=sys.stderr, flush=True)
             if report is None:
                 try:
-                    report = _train(run, train)
+                    report = _train(run)
                 except RunError as error:
                     failed(run, str(error))
                     continue
@@ -176,10 +174,10 @@ def run_all(
             yield run, report | {"seconds": run.seconds(report)}
 
 
-def _train(run: Run, train: Train) -> dict[str, Any]:
+def _train(run: Run) -> dict[str, Any]:
     start = time.monotonic()
     try:
-        train(run)
+        train_in_child(run)
     finally:
         run.add_seconds(time.monotonic() - start)
     report = run.record_finished()

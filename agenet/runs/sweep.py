@@ -14,7 +14,7 @@ from agenet.evaluation.summary import conditions
 from agenet.files import SHIPPED, make_shipped_importable, write_file, write_json
 from agenet.runs import series
 from agenet.runs.config import RunConfig
-from agenet.runs.series import ReadConfig, Run, Train
+from agenet.runs.series import ReadConfig, Run
 
 # Task and figure, of validation and of test; the report's tables have gender first.
 FIGURES = (("gender", "accuracy"), ("age", "accuracy"))
@@ -55,7 +55,6 @@ def run_sweep(
     fields: Sequence[str],
     *,
     read_config: ReadConfig,
-    train: Train,
 ) -> None:
     """Trains the variants and writes sweep.md and sweep.json.
 
@@ -64,7 +63,6 @@ def run_sweep(
         workdir: the folder of all runs.
         fields: `--config.FIELD=VALUE` of all runs.
         read_config: parses `--config=...` and `--config.FIELD=VALUE`, see `agenet.main`.
-        train: trains one run, `series.train_in_child` outside of tests.
 
     Raises:
         UserError: a mistake in the arguments or the file, or the error that ended the first run.
@@ -72,7 +70,7 @@ def run_sweep(
     series.check_fields(fields)
     arguments = [f"--sweep={file}", f"--workdir={workdir}", *fields]
     sweep = read_sweep(file, workdir, fields, series.command_line("sweep", arguments), read_config)
-    _train_all(sweep, workdir, train)
+    _train_all(sweep, workdir)
 
 
 def read_sweep(
@@ -148,7 +146,7 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_")
 
 
-def _train_all(sweep: Sweep, workdir: Path, train: Train) -> None:
+def _train_all(sweep: Sweep, workdir: Path) -> None:
     """Trains in order and rewrites the tables after every run.
 
     A run that fails becomes a line in its tables, unless it is the first.
@@ -162,7 +160,7 @@ def _train_all(sweep: Sweep, workdir: Path, train: Train) -> None:
         print(f"{run.name}: {message}: continuing without it", file=sys.stderr, flush=True)
         write_tables(sweep, results, workdir)
 
-    for run, report in series.run_all(sweep.runs, workdir, train, failed):
+    for run, report in series.run_all(sweep.runs, workdir, failed):
         training = report["training"]
         results.reports[run.name] = report
         results.figures[run.name] = {

@@ -39,9 +39,9 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 
 def test_tells_and_leaves_nothing(dry: Dry, tmp_path: Path) -> None:
-    told = dry()
+    output = dry()
     for text in ("command\n", "mesh: data 1", "memory of each device", "it fits; nothing was"):
-        assert text in told
+        assert text in output
     assert not list(tmp_path.iterdir())
 
 

@@ -115,9 +115,9 @@ def test_mean_of_views(finished: Path) -> None:
         name: before[name] for name in ("evaluation", "command", "config")
     }
     launch.launch(tiny_config(test_views=2), finished, "another command")
-    told = read_summary(finished)
-    assert told["evaluation"]["views"] == 2 and told["training"]["steps"] == 20
-    assert told["command"] == "another command"
+    summary = read_summary(finished)
+    assert summary["evaluation"]["views"] == 2 and summary["training"]["steps"] == 20
+    assert summary["command"] == "another command"
     with pytest.raises(UserError, match=r"test_views 3 is not known: use 1, 2 or 4"):
         run_command(["evaluate", f"--workdir={finished}", "--test_views=3"])
 
@@ -274,13 +274,13 @@ def slow_down(patch: pytest.MonkeyPatch, name: str, clock: list[float], cost: fl
 
 
 def test_help_does_not_wait_for_jax() -> None:
-    told = run_program("-X", "importtime", "-m", "agenet.cli", "evaluate", "--help")
-    assert "--data_dir DIR" in told
-    assert not re.search(r"\| +(jax|numpy|flax)\b", told)
+    output = run_program("-X", "importtime", "-m", "agenet.cli", "evaluate", "--help")
+    assert "--data_dir DIR" in output
+    assert not re.search(r"\| +(jax|numpy|flax)\b", output)
 
 
 def test_mistyped_flags_are_one_line() -> None:
-    told = run_program("-m", "agenet.cli", "evaluate", "--workdr=x", fails=True)
-    assert told == (
+    output = run_program("-m", "agenet.cli", "evaluate", "--workdr=x", fails=True)
+    assert output == (
         "error: there is no option --workdr: did you mean --workdir? (see agenet evaluate --help)\n"
     )

@@ -41,7 +41,8 @@ def run(
 ) -> Run:
     """Launches a tiny run on the frozen backbone of another, "first"."""
     use_records(make_records(), monkeypatch.setattr)
-    # Only the backbone's features count here, and other seeds and folds test whom "first" has seen.
+    # Only the backbone's features count here; other seeds and folds test on subjects that "first"
+    # was trained on.
     monkeypatch.setattr("agenet.runs.initial_state.check_not_seen", lambda *_: None)
 
     def run(name: str, **fields: Any) -> Path:
@@ -191,8 +192,8 @@ def test_interrupted_run_goes_on(run: Run, cache: Path, monkeypatch: pytest.Monk
 
 def test_limit(run: Run, cache: Path, capsys: pytest.CaptureFixture) -> None:
     naive = run("small", feature_cache_bytes=5000)
-    told = "because they take 2.05e-05 GB, more than feature_cache_bytes 5e-06 GB"
-    assert f"features: computed for every step, {told}" in capsys.readouterr().err
+    reason = "because they take 2.05e-05 GB, more than feature_cache_bytes 5e-06 GB"
+    assert f"features: computed for every step, {reason}" in capsys.readouterr().err
     assert not files(cache)
     assert_same(naive, run("cached"))
     before = files(cache)
@@ -316,10 +317,10 @@ def test_errors_of_the_computation_are_not_those_of_the_disk(tmp_path: Path) -> 
     view = create_view(tmp_path, [])
 
     def compute(rows: np.ndarray) -> np.ndarray:
-        raise OSError("of a picture")
+        raise OSError("of an image")
 
     view._compute = compute
-    with pytest.raises(OSError, match="of a picture"):
+    with pytest.raises(OSError, match="of an image"):
         view.read(view.rows)
 
 

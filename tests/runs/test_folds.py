@@ -5,7 +5,7 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from agenet.errors import UserError
 from agenet.runs import series
 from agenet.runs.child_process import RunError, StoppedError
 from agenet.runs.config import to_dict
-from agenet.runs.series import Run, Train
+from agenet.runs.series import Run
 from tests.conftest import ROOT
 
 # How ml_collections reads config files.
@@ -29,7 +29,7 @@ STEPS = 100
 
 
 class FakeTrainer:
-    """Leaves a report as agenet.main does; fails where it is told to, and notes what it ran."""
+    """Leaves a report as agenet.main does; fails for the given runs, and records what it ran."""
 
     def __init__(self, **failures: str):
         self.failures = failures
@@ -66,7 +66,7 @@ def leave_report(run: Run, steps: int = STEPS) -> None:
     (run.workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def run_folds(arguments: Sequence[str], train: Train) -> None:
+def run_folds(arguments: Sequence[str], train: Callable[[Run], None]) -> None:
     """Runs `agenet folds` with `train` in place of a process for each fold."""
     with mock.patch.object(series, "train_in_child", train):
         run_command(["folds", *arguments])
@@ -286,7 +286,7 @@ def test_folds_are_those_of_the_data_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "--config"),
         (["--config=configs/quickstrat.py"], "did you mean configs/quickstart.py?"),
@@ -295,9 +295,9 @@ def test_folds_are_those_of_the_data_set(tmp_path: Path) -> None:
         ([f"--config={CONFIG}", "--config.dataset.test_fold=1"], "leave it out"),
     ],
 )
-def test_mistakes(tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_mistakes(tmp_path: Path, arguments: list[str], message: str) -> None:
     trainer = FakeTrainer()
-    with pytest.raises(UserError, match=re.escape(told)):
+    with pytest.raises(UserError, match=re.escape(message)):
         run_folds([*arguments, f"--workdir={tmp_path / 'new'}"], trainer)
     assert not trainer.ran and not (tmp_path / "new").exists()
 
@@ -315,15 +315,15 @@ def test_a_fold_of_drawn_faces(drawn_faces: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": "."}, "text": True}
     with subprocess.Popen(command, stderr=subprocess.PIPE, **options) as process:
         assert process.stderr is not None
-        told = ""
-        while "train     1 " not in told:
+        output = ""
+        while "train     1 " not in output:
             line = process.stderr.readline()
-            assert line, told
-            told += line
+            assert line, output
+            output += line
         process.terminate()
-        told += process.stderr.read()
+        output += process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped and saved at step" in told and "fold 0: stopped; to resume" in told
+    assert "stopped and saved at step" in output and "fold 0: stopped; to resume" in output
     done = subprocess.run(command, capture_output=True, check=True, **options)
     assert "resuming from step" in done.stderr
     result = read(tmp_path)

@@ -119,7 +119,7 @@ def test_better_is_smaller_for_losses_only() -> None:
 
 
 @pytest.mark.parametrize("metric", ["validation/age_los", "train/loss", "validation/gender_loss"])
-def test_unknown_metric_is_told_before_anything_is_done(
+def test_unknown_metric_is_reported_before_anything_is_done(
     run: Run, monkeypatch: pytest.MonkeyPatch, metric: str
 ) -> None:
     monkeypatch.setattr(launch, "train_and_test", None)
@@ -172,10 +172,10 @@ def test_loss_that_is_not_finite_stops_the_run(run: Run, tmp_path: Path) -> None
             schedule__scales=(1.0, 1e38, 1.0),
             **DIVERGING,
         )
-    told = str(caught.value)
-    assert "its gradient's norm nan, at step 9 with learning rate 1e+35; " in told
-    assert f"last good checkpoint: step 5 in {tmp_path / 'run'}/checkpoints/latest" in told
-    assert "smaller --config.schedule.learning_rate" in told
+    message = str(caught.value)
+    assert "its gradient's norm nan, at step 9 with learning rate 1e+35; " in message
+    assert f"last good checkpoint: step 5 in {tmp_path / 'run'}/checkpoints/latest" in message
+    assert "smaller --config.schedule.learning_rate" in message
     saved = Checkpoints(tmp_path / "run", read_only=True)
     assert (saved.latest_step, saved.best_step) == (5, 6)
     state = saved._latest.restore(5)["state"]
@@ -203,7 +203,7 @@ def test_tasks_apart(run: Run) -> None:
 
 def test_start_tells_what_is_about_to_happen(run: Run, capsys: pytest.CaptureFixture) -> None:
     workdir = run()
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     for text in (
         "command",
         "devices   ",
@@ -217,5 +217,5 @@ def test_start_tells_what_is_about_to_happen(run: Run, capsys: pytest.CaptureFix
         "train    20   2.86  ",
         "valid    20   2.86  ",
     ):
-        assert text in told
+        assert text in output
         assert text in (workdir / "train.log").read_text()

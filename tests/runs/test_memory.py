@@ -83,7 +83,7 @@ def test_frozen_backbones_take_the_memory_of_their_features(create: Create) -> N
     of_features = measure_step(frozen, 16)
     assert of_features == measure_step(frozen, 32)  # 64 images at a time, whatever the batch.
     assert of_features > 64 * (20 * 20 * 3 + 16 * 16 * 3 * 4)
-    # Pictures pass the whole network where features are not kept.
+    # Images pass through the whole network where features are not kept.
     config = whole.config
     for changes in (
         {"augment": dataclasses.replace(config.augment, mixup=0.2)},
@@ -117,7 +117,7 @@ LINE = Line({8: 25 * GB, 16: 50 * GB})
 
 
 @pytest.mark.parametrize(
-    ("changes", "accumulate", "told"),
+    ("changes", "accumulate", "message"),
     [
         # 72 GB are usable and 26 taken: 46 of 3.125 each.
         ({}, 1, "activations 200.0 GB, images 20.0 GB, state 6.0 GB, of 80.0 GB: use "),
@@ -130,9 +130,9 @@ LINE = Line({8: 25 * GB, 16: 50 * GB})
         ({"limit": 300 * GB}, 1, "--config.batch_size=32"),  # Others take what this device has.
     ],
 )
-def test_advice(changes: dict[str, Any], accumulate: int, told: str) -> None:
+def test_advice(changes: dict[str, Any], accumulate: int, message: str) -> None:
     line = advise(dataclasses.replace(NEEDS, **changes), LINE, accumulate)
-    assert told in line and "\n" not in line
+    assert message in line and "\n" not in line
 
 
 class Sorting(nn.Module):
@@ -150,7 +150,7 @@ class Sorting(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         x = nn.Conv(1, (16, 16), padding="VALID", name="conv")(images)
         if images.shape[0] == 1:
-            return x  # To draw parameters takes one picture.
+            return x  # Parameters are drawn with one image.
         many = memory.host_memory() // 4 // 4
         noise = jnp.sin(jax.lax.stop_gradient(x) * jnp.arange(many, dtype=jnp.float32))
         return x + jnp.sort(noise, axis=-1)[..., :1]
@@ -172,10 +172,12 @@ def test_exhausted_by_a_step(
     with pytest.raises(UserError) as caught:
         launch.launch(tiny_config(model__name="sorting"), tmp_path, "command")
     assert isinstance(caught.value.__cause__, jax.errors.JaxRuntimeError)
-    told = str(caught.value)
-    assert told.startswith("out of memory: a step on 16 images takes, on each device, activ")
-    assert "\n" not in told and "UserError: out of memory" in (tmp_path / "train.log").read_text()
-    size = int(told.partition("--config.batch_size=")[2].partition(",")[0])
+    message = str(caught.value)
+    assert message.startswith("out of memory: a step on 16 images takes, on each device, activ")
+    assert (
+        "\n" not in message and "UserError: out of memory" in (tmp_path / "train.log").read_text()
+    )
+    size = int(message.partition("--config.batch_size=")[2].partition(",")[0])
     run = create(model__name="sorting")
     state = sum(measure(run, 0).parts.values())
     usable = 0.9 * memory.host_memory()
@@ -206,7 +208,7 @@ def test_exhausted_by_decoding(
         launch.launch(tiny_config(), tmp_path, "command")
 
 
-def test_memory_that_opencv_lacks_is_no_broken_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opencv_out_of_memory_is_not_a_broken_image(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: Any) -> None:
         error = cv2.error("Insufficient memory")
         error.code = -4
@@ -214,7 +216,7 @@ def test_memory_that_opencv_lacks_is_no_broken_picture(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(cv2, "imdecode", exhausted)
     with pytest.raises(MemoryError):
-        decoding.decode_image(b"picture", np.zeros((8, 8, 3), np.uint8))
+        decoding.decode_image(b"image", np.zeros((8, 8, 3), np.uint8))
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,10 @@ def test_ends_when_nothing_gets_better(run: Run, capsys: pytest.CaptureFixture) 
     assert end < 20
     capsys.readouterr()
     workdir = run()
-    told = f"stopped early, at step {end} of 20: no better validation/loss in 4 steps, since step "
-    assert f"{told}{best}" in capsys.readouterr().err
+    message = (
+        f"stopped early, at step {end} of 20: no better validation/loss in 4 steps, since step "
+    )
+    assert f"{message}{best}" in capsys.readouterr().err
     validated = [row["step"] for row in read_rows(workdir) if "validation/loss" in row]
     assert validated == [step for step in losses if step <= end]
     trained = [row["step"] for row in read_rows(workdir) if "train/loss" in row]
@@ -121,13 +123,13 @@ def test_is_finished_and_reported_so(
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"best": "last"}, 'patience "4 steps" has no metric to watch, as best is "last"'),
         ({"patience": "2"}, '"2" is not a duration'),
     ],
 )
-def test_mistakes(run: Run, fields: dict[str, Any], told: str) -> None:
+def test_mistakes(run: Run, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         run(**fields)
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -77,9 +77,9 @@ def test_signal(
     step: int,
 ) -> None:
     stop(run, tmp_path, call=call, number=number)
-    told = capsys.readouterr().err
-    assert f"{number.name}: stopped and saved at step {step} of 20" in told
-    assert "to resume, run the same command again" in told
+    output = capsys.readouterr().err
+    assert f"{number.name}: stopped and saved at step {step} of 20" in output
+    assert "to resume, run the same command again" in output
     assert result(tmp_path)["latest"] == step
     run(tmp_path)
     assert f"resuming from step {step} of 20" in capsys.readouterr().err
@@ -178,10 +178,10 @@ def test_finished_run_says_so(
     capsys.readouterr()
     monkeypatch.setattr(launch, "train_and_test", None)
     run(tmp_path)
-    told = capsys.readouterr().err
-    assert "this run is finished" in told
-    assert "test, age: accuracy 50.00%, 1-off 75.00%, balanced 25.00%, loss 1.5000" in told
-    assert str(tmp_path / "report.html") in told
+    output = capsys.readouterr().err
+    assert "this run is finished" in output
+    assert "test, age: accuracy 50.00%, 1-off 75.00%, balanced 25.00%, loss 1.5000" in output
+    assert str(tmp_path / "report.html") in output
     assert result(tmp_path) == before
 
 

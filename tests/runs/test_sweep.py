@@ -1,6 +1,6 @@
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,7 +12,7 @@ from agenet.errors import UserError
 from agenet.main import read_config
 from agenet.runs import series, sweep
 from agenet.runs.child_process import StoppedError
-from agenet.runs.series import Run, Train
+from agenet.runs.series import Run
 from tests.runs.test_folds import FakeTrainer, leave_report
 
 # How ml_collections reads config files.
@@ -25,7 +25,7 @@ def read(workdir: Path) -> dict[str, Any]:
     return json.loads((workdir / "sweep.json").read_text())
 
 
-def run_sweep(arguments: Sequence[str], train: Train) -> None:
+def run_sweep(arguments: Sequence[str], train: Callable[[Run], None]) -> None:
     """Runs `agenet sweep` with `train` in place of a process for each run."""
     with mock.patch.object(series, "train_in_child", train):
         run_command(["sweep", *arguments])
@@ -165,7 +165,7 @@ def get_sweep():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "file.py is not a sweep: KeyError: 'get_sweep'"),
         ("def get_sweep(:", "file.py is not a sweep: SyntaxError"),
@@ -175,24 +175,24 @@ def get_sweep():
         ([], "it has no variants"),
     ],
 )
-def test_mistakes_in_a_file(tmp_path: Path, text: str | list[dict[str, Any]], told: str) -> None:
+def test_mistakes_in_a_file(tmp_path: Path, text: str | list[dict[str, Any]], message: str) -> None:
     file = tmp_path / "file.py"
     if isinstance(text, str):
         file.write_text(text)
     else:
         write_sweep(file, *text)
-    with pytest.raises(UserError, match=re.escape(told)) as caught:
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
         run_sweep([f"--sweep={file}", f"--workdir={tmp_path / 'runs'}"], FakeTrainer())
     assert "\n" not in str(caught.value) and not (tmp_path / "runs").exists()
 
 
 def test_mistakes(tmp_path: Path) -> None:
-    for arguments, told in (
+    for arguments, message in (
         (["--sweep=configs/sweeps/nope.py"], "name a file, or one of age_heads, report"),
         ([f"--sweep={REPORT}", "--config.bach_size=1"], "did you mean batch_size?"),
         ([f"--sweep={REPORT}", "stray"], "stray is not a flag"),
     ):
-        with pytest.raises(UserError, match=re.escape(told)):
+        with pytest.raises(UserError, match=re.escape(message)):
             run_sweep([*arguments, f"--workdir={tmp_path / 'runs'}"], FakeTrainer())
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written to \(Not a directory\): name another"):
