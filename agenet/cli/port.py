@@ -1,11 +1,11 @@
 """`agenet port`: converts weights from and to the formats of other frameworks."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from agenet.cli import options
-from agenet.errors import UserError
 from agenet.files import check_output
 
 EPILOG = """\
@@ -49,15 +49,9 @@ def command(
     context: click.Context,
     source: str | None,
     output: Path | None,
-    to: str | None,
-    model: str,
-    flavour: str,
     overwrite: bool,
-    check: bool,
-    half: bool,
-    balance: float,
-    licence: str,
     listed: bool,
+    **settings: Any,
 ) -> None:
     """Convert weights from or to the formats of other frameworks."""
     if listed:
@@ -66,37 +60,9 @@ def command(
     if source is None or output is None:
         raise click.UsageError("SOURCE and OUTPUT are needed", context)
     check_output(output, overwrite)
-    from agenet.frameworks import port
+    from agenet.frameworks.port import port
 
-    if to:
-        if half:
-            raise UserError("--half is for agenet's own format, not for --to")
-        port.port_to(
-            source,
-            output,
-            to,
-            model=model,
-            flavour=flavour,
-            check=check,
-            balance=balance,
-            licence=licence,
-        )
-    elif Path(source).is_dir():
-        if check:
-            raise UserError("--check is for files of other sources, or with --to, not for runs")
-        port.port_run(
-            source,
-            output,
-            model=model,
-            flavour=flavour,
-            half=half,
-            balance=balance,
-            licence=licence,
-        )
-    else:
-        if balance or licence:
-            raise UserError("--balance and --licence are for a run, not for a file of weights")
-        port.port_file(source, output, model=model, flavour=flavour, check=check, half=half)
+    port(source, output, **settings)
 
 
 def _print_table() -> None:

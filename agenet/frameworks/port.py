@@ -13,7 +13,7 @@ import numpy as np
 from agenet.errors import UserError
 from agenet.files import hash_file
 from agenet.frameworks import networks
-from agenet.frameworks.port_out import export, fill_network, write
+from agenet.frameworks.port_out import check_answers, export, fill_network, write
 from agenet.frameworks.targets import TARGETS
 from agenet.runs.logging import log_to
 from agenet.training.checkpoints import Checkpoints
@@ -24,74 +24,75 @@ from agenet.weights.cache import find_file
 from agenet.weights.known import KNOWN
 from agenet.weights.load import Weights, read_weights, save_weights
 
-TOLERANCE = 1e-4  # relative to the largest value
-TINY = 1e-6  # lets zeros be compared
 
-
-def port_to(
+def port(
     source: str,
     output: Path,
-    to: str,
+    to: str | None = None,
     *,
     model: str = "",
     flavour: str = "",
     check: bool = False,
-    balance: float = 0.0,
-    licence: str = "",
-) -> None:
-    """Writes weights of a run or a file as a file of another framework's network.
-
-    Args:
-        source: the folder of a run, a file, or a name of known weights.
-        output: the file to write.
-        to: the framework.
-        model: the network of a file that is not known.
-        flavour: its variant, if the file leaves it open.
-        check: run the other framework's network, too, and write only if the answers agree.
-        balance: see `balance_ages`; of runs only.
-        licence: of the weights of a run.
-
-    Raises:
-        UserError: the weights cannot be written for that framework.
-    """
-    is_run = Path(source).is_dir()
-    if not is_run and (balance or licence):
-        raise UserError("--balance and --licence are for a run, not for a file of weights")
-    if is_run:
-        weights = read_run(source, model, flavour, balance, licence)
-    else:
-        weights = find_weights(source, model, flavour)[1]
-    exported = export(weights, to)
-    how = write(exported, output, check)
-    columns = ", ".join(
-        f"{task} {first} to {end - 1}" for task, (first, end) in exported.columns.items()
-    )
-    print_what_is_written(output, weights)
-    print(f"  outputs  {columns}")
-    print(f"  takes    {TARGETS[to].takes(exported)}")
-    print(f"  load     {how}")
-
-
-def port_run(
-    source: str,
-    output: Path,
-    *,
-    model: str = "",
-    flavour: str = "",
     half: bool = False,
     balance: float = 0.0,
     licence: str = "",
 ) -> None:
-    """Writes the best state of a run as one file that `Predictor` loads; see `port_to`."""
-    weights = read_run(source, model, flavour, balance, licence)
+    """Writes weights of a run or a file, and prints what was written.
+
+    Args:
+        source: the folder of a run, a file, or a name of known weights.
+        output: the file to write.
+        to: the framework whose format the file has; by default agenet's own.
+        model: the network of a file that is not known.
+        flavour: its variant, if the file leaves it open.
+        check: run the other framework's network, too, and write only if the answers agree.
+        half: store weights in 16 bits; in agenet's format only.
+        balance: see `balance_ages`; of runs only.
+        licence: of the weights of a run.
+
+    Raises:
+        UserError: an option does not apply, the weights cannot be written in that format, or the
+            answers differ.
+    """
+    is_run = Path(source).is_dir()
+    for wrong, message in (
+        (to and half, "--half is for agenet's own format, not for --to"),
+        (
+            is_run and check and not to,
+            "--check is for files of other sources, or with --to, not for runs",
+        ),
+        (
+            not is_run and (balance or licence),
+            "--balance and --licence are for a run, not for a file of weights",
+        ),
+        (is_run and (model or flavour), "--model and --flavour are for files, not for runs"),
+    ):
+        if wrong:
+            raise UserError(message)
+    if is_run:
+        weights = read_run(source, balance, licence)
+    else:
+        path, weights = find_weights(source, model, flavour)
+    if to:
+        exported = export(weights, to)
+        code = write(exported, output, check)
+        print_what_is_written(output, weights)
+        columns = (
+            f"{task} {first} to {end - 1}" for task, (first, end) in exported.columns.items()
+        )
+        print(f"  outputs  {', '.join(columns)}")
+        print(f"  takes    {TARGETS[to].takes(exported)}")
+        print(f"  load     {code}")
+        return
+    network, variables = fill_network(weights)
+    if check:
+        compare(path, weights, network, variables)
     save_weights(output, weights, half=half)
     print_what_is_written(output, weights)
 
 
-def read_run(source: str, model: str, flavour: str, balance: float, licence: str) -> Weights:
+def read_run(source: str, balance: float, licence: str) -> Weights:
     """The weights of a run's best state, with the options of runs applied."""
-    if model or flavour:
-        raise UserError("--model and --flavour are for files of other sources, not runs")
     with log_to():  # Keeps warnings of Orbax from the terminal.
         weights = read_run_weights(Path(source))
         if balance:
@@ -119,24 +120,6 @@ def balance_ages(weights: Weights, workdir: Path, part: float) -> None:
     shares = estimate_age_distribution(records.age_low[rows], records.age_high[rows])
     name = "params/heads/age/bias"
     weights.tensors[name] = weights.tensors[name] - np.float32(part * np.log(shares))
-
-
-def port_file(
-    source: str,
-    output: Path,
-    *,
-    model: str = "",
-    flavour: str = "",
-    check: bool = False,
-    half: bool = False,
-) -> None:
-    """Writes the weights of a file in agenet's format; see `port_to`."""
-    path, weights = find_weights(source, model, flavour)
-    network, variables = fill_network(weights)
-    if check:
-        compare(path, weights, network, variables)
-    save_weights(output, weights, half=half)
-    print_what_is_written(output, weights)
 
 
 def find_weights(source: str, model: str, flavour: str) -> tuple[Path, Weights]:
@@ -178,7 +161,7 @@ def compare(path: Path, weights: Weights, network: Any, variables: Mapping[str, 
     """Prints how far features and logits are from those of the source framework's network.
 
     Raises:
-        UserError: the framework is not installed, or the difference exceeds `TOLERANCE`.
+        UserError: the framework is not installed, or the answers differ.
     """
     spec = weights.spec
     # A file in agenet's format states the hash of the file that it was made from.
@@ -194,40 +177,27 @@ def compare(path: Path, weights: Weights, network: Any, variables: Mapping[str, 
     other.load(path)
     if spec.source == "keras":
         normalise_outside(other.module)
-    size = other.size
-    pictures = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3))
-    images = ((pictures - spec.input.mean) / spec.input.std).astype(np.float32)
-    theirs = dict(zip(("features", "logits"), other.run(images), strict=True))
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, other.size, other.size, 3))
+    images = ((pixels - spec.input.mean) / spec.input.std).astype(np.float32)
+    features, logits = other.run(images)
     (task,) = spec.classes
     with jax.default_matmul_precision("float32"):
         ours = {
             "features": network.apply(variables, images, method="features"),
             "logits": network.apply(variables, images)[task],
         }
-    differences = {
-        name: float(np.abs(ours[name] - value).max() / np.abs(value).max(initial=TINY))
-        for name, value in theirs.items()
-    }
-    shown = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
-    # Not `>`: NaN must be refused, too.
-    if not max(differences.values()) <= TOLERANCE:
-        raise UserError(f"--check: differs from {spec.source}'s network, relatively by: {shown}")
-    print(f"largest relative difference from {spec.source}'s network: {shown}")
+    check_answers(ours, {"features": features, "logits": logits}, spec.source)
 
 
 def their_name(weights: Weights) -> str:
     """The name of the network in the source framework."""
     spec = weights.spec
     match spec.source:
-        case "timm":
-            return f"tf_{spec.model}" if spec.flavour == "tensorflow" else spec.model
-        case "keras":
-            return spec.model.replace("resnet", "ResNet").replace("efficientnet_b", "EfficientNetB")
         case "lite":
             return spec.model.replace("_", "-")
         case "caffe":
             return f"{next(iter(spec.classes))}_net"
-    return spec.model
+    return TARGETS[spec.source].known.get(spec.model, {}).get(spec.flavour, spec.model)
 
 
 def normalise_outside(module: Any) -> None:

@@ -17,7 +17,8 @@ from agenet.frameworks.targets import TARGETS, Columns, Export, name_at
 if TYPE_CHECKING:
     from agenet.weights.load import Weights
 
-TOLERANCE = 1e-4  # relative to the largest logit
+TOLERANCE = 1e-4  # relative to the largest value
+TINY = 1e-6  # lets zeros be compared
 EXTRA_LAYER = "params/heads/bn/scale"
 
 
@@ -129,11 +130,7 @@ def write(exported: Export, output: Path, check: bool) -> str:
 
 
 def _check(exported: Export, path: Path) -> None:
-    """Prints the largest relative difference of the logits of random images.
-
-    Raises:
-        UserError: it is larger than floating-point error.
-    """
+    """Compares the logits of random images, see `check_answers`."""
     import jax
 
     shape = (2, exported.size, exported.size, 3)
@@ -143,10 +140,23 @@ def _check(exported: Export, path: Path) -> None:
         logits: Any = jax.jit(network.apply)(variables, exported.normalise(pixels))
     ours = np.concatenate([logits[task] for task in exported.columns], axis=-1)
     theirs = TARGETS[exported.target].run(exported, path, pixels)
-    difference = float(np.abs(ours - theirs).max() / np.abs(ours).max())
-    # Not `>`: NaN must fail, too.
-    if not difference <= TOLERANCE:
-        raise UserError(
-            f"--check: {exported.target}'s logits differ relatively by {difference:.1e}"
-        )
-    print(f"largest relative difference of {exported.target}'s logits: {difference:.1e}")
+    check_answers({"logits": ours}, {"logits": theirs}, exported.target)
+
+
+def check_answers(
+    ours: Mapping[str, Any], theirs: Mapping[str, np.ndarray], framework: str
+) -> None:
+    """Prints how far outputs are from those of the other framework's network.
+
+    Raises:
+        UserError: the difference exceeds `TOLERANCE`.
+    """
+    differences = {
+        name: float(np.abs(ours[name] - value).max() / np.abs(value).max(initial=TINY))
+        for name, value in theirs.items()
+    }
+    shown = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
+    # Not `>`: NaN must be refused, too.
+    if not max(differences.values()) <= TOLERANCE:
+        raise UserError(f"--check: differs from {framework}'s network, relatively by: {shown}")
+    print(f"largest relative difference from {framework}'s network: {shown}")

@@ -1,9 +1,10 @@
 """Frameworks that agenet's weights can be written for, and how each names and runs a network."""
 
 import json
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,22 @@ Columns = dict[str, tuple[int, int]]
 COMPOSED = {"levi_hassner": "report", "efficientnet_lite0": "tensorflow"}
 _RESNETS = tuple(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))
 _EFFICIENTNETS = tuple(f"efficientnet_b{i}" for i in range(8))
+
+
+@dataclass(frozen=True)
+class Constructor:
+    """A call that creates a network: a function by its full name, and its arguments."""
+
+    function: str
+    arguments: tuple[Any, ...] = ()
+    keywords: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        keywords = (f"{name}={value!r}" for name, value in self.keywords.items())
+        return f"{self.function}({', '.join([*map(repr, self.arguments), *keywords])})"
+
+    def call(self) -> Any:
+        return pkgutil.resolve_name(self.function)(*self.arguments, **self.keywords)
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,10 @@ class Export:
     @property
     def is_composed(self) -> bool:
         return self.name in COMPOSED
+
+    def composed(self, function: str) -> Constructor:
+        """The constructor of a network that `function` of `agenet.frameworks` composes."""
+        return Constructor(f"agenet.frameworks.{function}", (self.name, self.size, self.classes))
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
         spec = self.weights.spec.input
@@ -111,21 +132,14 @@ class Torchvision(Target):
     def why_not(self, suffix: str, check: bool) -> str:
         return networks.why_not(self.source) if check or suffix != ".safetensors" else ""
 
-    def code(self, exported: Export) -> str:
-        """Python code that creates the network."""
+    def constructor(self, exported: Export) -> Constructor:
         if exported.is_composed:
-            arguments = f"{exported.name!r}, {exported.size}, {exported.classes}"
-            return f"agenet.frameworks.torch_networks.create_torch({arguments})"
-        return f"torchvision.models.{exported.name}(num_classes={exported.classes})"
-
-    def create(self, exported: Export) -> Any:
-        if exported.is_composed:
-            return torch_networks.create_torch(exported.name, exported.size, exported.classes)
-        create = getattr(torch_networks.import_torchvision().models, exported.name)
-        return create(num_classes=exported.classes)
+            return exported.composed("torch_networks.create_torch")
+        name = f"torchvision.models.{exported.name}"
+        return Constructor(name, keywords={"num_classes": exported.classes})
 
     def write(self, exported: Export, path: Path) -> str:
-        create = f"model = {self.code(exported)}"
+        create = f"model = {self.constructor(exported)}"
         if path.suffix == ".safetensors":
             import safetensors.numpy
 
@@ -140,9 +154,10 @@ class Torchvision(Target):
         return f"{create}; model.load_state_dict(torch.load(PATH, weights_only=True))"
 
     def run(self, exported: Export, path: Path, pixels: np.ndarray) -> np.ndarray:
+        torch_networks.import_torchvision()
         import torch
 
-        model = self.create(exported).eval()
+        model = self.constructor(exported).call().eval()
         model.load_state_dict(networks.load_state(path))
         images = np.ascontiguousarray(exported.normalise(pixels).transpose(0, 3, 1, 2))
         with torch.no_grad():
@@ -165,14 +180,9 @@ class Timm(Torchvision):
         names = torchvision if model.startswith("resnet") else timm
         return names.from_agenet(tensors, model)
 
-    def code(self, exported: Export) -> str:
-        return f"timm.create_model({exported.name!r}, num_classes={exported.classes})"
-
-    def create(self, exported: Export) -> Any:
-        torch_networks.import_torchvision()
-        import timm
-
-        return timm.create_model(exported.name, num_classes=exported.classes)
+    def constructor(self, exported: Export) -> Constructor:
+        keywords = {"num_classes": exported.classes}
+        return Constructor("timm.create_model", (exported.name,), keywords)
 
 
 class Keras(Target):
@@ -197,15 +207,20 @@ class Keras(Target):
         normalises = exported.name.startswith("EfficientNet")
         return f"{order}, {'0 to 255, as it is' if normalises else 'normalised as above'}"
 
-    def create(self, exported: Export) -> Any:
+    def constructor(self, exported: Export) -> Constructor:
         if exported.is_composed:
-            return keras_networks.create_keras(exported.name, exported.size, exported.classes)
-        return getattr(keras_networks.import_keras().applications, exported.name)(
-            weights=None,
-            classes=exported.classes,
-            classifier_activation=None,
-            input_shape=(exported.size, exported.size, 3),
-        )
+            return exported.composed("keras_networks.create_keras")
+        keywords = {
+            "weights": None,
+            "classes": exported.classes,
+            "classifier_activation": None,
+            "input_shape": (exported.size, exported.size, 3),
+        }
+        return Constructor(f"keras.applications.{exported.name}", keywords=keywords)
+
+    def create(self, exported: Export) -> Any:
+        keras_networks.import_keras()
+        return self.constructor(exported).call()
 
     def write(self, exported: Export, path: Path) -> str:
         if exported.is_composed and path.suffix == ".keras":
@@ -215,13 +230,9 @@ class Keras(Target):
             )
         model, spec = self.create(exported), exported.weights.spec
         keras_networks.assign_keras(model, exported.tensors)
-        if exported.is_composed:
-            model.save_weights(path)
-            arguments = f"{exported.name!r}, {exported.size}, {exported.classes}"
-            create = f"agenet.frameworks.keras_networks.create_keras({arguments})"
-            return f"model = {create}; model.load_weights(PATH)"
         mean, std = (np.array(rgb, np.float32) / 255 for rgb in (spec.input.mean, spec.input.std))
-        for layer in model.layers:
+        # Composed networks take normalised input.
+        for layer in [] if exported.is_composed else model.layers:
             if layer.name.startswith("normalization"):
                 layer.set_weights([mean, std**2, np.zeros((), np.int64)])
                 layer.finalize_state()
@@ -229,11 +240,7 @@ class Keras(Target):
             model.save(path)
             return "model = keras.models.load_model(PATH)"
         model.save_weights(path)
-        return (
-            f"model = keras.applications.{exported.name}(weights=None, "
-            f"classes={exported.classes}, classifier_activation=None, "
-            f"input_shape=({exported.size}, {exported.size}, 3)); model.load_weights(PATH)"
-        )
+        return f"model = {self.constructor(exported)}; model.load_weights(PATH)"
 
     def run(self, exported: Export, path: Path, pixels: np.ndarray) -> np.ndarray:
         if path.suffix == ".keras":

@@ -74,7 +74,7 @@ def test_written_out(
     output = tmp_path / "x.safetensors"
     exported = port_out.export(weights_of(model, flavour), "torchvision")
     how = port_out.write(exported, output, check=True)
-    assert "torchvision's logits" in capsys.readouterr().out
+    assert "torchvision's network: logits" in capsys.readouterr().out
     assert f"agenet.frameworks.torch_networks.create_torch({model!r}, 32, 10)" in how
 
 
@@ -86,11 +86,11 @@ def test_torchvision_agrees(
         pytest.skip(reason)
     exported = port_out.export(weights_of("resnet18", "torchvision"), "torchvision")
     port_out.write(exported, tmp_path / f"x{suffix}", check=True)
-    assert "torchvision's logits" in capsys.readouterr().out
+    assert "torchvision's network: logits" in capsys.readouterr().out
     # A tensor that is not ours is noticed, and nothing is left.
     name = "layer2.0.bn1.running_var"
     exported.tensors[name] = 2 * exported.tensors[name]
-    with pytest.raises(UserError, match="logits differ"):
+    with pytest.raises(UserError, match="network, relatively by: logits"):
         port_out.write(exported, tmp_path / f"y{suffix}", check=True)
     assert [path.name for path in tmp_path.iterdir()] == [f"x{suffix}"]
 
@@ -116,7 +116,7 @@ def test_keras_agrees(
     exported = port_out.export(weights, "keras")
     output = tmp_path / f"x{suffix}"
     how = port_out.write(exported, output, check=True)
-    assert "keras's logits" in capsys.readouterr().out and str(output) in how
+    assert "keras's network: logits" in capsys.readouterr().out and str(output) in how
     if suffix == ".weights.h5" and model not in targets.COMPOSED:
         again = read_weights(output, model=model, flavour=flavour)
         tensors = port_out.split_head(again.tensors, exported.columns)
@@ -144,7 +144,7 @@ def test_timm_agrees(
     weights = weights_of(model, flavour)
     exported = port_out.export(weights, "timm")
     how = port_out.write(exported, output, check=True)
-    assert "timm's logits" in capsys.readouterr().out
+    assert "timm's network: logits" in capsys.readouterr().out
     assert f"timm.create_model({name!r}, num_classes=10); model.load_state_dict(" in how
     again = port_out.split_head(read_weights(output, model, flavour).tensors, exported.columns)
     assert again.keys() == weights.tensors.keys()
@@ -180,12 +180,12 @@ def test_caffe_agrees(
     classes = {task: CLASSES[task] for task in tasks}
     exported = port_out.export(weights_of("levi_hassner", "caffe", classes=classes), "caffe")
     how = port_out.write(exported, tmp_path / "net.caffemodel", check=True)
-    assert "caffe's logits" in capsys.readouterr().out
+    assert "caffe's network: logits" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {"net.caffemodel", "net.prototxt"}
     assert str(tmp_path / "net.prototxt") in how and str(tmp_path / "net.caffemodel") in how
     # A tensor that is not agenet's is noticed.
     exported.tensors["fc8/0"] = exported.tensors["fc8/0"][::-1]
-    with pytest.raises(UserError, match="logits differ"):
+    with pytest.raises(UserError, match="network, relatively by: logits"):
         port_out.write(exported, tmp_path / "other.caffemodel", check=True)
 
 
