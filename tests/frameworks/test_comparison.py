@@ -356,7 +356,7 @@ def test_what_is_measured_later_comes_beside_what_there_is(
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", list(ENGINES))
 def test_another_device_than_asked_for_is_an_error(name: str) -> None:
-    if missing := not_installed(name, ""):
+    if missing := not_installed(name):
         pytest.skip(f"{missing} is not installed")
     if shutil.which("nvidia-smi"):
         pytest.skip("there is a GPU")
@@ -420,7 +420,7 @@ def prepare(folder: Path, model: str) -> Path:
 
 def outcome(folder: Path, name: str, model: str, initial: Path, **options: Any) -> tuple[Any, Any]:
     """What a framework writes after two steps, and its figures."""
-    if missing := not_installed(name, model):
+    if missing := not_installed(name):
         pytest.skip(f"{missing} is not installed")
     framework = ENGINES[name](Work(model, SIZE, folder=folder, optimizer="sgd", **options))
     out = folder / f"{name}.safetensors"
@@ -448,10 +448,10 @@ def test_frameworks_compute_the_same(name: str, model: str, tmp_path: Path) -> N
 def test_training_and_timing(name: str, tmp_path: Path) -> None:
     """Learns a little, whatever is random, and the same from the same seed."""
     initial = prepare(tmp_path, "levi_hassner")
-    if missing := not_installed(name, ""):
+    if missing := not_installed(name):
         pytest.skip(f"{missing} is not installed")
     framework = ENGINES[name](Work("levi_hassner", SIZE, folder=tmp_path, regular=True))
-    runs = [framework.train_all(initial, tmp_path / "out.npy", 4, 1, 0) for _ in range(2)]
+    runs = [framework.train(initial, tmp_path / "out.npy", 4, 1, 0) for _ in range(2)]
     assert np.load(tmp_path / "out.npy").shape == (10, OUTPUTS)
     (epoch,) = runs[0]
     assert set(epoch) == {"training_loss", "age_accuracy", "age_loss"} | {
@@ -463,7 +463,7 @@ def test_training_and_timing(name: str, tmp_path: Path) -> None:
     broken = safetensors.numpy.load_file(initial)
     safetensors.numpy.save_file({n: v * np.inf for n, v in broken.items()}, initial)
     with pytest.raises(FloatingPointError, match="training has diverged: its loss in epoch 1 is"):
-        framework.train_all(initial, tmp_path / "out.npy", 4, 1, 0)
+        framework.train(initial, tmp_path / "out.npy", 4, 1, 0)
     framework.prepare("training", 2)
     assert framework.measure("training", 0.0)[0] > 0
 

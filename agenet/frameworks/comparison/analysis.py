@@ -22,6 +22,7 @@ REGIMES = {
     "regular": "with the dropout and augmentation of each framework",
 }
 TASKS = ("age", "gender")
+OPTIMIZERS = {"sgd": "SGD", "adam": "Adam"}
 # Differences up to this many times those that rounding alone caused are attributed to rounding.
 ROUNDING = 10.0
 # Relative difference. Where rounding may explain as much, a comparison cannot show anything: even a
@@ -63,7 +64,7 @@ class Deviation:
     @property
     def subject(self) -> str:
         with_optimizer = self.what not in ("logits", "gradients")
-        return self.what + f" of {_optimizer(self.optimizer)}" * with_optimizer
+        return self.what + f" of {OPTIMIZERS[self.optimizer]}" * with_optimizer
 
     @property
     def is_conclusive(self) -> bool:
@@ -206,26 +207,29 @@ def permutation_p(table: np.ndarray) -> tuple[float, float]:
     within all seeds are tried, or 50,000 random ones; the statistic is the variance of the
     frameworks' means. (E. Edgington, P. Onghena, Randomization Tests, 2007, randomised blocks.)
     """
+    from scipy.stats import permutation_test
+
+    def statistic(*of_framework: np.ndarray, axis: int) -> np.ndarray:
+        return np.var([values.mean(axis) for values in of_framework], axis=0)
+
     frameworks, seeds = table.shape
-    orders = np.array(list(itertools.permutations(range(frameworks))))
-    total = len(orders) ** seeds
-    if total <= MOST_ARRANGEMENTS:
-        chosen = np.array(list(itertools.product(range(len(orders)), repeat=seeds)))
-    else:
-        chosen = np.random.default_rng(0).integers(len(orders), size=(MOST_ARRANGEMENTS, seeds))
-        chosen[0] = 0  # The observed order is one of them.
-    arranged = table[orders[chosen], np.arange(seeds)[None, :, None]]  # [arrangements, seeds, F]
-    statistic = arranged.mean(1).var(1)
-    observed = table.mean(1).var()
-    p = float((statistic >= observed - 1e-12).mean())
-    return p, math.factorial(frameworks) / total
+    # Without each seed's mean, which no order changes: it would cost digits that decide ties.
+    found = permutation_test(
+        table - table.mean(0),
+        statistic,
+        permutation_type="samples",
+        alternative="greater",
+        n_resamples=MOST_ARRANGEMENTS,
+        rng=np.random.default_rng(0),
+    )
+    return float(found.pvalue), math.factorial(frameworks) ** (1.0 - seeds)
 
 
 def _t_interval(differences: np.ndarray) -> tuple[float, float, float]:
-    from scipy.stats import t
+    from scipy.stats import sem, t
 
-    count, mean = len(differences), float(differences.mean())
-    half = float(t.ppf(0.975, count - 1)) * float(differences.std(ddof=1)) / math.sqrt(count)
+    mean = float(differences.mean())
+    half = float(t.ppf(0.975, len(differences) - 1) * sem(differences))
     return mean, mean - half, mean + half
 
 
@@ -249,6 +253,12 @@ def costs(content: Content) -> Iterator[Part]:
     for key, part in content["parts"].items():
         if key.startswith("cost/") and "error" not in part:
             yield part
+
+
+def measurements(content: Content) -> list[Part]:
+    """All parts, and the variants of the cost."""
+    of_cost = (part["variants"].values() for part in costs(content))
+    return [*content["parts"].values(), *itertools.chain(*of_cost)]
 
 
 def rate(figures: Mapping[str, Any], stage: str) -> float | None:
@@ -308,7 +318,3 @@ def is_busy(part: Part, content: Content) -> bool:
     """Whether other programs loaded the machine as much as this one."""
     load = max(each.get("load", 0) for each in (part, *part["variants"].values()))
     return bool(load > 2 * machine_of(part, content)["cores"])
-
-
-def _optimizer(name: str) -> str:
-    return {"adam": "Adam", "sgd": "SGD"}[name]

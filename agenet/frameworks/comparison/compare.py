@@ -145,7 +145,7 @@ def settings_of(args: Namespace) -> dict[str, Any]:
 def run(results: Results, args: Namespace) -> None:
     """Measures the requested parts that are missing."""
     content = results.content
-    missing = {name: not_installed(name, "") for name in ENGINES if name in args.frameworks}
+    missing = {name: not_installed(name) for name in ENGINES if name in args.frameworks}
     content.setdefault("frameworks", {}).update({n: {"missing": m} for n, m in missing.items()})
     there = [name for name, module in missing.items() if not module]
     for name, module in missing.items():

@@ -12,7 +12,7 @@ compute the flavour in `FLAVOURS`. `LEFT` lists the differences that remain.
 import dataclasses
 import functools
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -285,8 +285,8 @@ class Framework(Engine):
 
     def train(
         self, initial: Path, out: Path, batch_size: int, epochs: int, seed: int
-    ) -> Iterator[Figures]:
-        """Trains, yields the test's figures after each epoch, and writes the last logits to `out`.
+    ) -> list[Figures]:
+        """Trains, tests after each epoch and returns the figures; writes the last logits to `out`.
 
         Raises:
             FloatingPointError: training has diverged.
@@ -294,7 +294,7 @@ class Framework(Engine):
         faces = self.faces
         self.seed(seed)
         self.assign(safetensors.numpy.load_file(initial))
-        each = steps_per_epoch(len(faces.train), batch_size)
+        each, results = steps_per_epoch(len(faces.train), batch_size), []
         for epoch in range(epochs):
             losses = []
             for step in range(epoch * each, (epoch + 1) * each):
@@ -310,14 +310,10 @@ class Framework(Engine):
                 raise FloatingPointError(
                     f"training has diverged: its loss in epoch {epoch + 1} is {training_loss}"
                 )
-            np.save(out, logits)
             figures = test_figures(logits, faces.labels[faces.test])
-            yield {"training_loss": training_loss} | figures
-
-    def train_all(
-        self, initial: Path, out: Path, batch_size: int, epochs: int, seed: int
-    ) -> list[Figures]:
-        return list(self.train(initial, out, batch_size, epochs, seed))
+            results.append({"training_loss": training_loss} | figures)
+        np.save(out, logits)
+        return results
 
     def _test(self, batch_size: int) -> np.ndarray:
         parts = []
@@ -339,15 +335,20 @@ class Framework(Engine):
         return {}
 
 
+def split_tasks(logits: Any) -> dict[str, Any]:
+    """Logits [B, OUTPUTS] by task."""
+    return {"age": logits[:, :AGE], "gender": logits[:, AGE:]}
+
+
 def test_figures(logits: np.ndarray, labels: np.ndarray) -> Figures:
     """Accuracy and mean negative log-likelihood of each task over known labels."""
+    # Imported here because SciPy would count for a framework's start and memory.
+    from scipy.special import log_softmax
+
+    from agenet.evaluation.metrics import task_metrics
+
     figures: Figures = {}
-    for column, task in enumerate(TASK_CLASSES):
-        part = logits[:, :AGE] if task == "age" else logits[:, AGE:]
-        known = labels[:, column] >= 0
-        part, truth = part[known].astype(np.float64), labels[known, column]
-        part = part - part.max(1, keepdims=True)
-        log_probs = part - np.log(np.exp(part).sum(1, keepdims=True))
-        figures[f"{task}_accuracy"] = float((part.argmax(1) == truth).mean())
-        figures[f"{task}_loss"] = float(-log_probs[np.arange(len(truth)), truth].mean())
+    for column, (task, part) in enumerate(split_tasks(logits.astype(np.float64)).items()):
+        metrics = task_metrics(task, log_softmax(part, axis=1), labels[:, column])
+        figures |= {f"{task}_{name}": metrics[name] for name in ("accuracy", "loss")}
     return figures

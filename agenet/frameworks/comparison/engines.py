@@ -15,7 +15,7 @@ _MODULES = {
 }
 
 
-def not_installed(framework: str, model: str) -> str:
+def not_installed(framework: str) -> str:
     """A module that a framework needs and that is not installed, or nothing."""
     absent = (n for n in _MODULES[framework] if importlib.util.find_spec(n) is None)
     return next(absent, "")

@@ -32,8 +32,7 @@ def agreement(parts: Sequence[Part]) -> Figure:
     """Differences from float64 and by rounding, over training; one panel for each part."""
     figure, axes = _panels(len(parts), 4.6, 3.2)
     for axis, part in zip(axes, parts, strict=True):
-        optimizer = {"sgd": "SGD", "adam": "Adam"}[part["optimizer"]]
-        title_axes(axis, f"{NETWORKS[part['model']]}, {optimizer}")
+        title_axes(axis, f"{NETWORKS[part['model']]}, {analysis.OPTIMIZERS[part['optimizer']]}")
         steps = list(part["rows"][0]["steps"])
         labels = ["logits", "gradients", *map(analysis.steps_text, steps)]
         for row in part["rows"]:

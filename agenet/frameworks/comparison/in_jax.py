@@ -4,7 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from agenet.frameworks.comparison.engine import AGE, OUTPUTS, RATES, Framework, Tensors, flavour_of
+from agenet.frameworks.comparison.engine import (
+    OUTPUTS,
+    RATES,
+    Framework,
+    Tensors,
+    flavour_of,
+    split_tasks,
+)
 from agenet.frameworks.timing import Figures
 
 
@@ -53,9 +60,9 @@ class Jax(Framework):
                 mutable=["batch_stats"],
                 rngs={"dropout": rng},
             )
-            truth = {"mask": jnp.ones(len(labels), bool), "age": labels[:, 0]}
-            truth["gender"] = labels[:, 1]
-            parts = {"age": logits["classes"][:, :AGE], "gender": logits["classes"][:, AGE:]}
+            truth = {"age": labels[:, 0], "gender": labels[:, 1]}
+            truth["mask"] = jnp.ones(len(labels), bool)
+            parts = split_tasks(logits["classes"])
             loss, _ = objective(parts, [(1.0, truth)], objective.total_weights(truth))
             return loss, updates.get("batch_stats", {})
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from agenet.frameworks import keras_networks
-from agenet.frameworks.comparison.engine import AGE, OUTPUTS, RATES, Framework, Tensors
+from agenet.frameworks.comparison.engine import OUTPUTS, RATES, Framework, Tensors, split_tasks
 from agenet.frameworks.timing import Figures
 
 
@@ -145,7 +145,7 @@ def _keras_loss(labels: Any, logits: Any) -> Any:
     labels = ops.cast(labels, "int32")
     logits = ops.cast(logits, "float32")
     total = 0.0
-    for column, part in ((0, logits[:, :AGE]), (1, logits[:, AGE:])):
+    for column, part in enumerate(split_tasks(logits).values()):
         truth = labels[:, column]
         known = ops.cast(truth >= 0, "float32")
         losses = ops.sparse_categorical_crossentropy(ops.maximum(truth, 0), part, from_logits=True)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from agenet.frameworks import torch_networks
-from agenet.frameworks.comparison.engine import AGE, OUTPUTS, RATES, Framework, Tensors
+from agenet.frameworks.comparison.engine import OUTPUTS, RATES, Framework, Tensors, split_tasks
 from agenet.frameworks.timing import Figures
 from agenet.frameworks.torch_networks import import_torchvision
 
@@ -103,13 +103,11 @@ class Torch(Framework):
 
     def _loss(self, batch: Any) -> Any:
         images, labels = batch
-        cross_entropy = self.torch.nn.functional.cross_entropy
         with self.cast:
             logits = self.run(images)
-        logits = logits.to(self.dtype)
-        return cross_entropy(logits[:, :AGE], labels[:, 0], ignore_index=-1) + cross_entropy(
-            logits[:, AGE:], labels[:, 1], ignore_index=-1
-        )
+        cross_entropy = self.torch.nn.functional.cross_entropy
+        parts = zip(split_tasks(logits.to(self.dtype)).values(), labels.T, strict=True)
+        return sum(cross_entropy(part, truth, ignore_index=-1) for part, truth in parts)
 
     def step(self, batch: Any) -> Any:
         if not self.module.training:

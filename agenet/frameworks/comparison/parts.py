@@ -5,7 +5,7 @@ import dataclasses
 import os
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from agenet.frameworks.comparison.data import folder_of, initial_of
 from agenet.frameworks.comparison.difference import differences
-from agenet.frameworks.comparison.engine import AGE, VARIANTS, Faces, Work, read_faces
+from agenet.frameworks.comparison.engine import VARIANTS, Work, read_faces, split_tasks
 from agenet.frameworks.comparison.engines import ENGINES
 from agenet.frameworks.comparison.results import Results, log
 from agenet.frameworks.timing import Figures
@@ -24,12 +24,48 @@ def _worker(name: str, work: Work, args: Namespace) -> Worker:
     return Worker(name, ENGINES[name], work, args.limit)
 
 
+def run_missing(
+    results: Results,
+    args: Namespace,
+    name: str,
+    work: Work,
+    method: str,
+    tasks: Mapping[str, tuple[int, tuple[Any, ...], Figures]],
+    finish: Callable[[Any, Path], Figures] = lambda answer, file: answer,
+) -> bool:
+    """Runs a framework for the parts that have no result; returns whether there were any.
+
+    Args:
+        results: receives the results.
+        args: see `agenet.frameworks.comparison.compare.compare`.
+        name: of the framework.
+        work: what it is to do.
+        method: of the framework; takes the file of the initial weights and one to write.
+        tasks: by the key of the part, the seed of the initial weights, further arguments of the
+            method, and settings to keep with the result.
+        finish: turns the answer of the framework and the file that it wrote into the result.
+    """
+    left = {key: task for key, task in tasks.items() if not results.has(key)}
+    if not left:
+        return False
+    with _worker(name, work, args) as worker:
+        log(f"{method}: {work.model}, {work.optimizer}: starting {name}, {work.dtype}")
+        described = worker.start()
+        for key, (seed, arguments, settings) in left.items():
+            log(key)
+            started, file = time.time(), results.file_of(key).resolve()
+            initial = initial_of(results, work.model, work.size, seed).resolve()
+            answer = worker.ask(method, initial, file, *arguments)
+            about = {"framework": name, "model": work.model, "size": work.size}
+            about |= {"dtype": work.dtype, "optimizer": work.optimizer, "file": file.name}
+            results.add(key, about | settings, described | finish(answer, file), started)
+    return True
+
+
 def agree(
     results: Results, args: Namespace, there: list[str], model: str, size: int, optimizer: str
 ) -> None:
     """Computes logits, gradients and parameters in each framework, and their differences."""
-    out = results.folder / "agreement"
-    out.mkdir(exist_ok=True)
     work = Work(
         model,
         size,
@@ -42,99 +78,73 @@ def agree(
     # float64 is the reference; bfloat16 is what people use on a GPU.
     runs += [("torch", "float64")] if "torch" in there else []
     runs += [(name, "bfloat16") for name in there] if args.platform == "gpu" else []
-    batch, changed = args.agreement_batch, False
+    about, changed = {"batch_size": args.agreement_batch, "steps": args.steps}, False
     prefix = f"agreement/{model}/{size}/{optimizer}"
     for name, dtype in runs:
         # A second run with images changed in their last bit shows the effect of rounding.
-        keys = {False: f"{prefix}/{name}/{dtype}", True: f"{prefix}/{name}/{dtype}/perturbed"}
-        left = {moved: key for moved, key in keys.items() if not results.has(key)}
-        if dtype == "float64":
-            left.pop(True, None)
-        if not left:
-            continue
-        changed = True
-        with _worker(name, dataclasses.replace(work, dtype=dtype), args) as worker:
-            log(f"agreement: {model}, {optimizer}: starting {name}, {dtype}")
-            described = worker.start()
-            for perturbed, key in left.items():
-                log(key)
-                started = time.time()
-                stem = key.removeprefix("agreement/").replace("/", "-")
-                file = (out / f"{stem}.safetensors").resolve()
-                initial = initial_of(results, model, size, 0).resolve()
-                answer = worker.ask("agree", initial, file, batch, args.steps, perturbed)
-                about = {"framework": name, "model": model, "size": size, "dtype": dtype}
-                about |= {"optimizer": optimizer, "batch_size": batch, "perturbed": perturbed}
-                about |= {"file": file.name, "steps": args.steps}
-                results.add(key, about, described | answer, started)
-    if changed or not results.has(f"differences/{model}/{size}/{optimizer}"):
-        parts = {k: p for k, p in results.content["parts"].items() if k.startswith(prefix + "/")}
-        started = time.time()
-        rows = differences(out, parts, initial_of(results, model, size, 0))
-        about = {"model": model, "size": size, "optimizer": optimizer}
-        results.add(f"differences/{model}/{size}/{optimizer}", about, {"rows": rows}, started)
-        if set(there) == set(ENGINES) and not any("error" in part for part in parts.values()):
-            # No later part needs these files.
-            for part in parts.values():
-                (out / part["file"]).unlink(missing_ok=True)
+        tasks = {
+            f"{prefix}/{name}/{dtype}{'/perturbed' * perturbed}": (
+                0,
+                (*about.values(), perturbed),
+                about | {"perturbed": perturbed},
+            )
+            for perturbed in ((False,) if dtype == "float64" else (False, True))
+        }
+        changed |= run_missing(
+            results, args, name, dataclasses.replace(work, dtype=dtype), "agree", tasks
+        )
+    key, started = f"differences/{model}/{size}/{optimizer}", time.time()
+    if not changed and results.has(key):
+        return
+    parts = {k: p for k, p in results.content["parts"].items() if k.startswith(prefix + "/")}
+    folder = results.folder / "agreement"
+    rows = differences(folder, parts, initial_of(results, model, size, 0))
+    settings = {"model": model, "size": size, "optimizer": optimizer}
+    results.add(key, settings, {"rows": rows}, started)
+    if set(there) == set(ENGINES) and not any("error" in part for part in parts.values()):
+        # No later part needs these files.
+        for part in parts.values():
+            (folder / part["file"]).unlink(missing_ok=True)
 
 
 def train(
     results: Results, args: Namespace, there: list[str], model: str, size: int, regular: bool
 ) -> None:
     """Trains in each framework with each seed, and tests after each epoch."""
-    out = results.folder / "answers"
-    out.mkdir(exist_ok=True)
-    regime = "regular" if regular else "plain"
-    work = Work(
-        model,
-        size,
-        platform=args.platform,
-        folder=folder_of(results, model, size).resolve(),
-        regular=regular,
-    )
+    folder = folder_of(results, model, size).resolve()
+    work = Work(model, size, platform=args.platform, folder=folder, regular=regular)
+    about = {"regime": "regular" if regular else "plain", "batch_size": args.results_batch}
+
+    def finish(answer: Any, file: Path) -> Figures:
+        if isinstance(answer, dict):
+            return answer  # an error
+        return {"epochs": answer, "intervals": test_intervals(folder, file)}
+
     for name in there:
-        keys = {s: f"results/{model}/{size}/{regime}/{name}/{s}" for s in range(args.seeds)}
-        left = {seed: key for seed, key in keys.items() if not results.has(key)}
-        if not left:
-            continue
-        with _worker(name, work, args) as worker:
-            log(f"results: {model}, {regime}: starting {name}")
-            described = worker.start()
-            for seed, key in left.items():
-                log(key)
-                started = time.time()
-                file = (out / f"{key.removeprefix('results/').replace('/', '-')}.npy").resolve()
-                initial = initial_of(results, model, size, seed).resolve()
-                answer = worker.ask(
-                    "train_all", initial, file, args.results_batch, args.epochs, seed
-                )
-                about = {"framework": name, "model": model, "size": size, "regime": regime}
-                about |= {"seed": seed, "batch_size": args.results_batch, "optimizer": "adam"}
-                result = answer if isinstance(answer, dict) else {"epochs": answer}
-                if "epochs" in result:
-                    result |= {"intervals": test_intervals(work.folder, file)}
-                results.add(key, about | {"file": file.name}, described | result, started)
+        tasks = {
+            f"results/{model}/{size}/{about['regime']}/{name}/{seed}": (
+                seed,
+                (args.results_batch, args.epochs, seed),
+                about | {"seed": seed},
+            )
+            for seed in range(args.seeds)
+        }
+        run_missing(results, args, name, work, "train", tasks, finish)
 
 
 def test_intervals(folder: Path, file: Path) -> dict[str, Any]:
     """95 % intervals of the test accuracies, by a bootstrap over subjects."""
-    from agenet.evaluation.bootstrap import estimate_with_intervals
+    from agenet.evaluation.bootstrap import estimate_with_intervals, weighted_means
 
-    faces: Faces = read_faces(folder)
-    logits, labels = np.load(file), faces.labels[faces.test]
-    _, subject = np.unique(np.load(folder / "subject.npy")[faces.test], return_inverse=True)
-    subjects, intervals = int(subject.max()) + 1, {}
-    for column, task in enumerate(("age", "gender")):
-        part = logits[:, :AGE] if task == "age" else logits[:, AGE:]
+    faces = read_faces(folder)
+    labels = faces.labels[faces.test]
+    subject_id, intervals = np.load(folder / "subject.npy")[faces.test], {}
+    for column, (task, part) in enumerate(split_tasks(np.load(file)).items()):
         known = labels[:, column] >= 0
-        right = np.bincount(subject, known & (part.argmax(1) == labels[:, column]), subjects)
-        count = np.bincount(subject, known, subjects)
-
-        def figures(weights: np.ndarray, right: Any = right, count: Any = count) -> Any:
-            return {"accuracy": weights @ right / np.maximum(weights @ count, 1)}
-
-        intervals[task] = estimate_with_intervals(figures, subjects)[1]["accuracy"]
+        correct = (part.argmax(1) == labels[:, column])[known]
+        subjects, subject = np.unique(subject_id[known], return_inverse=True)
+        means = weighted_means({"accuracy": correct}, subject)
+        intervals[task] = estimate_with_intervals(means, len(subjects))[1]["accuracy"]
     return intervals
 
 

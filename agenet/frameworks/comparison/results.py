@@ -17,6 +17,8 @@ from agenet.frameworks.timing import Figures
 RESULTS = "results.json"
 # Settings that may change when a comparison resumes: they only add results.
 _MORE = {"seeds", "parts", "frameworks", "variants", "limit", "rounds", "seconds"}
+# For each kind of part, where frameworks write arrays.
+_FILES = {"agreement": ("agreement", ".safetensors"), "results": ("answers", ".npy")}
 _ENVIRONMENT = ("OMP_NUM_THREADS", "GLIBC_TUNABLES", "XLA_FLAGS", "TF_ENABLE_ONEDNN_OPTS")
 
 
@@ -52,6 +54,13 @@ class Results:
         """Whether a part has a result; failed parts are run again."""
         part = self.content["parts"].get(key)
         return part is not None and "error" not in part
+
+    def file_of(self, key: str) -> Path:
+        """The file that a framework writes for a part, in a folder that exists."""
+        kind, _, name = key.partition("/")
+        folder, suffix = _FILES[kind]
+        (self.folder / folder).mkdir(exist_ok=True)
+        return self.folder / folder / f"{name.replace('/', '-')}{suffix}"
 
     def add(self, key: str, settings: Mapping[str, Any], result: Figures, started: float) -> None:
         self.content["parts"][key] = {**settings, **result, **self.record(started)}
