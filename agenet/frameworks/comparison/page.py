@@ -14,6 +14,7 @@ from agenet.evaluation.page import (
     Heading,
     Listing,
     Node,
+    Row,
     Table,
     Text,
     images,
@@ -58,7 +59,7 @@ def compose(content: Content) -> list[Node]:
     """The document as nodes, from the results alone."""
     nodes: list[Node] = [Heading(1, TITLE)]
     for number, finding in enumerate(findings(content), 1):
-        nodes += [Heading(3, f"{number}. {finding.text}"), Text(finding.evidence, "note")]
+        nodes += [Heading(3, f"{number}. {finding.text}"), note(finding.evidence)]
     nodes += [
         Heading(2, "What was compared", "compared"),
         *_compared(content),
@@ -67,10 +68,9 @@ def compose(content: Content) -> list[Node]:
         *_cost(content),
         Heading(2, "The reference report", "report"),
         reference(),
-        Text(
+        note(
             "As printed in the report: its own machine, five epochs, an undocumented split, "
-            "PyTorch for the first two networks and Keras for the third.",
-            "note",
+            "PyTorch for the first two networks and Keras for the third."
         ),
         *_settings(content),
         Heading(3, "Sources"),
@@ -79,40 +79,32 @@ def compose(content: Content) -> list[Node]:
     return nodes
 
 
+def note(text: str) -> Text:
+    return Text(text, "note")
+
+
 def _compared(content: Content) -> list[Node]:
     data = content.get("data", {})
-    rows = []
+    measured = analysis.measurements(content)
+    rows: list[Row] = []
     for name, about in content.get("frameworks", {}).items():
-        parts = [p for p in content["parts"].values() if p.get("framework") == name]
-        parts += [
-            v
-            for p in analysis.costs(content)
-            for v in p["variants"].values()
-            if v["framework"] == name
-        ]
-        versions: dict[str, str] = {}
-        for part in parts:
-            versions |= part.get("versions", {})
+        parts = [part for part in measured if part.get("framework") == name]
+        versions = dict(item for part in parts for item in part.get("versions", {}).items())
         failed = sum("error" in part for part in parts)
         state = f"{about['missing']} is not installed" if about["missing"] else "ran"
         state = f"{failed} of {len(parts)} parts failed, see below" if failed else state
         devices = sorted({part["device"] for part in parts if "device" in part})
         shown = ", ".join(f"{n} {v}" for n, v in versions.items())
-        rows.append([Cell(NAMES[name]), Cell(shown or "–"), Cell(", ".join(devices)), Cell(state)])
-    machines = [analysis.machine_of(part, content) for part in content["parts"].values()]
-    machines += [
-        analysis.machine_of(v, content)
-        for p in analysis.costs(content)
-        for v in p["variants"].values()
-    ]
-    shown_machines = dict.fromkeys(
+        rows.append([NAMES[name], shown or NONE, ", ".join(devices), state])
+    machines = [analysis.machine_of(part, content) for part in measured]
+    machine_lines = dict.fromkeys(
         f"Machine: {m['processor']}, {m['cores']} cores, {m['memory_bytes'] / 2**30:.0f} GiB, "
         f"{m['system']}, Python {m['python']}, agenet {m['agenet']}."
         for m in machines or [content["machine"]]
     )
     nodes: list[Node] = [
         Table(["Framework", "Versions", "Device", "State"], rows, frozenset(range(4))),
-        *map(Text, shown_machines),
+        *map(Text, machine_lines),
     ]
     if data:
         initial = "; ".join(f"{NETWORKS[m]}: {text}" for m, text in data["initial"].items())
@@ -129,11 +121,10 @@ def _compared(content: Content) -> list[Node]:
     networks = sorted({p["model"] for p in content["parts"].values() if "model" in p})
     computed = ", ".join(f"{NETWORKS[m]} as {flavour_of(m)}" for m in networks)
     nodes.append(
-        Text(
+        note(
             "Networks of one name differ between libraries in padding, strides and constants of "
             f"batch normalisation; here all are the same ({computed}). Remaining differences: "
-            f"{'; '.join(LEFT)}.",
-            "note",
+            f"{'; '.join(LEFT)}."
         )
     )
     return nodes
@@ -177,20 +168,19 @@ def _agreement(content: Content) -> list[Node]:
     for part in parts:
         optimizer = {"sgd": "SGD with momentum", "adam": "Adam"}[part["optimizer"]]
         title = f"{NETWORKS[part['model']]}, {part['size']} px, {optimizer}"
-        rows: list[Sequence[Cell] | str] = []
+        rows: list[Row] = []
         for kind, band in _KINDS.items():
             of_kind = [row for row in part["rows"] if row["kind"] == kind]
             rows += [band] * bool(of_kind)
             rows += [_difference_row(part, row, conclusive) for row in of_kind]
         nodes += [Heading(3, title), Table(header, rows)]
     nodes.append(
-        Text(
+        note(
             "Logits and statistics: the largest difference divided by the largest value. "
             "Gradients: the norm of the difference divided by the norm of the whole, and the "
             "largest relative difference of one leaf, which may be due to a single unit at the "
             "kink of a ReLU. Parameters: the norm of the difference divided by the distance that "
-            "training has moved them.",
-            "note",
+            "training has moved them."
         )
     )
     return nodes
@@ -247,15 +237,14 @@ def _results(content: Content) -> list[Node]:
         if (found := analysis.spread(group, f"{task}_accuracy"))
     )
     nodes.append(
-        Text(
+        note(
             "±: standard deviation over seeds (sample, n - 1). Below an accuracy: its 95 % "
             "interval by a bootstrap over subjects, for the first seed. p: of a permutation test "
             "over all orders of the frameworks within the seeds, with the variance of the "
             "frameworks' means as the statistic. It is not multiplied by the number of "
             "comparisons here, as it is at the top, and the intervals "
             f"of the {pairs} pairs are not adjusted for their number: one in twenty excludes zero "
-            "by chance.",
-            "note",
+            "by chance."
         )
     )
     return nodes
@@ -264,31 +253,31 @@ def _results(content: Content) -> list[Node]:
 def _results_table(group: Trainings, model: str, shares: Mapping[str, float]) -> Table:
     header = ["Framework", "Seeds", "Age %", "Age loss", "Gender %", "Gender loss"]
     header += ["Training loss", "Time of a training"]
-    rows: list[Sequence[Cell] | str] = []
+    rows: list[Row] = []
     for name, of_seed in group.items():
         first = of_seed[min(of_seed)]
         last = [part["epochs"][-1] for part in of_seed.values()]
-        cells = [Cell(NAMES[name]), Cell(str(len(of_seed)))]
+        cells: list[Cell | str] = [NAMES[name], str(len(of_seed))]
         for task in analysis.TASKS:
             values = [100 * figures_[f"{task}_accuracy"] for figures_ in last]
             ends = first["intervals"][task]
             more = f"{percent(ends[0])}–{percent(ends[1])}" if ends else ""
-            cells += [Cell(_mean(values, 1), more, strong=True)]
-            cells += [Cell(_mean([figures_[f"{task}_loss"] for figures_ in last], 3))]
-        cells.append(Cell(_mean([figures_["training_loss"] for figures_ in last], 3)))
-        cells.append(Cell(duration(statistics.median(p["took"] for p in of_seed.values()))))
+            cells.append(Cell(_mean(values, 1), more, strong=True))
+            cells.append(_mean([figures_[f"{task}_loss"] for figures_ in last], 3))
+        cells.append(_mean([figures_["training_loss"] for figures_ in last], 3))
+        cells.append(duration(statistics.median(p["took"] for p in of_seed.values())))
         rows.append(cells)
     if shares:
         rows.append("Baseline")
-        age, gender = (Cell(f"{100 * shares[task]:.1f}") for task in analysis.TASKS)
-        always = Cell("Always the largest class of these test faces")
+        age, gender = (percent(shares[task]) for task in analysis.TASKS)
+        always = "Always the largest class of these test faces"
         rows.append([always, NONE, age, NONE, gender, NONE, NONE, NONE])
     if report := analysis.published(model):
         # Its split and its recipe differ, so it is a section of its own.
         rows.append("The reference report [3]")
-        figures_ = [Cell(text) for accuracy, loss, _ in report for text in (accuracy, loss)]
+        figures_ = [text for accuracy, loss, _ in report for text in (accuracy, loss)]
         took = duration(sum(seconds for _, _, seconds in report))
-        rows.append([Cell("As printed"), Cell("1"), *figures_, NONE, Cell(took)])
+        rows.append(["As printed", "1", *figures_, NONE, took])
     return Table(header, rows)
 
 
@@ -298,27 +287,20 @@ def _mean(values: Sequence[float], digits: int) -> str:
 
 
 def _test(group: Trainings) -> list[Node]:
-    rows, pairs = [], []
+    rows: list[Row] = []
+    pairs: list[Row] = []
     for task in analysis.TASKS:
         found = analysis.spread(group, f"{task}_accuracy")
         if found is None:
             continue
-        rows.append(
-            [
-                Cell(task.capitalize()),
-                Cell(percent(found.between)),
-                Cell(percent(found.seed_deviation)),
-                Cell(percent(found.framework_deviation)),
-                Cell(f"{found.p:.2g}"),
-                Cell(f"{found.least_p:.2g}"),
-            ]
-        )
+        spreads = (found.between, found.seed_deviation, found.framework_deviation)
+        p_values = (f"{p:.2g}" for p in (found.p, found.least_p))
+        rows.append([task.capitalize(), *map(percent, spreads), *p_values])
         for a, b, mean, low, high in found.pairs:
             ends = f"{signed(100 * low)} to {signed(100 * high)}"
-            cells = [Cell(f"{NAMES[b]} over {NAMES[a]}"), Cell(task), Cell(signed(100 * mean))]
-            pairs.append([*cells, Cell(ends)])
+            pairs.append([f"{NAMES[b]} over {NAMES[a]}", task, signed(100 * mean), ends])
     if not rows:
-        return [Text("With one framework or one seed there is nothing to test.", "note")]
+        return [note("With one framework or one seed there is nothing to test.")]
     header = ["Accuracy, points", "Between frameworks' means", "Deviation over seeds"]
     header += ["Deviation over frameworks, one seed", "p", "smallest possible p"]
     pairs_header = ["Pair", "Task", "Difference, points", "95 % interval (t, over seeds)"]
@@ -342,16 +324,16 @@ def _cost(content: Content) -> list[Node]:
             "faster."
         ),
     ]
-    for part in parts:
-        if analysis.is_busy(part, content):
-            nodes.append(
-                Text(
-                    f"{NETWORKS[part['model']]}: other programs used the cores of this machine "
-                    "during this measurement, which slows down threads that wait for each other "
-                    "most. These ratios are rough.",
-                    "warning",
-                )
-            )
+    nodes += [
+        Text(
+            f"{NETWORKS[part['model']]}: other programs used the cores of this machine during this "
+            "measurement, which slows down threads that wait for each other most. These ratios "
+            "are rough.",
+            "warning",
+        )
+        for part in parts
+        if analysis.is_busy(part, content)
+    ]
     nodes.append(
         to_image(
             figures.cost(parts),
@@ -372,20 +354,19 @@ def _cost(content: Content) -> list[Node]:
         )
         report = analysis.published(part["model"])
         own = f" The report's, for age: {duration(report[0][2])}, on its machine." if report else ""
-        nodes.append(Text(f"Fastest settings in training: {best}.{own}", "note"))
+        nodes.append(note(f"Fastest settings in training: {best}.{own}"))
     projected = f"Projected for the {faces:,} training faces of this fold: {analysis.PROJECTION} "
     nodes.append(
-        Text(
+        note(
             "First step: from the start of the process to the end of one step of training. "
             f"{projected * bool(faces)}"
-            "Peak memory: of the process after training; on a GPU what the framework allocated.",
-            "note",
+            "Peak memory: of the process after training; on a GPU what the framework allocated."
         )
     )
     return nodes
 
 
-def _cost_row(part: Part, variant: dict[str, Any], faces: int) -> list[Cell]:
+def _cost_row(part: Part, variant: dict[str, Any], faces: int) -> Row:
     # What Keras chose for "auto".
     jit = f", jit_compile={variant['jit_compile']}" if "jit_compile" in variant else ""
     name = Cell(f"{NAMES[variant['framework']]}, {variant['variant']}", variant["text"] + jit)
@@ -397,10 +378,10 @@ def _cost_row(part: Part, variant: dict[str, Any], faces: int) -> list[Cell]:
         projected = analysis.five_epochs(part, faces, training, inference)
     return [
         name,
-        Cell(duration(variant["first_step_seconds"])),
+        duration(variant["first_step_seconds"]),
         *(_rate(variant, stage) for stage in ("training", "inference")),
-        Cell(f"{variant['training_peak_bytes'] / 2**30:.2f} GiB"),
-        Cell(duration(projected)) if projected else NONE,
+        f"{variant['training_peak_bytes'] / 2**30:.2f} GiB",
+        duration(projected) if projected else NONE,
     ]
 
 
@@ -414,33 +395,29 @@ def _rate(variant: Mapping[str, Any], stage: str) -> Cell:
 
 
 def _settings(content: Content) -> list[Node]:
-    failed = [(k, p["error"]) for k, p in content["parts"].items() if "error" in p]
+    words = frozenset({0, 1})
     nodes: list[Node] = []
+    failed: list[Row] = [[k, p["error"]] for k, p in content["parts"].items() if "error" in p]
     if failed:
-        rows = [[Cell(key), Cell(error)] for key, error in failed]
-        nodes += [
-            Heading(2, "What failed", "failed"),
-            Table(["Part", "Error"], rows, frozenset({0, 1})),
-        ]
-    rows = [[Cell(k), Cell(_short(v))] for k, v in content["settings"].items()]
-    settings = Table(["Setting", "Value"], rows, frozenset({0, 1}))
+        nodes = [Heading(2, "What failed", "failed"), Table(["Part", "Error"], failed, words)]
+    settings: list[Row] = [[key, _short(value)] for key, value in content["settings"].items()]
     header = ["Part", "Finished", "Time", "Load", "Batch", "Environment"]
-    rows = [
+    parts: list[Row] = [
         [
-            Cell(key),
-            Cell(part["finished"]),
-            Cell(duration(part["took"])),
-            Cell(str(part["load"])),
-            Cell(str(part.get("batch_size", ""))),
-            Cell(", ".join(f"{n}={v}" for n, v in part["environment"].items())),
+            key,
+            part["finished"],
+            duration(part["took"]),
+            str(part["load"]),
+            str(part.get("batch_size", "")),
+            ", ".join(f"{n}={v}" for n, v in part["environment"].items()),
         ]
         for key, part in content["parts"].items()
     ]
     return [
         *nodes,
         Heading(2, "Settings", "settings"),
-        Details("Settings of the comparison", [settings]),
-        Details(f"All parts ({len(rows)})", [Table(header, rows, frozenset({0, 1, 5}))]),
+        Details("Settings of the comparison", [Table(["Setting", "Value"], settings, words)]),
+        Details(f"All parts ({len(parts)})", [Table(header, parts, words | {5})]),
     ]
 
 
