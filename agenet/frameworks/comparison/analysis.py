@@ -220,7 +220,7 @@ def permutation_p(table: np.ndarray) -> tuple[float, float]:
         permutation_type="samples",
         alternative="greater",
         n_resamples=MOST_ARRANGEMENTS,
-        rng=np.random.default_rng(0),
+        random_state=0,  # `rng` from SciPy 1.15 on
     )
     return float(found.pvalue), math.factorial(frameworks) ** (1.0 - seeds)
 

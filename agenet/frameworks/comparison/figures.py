@@ -25,12 +25,14 @@ from agenet.frameworks.comparison.engine import NETWORKS
 
 _LOOKS = {n: (c, m) for n, c, m in zip(NAMES, COLORS, MARKERS, strict=False)}
 _LINES: dict[str, Any] = {"exact": "-", "rounding": ":"}
-_LEFT, _RIGHT, _GAP, _BELOW = 0.8, 0.2, 0.8, 0.6
+# In inches.
+_LEFT, _RIGHT, _GAP, _BELOW, _LEGEND_ROW = 0.8, 0.2, 0.8, 0.6, 0.25
 
 
 def agreement(parts: Sequence[Part]) -> Figure:
     """Differences from float64 and by rounding, over training; one panel for each part."""
-    figure, axes = _panels(len(parts), 4.6, 3.2)
+    rows = 1 if len(parts) > 1 else 2  # One row of the legend is wider than one panel.
+    figure, axes = _panels(len(parts), 4.6, 3.2, head=0.5 + rows * _LEGEND_ROW)
     for axis, part in zip(axes, parts, strict=True):
         title_axes(axis, f"{NETWORKS[part['model']]}, {analysis.OPTIMIZERS[part['optimizer']]}")
         steps = list(part["rows"][0]["steps"])
@@ -53,7 +55,7 @@ def agreement(parts: Sequence[Part]) -> Figure:
         Line2D([], [], color=FAINT, linestyle="-", label="from float64"),
         Line2D([], [], color=FAINT, linestyle=":", label="by rounding alone"),
     ]
-    _legend(figure, {row["a"] for part in parts for row in part["rows"]}, extra)
+    _legend(figure, {row["a"] for part in parts for row in part["rows"]}, extra, rows)
     return figure
 
 
@@ -129,9 +131,7 @@ def _bars(axis: Axes, part: Part, stage: str, labels: bool) -> None:
     style_axes(axis, "x")
 
 
-def _panels(
-    count: int, width: float, height: float, head: float = 0.75
-) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, width: float, height: float, head: float) -> tuple[Figure, list[Axes]]:
     """Panels with sizes in inches, at most two in a row, that start `head` inches from the top."""
     columns = min(count, 2)
     rows = -(-count // columns)
@@ -147,18 +147,21 @@ def _panels(
     return figure, axes
 
 
-def _legend(figure: Figure, shown: set[str], extra: Sequence[Line2D]) -> None:
+def _legend(figure: Figure, shown: set[str], extra: Sequence[Line2D], rows: int) -> None:
+    """Lists the frameworks shown, and the extra handles after or, with two rows, below them."""
     handles = [
         Line2D([], [], color=color, marker=mark, label=NAMES[name], linewidth=2)
         for name, (color, mark) in _LOOKS.items()
         if name in shown
     ]
-    figure.legend(
-        handles=[*handles, *extra],
-        loc="upper left",
-        bbox_to_anchor=(0.0, 1.0),
-        ncols=len(handles) + len(extra),
-        frameon=False,
-        fontsize=10.5,
-        labelcolor=INK,
-    )
+    lines = [[*handles, *extra]] if rows == 1 else [handles, extra]
+    for number, line in enumerate(lines):
+        figure.legend(
+            handles=line,
+            loc="upper left",
+            bbox_to_anchor=(0.0, 1.0 - number * _LEGEND_ROW / figure.get_figheight()),
+            ncols=len(line),
+            frameon=False,
+            fontsize=10.5,
+            labelcolor=INK,
+        )
