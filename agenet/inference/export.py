@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,17 +74,19 @@ def export_network(
     network = load_network(model)
     faces = find_faces(check, data_dir, network.stored_size, format == "int8")
     content, run = export(network, format, half, faces)
+    original = in_batches(jax.jit(network.make_forward()))
     if format == "int8":
-        verdict = check_accuracy(original(network), run, faces)
+        verdict = check_accuracy(original, run, faces)
     else:
         tolerance = HALF_TOLERANCE if half else TOLERANCE
-        verdict = check_answers(original(network), run, faces, tolerance)
+        verdict = check_answers(original, run, faces, tolerance)
     write_file(output, content)
 
     size, spec = network.stored_size, network.spec
     print(f"{spec.model}, {format}{', weights in 16 bits' if half else ''}")
     print(f"  input    images, uint8 [batch, {size}, {size}, 3], RGB; it sees {spec.input.size} px")
-    print(f"  outputs  {', '.join(map(describe_output, output_labels(network).items()))}")
+    outputs = (f"{n} [batch, {len(labels)}]" for n, labels in output_labels(network).items())
+    print(f"  outputs  {', '.join(outputs)}")
     print(f"  checked  {verdict}")
     print(f"  written  {output} ({len(content) / 2**20:.1f} MiB)")
 
@@ -94,7 +96,7 @@ def export(network: TrainedNetwork, format: str, half: bool, faces: Faces) -> tu
     forward, size, metadata = network.make_forward(), network.stored_size, create_metadata(network)
     if format == "stablehlo":
         content = to_stablehlo(forward, size, metadata=metadata)
-        return content, run_jax(jax.jit(from_stablehlo(content)[0]))
+        return content, in_batches(jax.jit(from_stablehlo(content)[0]))
     content = to_onnx(forward, size, half=half, metadata=metadata)
     if format == "int8":
         content = quantize(content, faces.others)
@@ -118,11 +120,6 @@ def output_labels(network: TrainedNetwork) -> dict[str, list[Any]]:
     if network.spec.heads.get("age", "groups") != "groups":
         labels["years"] = YEARS.tolist()
     return labels
-
-
-def describe_output(output: tuple[str, list[Any]]) -> str:
-    name, labels = output
-    return f"{name} [batch, {len(labels)}]"
 
 
 def find_faces(check: str, data_dir: str, size: int, to_calibrate: bool) -> Faces:
@@ -186,12 +183,8 @@ def read_data_set(name: str, data_dir: str, size: int, rng: np.random.Generator)
     return Faces(f"{len(rows)} test faces of {records.name}", images, labels, others)
 
 
-def original(network: TrainedNetwork) -> Run:
-    return run_jax(jax.jit(network.make_forward()))
-
-
-def run_jax(forward: Callable[..., Any]) -> Run:
-    """Runs in batches of one size, because every new size is compiled."""
+def in_batches(forward: Callable[[np.ndarray], Mapping[str, Any]]) -> Run:
+    """Runs in batches of one size, because JAX compiles for every new size."""
 
     def run(images: np.ndarray) -> Answers:
         padded = np.concatenate(
@@ -208,13 +201,9 @@ def run_onnx(content: bytes) -> Run:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-
-    def run(images: np.ndarray) -> Answers:
-        batches = [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
-        parts = [session.run(names, {"images": batch}) for batch in batches]
-        return dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
-
-    return run
+    return in_batches(
+        lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True))
+    )
 
 
 def check_answers(ours: Run, theirs: Run, faces: Faces, tolerance: float) -> str:
