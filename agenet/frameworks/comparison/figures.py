@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
@@ -25,14 +26,11 @@ from agenet.frameworks.comparison.engine import NETWORKS
 
 _LOOKS = {n: (c, m) for n, c, m in zip(NAMES, COLORS, MARKERS, strict=False)}
 _LINES: dict[str, Any] = {"exact": "-", "rounding": ":"}
-# In inches.
-_LEFT, _RIGHT, _GAP, _BELOW, _LEGEND_ROW = 0.8, 0.2, 0.8, 0.6, 0.25
 
 
 def agreement(parts: Sequence[Part]) -> Figure:
     """Differences from float64 and by rounding, over training; one panel for each part."""
-    rows = 1 if len(parts) > 1 else 2  # One row of the legend is wider than one panel.
-    figure, axes = _panels(len(parts), 4.6, 3.2, head=0.5 + rows * _LEGEND_ROW)
+    figure, axes = _panels(len(parts), 5.4, 4.0)
     for axis, part in zip(axes, parts, strict=True):
         title_axes(axis, f"{NETWORKS[part['model']]}, {analysis.OPTIMIZERS[part['optimizer']]}")
         steps = list(part["rows"][0]["steps"])
@@ -55,13 +53,13 @@ def agreement(parts: Sequence[Part]) -> Figure:
         Line2D([], [], color=FAINT, linestyle="-", label="from float64"),
         Line2D([], [], color=FAINT, linestyle=":", label="by rounding alone"),
     ]
-    _legend(figure, {row["a"] for part in parts for row in part["rows"]}, extra, rows)
+    _legend(figure, {row["a"] for part in parts for row in part["rows"]}, extra)
     return figure
 
 
 def results(group: Trainings) -> Figure:
     """Test accuracy after the last epoch; the values of each seed are joined by a line."""
-    figure, axes = _panels(len(analysis.TASKS), 4.4, 3.0, head=0.4)
+    figure, axes = _panels(len(analysis.TASKS), 5.2, 3.8)
     names = list(group)
     for axis, task in zip(axes, analysis.TASKS, strict=True):
         title_axes(axis, f"{task.capitalize()}: test accuracy")
@@ -89,19 +87,13 @@ def results(group: Trainings) -> Figure:
 
 def cost(parts: Sequence[Part]) -> Figure:
     """Images per second of every variant; one row of panels for each network."""
-    heights = [0.32 * len(part["variants"]) for part in parts]
-    width, left, between = 11.0, 2.3, 0.85
-    total = sum(heights) + between * len(parts) + 0.35
-    figure = Figure(figsize=(width, total), facecolor="white")
-    panel = (width - left - 0.9 - 0.6) / 2
-    top = 0.45
-    for part, height in zip(parts, heights, strict=True):
-        for column, stage in enumerate(("training", "inference")):
-            x = left + column * (panel + 0.75)
-            bounds = (x / width, 1 - (top + height) / total, panel / width, height / total)
-            axis = figure.add_axes(bounds)
-            _bars(axis, part, stage, labels=column == 0)
-        top += height + between
+    counts = [len(part["variants"]) for part in parts]
+    height = 0.35 + sum(0.32 * count + 0.85 for count in counts)
+    figure = Figure(figsize=(11.0, height), facecolor="white", layout=_spacious())
+    axes = figure.subplots(len(parts), 2, squeeze=False, height_ratios=counts)
+    for row, part in zip(axes, parts, strict=True):
+        for axis, stage in zip(row, ("training", "inference"), strict=True):
+            _bars(axis, part, stage, labels=stage == "training")
     return figure
 
 
@@ -131,37 +123,35 @@ def _bars(axis: Axes, part: Part, stage: str, labels: bool) -> None:
     style_axes(axis, "x")
 
 
-def _panels(count: int, width: float, height: float, head: float) -> tuple[Figure, list[Axes]]:
-    """Panels with sizes in inches, at most two in a row, that start `head` inches from the top."""
+def _spacious() -> ConstrainedLayoutEngine:
+    return ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
+
+
+def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Panels with sizes in inches, at most two in a row."""
     columns = min(count, 2)
     rows = -(-count // columns)
-    total = _LEFT + columns * width + (columns - 1) * _GAP + _RIGHT
-    tall = head + rows * height + (rows - 1) * (_BELOW + 0.35) + _BELOW
-    figure = Figure(figsize=(total, tall), facecolor="white")
-    axes = []
-    for number in range(count):
-        row, column = divmod(number, columns)
-        x = _LEFT + column * (width + _GAP)
-        y = tall - head - (row + 1) * height - row * (_BELOW + 0.35)
-        axes.append(figure.add_axes((x / total, y / tall, width / total, height / tall)))
-    return figure, axes
+    size = (columns * width, rows * height)
+    figure = Figure(figsize=size, facecolor="white", layout=_spacious())
+    axes = [*figure.subplots(rows, columns, squeeze=False).flat]
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, axes[:count]
 
 
-def _legend(figure: Figure, shown: set[str], extra: Sequence[Line2D], rows: int) -> None:
-    """Lists the frameworks shown, and the extra handles after or, with two rows, below them."""
+def _legend(figure: Figure, shown: set[str], extra: Sequence[Line2D]) -> None:
     handles = [
         Line2D([], [], color=color, marker=mark, label=NAMES[name], linewidth=2)
         for name, (color, mark) in _LOOKS.items()
         if name in shown
     ]
-    lines = [[*handles, *extra]] if rows == 1 else [handles, extra]
-    for number, line in enumerate(lines):
-        figure.legend(
-            handles=line,
-            loc="upper left",
-            bbox_to_anchor=(0.0, 1.0 - number * _LEGEND_ROW / figure.get_figheight()),
-            ncols=len(line),
-            frameon=False,
-            fontsize=10.5,
-            labelcolor=INK,
-        )
+    handles += extra
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        # One row is wider than one panel.
+        ncols=len(handles) if len(figure.axes) > 1 else 2,
+        frameon=False,
+        fontsize=10.5,
+        labelcolor=INK,
+    )
