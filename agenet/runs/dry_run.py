@@ -40,8 +40,8 @@ def dry_run(config: RunConfig, workdir: Path, command: str) -> None:
         enable_compilation_cache()
         _check_writable(workdir)
         saved = read_saved(workdir)
-        experiment, identity = open_experiment(config, saved, workdir)
-        check_same_everywhere(identity)
+        experiment = open_experiment(config, saved, workdir)
+        check_same_everywhere(experiment.identity)
         log_start(describe(experiment), experiment.plan, experiment.mesh, workdir, command)
         with memory_errors_explained(experiment):
             size = experiment.config.input.size

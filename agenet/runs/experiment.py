@@ -111,7 +111,7 @@ class Experiment:
     def training_order(self) -> TrainingOrder:
         return TrainingOrder(self.splits.train, self.config.batch_size, self.config.seed)
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be resumed."""
         return identify(to_dict(self.config), self.records, self.splits, self.tasks)

@@ -128,7 +128,7 @@ class View:
                 and metadata.get("sha256") == hashlib.sha256(features.tobytes()).hexdigest()
             ):
                 return features
-        except (OSError, SafetensorError, AttributeError, TypeError):  # or of an unknown type
+        except (OSError, SafetensorError, AttributeError, TypeError):  # or of another data type
             pass
         log.warning("%s is damaged or belongs to something else: computed again", path)
         with _one_line_errors(self.folder):

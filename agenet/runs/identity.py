@@ -32,7 +32,6 @@ _HASHES = {
     "dataset.pictures": "some images",
 }
 
-
 # Fields of the config that runs of earlier versions lack, with the value that stands for what
 # these versions did.
 ADDED_FIELDS = {

@@ -59,15 +59,15 @@ def launch(config: RunConfig, workdir: Path, command: str, profile: Window | Non
         enable_compilation_cache()
         prepare_if_asked(config.dataset)
         saved = read_saved(workdir)
-        experiment, identity = open_experiment(config, saved, workdir)
-        check_same_everywhere(identity)
+        experiment = open_experiment(config, saved, workdir)
+        check_same_everywhere(experiment.identity)
         if saved is not None:
             summary = broadcast(read_report(workdir, config.test_views))
             if summary is not None:
                 log.info("this run is finished; for a new one, give another --workdir")
                 log_results(summary, workdir)
                 return
-        run = identity | {
+        run = experiment.identity | {
             "asked": to_dict(config),
             "command": command,
             "machine": describe_machine(),
@@ -92,18 +92,13 @@ def read_saved(workdir: Path) -> dict[str, Any] | None:
         return checkpoints.read_run("latest")
 
 
-def open_experiment(
-    config: RunConfig, saved: dict[str, Any] | None, workdir: Path
-) -> tuple[Experiment, dict[str, Any]]:
+def open_experiment(config: RunConfig, saved: dict[str, Any] | None, workdir: Path) -> Experiment:
     """Creates the experiment of a config and checks that it is the one saved in `workdir`.
 
     Args:
         config: of the run.
         saved: what the latest checkpoint in `workdir` was saved with, if there is one.
         workdir: the work directory.
-
-    Returns:
-        The experiment and its identity.
 
     Raises:
         UserError: the config, the data and the checkpoint do not fit each other.
@@ -113,11 +108,10 @@ def open_experiment(
         # The initial weights need not exist any more.
         config = take_from_weights(config, saved["config"])
     experiment = create_experiment(config)
-    identity = experiment.identity
     if saved is not None:
-        check_same_run(saved, identity, workdir)
+        check_same_run(saved, experiment.identity, workdir)
         check_same_weights(saved, experiment.config.init, workdir)
-    return experiment, identity
+    return experiment
 
 
 def train_and_test(

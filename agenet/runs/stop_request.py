@@ -19,9 +19,9 @@ STEPS_AHEAD = 2
 class StopRequest(AbstractContextManager["StopRequest"]):
     """Turns the first SIGTERM or Ctrl-C into a flag; a second one ends the process at once.
 
-    Several processes agree: all of them poll equally often, and a signal to any of them reaches all
-    with the same poll, `STEPS_AHEAD` later than it could, because by then the answer of the devices
-    is there and nobody waits for it.
+    Several processes stop together: all of them poll equally often, and a signal to any of them is
+    seen by all in the same poll. That is `STEPS_AHEAD` polls after the devices have been asked, so
+    that their answer is there and no process waits for it.
     """
 
     def __init__(self, mesh: Mesh) -> None:

@@ -23,7 +23,8 @@ from agenet.models import MODELS
 from agenet.runs import launch, memory
 from agenet.runs.create import create_experiment
 from agenet.runs.experiment import Experiment
-from agenet.runs.memory import Line, Needs, advise, measure, measure_step, memory_errors_explained
+from agenet.runs.memory import measure, measure_step, memory_errors_explained
+from agenet.runs.memory_advice import Line, Needs, advise
 from tests.conftest import TinyNet
 from tests.tiny import tiny_config, use_records
 
@@ -174,9 +175,8 @@ def test_exhausted_by_a_step(
     assert isinstance(caught.value.__cause__, jax.errors.JaxRuntimeError)
     message = str(caught.value)
     assert message.startswith("out of memory: a step on 16 images takes, on each device, activ")
-    assert (
-        "\n" not in message and "UserError: out of memory" in (tmp_path / "train.log").read_text()
-    )
+    assert "\n" not in message
+    assert "UserError: out of memory" in (tmp_path / "train.log").read_text()
     size = int(message.partition("--config.batch_size=")[2].partition(",")[0])
     run = create(model__name="sorting")
     state = sum(measure(run, 0).parts.values())

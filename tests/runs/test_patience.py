@@ -62,10 +62,8 @@ def test_ends_when_nothing_gets_better(run: Run, capsys: pytest.CaptureFixture) 
     assert end < 20
     capsys.readouterr()
     workdir = run()
-    message = (
-        f"stopped early, at step {end} of 20: no better validation/loss in 4 steps, since step "
-    )
-    assert f"{message}{best}" in capsys.readouterr().err
+    message = f"stopped early, at step {end} of 20: no better validation/loss in 4 steps"
+    assert f"{message}, since step {best}" in capsys.readouterr().err
     validated = [row["step"] for row in read_rows(workdir) if "validation/loss" in row]
     assert validated == [step for step in losses if step <= end]
     trained = [row["step"] for row in read_rows(workdir) if "train/loss" in row]
