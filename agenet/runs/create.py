@@ -96,7 +96,9 @@ def _create_plan(config: RunConfig, epoch: int, total: int) -> Plan:
 
 def _create_model(config: RunConfig) -> Classifier:
     model = config.model
-    options: dict[str, Any] = dataclasses.asdict(model)
+    options: dict[str, Any] = {
+        field.name: getattr(model, field.name) for field in dataclasses.fields(model)
+    }
     name, dtype = options.pop("name"), jnp.dtype(options.pop("dtype"))
     # Options of other networks are ignored.
     options = {key: options[key] for key in option_names(name) & options.keys()}
