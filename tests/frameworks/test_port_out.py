@@ -1,5 +1,6 @@
 """Weights of agenet in files of other frameworks."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,18 @@ def weights_of(model: str, flavour: str, **changes: Any) -> Weights:
     return Weights(tensors, replace(spec, **changes))
 
 
+def split_head(
+    tensors: Mapping[str, np.ndarray], columns: targets.Columns
+) -> dict[str, np.ndarray]:
+    """Inverse of `port_out.one_head`, for any name of the one head."""
+    result = {n: t for n, t in tensors.items() if not n.startswith("params/heads/")}
+    for name in tensors.keys() - result.keys():
+        leaf = name.rpartition("/")[2]
+        for task, (first, end) in columns.items():
+            result[f"params/heads/{task}/{leaf}"] = tensors[name][..., first:end]
+    return result
+
+
 def test_torchvision_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = weights_of("resnet18", "torchvision")
     source, output = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
@@ -59,7 +72,7 @@ def test_torchvision_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture
     assert np.array_equal(theirs["fc.weight"][8:], head.T)
     # Opened again it is the same, bit for bit, with the heads apart.
     again = read_weights(output, model="resnet18").tensors
-    again = port_out.split_head(again, {"age": (0, 8), "gender": (8, 10)})
+    again = split_head(again, {"age": (0, 8), "gender": (8, 10)})
     assert again.keys() == weights.tensors.keys()
     assert all(np.array_equal(again[n], value) for n, value in weights.tensors.items())
 
@@ -119,7 +132,7 @@ def test_keras_agrees(
     assert "keras's network: logits" in capsys.readouterr().out and str(output) in how
     if suffix == ".weights.h5" and model not in targets.COMPOSED:
         again = read_weights(output, model=model, flavour=flavour)
-        tensors = port_out.split_head(again.tensors, exported.columns)
+        tensors = split_head(again.tensors, exported.columns)
         assert tensors.keys() == weights.tensors.keys()
         assert all(np.array_equal(tensors[n], value) for n, value in weights.tensors.items())
         if model != "resnet50":  # Keras's has nothing that tells its input.
@@ -146,7 +159,7 @@ def test_timm_agrees(
     how = port_out.write(exported, output, check=True)
     assert "timm's network: logits" in capsys.readouterr().out
     assert f"timm.create_model({name!r}, num_classes=10); model.load_state_dict(" in how
-    again = port_out.split_head(read_weights(output, model, flavour).tensors, exported.columns)
+    again = split_head(read_weights(output, model, flavour).tensors, exported.columns)
     assert again.keys() == weights.tensors.keys()
     assert all(np.array_equal(again[n], value) for n, value in weights.tensors.items())
 

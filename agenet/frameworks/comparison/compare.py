@@ -84,12 +84,11 @@ def complete(args: Namespace) -> Namespace:
             setattr(args, name, value)
         elif name in PARTS:
             setattr(args, name, _networks(f"--{name}", getattr(args, name)))
-    for name in ("agreement_batch", "results_batch", "cost_batch", "epochs", "seeds", "rounds"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name}={getattr(args, name)} must be at least 1")
-    for name in ("train_faces", "test_faces"):
-        if getattr(args, name) < 0:
-            raise UserError(f"--{name}={getattr(args, name)} must be at least 1, or 0 for all")
+    counts = ("agreement_batch", "results_batch", "cost_batch", "epochs", "seeds", "rounds")
+    for name, least in {**dict.fromkeys(counts, 1), "train_faces": 0, "test_faces": 0}.items():
+        if (count := getattr(args, name)) < least:
+            or_all = ", or 0 for all" * (least == 0)
+            raise UserError(f"--{name}={count} must be at least 1{or_all}")
     try:
         args.steps = sorted({int(step) for step in args.steps.split(",")})
         if args.steps[0] < 1:

@@ -2,7 +2,6 @@
 
 import shutil
 from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from agenet.errors import UserError
 from agenet.evaluation.metrics import largest_class_share
 from agenet.frameworks.comparison.engine import OUTPUTS, flavour_of, write_faces
 from agenet.frameworks.comparison.results import Results, log
+from agenet.labels import TASK_CLASSES
 
 
 def prepare_data(results: Results, args: Namespace) -> None:
@@ -38,12 +38,13 @@ def prepare_data(results: Results, args: Namespace) -> None:
     from agenet.data.decoding import load_faces
     from agenet.data.records import open_records
     from agenet.data.splits import make_splits
+    from agenet.runs.config import IMAGENET_MEAN, IMAGENET_STD
 
     log("reading the data set")
     records = open_records(args.dataset, args.data_dir)
     splits = make_splits(
         records,
-        tasks=("age", "gender"),
+        tasks=tuple(TASK_CLASSES),
         protocol="subject",
         test_fold=args.test_fold,
         validation_fraction=0.1,
@@ -67,18 +68,19 @@ def prepare_data(results: Results, args: Namespace) -> None:
         "test_faces": len(test),
         "test_persons": len(np.unique(records.subject_id[test])),
     }
-    data["initial"] = dict(before.get("initial", {}))
-    for model in sorted({model for model, _ in wanted}):
-        initial, data["initial"][model] = _find(model, args.init)
-        if initial is None and data["initial"][model] != "random":
-            log(f"{model} has no pre-trained weights: {data['initial'][model]}")
-    labels = np.stack([records.labels[task] for task in ("age", "gender")], 1).astype(np.int32)
+    found = {model: _find(model, args.init) for model in sorted({model for model, _ in wanted})}
+    for model, (initial, text) in found.items():
+        if initial is None and text != "random":
+            log(f"{model} has no pre-trained weights: {text}")
+    data["initial"] = before.get("initial", {}) | {m: text for m, (_, text) in found.items()}
+    labels = np.stack([records.labels[task] for task in TASK_CLASSES], 1).astype(np.int32)
     data["largest_class"] = largest_class(labels[test])
     results.content["data"] = data
     rows = np.concatenate([train, test])
     for model, size in missing:
         log(f"{model}, {size} px: faces")
-        mean, std = _normalisation(model, args.init)
+        initial = found[model][0]
+        mean, std = (initial.mean, initial.std) if initial else (IMAGENET_MEAN, IMAGENET_STD)
         folder = folder_of(results, model, size)
         unfinished = folder.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -96,13 +98,13 @@ def prepare_data(results: Results, args: Namespace) -> None:
         unfinished.rename(folder)
     for model, size, seed in seeds:
         log(f"{model}, {size} px: initial weights, seed {seed}")
-        write_initial(initial_of(results, model, size, seed), model, size, seed, args.init)
+        write_initial(initial_of(results, model, size, seed), model, size, seed, found[model][0])
     results.save()
 
 
 def largest_class(labels: np.ndarray) -> dict[str, float | None]:
     """Each task's accuracy of always predicting the largest class of labels [N, 2]."""
-    known = {task: labels[labels[:, i] >= 0, i] for i, task in enumerate(("age", "gender"))}
+    known = {task: labels[labels[:, i] >= 0, i] for i, task in enumerate(TASK_CLASSES)}
     return {task: largest_class_share(np.bincount(of)) for task, of in known.items()}
 
 
@@ -129,17 +131,16 @@ def _find(model: str, init: str) -> tuple[Any, str]:
     return initial, f"{initial.init}, a new classifier"
 
 
-def _normalisation(model: str, init: str) -> tuple[Sequence[float], Sequence[float]]:
-    from agenet.runs.config import IMAGENET_MEAN, IMAGENET_STD
+def write_initial(path: Path, model: str, size: int, seed: int, initial: Any) -> None:
+    """Writes the initial variables by agenet's names, for all frameworks.
 
-    initial, _ = _find(model, init)
-    if initial is None:
-        return IMAGENET_MEAN, IMAGENET_STD
-    return initial.spec.input.mean, initial.spec.input.std
-
-
-def write_initial(path: Path, model: str, size: int, seed: int, init: str) -> None:
-    """Writes the initial variables by agenet's names, for all frameworks."""
+    Args:
+        path: the file to write.
+        model: the network.
+        size: side of its input in pixels.
+        seed: of the random variables.
+        initial: pre-trained weights for all but the classifier, or None.
+    """
     import jax
     import safetensors.numpy
     from flax.traverse_util import flatten_dict
@@ -150,7 +151,6 @@ def write_initial(path: Path, model: str, size: int, seed: int, init: str) -> No
 
     network = create_model(model, {"classes": OUTPUTS}, flavour=flavour_of(model))
     variables: Any = jax.jit(lambda: create_variables(network, size, seed))()
-    initial, _ = _find(model, init)
     if initial is not None:
         variables = load_into(jax.device_get(variables), initial.read(), ("heads",))
     flat = flatten_dict(variables, sep="/")

@@ -128,18 +128,13 @@ def _results(content: Content) -> Finding:
             f"{caution}",
             evidence,
         )
-    if all(row[3].least_p * len(tested) >= LEVEL for row in tested):
-        return Finding(
-            "No difference in accuracy between frameworks was found, and so few seeds could not "
-            f"show one: means differ by at most {percent(widest[3].between)} points, and one "
-            f"framework varies by {percent(widest[3].seed_deviation)} over seeds.{caution}",
-            evidence + " With so few seeds no difference can be significant.",
-        )
+    few = all(row[3].least_p * len(tested) >= LEVEL for row in tested)
     return Finding(
-        "No difference in accuracy between frameworks was found: means differ by at most "
+        "No difference in accuracy between frameworks was found"
+        f"{', and so few seeds could not show one' * few}: means differ by at most "
         f"{percent(widest[3].between)} points, and one framework varies by "
         f"{percent(widest[3].seed_deviation)} over seeds.{caution}",
-        evidence,
+        evidence + " With so few seeds no difference can be significant." * few,
     )
 
 
