@@ -83,7 +83,7 @@ def prepare(
                 manual_dir = Path(builder.data_dir_root) / "downloads" / "manual"
             builder.ensure_release(manual_dir)
             with _nothing_half_written(data_path):
-                builder = builder_cls(**options)  # Created anew: it may know the replaced data.
+                builder = builder_cls(**options)  # The first one may know the old data.
                 _prepare(builder, manual_dir, scratch, beam)
         print(f"{builder.info.full_name} prepared in {time.monotonic() - start:.0f} s: {data_path}")
     _print_summary(builder)
@@ -198,7 +198,7 @@ def _print_summary(builder: Any) -> None:
     for split, info in builder.info.splits.items():
         print(f"  {split}: {info.num_examples:,} images")
     metadata = builder.info.metadata or {}
-    print(f"  together: {builder.info.splits.total_num_examples:,} images", end="")
+    print(f"  total: {builder.info.splits.total_num_examples:,} images", end="")
     print(f", {builder.info.dataset_size.real / 2**20:,.0f} MiB")
     for line in metadata.get("summary", ()):
         print(f"  {line}")

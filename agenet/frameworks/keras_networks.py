@@ -1,7 +1,7 @@
 """Networks of agenet in Keras: those of Keras applications, changed where ours differ.
 
 Each has the layers of agenet's network of the same name, so that `from_agenet` and `to_agenet` only
-rename and transpose weights. Levi-Hassner's network is written out, as no library has it.
+rename and transpose weights. Levi-Hassner's network is defined here, since no library has it.
 """
 
 import os
@@ -53,7 +53,9 @@ def create_keras(model: str, size: int, classes: int, regular: bool = False) -> 
     variant = model.removeprefix("efficientnet_")
     scale, lite = SCALES[variant], variant.startswith("lite")
     if lite and variant != "lite0":
-        raise NotImplementedError("of Lite only Lite0 can be put together from Keras applications")
+        raise NotImplementedError(
+            "of EfficientNet-Lite only Lite0 can be composed of Keras applications"
+        )
     blocks = [
         block | ({"se_ratio": 0.0} if lite else {}) for block in efficientnet.DEFAULT_BLOCKS_ARGS
     ]

@@ -102,7 +102,7 @@ def write(exported: Export, output: Path, check: bool) -> str:
         raise UserError(f"{output}: --to {exported.target} writes {suffixes}")
     if message := target.why_not(output.suffix, check):
         raise UserError(message)
-    # In a folder beside its place, so that a half-written file never has its name.
+    # In a temporary folder first: a half-written file must not have the name of the output.
     with tempfile.TemporaryDirectory(dir=output.resolve().parent) as folder:
         path = Path(folder, output.name)
         code = target.write(exported, path)
@@ -110,7 +110,7 @@ def write(exported: Export, output: Path, check: bool) -> str:
             _check(exported, path)
         places = {written: output.parent / written.name for written in Path(folder).iterdir()}
         for place in places.values():
-            # Whoever has asked to replace the output means the file beside it, too.
+            # Replacing the output includes the file beside it.
             if place.exists() and not output.exists():
                 raise UserError(f"{place} exists: remove it, or give the output another name")
         for written, place in places.items():

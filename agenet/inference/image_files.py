@@ -14,18 +14,9 @@ import numpy as np
 
 from agenet.faces.drawing import draw_faces
 from agenet.faces.face import Box, Detection, Face, FacePredictor, Prediction
-from agenet.faces.image_io import (
-    FULL_SIZE_PIXELS,
-    ImageFileError,
-    read_image_reduced,
-    write_image,
-)
+from agenet.faces.image_io import FULL_SIZE_PIXELS, ImageFileError, read_image_reduced, write_image
 from agenet.inference.inputs import common_folder
-from agenet.inference.results import (
-    Result,
-    Summary,
-    Writer,
-)
+from agenet.inference.results import Result, Summary, Writer
 
 CROPS_AT_ONCE = 32
 READ_AHEAD = 2  # images

@@ -64,7 +64,7 @@ def test_difference() -> None:
     assert found["gradients"] == pytest.approx({"largest": 0.125, "norm": 0.1})
     step = found["steps"]["1"]
     assert (step["norm"], step["way"]) == (pytest.approx(0.1), pytest.approx(0.2))
-    assert step["statistics"] == 1e9  # No number: as far as can be.
+    assert step["statistics"] == 1e9  # NaN counts as the largest possible difference.
 
 
 def row(kind: str, a: str, b: str, value: float, late: float) -> dict[str, Any]:
@@ -129,18 +129,18 @@ def test_findings_follow_the_results() -> None:
     same, equal, cost = findings(content())
     assert "compute the same logits (Levi-Hassner)" in same.text and "1e-06" in same.evidence
     assert equal.text.startswith("No difference in accuracy between frameworks was found")
-    # Above always naming the largest class by 22 and by 2 points.
+    # 22 and 2 points above always predicting the largest class.
     assert "have learnt little of gender," in equal.text
     assert "age 30.0, means 51.7–51.9" in equal.evidence
     assert "JAX, 2.0 times as fast as PyTorch" in cost.text
-    # 1000 faces, five times, a hundred a second; the report: 6914 s.
+    # 1,000 faces in five epochs at 100 images per second; the report took 6,914 s.
     assert "50.0 s" in cost.evidence and "1 h 55 min" in cost.evidence
 
     late, better, _ = findings(content(late=1e-2, better=0.2))
     assert "Not the same: 100 steps of SGD" in late.text
     assert "1,000 times what rounding explains" in late.text
     assert "PyTorch is 19.9 points" in better.text and "That is more than the 1." in better.text
-    # Always the same little is consistent, not large.
+    # A small difference that every seed shows is consistent, but not large.
     little = findings(content(better=0.002, steady=True))[1].text
     assert "changes the accuracy consistently" in little and "That is no more than" in little
     few = findings(content(better=0.2, seeds=2))[1]
@@ -154,7 +154,7 @@ def test_findings_follow_the_results() -> None:
 
 
 def test_agreement_can_fail() -> None:
-    """An untrained network never passes as rounding: it is seen, or nothing is conclusive."""
+    """An untrained network is detected, or the comparison is not conclusive."""
     for rounding, conclusive in ((1e-4, True), (0.04, True), (0.06, True), (0.2, False)):
         results = content(late=1.0)  # the whole way
         for found in results["parts"]["differences/levi_hassner/227/sgd"]["rows"]:
@@ -165,7 +165,7 @@ def test_agreement_can_fail() -> None:
         finding = findings(results)[0]
         assert ("Not the same: 100 steps of SGD" in finding.text) == conclusive
         assert ("Not conclusive" in finding.evidence) != conclusive
-    # Steps so short that the parameters' own rounding is as long as they.
+    # Steps so short that rounding of the parameters is as large.
     short = content()
     for found in short["parts"]["differences/levi_hassner/227/sgd"]["rows"]:
         found["steps"]["1"] |= {"way": 0.5, "norm": 1e-8}
@@ -173,7 +173,7 @@ def test_agreement_can_fail() -> None:
 
 
 def test_evidence_is_of_the_largest_ratio() -> None:
-    """Not of the largest difference, which another network may have for rounding's sake."""
+    """Not of the largest difference, which rounding may cause in another network."""
     results = content(late=1e-2)
     other = copy.deepcopy(results["parts"]["differences/levi_hassner/227/sgd"])
     for found in other["rows"]:
@@ -192,7 +192,7 @@ def test_pages_of_the_cost_alone(tmp_path: Path) -> None:
     assert "2.0 times as fast" in text and "Projected, for" not in text
 
 
-def test_projection_is_of_the_reports_size_only() -> None:
+def test_projection_needs_the_input_size_of_the_report() -> None:
     part = {"model": "resnet50", "size": 224}
     assert five_epochs(part, 1000, 1.0, 50.0) == 100
     assert five_epochs(part | {"size": 64}, 1000, 1.0, 50.0) is None
@@ -209,7 +209,7 @@ def test_pages(tmp_path: Path) -> None:
     run_command(["compare", f"--out={tmp_path}", "--page"])
     html, text = ((tmp_path / name).read_text() for name in (page.PAGE, page.TEXT))
     for part in (html, text):
-        assert "k is not installed" in part  # A missing framework is a line, not an error.
+        assert "k is not installed" in part  # A missing framework is reported, not an error.
         assert "no compiler" in part and "&lt;no&gt;" in part
         assert "6,914 s" in part and "not documented" in part
         assert "Always the largest class" in part and "of the 2 pairs" in part
@@ -244,7 +244,7 @@ def test_mistakes(tmp_path: Path) -> None:
     Results(tmp_path, settings | {"seeds": 5})  # More may be added.
     with pytest.raises(UserError, match="--epochs=2, not 3"):
         Results(tmp_path, settings | {"epochs": 3})
-    # A later run for one part leaves what there is.
+    # A later run for one part keeps earlier results.
     few = {"epochs": 2, "seeds": 1, "frameworks": ["torch"]}
     Results(tmp_path, settings | {"frameworks": ["jax"]}).save()
     kept = Results(tmp_path, few).content["settings"]
@@ -252,7 +252,7 @@ def test_mistakes(tmp_path: Path) -> None:
 
 
 class Stub:
-    """In the place of a process: PyTorch fails, the others write what they are asked for."""
+    """Replaces the worker process: PyTorch fails, the others write results."""
 
     asked: list[str] = []
     failing = "torch"
@@ -277,7 +277,7 @@ class Stub:
         return {"loss": 1.0, "losses": [1.0]}
 
 
-def test_one_that_fails_does_not_end_the_others(
+def test_a_failing_framework_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "Worker", Stub)
@@ -303,19 +303,19 @@ def test_one_that_fails_does_not_end_the_others(
         ("pair", "jax", "keras"),
     }
     assert len(Stub.asked) == 4
-    run()  # What is there is not repeated.
+    run()  # Existing results are not measured again.
     assert len(Stub.asked) == 4
     assert len([*(tmp_path / "agreement").iterdir()]) == 4
     monkeypatch.setattr(Stub, "failing", "")
     rows = run()["differences/levi_hassner/35/sgd"]["rows"]
     assert sum(row["kind"] == "pair" for row in rows) == 3
-    assert not any((tmp_path / "agreement").iterdir())  # Nothing needs the tensors any more.
+    assert not any((tmp_path / "agreement").iterdir())  # The tensors are no longer needed.
     run()
     assert len(Stub.asked) == 7
 
 
 class Timed(Stub):
-    """Times whatever is asked, each step a second."""
+    """Replaces the worker process: each step takes a second."""
 
     def ask(self, method: str, *arguments: Any) -> Any:
         self.asked.append(f"{method} {' '.join(map(str, arguments[:1]))}".strip())
@@ -324,7 +324,7 @@ class Timed(Stub):
         return {"prepare": {"peak_bytes": 1}, "measure": [1.0], "peak": 2}.get(method)
 
 
-def test_what_is_measured_later_comes_beside_what_there_is(
+def test_later_measurements_are_added_to_earlier_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "Worker", Timed)
@@ -339,7 +339,7 @@ def test_what_is_measured_later_comes_beside_what_there_is(
     first = run("jax", "torch")
     assert "error" in first["variants"]["torch, default"]
     assert first["variants"]["jax, default"]["training"] == [8.0]
-    # Asked for after the training: before it, PyTorch's Adam keeps nothing yet.
+    # Measured after training: before it, PyTorch's Adam has no state yet.
     assert first["variants"]["jax, default"]["training_peak_bytes"] == 2
     assert Timed.asked.index("peak") > Timed.asked.index("measure training")
     large = first["variants"]["jax, large pages"]
@@ -355,7 +355,7 @@ def test_what_is_measured_later_comes_beside_what_there_is(
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", list(ENGINES))
-def test_another_device_than_asked_for_is_an_error(name: str) -> None:
+def test_another_platform_than_requested_is_an_error(name: str) -> None:
     if missing := not_installed(name):
         pytest.skip(f"{missing} is not installed")
     if shutil.which("nvidia-smi"):
@@ -388,7 +388,7 @@ def test_data(
     assert results.content["data"]["largest_class"]["gender"] == pytest.approx(share)
 
 
-def test_perturbation_is_of_the_precision(tmp_path: Path) -> None:
+def test_perturbation_is_one_unit_in_the_last_place(tmp_path: Path) -> None:
     prepare(tmp_path, "levi_hassner")
     for dtype, unit in (("float32", 2.0**-23), ("bfloat16", 2.0**-7)):
         framework = ENGINES["jax"](Work("levi_hassner", SIZE, dtype, folder=tmp_path))
@@ -446,7 +446,7 @@ def test_frameworks_compute_the_same(name: str, model: str, tmp_path: Path) -> N
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", list(ENGINES))
 def test_training_and_timing(name: str, tmp_path: Path) -> None:
-    """Learns a little, whatever is random, and the same from the same seed."""
+    """Trains with dropout and augmentation; the same seed gives the same results."""
     initial = prepare(tmp_path, "levi_hassner")
     if missing := not_installed(name):
         pytest.skip(f"{missing} is not installed")
@@ -468,7 +468,7 @@ def test_training_and_timing(name: str, tmp_path: Path) -> None:
     assert framework.measure("training", 0.0)[0] > 0
 
 
-def test_figures_of_the_test() -> None:
+def test_accuracy_and_loss() -> None:
     logits = np.zeros((3, OUTPUTS), np.float32)
     logits[0, 2] = logits[1, 0] = logits[2, 9] = 100
     labels = np.array([[2, -1], [1, 1], [-1, 1]], np.int32)

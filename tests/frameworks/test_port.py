@@ -1,3 +1,5 @@
+"""`agenet port`: weights of other frameworks in agenet's format."""
+
 import re
 import sys
 from pathlib import Path
@@ -22,7 +24,7 @@ PROGRAM = ("-m", "agenet.cli", "port")
 
 @pytest.fixture
 def caffe_names(tmp_path: Path) -> Path:
-    """A whole network of Levi and Hassner's, with names and layout of theirs."""
+    """Levi and Hassner's complete network, with its original names and layout."""
     path = tmp_path / "theirs.safetensors"
     safetensors.numpy.save_file(caffe_levi_hassner(), path, {"format": "np"})
     return path
@@ -43,7 +45,7 @@ def test_port_file(caffe_names: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(UserError, match="--overwrite"):
         run_command(["port", str(caffe_names), str(output), "--model=levi_hassner"])
     assert output.read_bytes() == before
-    # From our own format it stays as it is, and there is nothing else in it to compare with.
+    # A file in agenet's format stays the same; --check has no other network to compare it with.
     run_command(["port", str(output), str(output), "--overwrite"])
     assert read_weights(output).spec == spec
     with pytest.raises(UserError, match=r"agenet's format already.*theirs\."):
@@ -92,7 +94,7 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_check_compares(caffe_names: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against a stand-in for the framework that answers nonsense."""
+    """The other framework is replaced by a stub that returns NaN."""
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.ones((len(images), 512)), np.full((len(images), 8), np.nan)
@@ -121,7 +123,7 @@ def test_check_needs_the_framework(
 
 @pytest.mark.slow
 def test_check_agrees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Lite0 with its public weights, beside the package that they come with."""
+    """Lite0 with its public weights, compared with the package that they come from."""
     if reason := networks.why_not("lite"):
         pytest.skip(reason)
     name = "lite/efficientnet_lite0.imagenet"

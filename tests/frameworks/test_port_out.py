@@ -25,7 +25,7 @@ SIZE = 32
 
 
 def weights_of(model: str, flavour: str, **changes: Any) -> Weights:
-    """Random weights as a run leaves them."""
+    """Random weights in the form that a run saves."""
     classes: dict[str, int] = changes.get("classes", CLASSES)
     # Levi and Hassner's own network pads little, so smaller images would vanish in it.
     size = 67 if flavour == "caffe" else SIZE
@@ -70,7 +70,7 @@ def test_torchvision_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture
     assert theirs["fc.weight"].shape == (10, 512)
     head = weights.tensors["params/heads/gender/kernel"]
     assert np.array_equal(theirs["fc.weight"][8:], head.T)
-    # Opened again it is the same, bit for bit, with the heads apart.
+    # Reading the file again and splitting the head gives the same weights, bit for bit.
     again = read_weights(output, model="resnet18").tensors
     again = split_head(again, {"age": (0, 8), "gender": (8, 10)})
     assert again.keys() == weights.tensors.keys()
@@ -78,7 +78,7 @@ def test_torchvision_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(("model", "flavour"), targets.COMPOSED.items())
-def test_written_out(
+def test_composed_networks(
     model: str, flavour: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Networks that torchvision lacks and agenet composes."""
@@ -100,7 +100,7 @@ def test_torchvision_agrees(
     exported = port_out.export(weights_of("resnet18", "torchvision"), "torchvision")
     port_out.write(exported, tmp_path / f"x{suffix}", check=True)
     assert "torchvision's network: logits" in capsys.readouterr().out
-    # A tensor that is not ours is noticed, and nothing is left.
+    # A wrong tensor is detected, and no file is written.
     name = "layer2.0.bn1.running_var"
     exported.tensors[name] = 2 * exported.tensors[name]
     with pytest.raises(UserError, match="network, relatively by: logits"):
@@ -135,7 +135,7 @@ def test_keras_agrees(
         tensors = split_head(again.tensors, exported.columns)
         assert tensors.keys() == weights.tensors.keys()
         assert all(np.array_equal(tensors[n], value) for n, value in weights.tensors.items())
-        if model != "resnet50":  # Keras's has nothing that tells its input.
+        if model != "resnet50":  # Keras's ResNet does not contain its normalisation.
             assert np.allclose(again.spec.input.std, weights.spec.input.std)
 
 
@@ -196,21 +196,21 @@ def test_caffe_agrees(
     assert "caffe's network: logits" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {"net.caffemodel", "net.prototxt"}
     assert str(tmp_path / "net.prototxt") in how and str(tmp_path / "net.caffemodel") in how
-    # A tensor that is not agenet's is noticed.
+    # A wrong tensor is detected.
     exported.tensors["fc8/0"] = exported.tensors["fc8/0"][::-1]
     with pytest.raises(UserError, match="network, relatively by: logits"):
         port_out.write(exported, tmp_path / "other.caffemodel", check=True)
 
 
 @pytest.mark.parametrize("task", CLASSES)
-def test_caffe_is_read_again(task: str, tmp_path: Path) -> None:
+def test_caffe_files_can_be_read_again(task: str, tmp_path: Path) -> None:
     weights = weights_of("levi_hassner", "caffe", classes={task: CLASSES[task]})
     output = tmp_path / "net.caffemodel"
     port_out.write(port_out.export(weights, "caffe"), output, check=False)
     again = read_weights(output, "levi_hassner", "caffe").tensors
     assert again.keys() == weights.tensors.keys()
     assert all(np.array_equal(again[n], value) for n, value in weights.tensors.items())
-    output.unlink()  # The layers beside it are someone's file now.
+    output.unlink()  # Without the output, the .prototxt may be another file of the user's.
     with pytest.raises(UserError, match=r"net\.prototxt exists"):
         port_out.write(port_out.export(weights, "caffe"), output, check=False)
 
@@ -238,7 +238,7 @@ def test_mistakes(tmp_path: Path) -> None:
     assert not output.exists()
 
 
-def test_heads_that_no_classifier_stands_for() -> None:
+def test_heads_that_a_classifier_cannot_express() -> None:
     weights = weights_of("resnet18", "torchvision")
     ordinal = replace(weights.spec, heads={"age": "ordinal", "gender": "softmax"})
     with pytest.raises(UserError, match="head of age is ordinal"):
