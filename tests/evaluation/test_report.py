@@ -240,7 +240,7 @@ def test_leakage_is_a_warning():
     assert "Warning" not in clean
     leakage = {"test_faces": 1000, "seen_subject": 945}
     leaking = markdown(finished_run(protocol="random", leakage=leakage).summary)
-    assert "> **Warning: 94.5 % of the test faces (945 of 1,000) show a person" in leaking
+    assert "> **Warning: 94.5 % of the test faces (945 of 1,000) show a subject" in leaking
 
 
 def test_published_results_are_shown_for_real_adience_only():
