@@ -1,10 +1,15 @@
 """Age and gender classification from face images, in JAX and Flax."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agenet.inference.predictor import Predictor
+
+# From 1.29 on ONNX Runtime sends telemetry and writes an identifier below the home folder, unless
+# this is set before its first import. Every module of agenet is imported after this one.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Predictor"]
 

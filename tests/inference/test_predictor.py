@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -276,3 +277,18 @@ def test_no_such_detector(by_year: Path, detector: Any, message: str) -> None:
     other.name = "mine"
     with pytest.raises(UserError, match=r'"mine": crops are known only for .* yunet and hog'):
         Predictor(engine, detector=other)
+
+
+def test_prediction_writes_nothing_below_the_home_folder(by_year: Path, tmp_path: Path) -> None:
+    # ONNX Runtime's telemetry would leave an identifier of the device there.
+    home = tmp_path / "home"
+    home.mkdir()
+    code = "import sys, numpy as np; from agenet import Predictor; "
+    code += "Predictor.load(sys.argv[1]).predict([np.zeros((32, 32, 3), np.uint8)])"
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(home), "AGENET_CACHE": str(tmp_path / "cache")}
+    environment = {k: v for k, v in environment.items() if not k.startswith("XDG_")}
+    subprocess.run(
+        [sys.executable, "-c", code, str(by_year)], cwd=ROOT, check=True, env=environment
+    )
+    assert not list(home.iterdir())
