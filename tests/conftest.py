@@ -56,7 +56,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keeps the folder of compiled functions small and whole."""
+    """Keeps the order of files, and the folder of compiled functions small and whole."""
+    config.option.loadscopereorder = False  # pytest-xdist would start with the most tests.
     if "PYTEST_XDIST_WORKER" in os.environ or not COMPILED.is_dir():
         return
     sizes = {path: path.stat().st_size for path in COMPILED.iterdir()}
@@ -64,6 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
     for path, size in sizes.items():
         if full or not size:  # Empty: the process that wrote it was killed.
             path.unlink(missing_ok=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts with files of slow tests, so that no process is left with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
