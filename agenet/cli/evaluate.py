@@ -9,9 +9,7 @@ from agenet.errors import require_packages
 
 
 @click.command()
-@click.option(
-    "--workdir", type=options.PATH, metavar="DIR", required=True, help="Folder of the run."
-)
+@options.workdir("Folder of the run.")
 @click.option(
     "--data_dir",
     metavar="DIR",

@@ -16,10 +16,8 @@ value stands for the number of the fold, as in
 
 @click.command(context_settings=options.FIELDS, epilog=EPILOG)
 @options.config
-@click.option(
-    "--workdir", type=options.PATH, metavar="DIR", required=True, help="Folder for all folds."
-)
-@click.argument("fields", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE ...]")
+@options.workdir("Folder for all folds.")
+@options.fields
 def command(config: str, workdir: Path, fields: tuple[str, ...]) -> None:
     """Train and test a config on each fold: mean and deviation.
 

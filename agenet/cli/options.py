@@ -12,8 +12,19 @@ if TYPE_CHECKING:
     from agenet.inference.predictor import Predictor
 
 PATH = click.Path(path_type=Path)
-# Of commands that pass --config.FIELD=VALUE on to the training.
+
+# For commands that pass --config.FIELD=VALUE on to the training.
 FIELDS = {"ignore_unknown_options": True}
+fields = click.argument(
+    "fields", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE ...]"
+)
+
+overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+
+
+def workdir(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option --workdir, which is required."""
+    return click.option("--workdir", type=PATH, metavar="DIR", required=True, help=help)
 
 
 def complete_files(folder: str) -> Callable[..., list[CompletionItem]]:

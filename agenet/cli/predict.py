@@ -52,7 +52,7 @@ until then are kept.
     type=click.Path(),
     help="Write copies with the faces drawn in.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@options.overwrite
 @click.option("--cropped", is_flag=True, help="Each image is one face: do not look for faces.")
 @options.predictor
 def command(

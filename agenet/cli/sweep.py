@@ -19,10 +19,8 @@ EPILOG = "--config.FIELD=VALUE changes a field of all runs that do not vary it."
     help="The variants: a shipped sweep such as report or age_heads, or a file; what follows a "
     "colon is its argument, as in report:lite0.",
 )
-@click.option(
-    "--workdir", type=options.PATH, metavar="DIR", required=True, help="Folder for all runs."
-)
-@click.argument("fields", nargs=-1, type=click.UNPROCESSED, metavar="[--config.FIELD=VALUE ...]")
+@options.workdir("Folder for all runs.")
+@options.fields
 def command(sweep: str, workdir: Path, fields: tuple[str, ...]) -> None:
     """Train the variants of a sweep file and compare them.
 

@@ -42,7 +42,7 @@ interrupted; output written until then is kept.
     type=click.Path(),
     help="Write a line of JSON for each frame; - for stdout.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@options.overwrite
 @click.option("--no-window", is_flag=True, help="Do not open a window.")
 @click.option("--mirror", is_flag=True, help="Show the image mirrored.")
 @click.option("--max-frames", type=int, metavar="N", help="Stop after this many frames.")

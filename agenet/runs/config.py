@@ -5,7 +5,6 @@ that checkpoints and reports record. `parse_config` turns either into a `RunConf
 """
 
 import dataclasses
-import difflib
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from pydantic import TypeAdapter, ValidationError
 
 from agenet.data.config import Augmentation, DatasetConfig, InputConfig
-from agenet.errors import UserError
+from agenet.errors import UserError, did_you_mean
 from agenet.evaluation.metrics import LAST
 from agenet.labels import TASK_CLASSES
 from agenet.models import option_names
@@ -97,7 +96,7 @@ def parse_config(fields: Mapping[str, Any]) -> RunConfig:
     known = field_names()
     for name in flat:
         if name not in known:
-            raise UserError(unknown_field(name, known))
+            raise UserError(f"unknown config field {name}{did_you_mean(name, known)}")
     nested = unflatten_dict(ADDED_FIELDS | flat, sep=".")
     try:
         config = _adapter().validate_python(nested)
@@ -121,12 +120,6 @@ def field_names(section: Any = RunConfig, prefix: str = "") -> list[str]:
         else:
             names.append(prefix + field.name)
     return names
-
-
-def unknown_field(name: str, known: Sequence[str]) -> str:
-    """The message for a field that does not exist."""
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    return f"unknown config field {name}: did you mean {nearest}?"
 
 
 def validation_metrics(tasks: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from absl import logging as absl_logging
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from agenet.errors import UserError
-from agenet.files import read_json_lines
+from agenet.files import read_json_lines, write_file
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +81,7 @@ class JsonLinesWriter:
     def __init__(self, path: Path, *, keep: int):
         """Keeps the first `keep` rows of `path`; an interrupted run may have written more."""
         kept = read_json_lines(path)[:keep]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(temporary, path)
+        write_file(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file = path.open("a", buffering=1)  # Each row is on disk at once.
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:

@@ -5,13 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
-import jax
-import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from flax.traverse_util import flatten_dict
 
 from agenet.cli.app import run_command
 from agenet.data.records import Records
@@ -20,12 +17,9 @@ from agenet.export.stablehlo import from_stablehlo
 from agenet.inference import export
 from agenet.inference.network import load_network
 from agenet.labels import AGE_GROUPS, GENDERS
-from agenet.models import create_model
-from agenet.training.losses import describe_heads
-from agenet.weights.load import Weights, save_weights
 from agenet.weights.spec import InputSpec, WeightsSpec
 from tests.conftest import run_program
-from tests.random_variables import random_variables
+from tests.random_weights import write_random_weights
 
 PROGRAM = ("-m", "agenet.cli", "export")
 HEADS = {"age": "distribution", "gender": "softmax"}
@@ -34,21 +28,9 @@ HEADS = {"age": "distribution", "gender": "softmax"}
 @pytest.fixture
 def trained(tiny_net: str, tmp_path: Path) -> str:
     """A file of weights of a small network that sees 16 of 20 pixels."""
-    model = create_model(tiny_net, describe_heads(HEADS)[0])
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
-    spec = WeightsSpec(
-        model=tiny_net,
-        flavour="tiny",
-        classes=describe_heads(HEADS)[0],
-        input=InputSpec(16, (127.0,) * 3, (64.0,) * 3, "bilinear", 0.8),
-        source="agenet",
-        origin="a test",
-        sha256=None,
-        licence="none",
-        heads=HEADS,
-    )
     path = tmp_path / "trained.safetensors"
-    save_weights(path, Weights(flatten_dict(random_variables(shapes), sep="/"), spec))
+    images = InputSpec(16, (127.0,) * 3, (64.0,) * 3, "bilinear", 0.8)
+    write_random_weights(path, tiny_net, "tiny", HEADS, images)
     return str(path)
 
 

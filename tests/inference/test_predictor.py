@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jax
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
 from agenet.data.decoding import to_square
 from agenet.errors import UserError
@@ -20,36 +18,18 @@ from agenet.inference.engines import MAX_BATCH, JaxEngine, create_engine
 from agenet.inference.network import load_network
 from agenet.inference.predictor import Predictor
 from agenet.labels import AGE_GROUPS, GENDERS
-from agenet.models import create_model
-from agenet.training.losses import describe_heads
-from agenet.training.state import create_variables
 from agenet.weights.load import Weights, save_weights
 from agenet.weights.spec import InputSpec, WeightsSpec
 from tests.conftest import ROOT
-from tests.random_variables import random_variables
+from tests.random_weights import write_random_weights
 
 SIZE, STORED = 32, 37
 
 
 def weights_file(path: Path, **heads: str) -> Path:
     """A small network with random weights, and these heads."""
-    classes, ordinal = describe_heads(heads)
-    spec = WeightsSpec(
-        model="resnet18",
-        flavour="torchvision",
-        classes=classes,
-        input=InputSpec(SIZE, (127.0,) * 3, (128.0,) * 3, "bilinear", SIZE / STORED),
-        source="agenet",
-        origin="a test",
-        sha256=None,
-        licence="none",
-        heads=heads,
-    )
-    model = create_model(spec.model, classes, ordinal=ordinal)
-    shapes = jax.eval_shape(lambda: create_variables(model, SIZE, 0))
-    tensors = flatten_dict(random_variables(shapes), sep="/")
-    save_weights(path, Weights(tensors, spec))
-    return path
+    images = InputSpec(SIZE, (127.0,) * 3, (128.0,) * 3, "bilinear", SIZE / STORED)
+    return write_random_weights(path, "resnet18", "torchvision", heads, images)
 
 
 @pytest.fixture(scope="module")

@@ -15,23 +15,8 @@ from agenet.runs import launch
 from agenet.runs.config import validation_metrics
 from agenet.runs.loop import is_better, validation_row
 from agenet.training.checkpoints import Checkpoints
-from tests.tiny import read_rows, result, tiny_config, use_records
-
-Run = Callable[..., Path]
-
-
-@pytest.fixture
-def run(
-    make_records: Callable[..., Records], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Run:
-    """Launches a tiny run in a new work directory, which it returns."""
-    use_records(make_records(), monkeypatch.setattr)
-
-    def run(name: str = "run", **fields: Any) -> Path:
-        launch.launch(tiny_config(**fields), tmp_path / name, "command")
-        return tmp_path / name
-
-    return run
+from tests.runs.conftest import Run
+from tests.tiny import read_rows, result, use_records
 
 
 def test_rows(run: Run) -> None:

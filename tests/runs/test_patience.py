@@ -2,22 +2,20 @@
 
 import json
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.evaluation.document import compose
 from agenet.evaluation.page import to_markdown
 from agenet.runs import launch, reporting
 from agenet.training.checkpoints import Checkpoints, is_complete
 from tests.evaluation.test_report import finished_run
-from tests.tiny import on_batch, read_rows, result, tiny_config, use_records
+from tests.runs.conftest import Run
+from tests.tiny import on_batch, read_rows, result
 
-Run = Callable[..., Path]
 # So large a rate that the loss soon gets worse.
 FIELDS: dict[str, Any] = {
     "schedule__learning_rate": 0.6,
@@ -28,16 +26,9 @@ FIELDS: dict[str, Any] = {
 
 
 @pytest.fixture
-def run(
-    make_records: Callable[..., Records], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Run:
-    use_records(make_records(), monkeypatch.setattr)
-
-    def run(name: str = "run", **fields: Any) -> Path:
-        launch.launch(tiny_config(**FIELDS | fields), tmp_path / name, "command")
-        return tmp_path / name
-
-    return run
+def run(run: Run) -> Run:
+    """Launches a tiny run that its patience ends, in a new work directory, which it returns."""
+    return lambda name="run", **fields: run(name, **FIELDS | fields)
 
 
 def read_run(workdir: Path) -> dict[str, Any]:

@@ -9,24 +9,19 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
 from agenet.errors import UserError
 from agenet.frameworks.timing import Engine
 from agenet.frameworks.worker import Worker
 from agenet.inference.network import load_network
-from agenet.models import create_model
-from agenet.training.losses import describe_heads
-from agenet.training.state import create_variables
-from agenet.weights.load import Weights, save_weights
-from agenet.weights.spec import InputSpec, WeightsSpec
+from agenet.weights.spec import InputSpec
 from scripts.benchmarks import predict
 from scripts.benchmarks.faces import compose_frames, draw_images, media_faces, read_images
 from scripts.benchmarks.predictors import Task, create_torch
 from scripts.benchmarks.programs import Loop
 from scripts.benchmarks.tables import print_problems
 from tests.conftest import ROOT, run_program
-from tests.random_variables import random_variables
+from tests.random_weights import write_random_weights
 
 SIZE, STORED = 32, 37
 
@@ -34,22 +29,9 @@ SIZE, STORED = 32, 37
 def weights_file(folder: Path, flavour: str = "tensorflow", **heads: str) -> Path:
     """The network that PyTorch has a peer of, for images of few pixels, with random weights."""
     heads = heads or {"age": "distribution", "gender": "softmax"}
-    spec = WeightsSpec(
-        model="efficientnet_lite0",
-        flavour=flavour,
-        classes=describe_heads(heads)[0],
-        input=InputSpec(SIZE, (127.0,) * 3, (128.0,) * 3, "bilinear", SIZE / STORED),
-        source="agenet",
-        origin="a test",
-        sha256=None,
-        licence="none",
-        heads=heads,
-    )
-    model = create_model(spec.model, spec.classes, flavour=flavour)
-    shapes = jax.eval_shape(lambda: create_variables(model, SIZE, 0))
+    images = InputSpec(SIZE, (127.0,) * 3, (128.0,) * 3, "bilinear", SIZE / STORED)
     path = folder / "weights.safetensors"
-    save_weights(path, Weights(flatten_dict(random_variables(shapes), sep="/"), spec))
-    return path
+    return write_random_weights(path, "efficientnet_lite0", flavour, heads, images)
 
 
 @pytest.mark.slow
