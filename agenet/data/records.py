@@ -5,17 +5,18 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from agenet.data.config import AgeLabels
+from agenet.data.description import Description, RefusedError, read_description
 from agenet.data.stored import SelectedImages, Shard, StoredImages, measure_images
-from agenet.errors import UserError, needs_extra
-from agenet.labels import AGE_LABELS, MAX_AGE, UNKNOWN
+from agenet.errors import UserError, needs_extra, printable
+from agenet.labels import AGE_GROUPS, AGE_LABELS, GENDERS, MAX_AGE, RACES, UNKNOWN
 
 _AGE_RANGE = {"age_low", "age_high"}
 _FEATURES = {
@@ -27,7 +28,7 @@ _FEATURES = {
 _FOLDS = {"test": 0, "train": 1}
 NO_FOLD = -1  # of faces that are used for training only
 _SEPARATOR = " + "  # between the names of joined data sets
-_FOLD = re.compile(r"fold_\d+")
+_FOLD = re.compile(r"fold_[0-9]{1,4}")
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ def find_prepared(name: str, data_dir: str) -> Path:
     if not re.fullmatch(r"\w+/\w+", name):
         raise UserError(f'data set "{name}" must be DATA_SET/CONFIG, such as "adience/faces"')
     root = Path(data_dir).expanduser() if data_dir else default_data_dir()
+    # Versions that a killed `prepare --overwrite` has set aside, see data_prep.exclusive.
+    for path in (root / name).glob("replaced.*.*.*/dataset_info.json"):
+        version = root / name / path.parent.name.removeprefix("replaced.")
+        if not version.exists():
+            with suppress(OSError):
+                path.parent.rename(version)
     versions = [
         path.parent
         for path in (root / name).glob("*/dataset_info.json")
@@ -111,21 +118,24 @@ def open_records(name: str, data_dir: str = "", age_labels: AgeLabels = "officia
         UserError: it is not prepared, damaged or of another kind.
     """
     path = find_prepared(name, data_dir)
+    command = _prepare_command(name, data_dir)
     try:
-        import tensorflow_datasets as tfds
-
-        builder = tfds.builder_from_directory(path)
-        _check_kind(builder, path, _prepare_command(name, data_dir))
-        return _read(builder, f"{name}/{path.name}", age_labels)
+        description = read_description(path)
+        _check_kind(description, path, command)
+        return _read(description, f"{name}/{path.name}", age_labels)
     except UserError:
         raise
     except ImportError as error:
         raise needs_extra("train", "reading prepared data", error) from error
-    # TFDS and ArrayRecord raise many kinds of errors for damaged files.
+    except RefusedError as error:
+        raise UserError(
+            f"{path} is refused, because {error}: prepare it yourself:  {command} --overwrite"
+        ) from error
+    # ArrayRecord raises many kinds of errors for damaged files.
     except Exception as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(
-            f"{path} is damaged ({reason}): run  {_prepare_command(name, data_dir)} --overwrite"
+            f"{path} is damaged ({printable(reason, 300)}): run  {command} --overwrite"
         ) from error
 
 
@@ -199,9 +209,9 @@ def _prepare_command(name: str, data_dir: str) -> str:
     return f"agenet prepare {builder} --config={config}{where}{release}"
 
 
-def _check_kind(builder: Any, path: Path, command: str) -> None:
-    lacking = _FEATURES - builder.info.features.keys()
-    splits = list(builder.info.splits)
+def _check_kind(description: Description, path: Path, command: str) -> None:
+    lacking = _FEATURES - description.features
+    splits = list(description.shards)
     if lacking and lacking <= _AGE_RANGE:
         raise UserError(
             f"{path} was prepared by an older version and lacks {', '.join(sorted(lacking))}: "
@@ -211,7 +221,7 @@ def _check_kind(builder: Any, path: Path, command: str) -> None:
         wrong = f"lacks the features {', '.join(sorted(lacking))}"
     elif not splits or not (set(splits) <= _FOLDS.keys() or all(map(_FOLD.fullmatch, splits))):
         wrong = (
-            f"has the splits {', '.join(splits) or '(none)'}, not fold_0, fold_1, ..., "
+            f"has the splits {', '.join(splits[:20]) or '(none)'}, not fold_0, fold_1, ..., "
             "nor train and test"
         )
     else:
@@ -224,18 +234,17 @@ def _fold(split: str) -> int:
     return _FOLDS[split] if split in _FOLDS else int(split.removeprefix("fold_"))
 
 
-def _read(builder: Any, name: str, age_labels: str) -> Records:
-    instructions = {
-        split: builder.info.splits[split].file_instructions for split in sorted(builder.info.splits)
-    }
+def _read(description: Description, name: str, age_labels: str) -> Records:
+    splits = sorted(description.shards)
     shards = [
-        Shard(str(each.filename), each.skip, each.take)
-        for files in instructions.values()
-        for each in files
+        Shard(str(path), 0, length)
+        for split in splits
+        for path, length in description.shards[split]
+        if length
     ]
     images = StoredImages(name, shards)
     names = ["subject_id", f"age_{age_labels}", "gender", "age_low", "age_high", "race"]
-    arrays = {n: np.empty(len(images), np.int64) for n in names if n in builder.info.features}
+    arrays = {n: np.empty(len(images), np.int64) for n in names if n in description.features}
     row = 0
     # Shown only after three seconds, and only on a terminal.
     with tqdm(
@@ -246,7 +255,8 @@ def _read(builder: Any, name: str, age_labels: str) -> Records:
                 array[row : row + len(features)] = [f[column].int64_list.value[0] for f in features]
             row += len(features)
             bar.update(len(features))
-    counts = [sum(each.take for each in files) for files in instructions.values()]
+    _check_labels(arrays)
+    counts = [description.count(split) for split in splits]
     small = {column: array.astype(np.int32) for column, array in arrays.items()}
     # Where the age label does not count, the range of years is unknown, too.
     unknown = small[f"age_{age_labels}"] == UNKNOWN
@@ -256,12 +266,32 @@ def _read(builder: Any, name: str, age_labels: str) -> Records:
     )
     return Records(
         name=name,
-        notice=(builder.info.metadata or {}).get("notice", ""),
+        notice=description.notice,
         images=images,
-        fold=np.repeat(np.array([*map(_fold, instructions)], np.int32), counts),
+        fold=np.repeat(np.array([*map(_fold, splits)], np.int32), counts),
         subject_id=arrays["subject_id"],
         labels={"age": small[f"age_{age_labels}"], "gender": small["gender"]},
         age_low=low,
         age_high=high,
         race=small.get("race"),
     )
+
+
+# The largest value of each label; the smallest is -1, unknown.
+_LARGEST = {
+    **{f"age_{labels}": len(AGE_GROUPS) - 1 for labels in AGE_LABELS},
+    **{"age_low": 1000, "age_high": 1000},
+    "gender": len(GENDERS) - 1,
+    "race": len(RACES) - 1,
+    "subject_id": 2**63 - 2**24,  # `join_records` adds to it.
+}
+
+
+def _check_labels(arrays: dict[str, np.ndarray]) -> None:
+    for column, values in arrays.items():
+        wrong = np.flatnonzero((values < UNKNOWN) | (values > _LARGEST[column]))
+        if len(wrong):
+            raise ValueError(f"row {wrong[0]} has the {column} {values[wrong[0]]}")
+    crossed = np.flatnonzero(arrays["age_low"] > arrays["age_high"])
+    if len(crossed):
+        raise ValueError(f"row {crossed[0]} has an age_low above its age_high")

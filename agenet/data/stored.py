@@ -6,10 +6,12 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
+from agenet.data.claims import check_image, check_records
 from agenet.errors import UserError
 
 _CHUNK = 256  # records read at a time in a sequential scan
@@ -85,16 +87,20 @@ class StoredImages(LazyImages):
         """Reads all records once; yields chunks of their features.
 
         Raises:
-            ValueError: a file is too short. ArrayRecord has more errors for damaged files.
+            ValueError: a file is too short, or it or an image claims an unreasonable size.
+                ArrayRecord has more errors for damaged files.
         """
         row = 0
         for number, shard in enumerate(self._shards):
+            check_records(Path(shard.path))
             reader, end = self._reader(number), shard.first + shard.count
             if reader.num_records() < end:
                 raise ValueError(f"{shard.path} holds {reader.num_records()} of {end} records")
             for start in range(shard.first, end, _CHUNK):
                 features = [_parse(r) for r in reader.read(start, min(start + _CHUNK, end))]
-                images, rows = map(_encoded_image, features), slice(row, row + len(features))
+                images, rows = [*map(_encoded_image, features)], slice(row, row + len(features))
+                for offset, image in enumerate(images):
+                    check_image(image, row + offset)
                 self.lengths[rows], self.checksums[rows] = zip(*map(_measure, images), strict=True)
                 row += len(features)
                 yield features

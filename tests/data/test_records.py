@@ -194,6 +194,11 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "truncated at a block": lambda folder: os.truncate(folder / SHARD, 1 << 16),
     "empty": lambda folder: os.truncate(folder / SHARD, 0),
     "missing": lambda folder: (folder / SHARD).unlink(),
+    "empty features": lambda folder: (folder / "features.json").write_text("[]"),
+    "deep features": lambda folder: (folder / "features.json").write_text("[" * 100_000),
+    "features not in UTF-8": lambda folder: (folder / "features.json").write_bytes(b'{"\xff": 1}'),
+    "huge features": lambda folder: os.truncate(folder / "features.json", 1 << 30),
+    "metadata of another type": lambda folder: (folder / "metadata.json").write_text("3"),
     "no features": lambda folder: (folder / "features.json").unlink(),
     "info cut short": lambda folder: (folder / "dataset_info.json").write_text('{"name":'),
     "info without version": lambda folder: edit(
@@ -201,6 +206,32 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     ),
     "another format": lambda folder: edit(
         folder / "dataset_info.json", lambda info: info.update(fileFormat="tfrecord")
+    ),
+    "files elsewhere": lambda folder: edit(
+        folder / "dataset_info.json",
+        lambda info: info["splits"][0].update(filepathTemplate="../x-{SHARD_X_OF_Y}"),
+    ),
+    "a split that leaves the folder": lambda folder: edit(
+        folder / "dataset_info.json", lambda info: info["splits"][0].update(name="../fold_0")
+    ),
+    "a name that leaves the folder": lambda folder: edit(
+        folder / "dataset_info.json", lambda info: info.update(name="../../x")
+    ),
+    "no number of records": lambda folder: edit(
+        folder / "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=["x"])
+    ),
+    "huge lengths": lambda folder: edit(
+        folder / "dataset_info.json",
+        lambda info: info["splits"][0].update(shardLengths=[str((1 << 40) - 1)]),
+    ),
+    "a negative length": lambda folder: edit(
+        folder / "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=["-60"])
+    ),
+    "a split twice": lambda folder: edit(
+        folder / "dataset_info.json", lambda info: info["splits"].append(info["splits"][0])
+    ),
+    "splits of another type": lambda folder: edit(
+        folder / "dataset_info.json", lambda info: info.update(splits={"train": 3})
     ),
     "other lengths": lambda folder: edit(
         folder / "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=["99"])
@@ -214,6 +245,95 @@ def test_damaged(copy: Path, damage: Callable[[Path], Any]) -> None:
     with pytest.raises(UserError, match=r"1\.1\.0 is damaged \(.+ --overwrite$") as caught:
         open_records(NAME, str(copy))
     assert "\n" not in str(caught.value)
+
+
+CLASSES = {
+    "a feature": {"features": {"gender": {"pythonClassName": "evil.X"}}},
+    "the dictionary": {"features": {"gender": {}}, "pythonClassName": "evil.X"},
+    "in another spelling": {"features": {"gender": {"python_class_name": "evil.X"}}},
+    "nested": {"features": {"a": {"sequence": {"feature": {"pythonClassName": "evil.X"}}}}},
+    "beside TFDS": {"features": {"a": {"pythonClassName": "tensorflow_datasets.core.evil.X"}}},
+    "like TFDS": {"features": {"a": {"pythonClassName": "tensorflow_datasets.core.features.x y"}}},
+    "of another type": {"features": {"a": {"pythonClassName": ["evil.X"]}}},
+}
+
+
+@pytest.mark.parametrize("features", CLASSES.values(), ids=CLASSES)
+def test_code_in_the_description_is_not_run(
+    copy: Path, features: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copy / "evil.py").write_text(f"open({str(copy / 'executed')!r}, 'w')")
+    monkeypatch.syspath_prepend(copy)
+    (prepared(copy) / "features.json").write_text(json.dumps({"featuresDict": features}))
+    message = r"1\.1\.0 is refused, because features.json names the class .*: prepare it yourself:"
+    with pytest.raises(UserError, match=message) as caught:
+        open_records(NAME, str(copy))
+    assert "\n" not in str(caught.value)
+    assert not (copy / "executed").exists() and "evil" not in sys.modules
+
+
+def test_case_of_code_in_the_description(copy: Path, real_data: Path) -> None:
+    shutil.copy(real_data / "cases" / "evil_features.json", prepared(copy) / "features.json")
+    with pytest.raises(UserError, match=r"names the class 'evilmod\.X', which is not one of TFDS"):
+        open_records(NAME, str(copy))
+
+
+def test_control_characters_in_the_notice(copy: Path) -> None:
+    edit(prepared(copy) / "metadata.json", lambda content: content.update(notice="a\x1b[2J\u202eb"))
+    assert open_records(NAME, str(copy)).notice == "a?[2J?b"
+
+
+def rewrite(folder: Path, change: Callable[[Any], Any]) -> None:
+    """Changes the features of the first record of a shard."""
+    from array_record.python import array_record_module as array_record
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    path = folder / SHARD
+    reader = array_record.ArrayRecordReader(str(path))
+    examples = [tf_example_pb2.Example.FromString(r) for r in reader.read(0, reader.num_records())]
+    change(examples[0].features.feature)
+    writer = array_record.ArrayRecordWriter(str(path), "group_size:1")
+    for example in examples:
+        writer.write(example.SerializeToString())
+    writer.close()
+
+
+def setting(column: str, value: int) -> Callable[[Any], Any]:
+    return lambda feature: feature[column].int64_list.value.__setitem__(0, value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (setting("gender", 2), "row 120 has the gender 2"),
+        (setting("gender", -2), "row 120 has the gender -2"),
+        (setting("age_official", 8), "row 120 has the age_official 8"),
+        (setting("age_official", 1 << 32), "row 120 has the age_official 4294967296"),
+        (setting("subject_id", 2**63 - 1), "row 120 has the subject_id"),
+        (setting("age_low", 200), "row 120 has an age_low above its age_high"),
+        (lambda f: f["gender"].int64_list.ClearField("value"), "index out of range"),
+        (lambda f: f["image"].bytes_list.ClearField("value"), "image 120 is neither JPEG nor PNG"),
+        (lambda f: f["image"].bytes_list.value.__setitem__(0, b"GIF89a"), "image 120 is neither"),
+        (
+            lambda f: f["image"].bytes_list.value.__setitem__(0, bytes(20 << 20)),
+            "claims far more bytes than it has",
+        ),
+    ],
+)
+def test_values_that_no_builder_writes(
+    copy: Path, change: Callable[[Any], Any], message: str
+) -> None:
+    rewrite(prepared(copy), change)
+    with pytest.raises(UserError, match=rf"1\.1\.0 is damaged \(.*{message}.* --overwrite$"):
+        open_records(NAME, str(copy))
+
+
+def test_a_version_set_aside_by_a_killed_overwrite_is_found(copy: Path) -> None:
+    folder = prepared(copy)
+    folder.rename(folder.with_name("replaced.1.1.0"))
+    assert len(open_records(NAME, str(copy)).images) == 300
+    shutil.copytree(folder, folder.with_name("replaced.1.1.0"))
+    assert prepared(copy) == folder and folder.with_name("replaced.1.1.0").exists()
 
 
 def test_another_kind_of_data_set(copy: Path) -> None:
