@@ -58,10 +58,12 @@ _FAIRFACE_AGE = {
     "3-9": (3, 9),
     **{f"{low}-{low + 9}": (low, low + 9) for low in range(10, 70, 10)},
     "more than 70": (70, MAX_AGE),
-    # Spreadsheets turn 3-9 and 10-19 into dates.
-    "03-Sep": (3, 9),
-    "3-Sep": (3, 9),
-    "Oct-19": (10, 19),
+}
+# The first letters of March, September and October in languages of spreadsheets.
+_MONTHS = {
+    **dict.fromkeys(("mar", "mär", "mrz", "maa"), 3),
+    **dict.fromkeys(("sep", "set"), 9),
+    **dict.fromkeys(("oct", "okt", "ott", "out"), 10),
 }
 _FAIRFACE_GENDER = {"Female": 0, "Male": 1}
 
@@ -125,8 +127,28 @@ def nearest_age_group_of_range(low: int, high: int) -> int:
 
 
 def fairface_age_range(age: str) -> tuple[int, int] | None:
-    """First and last year (inclusive) of a FairFace age string; None for any other string."""
-    return _FAIRFACE_AGE.get(age)
+    """First and last year (inclusive) of a FairFace age string; None for any other string.
+
+    Spreadsheets turn 3-9 and 10-19 into dates, which are understood in the forms that they write:
+
+    >>> [fairface_age_range(age) for age in ("3-9", "03-Sep", "9-Mar", "2024-03-09 00:00:00")]
+    [(3, 9), (3, 9), (3, 9), (3, 9)]
+    >>> [fairface_age_range(age) for age in ("10-19", "Oct-19", "19-Oct", "1/10/2019")]
+    [(10, 19), (10, 19), (10, 19), (10, 19)]
+    """
+    return _FAIRFACE_AGE.get(age) or _age_range_of_date(age)
+
+
+def _age_range_of_date(date: str) -> tuple[int, int] | None:
+    day = re.sub(r"[ T]0?0:00(:00)?$", "", date.casefold())
+    part = r"([0-9]{1,4}|[^\W\d_]{3,9})"
+    if not re.fullmatch(rf"{part}([-/. ]{{1,2}}{part}){{1,2}}", day):
+        return None
+    # Of a year the last two digits, because 10-19 may have become October 2019.
+    numbers = {int(number[-2:]) for number in re.findall(r"[0-9]+", day)}
+    numbers |= {_MONTHS.get(month[:3], -1) for month in re.findall(r"[^\W\d_]+", day)}
+    found = [ages for ages in ((3, 9), (10, 19)) if numbers.issuperset(ages)]
+    return found[0] if len(found) == 1 and -1 not in numbers else None
 
 
 def fairface_gender(gender: str) -> int:

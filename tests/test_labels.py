@@ -80,3 +80,20 @@ def test_fairface_ranges() -> None:
     assert [nearest_age_group_of_range(*b) for b in bounds if b] == [0, 1, 3, 4, 4, 5, 6, 7, 7]
     assert [b for b in bounds if b][1:3] == [fairface_age_range(a) for a in ("03-Sep", "Oct-19")]
     assert fairface_age_range("70+") is None
+
+
+@pytest.mark.parametrize(
+    "date", ["03-Sep", "9-Mar", "09.03.2024", "9/3/24", "9. Mrz", "2000-09-03"]
+)
+def test_fairface_ages_that_became_dates_of_march_or_september(date: str) -> None:
+    assert fairface_age_range(date) == (3, 9)
+
+
+@pytest.mark.parametrize("date", ["Oct-19", "19-Oct", "19. Okt", "10/19/2024", "2019-10-01"])
+def test_fairface_ages_that_became_dates_of_october(date: str) -> None:
+    assert fairface_age_range(date) == (10, 19)
+
+
+@pytest.mark.parametrize("text", ["0-3", "13-Sep", "Mar-10", "9-x-3", "³-9", "3", "3-9-10-19", ""])
+def test_fairface_has_no_other_ages(text: str) -> None:
+    assert fairface_age_range(text) is None
