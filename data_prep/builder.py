@@ -1,13 +1,17 @@
 """The base class of all TFDS builders: validates and stores images in one pass."""
 
+import dataclasses
 import os
 import shutil
+import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,8 +21,9 @@ from tqdm import tqdm
 from agenet.errors import UserError
 from data_prep import beam_images
 from data_prep.archives import read_files
+from data_prep.exclusive import exclusively
 from data_prep.images import encode_for_storage
-from data_prep.release import Release, check_left_out, shortened
+from data_prep.release import Release, check_complete, check_left_out, shortened
 
 NAMES_KEPT = 100  # number of left-out images that are named in the metadata
 _BAR: Any = {"leave": False, "disable": None}  # None: on a terminal only
@@ -57,7 +62,7 @@ COMMON_FEATURES: Mapping[str, Any] = {
 class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Builds a data set of faces in one pass over the images of a release.
 
-    Subclasses implement `_check_release` and `_read_release`, and `_features` if their rows have no
+    Subclasses implement `_missing_files` and `_read_release`, and `_features` if their rows have no
     method `features`.
     """
 
@@ -66,7 +71,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     HOMEPAGE = ""
     LICENSE = ""
     FEATURES: Mapping[str, Any] = {}  # in addition to COMMON_FEATURES
-    GENERATES_RELEASE = False  # whether ensure_release() creates the release itself
+    GENERATES_RELEASE = False  # whether ensure_release() creates a release that is missing
     SUPPORTS_BEAM = False  # whether it can run on Apache Beam
 
     beam = False  # set before preparing, to run on the Beam runner of TFDS's DownloadConfig
@@ -75,6 +80,37 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     def __init__(self, *, file_format: str = "array_record", **kwargs: Any):
         # ArrayRecord files support random access, without TensorFlow.
         super().__init__(file_format=file_format, **kwargs)
+
+    def download_and_prepare(
+        self,
+        *,
+        download_dir: Any = None,
+        download_config: tfds.download.DownloadConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Prepares the data set unless it is prepared, as TFDS's method does.
+
+        Without a folder in `download_config.manual_dir` the release is expected in
+        DATA_DIR/downloads/manual; one that can be generated is, into a temporary folder.
+
+        Raises:
+            UserError: a mistake that the user can correct, such as missing files.
+        """
+        config = download_config or tfds.download.DownloadConfig()
+        manual_dir = config.manual_dir
+        with tempfile.TemporaryDirectory() as scratch, exclusively(Path(self.data_path).parent):
+            if self.data_path.exists() and not config.download_mode.overwrite_dataset:
+                return super().download_and_prepare(download_config=config, **kwargs)
+            if not manual_dir and self.GENERATES_RELEASE:
+                manual_dir = Path(scratch)
+            elif not manual_dir:
+                manual_dir = Path(download_dir or Path(self.data_dir_root) / "downloads") / "manual"
+            self.ensure_release(Path(manual_dir))
+            super().download_and_prepare(
+                download_dir=download_dir or scratch,  # Nothing is downloaded.
+                download_config=dataclasses.replace(config, manual_dir=manual_dir),
+                **kwargs,
+            )
 
     def ensure_release(self, manual_dir: Path) -> None:
         """Checks that `manual_dir` contains the release, before anything is written.
@@ -85,6 +121,10 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         self._check_release(manual_dir)
 
     def _check_release(self, manual_dir: Path) -> None:
+        check_complete(manual_dir, self._missing_files, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+
+    def _missing_files(self, folder: Path) -> list[str]:
+        """Returns the names of the files of the release that `folder` lacks."""
         raise NotImplementedError
 
     def _read_release(self, manual_dir: Path) -> Release:
@@ -103,9 +143,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        folder = Path(dl_manager.manual_dir)
-        self._check_release(folder)
-        release = self._read_release(folder)
+        release = self._read_release(Path(dl_manager.manual_dir))
         if self.beam:
             return self._beam_transforms(release)
         stored, missing, broken = self._store_images(release)
@@ -132,6 +170,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
                 self._beam_folder / split,
             )
             for split, rows in release.splits.items()
+            if locations.keys() & rows.keys() or not release.partial
         }
 
     def _process_pipeline_result(self, pipeline_result: Any) -> None:
@@ -141,6 +180,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         broken = [
             path
             for split in release.splits
+            if (self._beam_folder / split).exists()
             for path in beam_images.broken_images(self._beam_folder / split)
         ]
         shutil.rmtree(self._beam_folder)
@@ -253,3 +293,17 @@ def _map_ahead(
             yield running.popleft().result()
     while running:
         yield running.popleft().result()
+
+
+def _show_error(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    if issubclass(kind, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+# TFDS's own command would show every error with a traceback.
+if Path(sys.argv[0]).stem == "tfds" or "tensorflow_datasets" in Path(sys.argv[0]).parts:
+    sys.excepthook = _show_error

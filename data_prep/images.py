@@ -4,7 +4,9 @@ import cv2
 import numpy as np
 
 MAX_PIXELS = 25_000_000  # decoded, 75 MB in each thread; released faces have 0.7 million
+MAX_SCANS = 100  # of a progressive file, each of which decodes the whole image; usual are ten
 JPEG_QUALITY = 95
+_MAX_SEGMENTS = 1000  # before the image
 
 _START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN = 0xDA
@@ -19,7 +21,9 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
         return None
     size = None
     position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
+    for _ in range(_MAX_SEGMENTS):
+        if position + 4 > len(data) or data[position] != 0xFF:
+            break
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1
@@ -51,7 +55,7 @@ def encode_for_storage(data: bytes, max_side: int | None) -> bytes | None:
         max_side: maximum length of the shorter side in pixels; None stores every file as released.
     """
     size = jpeg_size(data)
-    if size is None or size[0] * size[1] > MAX_PIXELS:
+    if size is None or size[0] * size[1] > MAX_PIXELS or data.count(b"\xff\xda") > MAX_SCANS:
         return None
     try:
         image = cv2.imdecode(

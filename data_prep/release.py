@@ -1,15 +1,20 @@
 """A release as found in the user's folder, and the check for missing and broken images."""
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agenet.errors import UserError
+from agenet.errors import UserError, printable
+from data_prep.archives import first_names
+from data_prep.kinds import SUFFIXES
 
 MAX_LEFT_OUT = 0.01  # fraction of images that may be missing or broken in a complete release
-_NAMES_SHOWN = 10
+_FOLDERS_SEARCHED = 200  # beside a folder that is not that of a release
+_MAX_NAME_BYTES = 200  # with a prefix it still fits into the 255 of file systems
 
 
 @dataclass
@@ -21,6 +26,7 @@ class Release:
         splits: split to path to row; paths are arguments of `data_prep.archives.read_files`, rows
             of the builder's `_features`.
         partial: whether any number of images may be missing.
+        advice: what to do if too many are, besides downloading it again.
         metadata: JSON-serialisable metadata of the prepared set.
         summary: lines to print after preparing.
     """
@@ -28,6 +34,7 @@ class Release:
     sources: list[Path]
     splits: dict[str, dict[str, Any]]
     partial: bool = False
+    advice: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     summary: list[str] = field(default_factory=list)
 
@@ -52,14 +59,52 @@ def check_left_out(release: Release, missing: Iterable[str], broken: Iterable[st
     if sum(map(len, lost.values())) <= MAX_LEFT_OUT * total:
         return
     parts = [
-        f"{len(names):,} of {total:,} images {what}: {shortened(names)}"
+        f"{len(names):,} of {total:,} images {what}: {shortened(names, 3)}"
         for what, names in lost.items()
         if names
     ]
     raise UserError(
-        f"{release.where}: {'; '.join(parts)}. More than {MAX_LEFT_OUT:.0%} is an "
-        "error: download it again, and check that labels and images belong together"
+        f"{release.where}: {'; '.join(parts)}{_what_is_there(release, lost)}. More than "
+        f"{MAX_LEFT_OUT:.0%} is an error: download it again, and check that labels and images "
+        f"belong together{release.advice}"
     )
+
+
+def _what_is_there(release: Release, lost: dict[str, list[str]]) -> str:
+    """Names the first files of each source, to compare with those that are missing."""
+    parts = []
+    for source in release.sources if lost.get("are missing") else ():
+        with suppress(UserError, OSError):
+            names = first_names(source, 3)
+            is_archive = any(name.endswith(SUFFIXES) for name in names)
+            advice = " (an archive in it: unpack that into the folder)" if is_archive else ""
+            parts.append(f"; {source.name} begins with {', '.join(names) or 'nothing'}{advice}")
+    return "".join(parts)
+
+
+def check_complete(folder: Path, missing: Callable[[Path], list[str]], advice: str) -> None:
+    """Checks that a folder holds all files of a release.
+
+    Args:
+        folder: the user's.
+        missing: returns the names of the files that a folder lacks.
+        advice: where to get them.
+
+    Raises:
+        UserError: it lacks some; names them, what it holds, or the folder nearby that has all.
+    """
+    names = missing(folder)
+    if not names:
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder. {advice}")
+    content = sorted(folder.iterdir())
+    nearby = [folder.parent, *(path for path in content if path.is_dir())][:_FOLDERS_SEARCHED]
+    for other in nearby:
+        if not missing(other):
+            raise UserError(f"{folder} lacks {', '.join(names)}: use --manual_dir={other}")
+    held = shortened([path.name for path in content]) or "nothing"
+    raise UserError(f"{folder} lacks {', '.join(names)}. {advice} The folder holds {held}.")
 
 
 def hash_number(text: str) -> int:
@@ -67,7 +112,13 @@ def hash_number(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def shortened(names: list[str]) -> str:
-    """The first ten names, and the number of further ones."""
-    more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more
+def shortened(names: list[str], shown: int = 10) -> str:
+    """The first names, and the number of further ones."""
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(printable(name, 300) for name in names[:shown]) + more
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a text from a table may become a part of a path: it cannot leave its folder."""
+    plain = re.fullmatch(r"(?!\.+$)[^/\\\x00-\x1f\x7f]+", text)
+    return bool(plain) and len(text.encode(errors="replace")) <= _MAX_NAME_BYTES

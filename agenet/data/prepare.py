@@ -9,10 +9,12 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from agenet.data.description import Description, read_description
+from agenet.data.records import default_data_dir
 from agenet.errors import UserError, did_you_mean, needs_extra
 from agenet.files import SHIPPED, make_shipped_importable
 
@@ -60,46 +62,57 @@ def prepare(
     configs = list(builder_cls.builder_configs)
     if config and config not in configs:
         raise UserError(f'{name} has no config "{config}"{_nearest(config, configs)}')
-    options = {
-        "config": config or None,
-        "data_dir": data_dir.expanduser() if data_dir else None,
-    }
-    builder = builder_cls(**options)
-    data_path = Path(builder.data_path)
+    root = data_dir.expanduser() if data_dir else default_data_dir()
+    with tempfile.TemporaryDirectory() as empty:
+        # Not in `root`: TFDS reads what is prepared there, which may be damaged.
+        builder = builder_cls(config=config or None, data_dir=empty)
     beam = _beam_options(beam_options, builder)
-    if builder.is_prepared() and not overwrite:
-        print(
-            f"{builder.info.full_name} is already prepared: {data_path} (--overwrite prepares it "
-            "again)"
-        )
-    else:
-        start = time.monotonic()
-        with tempfile.TemporaryDirectory() as scratch:
-            if manual_dir:
-                manual_dir = manual_dir.expanduser()
-            elif builder.GENERATES_RELEASE:
-                manual_dir = Path(scratch) / "manual"
-            else:
-                manual_dir = Path(builder.data_dir_root) / "downloads" / "manual"
-            builder.ensure_release(manual_dir)
-            with _nothing_half_written(data_path):
-                builder = builder_cls(**options)  # The first one may know the old data.
-                _prepare(builder, manual_dir, scratch, beam)
-        print(f"{builder.info.full_name} prepared in {time.monotonic() - start:.0f} s: {data_path}")
-    _print_summary(builder)
-    if command := _training_command(builder, data_dir):
+    if manual_dir or not builder.GENERATES_RELEASE:
+        manual_dir = (manual_dir or root / "downloads" / "manual").expanduser()
+    path = root / builder.name / builder.builder_config.name / str(builder.version)
+    shared = importlib.import_module("data_prep.exclusive")
+    # Where nothing is to be written, the folder may be read-only.
+    idle = _is_prepared(path) and not overwrite and not shared.needs_repair(path.parent)
+    with contextlib.nullcontext() if idle else shared.exclusively(path.parent):
+        if _is_prepared(path) and not overwrite:
+            print(
+                f"{builder.info.full_name} is already prepared: {path} (--overwrite prepares it "
+                "again)"
+            )
+        elif path.exists() and not overwrite:
+            raise UserError(
+                f"{path} exists, but holds no prepared data set: add --overwrite to replace it"
+            )
+        else:
+            start = time.monotonic()
+            _prepare(builder_cls, builder.builder_config.name, path, manual_dir, beam)
+            print(f"{builder.info.full_name} prepared in {time.monotonic() - start:.0f} s: {path}")
+    try:
+        description = read_description(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}): add --overwrite to replace it") from error
+    _print_summary(description)
+    if command := _training_command(
+        builder.name, builder.builder_config.name, description.shards, data_dir
+    ):
         print(f"next: {command}")
 
 
-def _training_command(builder: Any, data_dir: Path | None) -> str:
+def _is_prepared(path: Path) -> bool:
+    return (path / "dataset_info.json").is_file()
+
+
+def _training_command(
+    name: str, builder_config: str, splits: Iterable[str], data_dir: Path | None
+) -> str:
     """The command that trains on the data set; "" if it has a single split, to test on."""
-    if len(builder.info.splits) < 2:
+    if len(list(splits)) < 2:
         return ""
-    config = _CONFIGS.get(builder.name, _OTHER_CONFIG)
-    command = ["agenet", "train", f"--config={config}", f"--workdir=runs/{builder.name}"]
-    name = f"{builder.name}/{builder.builder_config.name}"
-    if name != importlib.import_module(f"configs.{config}").get_config().dataset.name:
-        command.append(f"--config.dataset.name={name}")
+    config = _CONFIGS.get(name, _OTHER_CONFIG)
+    command = ["agenet", "train", f"--config={config}", f"--workdir=runs/{name}"]
+    data_set = f"{name}/{builder_config}"
+    if data_set != importlib.import_module(f"configs.{config}").get_config().dataset.name:
+        command.append(f"--config.dataset.name={data_set}")
     if data_dir:
         command.append(f"--config.dataset.data_dir={data_dir}")
     return shlex.join(command)
@@ -141,66 +154,45 @@ def _beam_options(options: str | None, builder: Any) -> Any:
     return parsed
 
 
-def _prepare(builder: Any, manual_dir: Path, download_dir: str, beam_options: Any) -> None:
+def _prepare(
+    builder_cls: Any, config: str, path: Path, manual_dir: Path | None, beam_options: Any
+) -> None:
+    """Prepares a data set beside `path`, and puts it there once it is complete."""
     import tensorflow_datasets as tfds
 
-    builder.beam = beam_options is not None
+    shared = importlib.import_module("data_prep.exclusive")
+    unfinished = Path(tempfile.mkdtemp(prefix=shared.UNFINISHED, dir=path.parent))
     try:
+        builder = builder_cls(config=config, data_dir=unfinished)
+        builder.beam = beam_options is not None
         # TFDS announces a download, though nothing is downloaded.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(
-                download_dir=download_dir,
                 download_config=tfds.download.DownloadConfig(
                     manual_dir=manual_dir, beam_options=beam_options
                 ),
             )
+        shared.replace(path, Path(builder.data_path))
+        # In it TFDS names the default config.
+        with contextlib.suppress(OSError):
+            (unfinished / builder.name / ".config").rename(path.parents[1] / ".config")
     except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError.
         if os.strerror(errno.ENOSPC) not in str(error):
             raise
         raise UserError(
-            f"the disk is full: free some space for {builder.data_path}, "
-            "or name a folder on another disk with --data_dir"
+            f"the disk is full: free some space for {path}, or name a folder on another disk with "
+            "--data_dir"
         ) from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _nothing_half_written(data_path: Path) -> Iterator[None]:
-    """Leaves `data_path` and the folders above it as they were if the block fails."""
-    before = next(folder for folder in data_path.parents if folder.exists())
-    replaced = data_path.with_name(f"replaced.{data_path.name}")
-    try:
-        data_path.parent.mkdir(parents=True, exist_ok=True)
-        if data_path.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-            data_path.rename(replaced)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {data_path.parent} ({error.strerror}): "
-            "name another folder with --data_dir"
-        ) from None
-    try:
-        yield
-    except BaseException:
-        if replaced.exists():
-            replaced.rename(data_path)
-        for folder in data_path.parents:
-            if folder == before:
-                break
-            if [path.name for path in folder.iterdir()] == [".config"]:
-                shutil.rmtree(folder / ".config")  # In it TFDS names the default config.
-            with contextlib.suppress(OSError):  # It holds another prepared config.
-                folder.rmdir()
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _print_summary(builder: Any) -> None:
-    for split, info in builder.info.splits.items():
-        print(f"  {split}: {info.num_examples:,} images")
-    metadata = builder.info.metadata or {}
-    print(f"  total: {builder.info.splits.total_num_examples:,} images", end="")
-    print(f", {builder.info.dataset_size.real / 2**20:,.0f} MiB")
-    for line in metadata.get("summary", ()):
+def _print_summary(description: Description) -> None:
+    counts = {split: description.count(split) for split in description.shards}
+    for split, count in counts.items():
+        print(f"  {split}: {count:,} images")
+    print(f"  total: {sum(counts.values()):,} images, {description.size / 2**20:,.0f} MiB")
+    for line in description.summary:
         print(f"  {line}")
-    if notice := metadata.get("notice"):
-        print(notice)
+    if description.notice:
+        print(description.notice)

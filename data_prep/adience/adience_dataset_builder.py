@@ -35,11 +35,8 @@ class Builder(FoldsBuilder):
     ]
     HOMEPAGE = PAGE
     LICENSE = "Research use; the photographs are their authors', under Creative Commons licences."
-    SOURCE = (
-        "Adience is available from the Open University of Israel: fill in the access form at "
-        f"{PAGE}, download these files into one folder, and pass it as --manual_dir=FOLDER."
-    )
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        f"{SOURCE} Needed: faces.tar.gz (for the aligned configs: aligned.tar.gz) or the folder "
-        "extracted from it, and fold_0_data.txt to fold_4_data.txt."
+        "Adience is available from the Open University of Israel: fill in the access form at "
+        f"{PAGE}, download the archive and the five fold lists into one folder, and pass it as "
+        "--manual_dir=FOLDER."
     )

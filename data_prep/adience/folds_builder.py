@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from agenet.errors import UserError
 from agenet.labels import adience_age_group, adience_age_range, adience_gender
 from data_prep.builder import FaceBuilder, FaceConfig
 from data_prep.release import Release
@@ -34,7 +33,6 @@ class FoldsBuilder(FaceBuilder, skip_registration=True):  # type: ignore[call-ar
         "1.1.0": "The age as a range of years, `age_low` and `age_high`.",
         "1.0.0": "First version.",
     }
-    SOURCE = ""  # where to obtain a release, for messages
     FEATURES = {
         "original_image": tfds.features.Text(),
         "user_id": tfds.features.Text(),
@@ -42,10 +40,8 @@ class FoldsBuilder(FaceBuilder, skip_registration=True):  # type: ignore[call-ar
         "yaw": tfds.features.Scalar(np.float32),
     }
 
-    def _check_release(self, manual_dir: Path) -> None:
-        missing = release.missing_files(manual_dir, self.builder_config.kind)
-        if missing:
-            raise UserError(f"{manual_dir} lacks {', '.join(missing)}. {self.SOURCE}")
+    def _missing_files(self, folder: Path) -> list[str]:
+        return release.missing_files(folder, self.builder_config.kind)
 
     def _read_release(self, manual_dir: Path) -> Release:
         kind = self.builder_config.kind

@@ -5,12 +5,13 @@ The files are untrusted: names, sizes and numbers are checked before use.
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from agenet.errors import UserError
-from data_prep.archives import MAX_FILE_BYTES
+from data_prep.kinds import find_archive
+from data_prep.release import is_file_name
+from data_prep.tables import read_table
 
 FOLDS = 5
 COLUMNS = [
@@ -53,7 +54,7 @@ def missing_files(folder: Path, kind: str) -> list[str]:
     missing = [
         path.name for path in (fold_list(folder, i) for i in range(FOLDS)) if not path.is_file()
     ]
-    if not (folder / f"{kind}.tar.gz").is_file() and not (folder / kind).is_dir():
+    if not image_source(folder, kind).exists():
         missing.insert(0, f"{kind}.tar.gz (or the folder {kind})")
     return missing
 
@@ -65,11 +66,11 @@ def read_fold_lists(folder: Path) -> tuple[list[list[Face]], int]:
         UserError: a row does not parse, a fold is empty, or two rows contradict each other.
     """
     folds: list[list[Face]] = []
-    seen: dict[tuple[str, str, int], tuple[int, str]] = {}
+    seen: dict[tuple[str, str, int], tuple[int, list[str]]] = {}
     duplicates = 0
     for fold in range(FOLDS):
         faces = []
-        for where, row in _rows(fold_list(folder, fold)):
+        for where, row in read_table(fold_list(folder, fold), COLUMNS, "a fold list of Adience"):
             face = _parse_row(where, row)
             key = (face.user_id, face.original_image, face.face_id)
             if key not in seen:
@@ -79,7 +80,7 @@ def read_fold_lists(folder: Path) -> tuple[list[list[Face]], int]:
                 duplicates += 1
             else:
                 raise UserError(
-                    f"{where}: this face of {face.user_id} in {face.original_image} was listed "
+                    f"{where}: this face of {face.user_id!r} in {face.original_image!r} was listed "
                     f"before, in fold {seen[key][0]}, with another fold or other labels"
                 )
         if not faces:
@@ -88,30 +89,11 @@ def read_fold_lists(folder: Path) -> tuple[list[list[Face]], int]:
     return folds, duplicates
 
 
-def _rows(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields every row below the header, with file and line for messages."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise UserError(f"{path}: larger than any fold list of Adience: is it the right file?")
-    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
-        where = f"{path}, line {number}"
-        try:
-            row = line.removesuffix(b"\r").decode()
-        except UnicodeDecodeError:
-            raise UserError(f"{where}: not text in UTF-8: is it the right file?") from None
-        if number > 1:
-            yield where, row
-        elif row.split("\t") != COLUMNS:
-            raise UserError(f"{where}: not the header of a fold list: {' '.join(COLUMNS)}")
-
-
-def _parse_row(where: str, row: str) -> Face:
-    fields = row.split("\t")
-    if len(fields) != len(COLUMNS):
-        raise UserError(f"{where}: {len(fields)} columns, where a fold list has {len(COLUMNS)}")
-    values = dict(zip(COLUMNS, fields, strict=True))
+def _parse_row(where: str, row: list[str]) -> Face:
+    values = dict(zip(COLUMNS, row, strict=True))
     for column in ("user_id", "original_image"):
         # They become parts of a path, which must not leave the release.
-        if not re.fullmatch(r"(?!\.+$)[^/\\\x00-\x1f\x7f]{1,200}", values[column]):
+        if not is_file_name(values[column]):
             raise UserError(f"{where}: {column} {values[column][:200]!r} is not a plain file name")
     if not re.fullmatch(r"[0-9]{1,18}", values["face_id"]):
         raise UserError(f"{where}: face_id {values['face_id'][:200]!r} is not a number")
@@ -134,5 +116,4 @@ def _parse_row(where: str, row: str) -> Face:
 
 def image_source(folder: Path, kind: str) -> Path:
     """The archive of the images, or the folder if there is no archive."""
-    archive = folder / f"{kind}.tar.gz"
-    return archive if archive.is_file() else folder / kind
+    return find_archive(folder, kind) or folder / kind

@@ -21,10 +21,9 @@ class Builder(FoldsBuilder):
     NOTICE = "Drawn faces, not photographs: results on them say nothing about real faces."
     LICENSE = "Apache-2.0"
     GENERATES_RELEASE = True
-    SOURCE = (
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Drawn faces come from: agenet prepare drawn_faces, which draws them into an empty folder."
     )
-    MANUAL_DOWNLOAD_INSTRUCTIONS = SOURCE
 
     def ensure_release(self, manual_dir: Path) -> None:
         """Draws the release into `manual_dir` unless it contains one.
@@ -32,8 +31,9 @@ class Builder(FoldsBuilder):
         Raises:
             UserError: the release there is incomplete, or is not of drawn faces.
         """
-        names = ["faces.tar.gz", "faces", *(f"fold_{i}_data.txt" for i in range(release.FOLDS))]
-        if not any((manual_dir / name).exists() for name in names):
+        lists = (release.fold_list(manual_dir, fold) for fold in range(release.FOLDS))
+        images = release.image_source(manual_dir, "faces")
+        if not any(path.exists() for path in (images, *lists)):
             write_release(manual_dir)
         self._check_release(manual_dir)
 

@@ -14,6 +14,7 @@ from . import release
 
 PAGE = "https://github.com/joojs/fairface"
 SIDE = 256
+_ADVICE = ", or use --config=partial for a part of it"
 
 
 @dataclass(eq=False)
@@ -65,17 +66,14 @@ class Builder(FaceBuilder):
         "as --manual_dir=FOLDER."
     )
 
-    def _check_release(self, manual_dir: Path) -> None:
-        lacking = {
-            s: release.missing_files(manual_dir, s, self.builder_config.margin)
-            for s in release.SPLITS
-        }
-        if not (all if self.builder_config.partial else any)(lacking.values()):
-            return
-        missing = dict.fromkeys(name for names in lacking.values() for name in names)
-        raise UserError(
-            f"{manual_dir} lacks {', '.join(missing)}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-        )
+    def _missing_files(self, folder: Path) -> list[str]:
+        lacking = [
+            release.missing_files(folder, split, self.builder_config.margin)
+            for split in release.SPLITS
+        ]
+        if self.builder_config.partial and not all(lacking):
+            return []
+        return list(dict.fromkeys(name for names in lacking for name in names))
 
     def _read_release(self, manual_dir: Path) -> Release:
         margin = self.builder_config.margin
@@ -87,14 +85,14 @@ class Builder(FaceBuilder):
                 sources[source] = None
                 splits[split] = release.read_labels(manual_dir, split)
                 self._check_whole(manual_dir, split, len(splits[split]))
-        return Release(list(sources), splits, partial=self.builder_config.partial)
+        return Release(list(sources), splits, partial=self.builder_config.partial, advice=_ADVICE)
 
     def _check_whole(self, manual_dir: Path, split: str, rows: int) -> None:
         released = release.RELEASED[split]
         if not self.builder_config.partial and rows < (1 - MAX_LEFT_OUT) * released:
             raise UserError(
                 f"{release.label_file(manual_dir, split)}: {rows:,} rows, where the release has "
-                f"{released:,}: download it again, or use --config=partial for a part of it"
+                f"{released:,}: download it again{_ADVICE}"
             )
 
     def _kept(self, splits: dict[str, list[release.Face]]) -> None:

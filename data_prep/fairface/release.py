@@ -1,7 +1,5 @@
 """Reads a release of FairFace: two tables of labels and the locations of its images."""
 
-import csv
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +12,9 @@ from agenet.labels import (
     fairface_gender,
     nearest_age_group_of_range,
 )
-from data_prep.archives import MAX_FILE_BYTES
+from data_prep.kinds import find_archive
 from data_prep.release import hash_number
+from data_prep.tables import read_table
 
 COLUMNS = ["file", "age", "gender", "race", "service_test"]
 # Splits of the prepared set and their names in the release.
@@ -70,12 +69,13 @@ def label_file(folder: Path, split: str) -> Path:
 
 def image_source(folder: Path, split: str, margin: str) -> Path | None:
     """The archive or folder of a split's images: the first of these that exists."""
-    candidates = [
-        folder / f"fairface-img-margin{margin}-trainval.zip",
-        folder / f"fairface_{SPLITS[split]}.tar",
-        folder / SPLITS[split],
-    ]
-    return next((path for path in candidates if path.exists()), None)
+    whole, part = f"fairface-img-margin{margin}-trainval", SPLITS[split]
+    extracted = (folder / part, folder / whole / part)
+    return (
+        find_archive(folder, whole)
+        or find_archive(folder, f"fairface_{part}")
+        or next((path for path in extracted if path.is_dir()), None)
+    )
 
 
 def missing_files(folder: Path, split: str, margin: str) -> list[str]:
@@ -98,33 +98,18 @@ def read_labels(folder: Path, split: str) -> dict[str, Face]:
         UserError: a row does not parse or a face is listed twice; names the row.
     """
     path = label_file(folder, split)
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise UserError(f"{path}: larger than any table of FairFace: is it the right file?")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark in front
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not text in UTF-8{_ADVICE}") from None
     faces: dict[str, Face] = {}
-    rows = csv.reader(io.StringIO(text, newline=""))
-    try:
-        if next(rows, None) != COLUMNS:
-            raise UserError(f"{path}, row 1: not the header {','.join(COLUMNS)}{_ADVICE}")
-        for row in filter(None, rows):  # without blank lines
-            where = f"{path}, row {rows.line_num}"
-            face = _parse_row(where, row, SPLITS[split])
-            if face.path in faces:
-                raise UserError(f"{where}: {face.path} was listed before")
-            faces[face.path] = face
-    except csv.Error as error:
-        raise UserError(f"{path}, row {rows.line_num}: {error}{_ADVICE}") from error
+    for where, row in read_table(path, COLUMNS, "a table of FairFace's labels"):
+        face = _parse_row(where, row, SPLITS[split])
+        if face.path in faces:
+            raise UserError(f"{where}: {face.path} was listed before")
+        faces[face.path] = face
     if not faces:
         raise UserError(f"{path}: no rows: is it the whole file?")
     return faces
 
 
 def _parse_row(where: str, row: list[str], folder: str) -> Face:
-    if len(row) != len(COLUMNS):
-        raise UserError(f"{where}: {len(row)} columns, where FairFace has {len(COLUMNS)}{_ADVICE}")
     path, age, gender, race, service_test = row
     if not re.fullmatch(rf"{folder}/\d{{1,9}}\.jpg", path):
         raise UserError(f"{where}: file {path[:200]!r} is not like {folder}/1.jpg")

@@ -1,6 +1,7 @@
 """IMDb-Wiki as a TFDS data set: faces with the age in years, split by person."""
 
 import csv
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import tensorflow_datasets as tfds
 from agenet.errors import UserError
 from agenet.labels import AGE_GROUPS, GENDERS
 from data_prep.builder import FaceBuilder, FaceConfig
-from data_prep.release import Release
+from data_prep.release import MAX_LEFT_OUT, Release
 
 from . import release
 from .noise import NoiseFilter
@@ -29,6 +30,7 @@ class ImdbWikiConfig(FaceConfig):
         sample: number of usable rows to sample; None keeps all.
         test_share: fraction of persons in the test set.
         seed: of the sample and of the split.
+        partial: whether any part of the release is accepted.
     """
 
     max_side: int | None = SIDE
@@ -37,6 +39,7 @@ class ImdbWikiConfig(FaceConfig):
     sample: int | None = None
     test_share: float = 0.1
     seed: int = 0
+    partial: bool = False
 
 
 class Builder(FaceBuilder):
@@ -61,6 +64,11 @@ class Builder(FaceBuilder):
             description="60,000 usable rows of both parts, sampled at random.",
             sample=60_000,
         ),
+        ImdbWikiConfig(
+            name="partial",
+            description="The usable rows of any part of the release.",
+            partial=True,
+        ),
     ]
     HOMEPAGE = PAGE
     LICENSE = "Academic research only; the photographs are their authors'."
@@ -77,21 +85,29 @@ class Builder(FaceBuilder):
         "into one folder, and pass it as --manual_dir=FOLDER."
     )
 
-    def _check_release(self, manual_dir: Path) -> None:
-        missing = release.missing_files(manual_dir, self.builder_config.databases)
-        if missing:
-            raise UserError(
-                f"{manual_dir} lacks {', '.join(missing)}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-            )
+    # Images of each database: usable ones, or all of the release where it is missing.
+    _usable: dict[str, int] = {}
+
+    def _missing_files(self, folder: Path) -> list[str]:
+        config = self.builder_config
+        lacking = [release.missing_files(folder, database) for database in config.databases]
+        if config.partial and not all(lacking):
+            return []
+        return [name for names in lacking for name in names]
 
     def _read_release(self, manual_dir: Path) -> Release:
         config = self.builder_config
+        databases = [
+            name for name in config.databases if not release.missing_files(manual_dir, name)
+        ]
         rows, dropped, summary = [], {}, []
-        for database in config.databases:
+        self._usable = {name: release.RELEASED[name] for name in config.databases}
+        for database in databases:
             metadata = release.read_metadata(manual_dir, database)
             where = f"{database}.mat"
             usable, dropped[database] = release.usable_rows(metadata, database, config.noise, where)
             rows += usable
+            self._usable[database] = len(usable)
             rules = ", ".join(f"{n:,} {rule}" for rule, n in dropped[database].items() if n)
             summary.append(
                 f"{where}: {len(metadata.full_path):,} rows, {len(usable):,} usable; "
@@ -114,8 +130,10 @@ class Builder(FaceBuilder):
                 f"{' or '.join(empty)}: there are too few persons"
             )
         return Release(
-            sources=[release.image_source(manual_dir, database) for database in config.databases],
+            sources=[release.image_source(manual_dir, database) for database in databases],
             splits=splits,
+            partial=config.partial,
+            advice=", or use --config=partial for a part of it",
             metadata={
                 "rows_dropped": dropped,
                 "test_share": config.test_share,
@@ -125,7 +143,12 @@ class Builder(FaceBuilder):
         )
 
     def _kept(self, splits: dict[str, list[release.Row]]) -> None:
-        """Writes the labels as a CSV table into the folder of the data set."""
+        """Adds a notice with the size of a partial copy, and writes the labels as a CSV table."""
+        kept = Counter(row.path.split("_crop/")[0] for rows in splits.values() for row in rows)
+        lost = any(kept[name] < (1 - MAX_LEFT_OUT) * count for name, count in self._usable.items())
+        if self.builder_config.partial and lost:
+            parts = [f"{kept[name]:,} of {n:,} {name} images" for name, n in self._usable.items()]
+            self.info.metadata["notice"] = f"A part of IMDb-Wiki: {' and '.join(parts)}."
         with (Path(self.data_path) / "labels.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(

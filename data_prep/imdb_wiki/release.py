@@ -10,10 +10,13 @@ import numpy as np
 from agenet.errors import UserError
 from agenet.labels import nearest_age_group
 from data_prep.archives import MAX_FILE_BYTES, read_files
-from data_prep.release import hash_number
+from data_prep.kinds import find_archive
+from data_prep.release import hash_number, is_file_name
 
 from .matlab import Metadata, parse_metadata
 from .noise import NoiseFilter, ages
+
+RELEASED = {"imdb": 460_723, "wiki": 62_328}  # rows
 
 
 @dataclass(frozen=True)
@@ -65,25 +68,18 @@ class Row:
         }
 
 
-def missing_files(folder: Path, databases: tuple[str, ...]) -> list[str]:
-    """Names of the files of the release that `folder` lacks."""
-    missing = []
-    for database in databases:
-        if not image_source(folder, database).exists():
-            missing.append(f"{database}_crop.tar (or the folder {database}_crop)")
-        elif _metadata_file(folder, database) is None and not _archive(folder, database).is_file():
-            missing.append(f"{database}.mat")
-    return missing
+def missing_files(folder: Path, database: str) -> list[str]:
+    """Names of the files of a database that `folder` lacks."""
+    source = image_source(folder, database)
+    if not source.exists():
+        return [f"{database}_crop.tar (or the folder {database}_crop)"]
+    found = _metadata_file(folder, database) or not source.is_dir()
+    return [] if found else [f"{database}.mat"]
 
 
 def image_source(folder: Path, database: str) -> Path:
     """The archive of the images, or the folder if there is no archive."""
-    archive = _archive(folder, database)
-    return archive if archive.is_file() else folder / f"{database}_crop"
-
-
-def _archive(folder: Path, database: str) -> Path:
-    return folder / f"{database}_crop.tar"
+    return find_archive(folder, f"{database}_crop") or folder / f"{database}_crop"
 
 
 def _metadata_file(folder: Path, database: str) -> Path | None:
@@ -102,7 +98,7 @@ def read_metadata(folder: Path, database: str) -> Metadata:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UserError(f"{path}: larger than the released one: is it the right file?")
         return parse_metadata(path.read_bytes(), database, str(path))
-    archive, member = _archive(folder, database), f"{database}_crop/{database}.mat"
+    archive, member = image_source(folder, database), f"{database}_crop/{database}.mat"
     for name, data in read_files(archive, {member}):
         return parse_metadata(data, database, f"{archive}, {name}")
     raise UserError(f"{archive}: holds no {member}: put {database}.mat beside it")
@@ -121,7 +117,7 @@ def usable_rows(
     rows: dict[str, Row] = {}
     for i in np.flatnonzero(kept).tolist():
         path = metadata.full_path[i]
-        if not re.fullmatch(r"\d{2}/(?!\.+$)[^/\\\x00-\x1f\x7f]{1,200}", path):
+        if not (re.match(r"\d{2}/", path) and is_file_name(path[3:])):
             raise UserError(
                 f"{where}, row {i + 1}: full_path {path[:200]!r} is not the path of a crop"
             )

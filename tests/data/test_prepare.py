@@ -2,8 +2,8 @@ import json
 import re
 import shlex
 import sys
+import tarfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -17,6 +17,7 @@ from agenet.data.records import open_records
 from agenet.errors import UserError
 from agenet.main import read_config
 from data_prep.adience.folds_builder import FoldsBuilder
+from data_prep.drawn_faces import release as drawn_release
 from tests.conftest import run_program
 from tests.data_prep.test_adience import write_release
 from tests.data_prep.test_archives import extract
@@ -161,6 +162,93 @@ def test_unwritable_data_dir(manual_dir: Path, tmp_path: Path) -> None:
         run("adience", manual_dir, tmp_path / "file" / "data")
 
 
+def test_damaged_set_is_replaced(manual_dir: Path, data_dir: Path) -> None:
+    run("adience", manual_dir, data_dir)
+    info = data_dir / PREPARED / "dataset_info.json"
+    info.write_text('{"name":')
+    with pytest.raises(UserError, match=r"1\.1\.0 is damaged \(.*: add --overwrite to replace it"):
+        run("adience", manual_dir, data_dir)
+    run("adience", manual_dir, data_dir, "--overwrite")
+    info.unlink()
+    with pytest.raises(UserError, match="exists, but holds no prepared data set: add --overwrite"):
+        run("adience", manual_dir, data_dir)
+    run("adience", manual_dir, data_dir, "--overwrite")
+    assert len(open_records("adience/faces", str(data_dir)).images) == 10
+
+
+def test_strangers_set_runs_no_code(
+    manual_dir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("adience", manual_dir, data_dir)
+    (data_dir / "evil.py").write_text(f"open({str(data_dir / 'executed')!r}, 'w')")
+    monkeypatch.syspath_prepend(data_dir)
+    features = {"featuresDict": {"features": {"image": {"pythonClassName": "evil.X"}}}}
+    (data_dir / PREPARED / "features.json").write_text(json.dumps(features))
+    with pytest.raises(UserError, match=r"the class 'evil\.X'"):
+        run("adience", manual_dir, data_dir)
+    run("adience", manual_dir, data_dir, "--overwrite")
+    assert not (data_dir / "executed").exists()
+
+
+def test_release_packed_in_another_way(manual_dir: Path, data_dir: Path) -> None:
+    run("adience", manual_dir, data_dir)
+    expected = open_records("adience/faces", str(data_dir)).checksum()
+    extract(manual_dir / "faces.tar.gz", manual_dir / "Adience" / "data")
+    (manual_dir / "faces.tar.gz").unlink()
+    with tarfile.open(manual_dir / "faces.tar", "w") as archive:
+        archive.add(manual_dir / "Adience", "Adience")
+    run("adience", manual_dir, data_dir, "--overwrite")
+    assert open_records("adience/faces", str(data_dir)).checksum() == expected
+    (manual_dir / "faces.tar").rename(manual_dir / "faces.tar.gz")
+    run("adience", manual_dir, data_dir, "--overwrite")
+    assert open_records("adience/faces", str(data_dir)).checksum() == expected
+
+
+def test_messages_show_what_is_there(manual_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    for other in (tmp_path, manual_dir / "faces"):
+        other.mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=rf"use --manual_dir={manual_dir}$"):
+            run("adience", other, data_dir)
+    with pytest.raises(UserError, match=f"{tmp_path / 'nothing'}: no such folder"):
+        run("adience", tmp_path / "nothing", data_dir)
+    with tarfile.open(manual_dir / "faces.tar.gz", "w:gz") as archive:
+        archive.add(manual_dir / "fold_0_data.txt", "photographs/a.txt")
+    message = (
+        r"10 of 10 images are missing: .* and 7 more; faces.tar.gz begins with photographs/a.t"
+    )
+    with pytest.raises(UserError, match=message):
+        run("adience", manual_dir, data_dir)
+    (manual_dir / "faces.tar.gz").rename(manual_dir / "faces.rar")
+    (manual_dir / "faces").rmdir()
+    with pytest.raises(UserError, match=r"The folder holds faces.rar, fold_0_data.txt, .*\.$"):
+        run("adience", manual_dir, data_dir)
+
+
+def test_tfds_prepares_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `tfds build` does, without --manual_dir."""
+    monkeypatch.setattr(drawn_release, "_encode", lambda drawing: noise_jpeg(16, 16, drawing.score))
+    drawn, adience = (
+        prepare._load_builder(name)(data_dir=tmp_path) for name in ("drawn_faces", "adience")
+    )
+    drawn.download_and_prepare()
+    assert len(open_records("drawn_faces/faces", str(tmp_path)).images) == 1600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn_faces"]
+    with pytest.raises(UserError, match=f"{tmp_path}/downloads/manual: no such folder. Adience is"):
+        adience.download_and_prepare()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn_faces"]
+    prepare._load_builder("drawn_faces")(data_dir=tmp_path).download_and_prepare()
+
+
+def test_tfds_shows_errors_as_one_line(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv[0] = '/usr/bin/tfds'; "
+        "from data_prep.adience.adience_dataset_builder import Builder; "
+        f"Builder(data_dir={str(tmp_path)!r}).download_and_prepare()"
+    )
+    output = run_program("-c", code, fails=True)
+    assert output.startswith("error: ") and output.count("\n") == 1
+
+
 def test_unknown_names_get_the_nearest(manual_dir: Path, data_dir: Path) -> None:
     with pytest.raises(UserError, match='"adiense" is not known: did you mean adience'):
         run("adiense", manual_dir, data_dir)
@@ -174,22 +262,16 @@ def test_the_command_that_trains_on_it(data_dir: Path) -> None:
     """It fits each data set and each config of its builder, and is a command that works."""
     for name in prepare.data_set_names():
         for config in prepare._load_builder(name).builder_configs:
-            builder = prepared(name, config, ["fold_0", "fold_1"])
-            agenet, train, *flags = shlex.split(prepare._training_command(builder, data_dir))
+            command = prepare._training_command(name, config, ["fold_0", "fold_1"], data_dir)
+            agenet, train, *flags = shlex.split(command)
             assert (agenet, train) == ("agenet", "train")
             fields = [flag for flag in flags if not flag.startswith("--workdir=")]
             dataset = read_config(fields).dataset
             assert (dataset.name, dataset.data_dir) == (f"{name}/{config}", str(data_dir))
-    drawn = prepared("drawn_faces", "faces", ["fold_0", "fold_1"])
-    assert prepare._training_command(drawn, None) == (
+    assert prepare._training_command("drawn_faces", "faces", ["fold_0", "fold_1"], None) == (
         "agenet train --config=quickstart --workdir=runs/drawn_faces"
     )
-    assert not prepare._training_command(prepared("fairface", "partial", ["test"]), None)
-
-
-def prepared(name: str, config: str, splits: list[str]) -> SimpleNamespace:
-    builder_config, info = SimpleNamespace(name=config), SimpleNamespace(splits=splits)
-    return SimpleNamespace(name=name, builder_config=builder_config, info=info)
+    assert not prepare._training_command("fairface", "partial", ["test"], None)
 
 
 def test_missing_extra(manual_dir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

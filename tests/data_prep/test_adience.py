@@ -96,13 +96,14 @@ def test_duplicate_rows_are_dropped_and_contradictions_refused(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("\t-15.0", "", "11 columns, where a fold list has 12"),
+        ("\t-15.0", "", "11 columns, where the header has 12"),
         ("\t-15.0", "\tleft", "fiducial_yaw_angle 'left'"),
         ("\t-15.0", "\tnan", "fiducial_yaw_angle 'nan'"),
         ("\t0\t(25", "\tx\t(25", "face_id 'x'"),
         ("0_o.jpg", "../../0_o.jpg", "original_image '../../0_o.jpg'"),
         ("0@N0", "..", "user_id '..'"),
         ("0@N0", "/etc", "user_id '/etc'"),
+        ("0_o.jpg", f"{'x' * 201}.jpg", f"original_image '{'x' * 200}' is not a plain"),
         ("0_o.jpg", "0_\xff.jpg", "not text in UTF-8"),
     ],
 )

@@ -1,6 +1,9 @@
+import bz2
 import gzip
 import io
+import lzma
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -9,7 +12,8 @@ import pytest
 
 from agenet.errors import UserError
 from data_prep import archives
-from data_prep.archives import locate_files, read_files
+from data_prep.archives import first_names, locate_files, read_files
+from data_prep.layout import Layout
 
 WANTED = frozenset({"faces/a/b.jpg", "faces/a/c.jpg"})
 KINDS = ["tar.gz", "tar", "zip"]
@@ -102,8 +106,160 @@ def test_huge_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         members = [(tarfile.TarInfo(name), bytes(700_000)) for name in names]
         write_archive(tmp_path / f"faces.{kind}", members)
     for kind in KINDS:
-        with pytest.raises(UserError, match="refused, because it holds more than"):
+        with pytest.raises(UserError, match="refused, because it holds more than 1 MiB"):
             read(tmp_path / f"faces.{kind}")
+
+
+def test_archive_that_becomes_far_larger_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "_SMALL", 1 << 20)
+    members = [(tarfile.TarInfo(f"faces/{i}"), bytes(1 << 20)) for i in range(4)]
+    for kind in ("tar.gz", "zip"):
+        write_archive(tmp_path / f"faces.{kind}", members)
+        with pytest.raises(UserError, match="refused, because it holds more than 1 MiB"):
+            read(tmp_path / f"faces.{kind}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_too_many_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(archives, "_FEW_FILES", 9)
+    monkeypatch.setattr(archives, "_MIN_BYTES_PER_FILE", 1 << 20)
+    members = [(tarfile.TarInfo(f"faces/{i}"), b"") for i in range(10)]
+    write_archive(tmp_path / f"faces.{kind}", members)
+    with pytest.raises(UserError, match="refused, because it holds more than 9 files"):
+        read(tmp_path / f"faces.{kind}")
+
+
+def test_zip_member_that_becomes_larger_than_it_claims(tmp_path: Path) -> None:
+    path = tmp_path / "faces.zip"
+    write_archive(path, [(tarfile.TarInfo("faces/a/b.jpg"), bytes(300 << 20))])
+    claimed = path.read_bytes().replace(
+        (300 << 20).to_bytes(4, "little"), (9).to_bytes(4, "little")
+    )
+    path.write_bytes(claimed)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"faces.zip: damaged or cut short"):
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_members_that_would_fill_the_memory(tmp_path: Path) -> None:
+    """A map of a sparse file, and attributes of all files, of any length."""
+    sparse = tarfile.TarInfo("faces/a/b.jpg")
+    sparse.type, sparse.size = tarfile.GNUTYPE_SPARSE, 0
+    (tmp_path / "faces.tar").write_bytes(sparse.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(UserError, match="damaged or cut short"):
+        read(tmp_path / "faces.tar")
+    headers = b""
+    for i in range(3):
+        attribute = f" k{i}={'x' * 600_000}\n"
+        length = len(attribute) + len(str(len(attribute)))
+        record = f"{length}{attribute}".encode()
+        header = tarfile.TarInfo("g")
+        header.type, header.size = tarfile.XGLTYPE, len(record)
+        headers += header.tobuf(tarfile.PAX_FORMAT) + record + bytes(-len(record) % 512)
+        headers += tarfile.TarInfo(f"f{i}").tobuf()
+    (tmp_path / "faces.tar").write_bytes(headers + bytes(1024))
+    with pytest.raises(UserError, match="attributes of all files: refused"):
+        read(tmp_path / "faces.tar")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("suffix", KINDS)
+def test_content_counts_not_the_name(tmp_path: Path, kind: str, suffix: str) -> None:
+    packed = tmp_path / f"packed.{kind}"
+    write_archive(packed, [(tarfile.TarInfo("faces/a/b.jpg"), b"bb")])
+    assert read(packed.rename(tmp_path / f"faces.{suffix}")) == {"faces/a/b.jpg": b"bb"}
+
+
+def test_archive_that_is_compressed_twice(tmp_path: Path) -> None:
+    path = tmp_path / "faces.tar.gz"
+    write_archive(path, [(tarfile.TarInfo("faces/a/b.jpg"), b"bb")])
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert read(path) == {"faces/a/b.jpg": b"bb"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\n<!DOCTYPE html>", "a web page, not an archive: log in"),
+        (bz2.compress(b"x"), "a .bz2 archive: unpack it"),
+        (lzma.compress(b"x"), "an .xz archive: unpack it"),
+        (b"7z\xbc\xaf\x27\x1c", "a .7z archive: unpack it"),
+        (b"Rar!\x1a\x07", "a .rar archive: unpack it"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+    ],
+)
+def test_files_that_are_no_archive(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "faces.tar.gz").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / "faces.tar.gz")
+
+
+MOVED = ["faces/faces/a/", "Adience/data/faces/a/", "./faces/faces/a/", "a/"]
+
+
+@pytest.mark.parametrize("folder", MOVED)
+def test_other_folders_around_the_files(tmp_path: Path, folder: str) -> None:
+    contents = {"b.jpg": b"bb", "x.jpg": b"x", "c.jpg": b"ccc"}
+    members = [(tarfile.TarInfo(folder + name), data) for name, data in contents.items()]
+    expected = {"faces/a/b.jpg": b"bb", "faces/a/c.jpg": b"ccc"}
+    for kind in KINDS:
+        write_archive(tmp_path / f"faces.{kind}", members)
+        assert read(tmp_path / f"faces.{kind}") == expected
+    located = dict(locate_files(tmp_path / "faces.tar", WANTED))
+    assert {name: place.read() for name, place in located.items()} == expected
+
+
+@pytest.mark.parametrize("folder", ["faces/faces/a", "faces/Adience/faces/a"])
+def test_other_folders_around_extracted_files(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "b.jpg").write_bytes(b"bb")
+    (tmp_path / folder / "x.jpg").write_bytes(b"x")
+    assert read(tmp_path / "faces") == {"faces/a/b.jpg": b"bb"}
+
+
+def test_another_folder_is_not_taken_for_the_wanted_one(tmp_path: Path) -> None:
+    (tmp_path / "val" / "train").mkdir(parents=True)
+    (tmp_path / "val" / "train" / "1.jpg").write_bytes(b"of another person")
+    assert dict(read_files(tmp_path / "val", {"val/1.jpg"})) == {}
+
+
+def test_released_names_go_before_moved_ones(tmp_path: Path) -> None:
+    names = ("old/faces/a/b.jpg", "old/faces/a/c.jpg", "faces/a/b.jpg")
+    members = [(tarfile.TarInfo(name), name.encode()) for name in names]
+    for kind in KINDS:
+        write_archive(tmp_path / f"faces.{kind}", members)
+        assert read(tmp_path / f"faces.{kind}") == {"faces/a/b.jpg": b"faces/a/b.jpg"}
+
+
+def test_missing_top_folder_is_not_guessed_wrongly() -> None:
+    wanted = {"train/1.jpg", "val/1.jpg"}
+    for archive, found in (
+        ("fairface_val.tar", "val/1.jpg"),
+        ("fairface_train.tar", "train/1.jpg"),
+        ("fairface-img-margin025-trainval.zip", None),
+    ):
+        layout = Layout(wanted, archive)
+        assert layout.take("1.jpg") is None
+        moved = layout.moved()
+        assert (moved.take("1.jpg") if moved else None) == found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_first_names(tmp_path: Path, kind: str) -> None:
+    members = [(tarfile.TarInfo(f"x\x1b/{i}"), b"") for i in range(5)]
+    write_archive(tmp_path / f"faces.{kind}", members)
+    assert first_names(tmp_path / f"faces.{kind}", 2) == ["x?/0", "x?/1"]
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "a.jpg").touch()
+    assert first_names(tmp_path / "faces", 2) == ["faces/a.jpg"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -61,6 +61,15 @@ def test_real_labels(real_data: Path) -> None:
     assert sum(face.gender for face in faces[1].values()) == 2633
 
 
+def test_case_of_a_spreadsheet_in_the_us(real_data: Path, tmp_path: Path) -> None:
+    shutil.copy(
+        real_data / "cases" / "fairface_label_us_dates.csv", release.label_file(tmp_path, "test")
+    )
+    faces = read_labels(tmp_path, "test").values()
+    assert len(faces) == 40
+    assert {face.age for face in faces} == {"3-9", "10-19", *AGES} - {"03-Sep", "Oct-19"}
+
+
 def test_folders_archives_and_zip_are_equivalent(manual_dir: Path, tmp_path: Path) -> None:
     run(manual_dir, tmp_path / "data")
     records = open_records("fairface/margin025", str(tmp_path / "data"))
@@ -83,12 +92,15 @@ def test_folders_archives_and_zip_are_equivalent(manual_dir: Path, tmp_path: Pat
     with zipfile.ZipFile(manual_dir / "fairface-img-margin125-trainval.zip", "w") as zipped:
         for path in sorted(manual_dir.glob("*/*.jpg")):
             zipped.write(path, path.relative_to(manual_dir))
+    (manual_dir / "fairface-img-margin025-trainval").mkdir()
     for name in ("train", "val"):
-        shutil.rmtree(manual_dir / name)
-    for config in ("margin025", "margin125"):
+        (manual_dir / name).rename(manual_dir / "fairface-img-margin025-trainval" / name)
+    for config in ("margin025", "margin125", "margin025"):
         run(manual_dir, tmp_path / "data", config)
         again = open_records(f"fairface/{config}", str(tmp_path / "data"))
         assert again.fingerprint() == records.fingerprint()
+        for path in manual_dir.glob("*.tar"):
+            path.unlink()
 
 
 def test_splits_for_training(manual_dir: Path, tmp_path: Path) -> None:
@@ -151,18 +163,18 @@ def test_missing_files_are_named(manual_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("0-2", "0-3", "row 2: age '0-3' is not known"),
-        ("Male", "M", "row 3: gender 'M' is neither Male nor Female"),
-        ("Indian", "Martian", "row 4: race 'Martian' is not one of Black, East Asian"),
-        ("True", "yes", "row 2: service_test 'yes' is neither"),
-        (",True", "", "row 2: 4 columns, where FairFace has 5"),
-        ("val/2.jpg", "val/../2.jpg", "row 3: file 'val/../2.jpg' is not like val/1.jpg"),
-        ("val/2.jpg", "train/2.jpg", "row 3: file 'train/2.jpg'"),
-        ("val/2.jpg", "val/1.jpg", "row 3: val/1.jpg was listed before"),
-        ("file,", "path,", "row 1: not the header file,age"),
+        ("0-2", "0-3", "line 2: age '0-3' is not known"),
+        ("Male", "M", "line 3: gender 'M' is neither Male nor Female"),
+        ("Indian", "Martian", "line 4: race 'Martian' is not one of Black, East Asian"),
+        ("True", "yes", "line 2: service_test 'yes' is neither"),
+        (",True", "", "line 2: 4 columns, where the header has 5"),
+        ("val/2.jpg", "val/../2.jpg", "line 3: file 'val/../2.jpg' is not like val/1.jpg"),
+        ("val/2.jpg", "train/2.jpg", "line 3: file 'train/2.jpg'"),
+        ("val/2.jpg", "val/1.jpg", "line 3: val/1.jpg was listed before"),
+        ("file,", "path,", "line 1: not the header of a table of FairFace's labels"),
         ("Indian", "\xff", "not text in UTF-8"),
-        ("Indian", '"Indian', "row "),
-        ("Indian", "x" * 200_000, "row 4: field larger than field limit"),
+        ("Indian", '"Indian', "line "),
+        ("Indian", "x" * 200_000, "line 4: field larger than field limit"),
     ],
 )
 def test_invalid_rows(manual_dir: Path, old: str, new: str, message: str) -> None:
@@ -175,7 +187,7 @@ def test_invalid_rows(manual_dir: Path, old: str, new: str, message: str) -> Non
 
 def test_empty_tables(manual_dir: Path) -> None:
     path = release.label_file(manual_dir, "test")
-    for text, message in (("", "row 1: not the header"), (HEADER + "\n\n", "no rows")):
+    for text, message in (("", "empty"), (HEADER + "\n\n", "no rows")):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             read_labels(manual_dir, "test")

@@ -16,7 +16,7 @@ from agenet.cli.app import run_command
 from agenet.data.records import open_records
 from agenet.errors import UserError
 from agenet.labels import nearest_age_group
-from data_prep.imdb_wiki import imdb_wiki_dataset_builder, matlab
+from data_prep.imdb_wiki import imdb_wiki_dataset_builder, matfile, matlab
 from data_prep.imdb_wiki.imdb_wiki_dataset_builder import Builder, ImdbWikiConfig
 from data_prep.imdb_wiki.matlab import parse_metadata
 from data_prep.imdb_wiki.noise import NoiseFilter, ages
@@ -194,7 +194,7 @@ def test_files_that_are_not_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyP
     scipy.io.savemat(path, {"wiki": np.zeros(3)})
     with pytest.raises(UserError, match="wiki is not one structure"):
         parse_metadata(path.read_bytes(), "wiki", "wiki.mat")
-    monkeypatch.setattr(matlab, "MAX_BYTES", 1000)
+    monkeypatch.setattr(matfile, "MAX_BYTES", 1000)
     with pytest.raises(UserError, match="refused, because it holds more than"):
         parse_metadata(whole, "wiki", "wiki.mat")
 
@@ -288,6 +288,30 @@ def test_both_databases_and_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Builder, "builder_configs", {"sample": config})
     run(tmp_path, tmp_path / "data", "sample")
     assert len(open_records("imdb_wiki/sample", str(tmp_path / "data")).images) == 30
+
+
+def test_partial_release(tmp_path: Path, capsys: Any) -> None:
+    table = write_release(tmp_path, 100)
+    paths = [tmp_path / "wiki_crop" / path for path in table["full_path"]]
+    for path in paths[:30]:
+        path.unlink()
+    with pytest.raises(UserError, match=r"30 of 100 images are missing: .*, or use --config=part"):
+        run(tmp_path, tmp_path / "data")
+    run(tmp_path, tmp_path / "data", "partial")
+    notice = "A part of IMDb-Wiki: 0 of 460,723 imdb images and 70 of 100 wiki images."
+    assert notice in capsys.readouterr().out
+    records = open_records("imdb_wiki/partial", str(tmp_path / "data"))
+    assert records.notice == notice and len(records.images) == 70
+    paths[40].write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"1 of 70 images do not decode"):
+        run(tmp_path, tmp_path / "data", "partial", "--overwrite")
+    for path in paths[30:]:
+        path.unlink()
+    with pytest.raises(UserError, match="none of the listed images was found"):
+        run(tmp_path, tmp_path / "data", "partial", "--overwrite")
+    assert open_records("imdb_wiki/partial", str(tmp_path / "data")).notice == notice
+    with pytest.raises(UserError, match=rf"lacks imdb_crop.tar .*: use --manual_dir={tmp_path}$"):
+        run(tmp_path / "data", tmp_path / "other", "partial")
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
