@@ -3,15 +3,14 @@
 import dataclasses
 import os
 import shutil
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,12 +20,15 @@ from tqdm import tqdm
 from agenet.errors import UserError
 from data_prep import beam_images
 from data_prep.archives import read_files
-from data_prep.exclusive import exclusively
+from data_prep.exclusive import UNFINISHED, exclusively
 from data_prep.images import encode_for_storage
+from data_prep.one_line import show_errors_as_one_line
 from data_prep.release import Release, check_complete, check_left_out, shortened
 
 NAMES_KEPT = 100  # number of left-out images that are named in the metadata
 _BAR: Any = {"leave": False, "disable": None}  # None: on a terminal only
+
+show_errors_as_one_line()
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -97,20 +99,24 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             UserError: a mistake that the user can correct, such as missing files.
         """
         config = download_config or tfds.download.DownloadConfig()
-        manual_dir = config.manual_dir
-        with tempfile.TemporaryDirectory() as scratch, exclusively(Path(self.data_path).parent):
-            if self.data_path.exists() and not config.download_mode.overwrite_dataset:
-                return super().download_and_prepare(download_config=config, **kwargs)
-            if not manual_dir and self.GENERATES_RELEASE:
-                manual_dir = Path(scratch)
-            elif not manual_dir:
-                manual_dir = Path(download_dir or Path(self.data_dir_root) / "downloads") / "manual"
-            self.ensure_release(Path(manual_dir))
-            super().download_and_prepare(
-                download_dir=download_dir or scratch,  # Nothing is downloaded.
-                download_config=dataclasses.replace(config, manual_dir=manual_dir),
-                **kwargs,
-            )
+        prepare = partial(super().download_and_prepare, **kwargs)
+        folder = Path(self.data_path).parent
+        with (
+            exclusively(folder),
+            # Where it is found and removed if this process is killed.
+            tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as scratch,
+        ):
+            if not self.data_path.exists() or config.download_mode.overwrite_dataset:
+                manual_dir = config.manual_dir
+                if not manual_dir and self.GENERATES_RELEASE:
+                    manual_dir = scratch
+                elif not manual_dir:
+                    downloads = download_dir or Path(self.data_dir_root) / "downloads"
+                    manual_dir = Path(downloads) / "manual"
+                self.ensure_release(Path(manual_dir))
+                config = dataclasses.replace(config, manual_dir=manual_dir)
+            # Nothing is downloaded.
+            prepare(download_dir=download_dir or scratch, download_config=config)
 
     def ensure_release(self, manual_dir: Path) -> None:
         """Checks that `manual_dir` contains the release, before anything is written.
@@ -293,17 +299,3 @@ def _map_ahead(
             yield running.popleft().result()
     while running:
         yield running.popleft().result()
-
-
-def _show_error(
-    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-) -> None:
-    if issubclass(kind, UserError):
-        print(f"error: {error}", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, traceback)
-
-
-# TFDS's own command would show every error with a traceback.
-if Path(sys.argv[0]).stem == "tfds" or "tensorflow_datasets" in Path(sys.argv[0]).parts:
-    sys.excepthook = _show_error

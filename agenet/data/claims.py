@@ -8,7 +8,7 @@ MAX_PIXELS = 25_000_000  # of an image; preparation stores no larger ones
 _MAX_SCANS = 100  # of a progressive JPEG file, each of which decodes the whole image
 _MAX_CHUNK_BYTES = 16 << 20  # of a record; preparation stores images of some 10 kB
 # Decompressed, of a whole file: images hardly compress.
-_SMALL, _MAX_RATIO = 1 << 28, 20
+_SMALL, _MAX_RATIO = 1 << 26, 20
 
 # "Riegeli/records file format specification", the format of ArrayRecord files: chunks, through
 # which the headers of blocks run.
