@@ -63,38 +63,32 @@ def prepare(
     if config and config not in configs:
         raise UserError(f'{name} has no config "{config}"{_nearest(config, configs)}')
     root = data_dir.expanduser() if data_dir else default_data_dir()
-    with tempfile.TemporaryDirectory() as empty:
-        # Not in `root`: TFDS reads what is prepared there, which may be damaged.
-        builder = builder_cls(config=config or None, data_dir=empty)
-    beam = _beam_options(beam_options, builder)
-    if manual_dir or not builder.GENERATES_RELEASE:
+    config = config or configs[0]
+    beam = _beam_options(beam_options, builder_cls)
+    if manual_dir or not builder_cls.GENERATES_RELEASE:
         manual_dir = (manual_dir or root / "downloads" / "manual").expanduser()
-    path = root / builder.name / builder.builder_config.name / str(builder.version)
+    full_name = f"{name}/{config}/{builder_cls.VERSION}"
+    path = root / full_name
     shared = importlib.import_module("data_prep.exclusive")
     # Where nothing is to be written, the folder may be read-only.
     idle = _is_prepared(path) and not overwrite and not shared.needs_repair(path.parent)
     with contextlib.nullcontext() if idle else shared.exclusively(path.parent):
         if _is_prepared(path) and not overwrite:
-            print(
-                f"{builder.info.full_name} is already prepared: {path} (--overwrite prepares it "
-                "again)"
-            )
+            print(f"{full_name} is already prepared: {path} (--overwrite prepares it again)")
         elif path.exists() and not overwrite:
             raise UserError(
                 f"{path} exists, but holds no prepared data set: add --overwrite to replace it"
             )
         else:
             start = time.monotonic()
-            _prepare(builder_cls, builder.builder_config.name, path, manual_dir, beam)
-            print(f"{builder.info.full_name} prepared in {time.monotonic() - start:.0f} s: {path}")
+            _prepare(builder_cls, config, path, manual_dir, beam)
+            print(f"{full_name} prepared in {time.monotonic() - start:.0f} s: {path}")
     try:
         description = read_description(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): add --overwrite to replace it") from error
     _print_summary(description)
-    if command := _training_command(
-        builder.name, builder.builder_config.name, description.shards, data_dir
-    ):
+    if command := _training_command(name, config, description.shards, data_dir):
         print(f"next: {command}")
 
 
@@ -134,12 +128,12 @@ def _load_builder(name: str) -> Any:
     return importlib.import_module(f"data_prep.{name}.{name}_dataset_builder").Builder
 
 
-def _beam_options(options: str | None, builder: Any) -> Any:
+def _beam_options(options: str | None, builder_cls: Any) -> Any:
     """Beam's object for the pipeline options; None prepares without Beam."""
     if options is None:
         return None
-    if not builder.SUPPORTS_BEAM:
-        raise UserError(f"{builder.name} does not run on Beam: leave out --beam_options")
+    if not builder_cls.SUPPORTS_BEAM:
+        raise UserError(f"{builder_cls.name} does not run on Beam: leave out --beam_options")
     try:
         beam = importlib.import_module("apache_beam")
     except ImportError as error:

@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import cv2
 import numpy as np
 
-from data_prep.images import MAX_PIXELS, encode_for_storage, jpeg_size
+from data_prep.images import MAX_PIXELS, MAX_SCANS, encode_for_storage, jpeg_size
 
 
 def noise_jpeg(width: int, height: int, seed: int = 0) -> bytes:
@@ -39,5 +41,14 @@ def test_images_that_cannot_be_decoded() -> None:
     no_tables = (
         jpeg[:2] + jpeg[start_of_frame : start_of_frame + 19] + jpeg[jpeg.index(b"\xff\xda") :]
     )
+    scans = jpeg[:-2] + b"\xff\xda" * MAX_SCANS + jpeg[-2:]
+    segments = jpeg[:2] + b"\xff\xfe\x00\x02" * 2000 + jpeg[2:]
+    assert jpeg_size(jpeg[:2] + b"\xff" * 50 + jpeg[2:]) == (64, 64)
+    for data in (scans, segments, jpeg[:2] + b"\xff" * 2000 + jpeg[2:]):
+        assert encode_for_storage(data, 256) is None
     for data in (huge, png, no_tables, jpeg[: len(jpeg) // 2], jpeg[:-2], jpeg[:3], b"", b"text"):
         assert encode_for_storage(data, 256) is None
+
+
+def test_case_of_many_scans(real_data: Path) -> None:
+    assert encode_for_storage((real_data / "cases" / "h_prog_scans.jpg").read_bytes(), 256) is None
