@@ -1,5 +1,6 @@
 """Lets one process at a time prepare a data set, and repairs what killed ones left behind."""
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from agenet.errors import UserError
 # written, and that of one to be replaced.
 UNFINISHED = "incomplete."
 REPLACED = "replaced."
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # of some network file systems
 _LOCK = ".preparing.lock"  # removed at the end; what a killed process leaves locks nobody out
 
 
@@ -43,8 +45,10 @@ def exclusively(folder: Path) -> Iterator[None]:
                 waiting = True
             except FileNotFoundError:
                 pass  # The other process failed and removed the folder again.
-            except NotImplementedError:
-                break  # Some network file systems have no locks.
+            except (OSError, NotImplementedError) as error:
+                if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                    raise
+                break
     except OSError as error:
         raise UserError(
             f"cannot write to {folder} ({error.strerror}): name another folder with --data_dir"

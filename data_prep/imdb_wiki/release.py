@@ -83,8 +83,8 @@ def image_source(folder: Path, database: str) -> Path:
 
 
 def _metadata_file(folder: Path, database: str) -> Path | None:
-    name = f"{database}.mat"
-    paths = (folder / name, folder / f"{database}_crop" / name)
+    name, crops = f"{database}.mat", f"{database}_crop"
+    paths = (folder / name, folder / crops / name, folder / crops / crops / name)
     return next((path for path in paths if path.is_file()), None)
 
 
