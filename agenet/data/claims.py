@@ -26,6 +26,8 @@ def check_records(path: Path) -> None:
         ValueError: one or all are too large, or the file is damaged.
         OSError: it cannot be read.
     """
+    if not path.is_file():  # A pipe would be waited for.
+        raise ValueError(f"{path.name} is missing or not a file")
     with path.open("rb") as file:
         size = path.stat().st_size
         if not size:

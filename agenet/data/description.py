@@ -149,7 +149,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _content(path: Path) -> bytes:
     if not path.is_file():
-        raise ValueError(f"{path.name} is missing")
+        raise ValueError(f"{path.name} is missing or not a file")
     with path.open("rb") as file:
         content = file.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:

@@ -194,6 +194,11 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "truncated at a block": lambda folder: os.truncate(folder / SHARD, 1 << 16),
     "empty": lambda folder: os.truncate(folder / SHARD, 0),
     "missing": lambda folder: (folder / SHARD).unlink(),
+    "a pipe": lambda folder: [(folder / SHARD).unlink(), os.mkfifo(folder / SHARD)],
+    "a description that is a pipe": lambda folder: [
+        (folder / "metadata.json").unlink(),
+        os.mkfifo(folder / "metadata.json"),
+    ],
     "empty features": lambda folder: (folder / "features.json").write_text("[]"),
     "deep features": lambda folder: (folder / "features.json").write_text("[" * 100_000),
     "features not in UTF-8": lambda folder: (folder / "features.json").write_bytes(b'{"\xff": 1}'),
