@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 
 MAX_PIXELS = 25_000_000  # decoded, 75 MB in each thread; released faces have 0.7 million
+MAX_STORED_BYTES = 12 << 20  # released faces have 0.2 MB; readers refuse records of 16 MiB
 MAX_SCANS = 100  # of a progressive file, each of which decodes the whole image; usual are ten
 JPEG_QUALITY = 95
 _MAX_SEGMENTS = 1000  # before the image
@@ -44,7 +45,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def encode_for_storage(data: bytes, max_side: int | None) -> bytes | None:
-    """Returns the JPEG file to store for a released one; None if it cannot be decoded.
+    """Returns the JPEG file to store for a released one; None if it cannot be decoded or stored.
 
     An image whose shorter side is at most `max_side` is stored byte for byte. A larger one is
     resized with `INTER_AREA` and re-encoded. EXIF orientation is ignored, because the pixels of
@@ -67,7 +68,7 @@ def encode_for_storage(data: bytes, max_side: int | None) -> bytes | None:
         return None
     height, width = image.shape[:2]
     if max_side is None or min(height, width) <= max_side:
-        return data
+        return data if len(data) <= MAX_STORED_BYTES else None
     scale = max_side / min(height, width)
     small = cv2.resize(
         image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA

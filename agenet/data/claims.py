@@ -1,8 +1,13 @@
-"""Checks what files of a prepared data set claim, before they are decompressed or decoded."""
+"""Checks what files of a prepared data set claim, before they are decompressed, decoded or used."""
 
 import mmap
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
+
+from agenet.labels import AGE_GROUPS, AGE_LABELS, GENDERS, RACES, UNKNOWN
 
 MAX_PIXELS = 25_000_000  # of an image; preparation stores no larger ones
 _MAX_SCANS = 100  # of a progressive JPEG file, each of which decodes the whole image
@@ -17,6 +22,30 @@ _CHUNK_HEADER = struct.Struct("<8xQ8xQQ")  # bytes, type and number of records, 
 
 _START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN = 0xDA
+
+# The largest value of each label; the smallest is -1, unknown.
+_LARGEST = {
+    **{f"age_{labels}": len(AGE_GROUPS) - 1 for labels in AGE_LABELS},
+    **{"age_low": 1000, "age_high": 1000},
+    "gender": len(GENDERS) - 1,
+    "race": len(RACES) - 1,
+    "subject_id": 2**63 - 2**24,  # `join_records` adds to it.
+}
+
+
+def check_labels(arrays: Mapping[str, np.ndarray]) -> None:
+    """Checks the labels of N images, int64 [N] for each feature.
+
+    Raises:
+        ValueError: one is neither known nor unknown.
+    """
+    for column, values in arrays.items():
+        wrong = np.flatnonzero((values < UNKNOWN) | (values > _LARGEST[column]))
+        if len(wrong):
+            raise ValueError(f"row {wrong[0]} has the {column} {values[wrong[0]]}")
+    crossed = np.flatnonzero(arrays["age_low"] > arrays["age_high"])
+    if len(crossed):
+        raise ValueError(f"row {crossed[0]} has an age_low above its age_high")
 
 
 def check_records(path: Path) -> None:

@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
+from agenet.data.claims import check_labels
 from agenet.data.config import AgeLabels
-from agenet.data.description import Description, RefusedError, read_description
 from agenet.data.stored import SelectedImages, Shard, StoredImages, measure_images
 from agenet.errors import UserError, needs_extra, printable
-from agenet.labels import AGE_GROUPS, AGE_LABELS, GENDERS, MAX_AGE, RACES, UNKNOWN
+from agenet.labels import AGE_LABELS, MAX_AGE, UNKNOWN
+
+if TYPE_CHECKING:
+    from agenet.data.description import Description
 
 _AGE_RANGE = {"age_low", "age_high"}
 _FEATURES = {
@@ -117,6 +121,9 @@ def open_records(name: str, data_dir: str = "", age_labels: AgeLabels = "officia
     Raises:
         UserError: it is not prepared, damaged or of another kind.
     """
+    # Here, because predicting imports this module, but none of the packages that it takes.
+    from agenet.data.description import RefusedError, read_description
+
     path = find_prepared(name, data_dir)
     command = _prepare_command(name, data_dir)
     try:
@@ -209,7 +216,7 @@ def _prepare_command(name: str, data_dir: str) -> str:
     return f"agenet prepare {builder} --config={config}{where}{release}"
 
 
-def _check_kind(description: Description, path: Path, command: str) -> None:
+def _check_kind(description: "Description", path: Path, command: str) -> None:
     lacking = _FEATURES - description.features
     splits = list(description.shards)
     if lacking and lacking <= _AGE_RANGE:
@@ -234,7 +241,7 @@ def _fold(split: str) -> int:
     return _FOLDS[split] if split in _FOLDS else int(split.removeprefix("fold_"))
 
 
-def _read(description: Description, name: str, age_labels: str) -> Records:
+def _read(description: "Description", name: str, age_labels: str) -> Records:
     splits = sorted(description.shards)
     shards = [
         Shard(str(path), 0, length)
@@ -255,7 +262,7 @@ def _read(description: Description, name: str, age_labels: str) -> Records:
                 array[row : row + len(features)] = [f[column].int64_list.value[0] for f in features]
             row += len(features)
             bar.update(len(features))
-    _check_labels(arrays)
+    check_labels(arrays)
     counts = [description.count(split) for split in splits]
     small = {column: array.astype(np.int32) for column, array in arrays.items()}
     # Where the age label does not count, the range of years is unknown, too.
@@ -275,23 +282,3 @@ def _read(description: Description, name: str, age_labels: str) -> Records:
         age_high=high,
         race=small.get("race"),
     )
-
-
-# The largest value of each label; the smallest is -1, unknown.
-_LARGEST = {
-    **{f"age_{labels}": len(AGE_GROUPS) - 1 for labels in AGE_LABELS},
-    **{"age_low": 1000, "age_high": 1000},
-    "gender": len(GENDERS) - 1,
-    "race": len(RACES) - 1,
-    "subject_id": 2**63 - 2**24,  # `join_records` adds to it.
-}
-
-
-def _check_labels(arrays: dict[str, np.ndarray]) -> None:
-    for column, values in arrays.items():
-        wrong = np.flatnonzero((values < UNKNOWN) | (values > _LARGEST[column]))
-        if len(wrong):
-            raise ValueError(f"row {wrong[0]} has the {column} {values[wrong[0]]}")
-    crossed = np.flatnonzero(arrays["age_low"] > arrays["age_high"])
-    if len(crossed):
-        raise ValueError(f"row {crossed[0]} has an age_low above its age_high")

@@ -3,7 +3,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_prep.images import MAX_PIXELS, MAX_SCANS, encode_for_storage, jpeg_size
+from data_prep.images import MAX_PIXELS, MAX_SCANS, MAX_STORED_BYTES, encode_for_storage, jpeg_size
 
 
 def noise_jpeg(width: int, height: int, seed: int = 0) -> bytes:
@@ -44,7 +44,14 @@ def test_images_that_cannot_be_decoded() -> None:
     scans = jpeg[:-2] + b"\xff\xda" * MAX_SCANS + jpeg[-2:]
     segments = jpeg[:2] + b"\xff\xfe\x00\x02" * 2000 + jpeg[2:]
     assert jpeg_size(jpeg[:2] + b"\xff" * 50 + jpeg[2:]) == (64, 64)
-    for data in (scans, segments, jpeg[:2] + b"\xff" * 2000 + jpeg[2:]):
+    padding = (b"\xff\xfe\xff\xff" + bytes(0xFFFD)) * 200
+    assert len(padding) > MAX_STORED_BYTES
+    for data in (
+        jpeg[:2] + padding + jpeg[2:],
+        scans,
+        segments,
+        jpeg[:2] + b"\xff" * 2000 + jpeg[2:],
+    ):
         assert encode_for_storage(data, 256) is None
     for data in (huge, png, no_tables, jpeg[: len(jpeg) // 2], jpeg[:-2], jpeg[:3], b"", b"text"):
         assert encode_for_storage(data, 256) is None
