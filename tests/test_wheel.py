@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 pytest.importorskip("hatchling")
 pytestmark = pytest.mark.slow
 
-# A network that compiles in seconds, on images of 32 pixels.
+# A network that compiles in seconds, on small images.
 TINY = """
 from configs import default
 
@@ -28,9 +28,9 @@ def get_config():
     config = default.get_config()
     config.dataset.name = "drawn_faces/faces"
     config.dataset.data_dir = "data"
-    config.model.name = "resnet18"
-    config.input.size = 32
-    config.input.crop_size = 28
+    config.model.name = "levi_hassner"
+    config.input.size = 72
+    config.input.crop_size = 67
     config.batch_size = 16
     config.duration = "2 steps"
     config.evaluate_every = "2 steps"
@@ -152,8 +152,8 @@ def test_prepare_and_the_command_it_prints(
     )
     # The network is a smaller one, which compiles in seconds.
     fewer = ("--config.duration=2 steps", "--config.schedule.warmup=1 steps")
-    small = ("--config.model.name=resnet18", "--config.input.size=32")
-    call(installed, empty, *shlex.split(command), *fewer, *small, "--config.input.crop_size=28")
+    small = ("--config.model.name=levi_hassner", "--config.input.size=72")
+    call(installed, empty, *shlex.split(command), *fewer, *small, "--config.input.crop_size=67")
     assert (empty / "runs/drawn_faces/report.json").is_file()
     printed = call(installed, empty, "agenet", "report", "runs/drawn_faces")
     assert "agenet report runs/drawn_faces OTHER_RUN" in printed

@@ -77,7 +77,7 @@ class JaxEngine:
 
         from agenet.inference.network import load_network
 
-        if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+        if not jax.config.values["jax_compilation_cache_dir"]:
             jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         network = load_network(path)
