@@ -1,8 +1,7 @@
 """Types of detected and predicted faces, and the interfaces of detectors and predictors."""
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -48,7 +47,11 @@ class Detection:
 
 
 class Detector(Protocol):
-    """Finds faces in images."""
+    """Finds faces in images.
+
+    An attribute `thread_safe = True` says that several threads may call `detect` at once. Without
+    it a `Predictor` lets them take turns.
+    """
 
     name: str
 
@@ -61,12 +64,17 @@ class Detector(Protocol):
 class Prediction:
     """The prediction for one face; None for what the network was not trained to predict.
 
+    `agenet.faces.ages.describe_years` states the rule by which age, group and interval agree.
+
     Attributes:
-        age: the expected age in years.
+        age: in whole years, inside `age_group`.
         age_group: the most probable age group, of `agenet.labels.AGE_GROUPS` by default.
         age_probabilities: by age group; they sum to 1.
         gender: the more probable of `agenet.labels.GENDERS`.
         gender_probability: probability of that gender, 0.5 to 1.
+        age_interval: first and last year of the shortest interval around `age` that holds 80 % of
+            the probability.
+        age_distribution: the probability of each year from 0 to `agenet.labels.MAX_AGE`.
     """
 
     age: float | None = None
@@ -74,10 +82,23 @@ class Prediction:
     age_probabilities: dict[str, float] | None = None
     gender: str | None = None
     gender_probability: float | None = None
+    age_interval: tuple[int, int] | None = None
+    age_distribution: tuple[float, ...] | None = field(default=None, repr=False)
 
-    def asdict(self) -> dict[str, Any]:
-        """The fields, for JSON."""
-        return dataclasses.asdict(self)
+    def asdict(self, *, distribution: bool = False) -> dict[str, Any]:
+        """The fields, for JSON; without the 101 numbers of `age_distribution` by default."""
+        interval = None if self.age_interval is None else list(self.age_interval)
+        fields: dict[str, Any] = {
+            "age": self.age,
+            "age_interval": interval,
+            "age_group": self.age_group,
+            "age_probabilities": self.age_probabilities and dict(self.age_probabilities),
+            "gender": self.gender,
+            "gender_probability": self.gender_probability,
+        }
+        if distribution:
+            fields["age_distribution"] = self.age_distribution and list(self.age_distribution)
+        return fields
 
 
 @dataclass(frozen=True)
@@ -87,10 +108,11 @@ class Face:
     detection: Detection
     prediction: Prediction
 
-    def asdict(self) -> dict[str, Any]:
+    def asdict(self, *, distribution: bool = False) -> dict[str, Any]:
         """For JSON: `box` as [left, top, right, bottom], `score`, and the prediction's fields."""
         box = [round(side, 1) for side in self.detection.box]
-        return {"box": box, "score": self.detection.score} | self.prediction.asdict()
+        predicted = self.prediction.asdict(distribution=distribution)
+        return {"box": box, "score": self.detection.score} | predicted
 
 
 class FacePredictor(Protocol):
