@@ -55,7 +55,7 @@ config = click.option(
 
 
 def predictor(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that choose weights, detector and engine."""
+    """Adds the options that choose weights, detector, engine and threads."""
     for option in reversed(_PREDICTOR):
         command = option(command)
     return command
@@ -90,11 +90,21 @@ _PREDICTOR = (
         default="",
         help="Predict these age groups, in years.",
     ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="CPU threads; by default one for each core that may be used.",
+    ),
 )
 
 
 def load_predictor(
-    model: str, detector: "Detector | str | None", engine: str, age_groups: str
+    model: str,
+    detector: "Detector | str | None",
+    engine: str,
+    age_groups: str,
+    threads: int | None,
 ) -> "Predictor":
     """Loads the predictor that the options describe.
 
@@ -103,9 +113,12 @@ def load_predictor(
         detector: a detector, its name or its file; None where the images are faces already.
         engine: see --engine.
         age_groups: see --age-groups.
+        threads: see --threads.
     """
     # Imported here: neither help, mistakes nor the first frame wait for it.
     from agenet.inference.predictor import Predictor
 
     groups = [group.strip() for group in age_groups.split(",") if group.strip()]
-    return Predictor.load(model, detector=detector, engine=engine, age_groups=groups)
+    return Predictor.load(
+        model, detector=detector, engine=engine, age_groups=groups, threads=threads
+    )

@@ -27,6 +27,9 @@ processed at half its size; boxes are in pixels of the file, with the image upri
 copies are named like the images below the folder that holds them all. In CSV, unprintable
 characters of a name are escaped; JSON lines keep names exactly.
 
+The group is the most probable one, and the age lies in it; "80 %" are the years that hold 80 % of
+the probability, age_low and age_high in CSV, age_interval in JSON lines.
+
 Exit status: 0 if an image could be read, 1 if none could, 130 if interrupted; results written
 until then are kept.
 """
@@ -47,6 +50,11 @@ until then are kept.
     help="Write a line of JSON for each image; - for stdout, without the table.",
 )
 @click.option(
+    "--distribution",
+    is_flag=True,
+    help="Write the probability of each year to the JSON lines, too.",
+)
+@click.option(
     "--annotated",
     metavar="FOLDER",
     type=click.Path(),
@@ -59,6 +67,7 @@ def command(
     paths: tuple[str, ...],
     csv: str | None,
     jsonl: str | None,
+    distribution: bool,
     annotated: str | None,
     overwrite: bool,
     cropped: bool,
@@ -66,11 +75,14 @@ def command(
     detector: str,
     engine: str,
     age_groups: str,
+    threads: int | None,
 ) -> None:
     """Predict age and gender of the faces in image files.
 
     PATH is an image file, a folder, or a pattern in quotes.
     """
+    if distribution and not jsonl:
+        raise UserError("--distribution goes with --jsonl FILE: name one")
     _check_files(csv, jsonl, overwrite)
     found = _find(paths, annotated)
 
@@ -92,8 +104,12 @@ def command(
         if csv:
             writers.append(CsvWriter(stack.enter_context(open_output(csv))))
         if jsonl:
-            writers.append(JsonLinesWriter(stack.enter_context(open_output(jsonl))))
-        predictor = options.load_predictor(model, None if cropped else detector, engine, age_groups)
+            writers.append(
+                JsonLinesWriter(stack.enter_context(open_output(jsonl)), distribution=distribution)
+            )
+        predictor = options.load_predictor(
+            model, None if cropped else detector, engine, age_groups, threads
+        )
         annotate = annotator(paths, Path(annotated), overwrite) if annotated else None
         progress = stack.enter_context(
             tqdm(unit=" images", disable=shows_table or not sys.stderr.isatty())

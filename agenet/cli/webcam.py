@@ -59,6 +59,7 @@ def command(
     detector: str,
     engine: str,
     age_groups: str,
+    threads: int | None,
 ) -> None:
     """Predict age and gender live, from a camera, video or stream.
 
@@ -92,7 +93,7 @@ def command(
             summary = run(
                 opened,
                 found,
-                lambda: options.load_predictor(model, found, engine, age_groups),
+                lambda: options.load_predictor(model, found, engine, age_groups, threads),
                 screen=screen,
                 writer=VideoWriter(output, opened.rate) if output else None,
                 lines=lines,

@@ -19,7 +19,9 @@ _ACCEPTED = f"{', '.join(NAMES)}, the path of a YuNet ONNX file"
 _yunet_error: UserError | None = None
 
 
-def create_detector(detector: str | Path | Detector = "auto") -> Detector:
+def create_detector(
+    detector: str | Path | Detector = "auto", threads: int | None = None
+) -> Detector:
     """Creates a detector for use in one thread.
 
     Args:

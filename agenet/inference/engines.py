@@ -8,15 +8,20 @@ import contextlib
 import hashlib
 import importlib.util
 import logging
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 import agenet
 from agenet.errors import UserError
+from agenet.faces.forks import abandon, check_jax_can_run, restart_after_fork
 from agenet.files import hash_file, hash_text, write_file
+from agenet.inference.threads import choose_threads, limit_opencv, xla_threads
+from agenet.weights.bundled import DEFAULT, DEFAULT_FILE, find_weights
 from agenet.weights.cache import cache_dir
 from agenet.weights.spec import WeightsSpec
 
@@ -28,9 +33,14 @@ _ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "libtpu")
 _SPEC_KEY = "spec"
 _MAX_CACHED_GRAPHS = 16
 
+# Loaded engines, which a process inherits by a fork, and the last few that were loaded again: each
+# task of a pool of processes brings a pickled engine.
+_loaded: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
+_loaded_again: deque["Engine"] = deque(maxlen=4)
+
 
 class Engine(Protocol):
-    """A network that is ready to run.
+    """A network that is ready to run, in any number of threads.
 
     Attributes:
         name: one of `ENGINES`.
@@ -48,31 +58,86 @@ class Engine(Protocol):
         ...
 
 
-def create_engine(path: Path, name: str = "auto") -> Engine:
+def create_engine(path: Path, name: str = "auto", threads: int | None = None) -> Engine:
     """Loads the network of a weights file or of a run.
+
+    The engine can be pickled: the copy loads the same file or run again when it is first used.
 
     Args:
         path: a weights file or the work directory of a run.
         name: one of `ENGINES`; "auto" is JAX if a plugin for an accelerator is installed, else
             ONNX Runtime.
+        threads: number of CPU threads of the network, and of OpenCV in the whole process; by
+            default one for each core that this process may use. JAX keeps the number with which it
+            started.
 
     Raises:
         UserError: the name is unknown, its library is missing, or the weights cannot be used.
     """
     if name not in ENGINES:
         raise UserError(f'engine "{name}" is not known: use one of {", ".join(ENGINES)}')
+    limit_opencv(choose_threads(threads))
     if name == "auto":
         has_accelerator = any(map(importlib.util.find_spec, _ACCELERATORS))
         name = "jax" if has_accelerator else "onnxruntime"
-    return JaxEngine(path) if name == "jax" else OnnxEngine(path)
+    return JaxEngine(path, threads) if name == "jax" else OnnxEngine(path, threads)
 
 
-class JaxEngine:
+class _LoadedEngine:
+    """Remembers what an engine was loaded from."""
+
+    name: str
+    spec: WeightsSpec
+
+    def _remember(self, path: Path, threads: int | None) -> None:
+        # The bundled weights may lie elsewhere on another machine.
+        source = DEFAULT if path == DEFAULT_FILE else str(path.absolute())
+        self._key = (self.name, source, threads, path.stat().st_mtime_ns)
+        _loaded[self._key] = self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ReloadedEngine, (self._key, self.spec)
+
+
+class ReloadedEngine:
+    """A copy of an engine, in another process: loads itself again when it is first used.
+
+    Not earlier, since an error while it is unpickled would end a process of a pool, which then
+    waits for ever.
+    """
+
+    def __init__(self, key: tuple[Any, ...], spec: WeightsSpec) -> None:
+        self.name, self.spec = key[0], spec
+        self._key = key
+        self._engine: Engine | None = None
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        if self._engine is None:
+            self._engine = self._load()
+        return self._engine(images)
+
+    def _load(self) -> Engine:
+        engine = _loaded.get(self._key)
+        if engine is None:
+            name, source, threads, _ = self._key
+            engine = create_engine(find_weights(source), name, threads)
+            if engine.spec != self.spec:
+                raise UserError(f"{source} has other weights than when the predictor was loaded")
+            _loaded[self._key] = engine
+        _loaded_again.append(engine)
+        return engine
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ReloadedEngine, (self._key, self.spec)
+
+
+class JaxEngine(_LoadedEngine):
     """Runs on JAX's default device; batches are padded to powers of two to limit compilation."""
 
     name = "jax"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        check_jax_can_run()
         import jax
 
         from agenet.inference.network import load_network
@@ -80,12 +145,16 @@ class JaxEngine:
         if not jax.config.values["jax_compilation_cache_dir"]:
             jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        with xla_threads(choose_threads(threads)):
+            jax.devices()
         network = load_network(path)
         self.spec = network.spec
+        self._remember(path, threads)
         self._forward: Callable[..., Any] = jax.jit(network.make_forward())
         self._fetch = jax.device_get
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        check_jax_can_run()
         size = 1 << (len(images) - 1).bit_length()
         padded = np.zeros((size, *images.shape[1:]), np.uint8)
         padded[: len(images)] = images
@@ -95,12 +164,12 @@ class JaxEngine:
         }
 
 
-class OnnxEngine:
+class OnnxEngine(_LoadedEngine):
     """Runs on the CPU with ONNX Runtime."""
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int | None = None) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -109,9 +178,9 @@ class OnnxEngine:
             ) from error
         # Its warnings are about the structure of graphs, which users cannot change.
         onnxruntime.set_default_logger_severity(3)
-        graph = _find_graph(path)
+        self._graph, self._threads = _find_graph(path), choose_threads(threads)
         try:
-            self._session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+            self._session = self._open()
             metadata = self._session.get_modelmeta().custom_metadata_map
             self.spec = WeightsSpec.from_json(metadata[_SPEC_KEY])
         except Exception as error:
@@ -120,9 +189,28 @@ class OnnxEngine:
                 f'{str(error).splitlines()[0][:300]}; the engine "jax" may'
             ) from error
         self._outputs = [output.name for output in self._session.get_outputs()]
+        self._remember(path, threads)
+        restart_after_fork(self)
+
+    def _open(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads or 0
+        return onnxruntime.InferenceSession(
+            self._graph, options, providers=["CPUExecutionProvider"]
+        )
+
+    def restart(self) -> None:
+        """Has the session, whose threads a fork loses, opened again when it is used."""
+        abandon(self._session)
+        self._session = None
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        values = self._session.run(self._outputs, {"images": images})
+        session = self._session
+        if session is None:
+            session = self._session = self._open()
+        values = session.run(self._outputs, {"images": images})
         return dict(zip(self._outputs, values, strict=True))
 
 
@@ -130,8 +218,10 @@ def _find_graph(path: Path) -> bytes:
     """Returns the network as an ONNX file, from the cache or else exported and cached."""
     cached = None if path.is_dir() else _cache_path(path)
     if cached and (graph := _read_verified(cached)):
-        cached.touch()
+        with contextlib.suppress(OSError):  # It may belong to another user.
+            cached.touch()
         return graph
+    check_jax_can_run()
     from agenet.export import to_onnx
     from agenet.inference.network import load_network
 

@@ -16,16 +16,20 @@ import numpy as np
 
 from agenet.data.decoding import to_square
 from agenet.errors import UserError
+from agenet.faces.ages import describe_years, parse_groups
 from agenet.faces.crop import crop_face
-from agenet.faces.detectors import create_detector
 from agenet.faces.face import Detection, Detector, Face, Prediction
 from agenet.inference.engines import MAX_BATCH, Engine, create_engine
-from agenet.labels import AGE_GROUPS, GENDERS, MAX_AGE, nearest_range
+from agenet.inference.shared_detector import SharedDetector
+from agenet.labels import AGE_GROUPS, GENDERS
 from agenet.weights.bundled import DEFAULT, find_weights
 
 
 class Predictor:
-    """Predicts age and gender of faces. Not thread-safe, because face detectors are not.
+    """Predicts age and gender of faces, in any number of threads.
+
+    It can be pickled: the copy loads the same weights again when it is first used, so it can be
+    passed to the processes of multiprocessing ("spawn"), joblib or Spark.
 
     Args:
         engine: runs the network.
@@ -35,6 +39,7 @@ class Predictor:
         align: rotate faces upright by their landmarks, if the detector provides them.
         age_groups: the age groups to predict, such as ["0-17", "18-64", "65-100"]; by default
             `agenet.labels.AGE_GROUPS`. A year between two groups counts towards the nearer one.
+        threads: number of CPU threads of a detector that is called by name.
 
     Raises:
         UserError: there is no such detector, the groups are invalid, or the network predicts only
@@ -48,18 +53,18 @@ class Predictor:
         detector: str | Path | Detector | None = "auto",
         align: bool = True,
         age_groups: Sequence[str] = (),
+        threads: int | None = None,
     ) -> None:
         self._engine = engine
-        self._detector: Detector | None = None  # created when needed
-        if detector is not None and not (isinstance(detector, str) and detector == "auto"):
-            self._detector = create_detector(detector)
+        self._detector = SharedDetector("auto" if detector is None else detector, threads)
         self._align = align
         self._size = engine.spec.stored_size
         self._by_year = engine.spec.heads.get("age") in ("distribution", "ordinal")
         self._groups = tuple(age_groups) or AGE_GROUPS
         if age_groups and not self._by_year:
             raise UserError("this network predicts its own age groups only, not years")
-        self._group_of_year = _group_of_year(self._groups)
+        if self._by_year:
+            parse_groups(self._groups)  # A mistake shows at once.
 
     @staticmethod
     def load(
@@ -69,6 +74,7 @@ class Predictor:
         align: bool = True,
         age_groups: Sequence[str] = (),
         engine: str = "auto",
+        threads: int | None = None,
     ) -> "Predictor":
         """Loads a predictor.
 
@@ -77,16 +83,18 @@ class Predictor:
                 or the `--workdir` of a finished run.
             detector, align, age_groups: see `Predictor`.
             engine: "onnxruntime", "jax" or "auto", see `agenet.inference.engines`.
+            threads: number of CPU threads, see `agenet.inference.engines.create_engine`.
 
         Raises:
             UserError: there are no such weights, they predict neither age nor gender, there is no
                 such detector or engine, or the groups are invalid.
         """
         return Predictor(
-            create_engine(find_weights(name_or_path), engine),
+            create_engine(find_weights(name_or_path), engine, threads),
             detector=detector,
             align=align,
             age_groups=age_groups,
+            threads=threads,
         )
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
@@ -121,10 +129,9 @@ class Predictor:
             UserError: no detector is available.
         """
         _check_image(image)
-        if self._detector is None:
-            self._detector = create_detector()
         if detections is None:
             detections = self._detector.detect(image)
+        detector_name = self._detector.name if detections else ""
         faces: list[Face] = []
         # Cropped one batch at a time, so that memory does not grow with the number of faces.
         for start in range(0, len(detections), MAX_BATCH):
@@ -134,7 +141,7 @@ class Predictor:
                     image,
                     detection,
                     self._size,
-                    detector_name=self._detector.name,
+                    detector_name=detector_name,
                     align=self._align,
                 )
                 for detection in some
@@ -153,12 +160,13 @@ class Predictor:
             if "age" in probabilities:
                 groups = probabilities["age"][row]
                 if self._by_year:
-                    years = probabilities["years"][row]
-                    fields["age"] = float(years @ np.arange(MAX_AGE + 1) / years.sum())
-                    groups = np.bincount(self._group_of_year, years, len(self._groups))
-                groups = groups / groups.sum()
-                fields["age_group"] = self._groups[int(groups.argmax())]
-                fields["age_probabilities"] = dict(zip(self._groups, groups.tolist(), strict=True))
+                    fields |= describe_years(probabilities["years"][row], self._groups)
+                else:
+                    groups = groups / groups.sum()
+                    fields["age_group"] = self._groups[int(groups.argmax())]
+                    fields["age_probabilities"] = dict(
+                        zip(self._groups, groups.tolist(), strict=True)
+                    )
             if "gender" in probabilities:
                 genders = probabilities["gender"][row]
                 best = int(genders.argmax())
@@ -179,19 +187,3 @@ def _check_image(image: np.ndarray) -> np.ndarray:
         shape = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else image
         raise ValueError(f"an image must be RGB uint8 [H, W, 3], not {str(shape)[:200]}")
     return image
-
-
-def _group_of_year(groups: Sequence[str]) -> np.ndarray:
-    """The index of the age group of each year from 0 to `MAX_AGE`: int [101]."""
-    ranges: list[tuple[int, int]] = []
-    for group in groups:
-        first, dash, last = group.partition("-")
-        if not (dash and first.isdecimal() and last.isdecimal()):
-            raise UserError(f'age group "{group}" must be like 18-64, in whole years')
-        ranges.append((int(first), int(last)))
-        after = ranges[-2][1] if len(ranges) > 1 else -1
-        if not after < ranges[-1][0] <= ranges[-1][1] <= MAX_AGE:
-            raise UserError(
-                f'age group "{group}": groups must not overlap, must increase, and end by {MAX_AGE}'
-            )
-    return np.array([nearest_range(year, ranges) for year in range(MAX_AGE + 1)])

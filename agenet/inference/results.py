@@ -17,8 +17,8 @@ from agenet.faces.face import Face
 
 LISTED = 10  # problems in the summary
 
-_TABLE = ("face", "left", "top", "right", "bottom", "age", "group", "gender", "prob.")
-_PREDICTED = ("score", "age", "age_group", "gender", "gender_probability")
+_TABLE = ("face", "left", "top", "right", "bottom", "age", "80 %", "group", "gender", "prob.")
+_PREDICTED = ("score", "age", "age_low", "age_high", "age_group", "gender", "gender_probability")
 _CSV = ("file", "face", "left", "top", "right", "bottom", *_PREDICTED, "error")
 
 
@@ -88,11 +88,13 @@ class TableWriter:
         for number, face in enumerate(result.faces, 1):
             prediction = face.prediction
             box = [f"{side:.0f}" for side in face.detection.box]
-            age = "-" if prediction.age is None else f"{prediction.age:.1f}"
+            age = "-" if prediction.age is None else f"{prediction.age:.0f}"
+            years = prediction.age_interval
+            interval = "-" if years is None else f"{years[0]}-{years[1]}"
             probability = prediction.gender_probability
             confidence = "-" if probability is None else f"{probability:.2f}"
             group, gender = prediction.age_group or "-", prediction.gender or "-"
-            self._print(result.path, str(number), *box, age, group, gender, confidence)
+            self._print(result.path, str(number), *box, age, interval, group, gender, confidence)
         if result.size is not None and not result.faces:
             self._print(result.path, "-", note="no face found")
         if result.error:
@@ -105,9 +107,10 @@ class TableWriter:
 
     @staticmethod
     def _row(name: str, face: str, *cells: str) -> str:
-        left, top, right, bottom, age, group, gender, confidence = cells
+        left, top, right, bottom, age, interval, group, gender, confidence = cells
         box = f"{left:>6} {top:>6} {right:>6} {bottom:>6}"
-        return f"{name}{face:>4}  {box} {age:>6}  {group:<6}  {gender:<6}  {confidence:>5}"
+        ages = f"{age:>4}  {interval:<6}  {group:<6}"
+        return f"{name}{face:>4}  {box} {ages}  {gender:<6}  {confidence:>5}"
 
 
 class CsvWriter:
@@ -127,6 +130,7 @@ class CsvWriter:
         nothing = [""] * (len(_CSV) - 2)
         for number, face in enumerate(result.faces, 1):
             fields = face.asdict()
+            fields["age_low"], fields["age_high"] = fields["age_interval"] or (None, None)
             values = [fields.get(column) for column in _PREDICTED]
             self._rows.writerow([name, number, *fields["box"], *values, result.error])
         if not result.faces:
@@ -134,16 +138,22 @@ class CsvWriter:
 
 
 class JsonLinesWriter:
-    """JSON lines: one object for each file, in ASCII."""
+    """JSON lines: one object for each file, in ASCII.
 
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
+    Args:
+        file: where to write.
+        distribution: write the probability of each year, too.
+    """
+
+    def __init__(self, file: TextIO, *, distribution: bool = False) -> None:
+        self._file, self._distribution = file, distribution
 
     def write(self, result: Result) -> None:
         fields: dict[str, object] = {"file": result.path}
         if result.size is not None:
             fields |= {"width": result.size[0], "height": result.size[1]}
-            fields |= {"faces": [face.asdict() for face in result.faces]}
+            faces = [face.asdict(distribution=self._distribution) for face in result.faces]
+            fields |= {"faces": faces}
         if result.error:
             fields |= {"error": result.error}
         self._file.write(json.dumps(fields) + "\n")

@@ -40,6 +40,8 @@ class BrightFaces:
             Prediction(
                 age=float(image[..., 1].mean()),
                 age_group="25-32",
+                age_interval=(24, 38),
+                age_distribution=(0.5, 0.5),
                 gender="female" if image[0, 0, 2] > 99 else "male",
                 gender_probability=0.75,
             )
@@ -100,8 +102,8 @@ def test_table_csv_json_lines_and_copies(
     head, *body = [line.split() for line in table.splitlines()]
     assert head[:3] == ["file", "face", "left"]
     assert [line[1:] for line in body[1:3]] == [
-        ["1", "0", "1", "4", "6", "30.0", "25-32", "female", "0.75"],
-        ["2", "1", "1", "5", "6", "30.0", "25-32", "female", "0.75"],
+        ["1", "0", "1", "4", "6", "30", "24-38", "25-32", "female", "0.75"],
+        ["2", "1", "1", "5", "6", "30", "24-38", "25-32", "female", "0.75"],
     ]
     assert body[3] == [none, "-", "no", "face", "found"]
     first = "2 images, 2 faces, 1 image without a face, 1 problem\n"
@@ -113,16 +115,30 @@ def test_table_csv_json_lines_and_copies(
         (two, "2", "30.0"),
         (none, "", ""),
     ]
+    intervals = [(row["age_low"], row["age_high"]) for row in results]
+    assert intervals == [("", ""), ("24", "38"), ("24", "38"), ("", "")]
     assert results[0]["error"] and not any(row["error"] for row in results[1:])
     bad, good, empty = lines(tmp_path / "faces.jsonl")
     assert bad.keys() == {"file", "error"}
     assert (good["width"], good["height"], len(good["faces"])) == (60, 40, 2)
     assert good["faces"][1]["box"] == [1, 1.2, 5, 6]
+    assert good["faces"][1]["age_interval"] == [24, 38]
+    assert "age_distribution" not in good["faces"][1]
     assert empty["faces"] == []
     assert sorted(path.name for path in copies.rglob("*.*")) == ["none.JPG", "two.png"]
     assert not np.array_equal(read_image(copies / "two.png"), read_image(two))
     same = read_image(copies / "below" / "none.JPG")[9, 9]
     np.testing.assert_allclose(same.astype(int), [0, 30, 200], atol=2)
+
+
+def test_probabilities_of_years_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, output = picture(tmp_path / "one.png", 1), tmp_path / "faces.jsonl"
+    assert status(one, "--jsonl", output, "--distribution") == 0
+    assert lines(output)[0]["faces"][0]["age_distribution"] == [0.5, 0.5]
+    assert status(one, "--distribution") == 1
+    assert "--distribution goes with --jsonl" in capsys.readouterr().err
 
 
 def test_existing_files_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,9 +255,9 @@ def test_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     table = TableWriter(file)
     face = BrightFaces().predict_faces(np.full((9, 9, 3), 1, np.uint8))[0]
     table.write(Result("a" * 99 + "end.png", (9, 9), [face]))
-    table.write(Result("家" * 9 + ".png", (9, 9), [Face(face.detection, Prediction())]))
+    table.write(Result("家" * 8 + ".png", (9, 9), [Face(face.detection, Prediction())]))
     head, long, wide = file.getvalue().splitlines()
-    assert len(head) == len(long) == len(wide) + 9 == 90
+    assert len(head) == len(long) == len(wide) + 8 == 90
     assert long.startswith("…aaa") and "end.png  " in long
     assert wide.split()[-4:] == ["-"] * 4
 

@@ -51,7 +51,11 @@ def test_predictions_match_the_network(by_year: Path) -> None:
     )
     for row, prediction in enumerate(predictor.predict(images)):
         years = np.exp(np.asarray(log_probs["years"][row], np.float64))
-        assert prediction.age == pytest.approx(years @ np.arange(101), abs=0.01)
+        assert prediction.age_group is not None and prediction.age_distribution is not None
+        np.testing.assert_allclose(prediction.age_distribution, years / years.sum(), atol=1e-4)
+        first, last = map(int, prediction.age_group.split("-"))
+        median = int((years.cumsum() < years.sum() / 2).sum())
+        assert prediction.age == min(max(median, first), last)
         assert (
             prediction.age_probabilities is not None and prediction.gender_probability is not None
         )
@@ -62,7 +66,11 @@ def test_predictions_match_the_network(by_year: Path) -> None:
         genders = np.exp(log_probs["gender"][row])
         assert prediction.gender == GENDERS[int(genders.argmax())]
         assert prediction.gender_probability == pytest.approx(genders.max(), abs=1e-4)
-        assert json.loads(json.dumps(prediction.asdict()))["gender"] == prediction.gender
+        fields = json.loads(json.dumps(prediction.asdict(distribution=True)))
+        assert fields["gender"] == prediction.gender
+        assert tuple(fields["age_interval"]) == prediction.age_interval
+        assert len(fields["age_distribution"]) == 101
+        assert "age_distribution" not in prediction.asdict()
 
 
 def test_engines_agree(by_year: Path) -> None:
@@ -107,7 +115,7 @@ def test_any_number_of_faces(by_year: Path, engine: str) -> None:
     assert len(together) == len(images) and predictor.predict([]) == []
     for row in (0, MAX_BATCH, 2 * MAX_BATCH + 2):
         (alone,) = predictor.predict([images[row]])
-        assert alone.age == pytest.approx(together[row].age, abs=0.01)
+        assert alone.age == together[row].age
 
 
 def test_few_batch_sizes_are_compiled(by_year: Path) -> None:
@@ -159,6 +167,7 @@ def test_other_heads(tmp_path: Path) -> None:
     predictor = Predictor.load(path)
     (prediction,) = predictor.predict(random_images(1))
     assert prediction.age_group in AGE_GROUPS and prediction.age is None
+    assert prediction.age_interval is None
     assert prediction.gender is None and prediction.gender_probability is None
     with pytest.raises(UserError, match="predicts its own age groups only"):
         Predictor.load(path, age_groups=["0-17", "18-100"])
