@@ -13,7 +13,8 @@ MODEL is "default", a file of weights of agenet, or the folder of a run.
 
 FACES is a folder of images of one face each, cropped as for training, or a prepared data set such
 as fairface/partial, of which at most 2,000 test faces are taken. Without --check the answers are
-compared on drawn faces.
+compared on drawn faces. Which images to feed to the file, and how to read its outputs, is written
+in it: its description, and the metadata input, crop and labels.
 
 \b
 onnx       one file for ONNX Runtime, OpenVINO, TensorRT and others; --half
@@ -21,8 +22,8 @@ onnx       one file for ONNX Runtime, OpenVINO, TensorRT and others; --half
 stablehlo  for JAX on CPU, CUDA and TPU, and for compilers of StableHLO
 int8       ONNX that computes in 8-bit integers, for CPUs. It needs --check,
            and is written only if at most 0.5 points of accuracy are lost;
-           without labels, in a folder, only if at most 0.5 % of the faces
-           get another answer
+           in a folder, without labels, the loss is estimated by the
+           network's own probabilities
 """
 
 

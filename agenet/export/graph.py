@@ -94,6 +94,7 @@ class Graph:
         *,
         half: bool,
         metadata: dict[str, str],
+        description: str,
     ) -> bytes:
         """Serialises the model.
 
@@ -103,6 +104,7 @@ class Graph:
             outputs: for each output the name of its tensor and its shape.
             half: store large constants in half precision.
             metadata: texts by name.
+            description: the model's documentation.
         """
         nodes = self._needed(name for name, _ in outputs.values())
         used = {name for node in nodes for name in node.inputs}
@@ -139,6 +141,7 @@ class Graph:
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=_IR_VERSION,
             producer_name="agenet",
+            doc_string=description,
         )
         helper.set_model_props(model, metadata)
         onnx.checker.check_model(model, full_check=True)

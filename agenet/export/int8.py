@@ -30,7 +30,8 @@ def quantize(model: bytes, images: np.ndarray) -> bytes:
     """Quantises the convolutions of a model made by `agenet.export.to_onnx`.
 
     The first layers and the heads stay in float32. The ranges of activations are those for
-    `images`; weights have a scale for each channel (QDQ format of ONNX Runtime).
+    `images`; weights have a scale for each channel (QDQ format of ONNX Runtime). Description and
+    metadata are kept.
 
     Args:
         model: the model in single precision.
@@ -41,6 +42,7 @@ def quantize(model: bytes, images: np.ndarray) -> bytes:
     """
     loaded = onnx.load_from_string(model)
     metadata = {prop.key: prop.value for prop in loaded.metadata_props}
+    description = loaded.doc_string
     nodes = list(loaded.graph.node)
     convs = [index for index, node in enumerate(nodes) if node.op_type == "Conv"]
     if not convs:
@@ -73,6 +75,7 @@ def quantize(model: bytes, images: np.ndarray) -> bytes:
         root_logger.setLevel(level)
     del quantized.metadata_props[:]
     onnx.helper.set_model_props(quantized, metadata)
+    quantized.doc_string = description
     onnx.checker.check_model(quantized, full_check=True)
     return quantized.SerializeToString()
 

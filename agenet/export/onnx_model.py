@@ -19,7 +19,12 @@ _OPERATORS = ARITHMETIC | SHAPES
 
 
 def to_onnx(
-    function: Forward, size: int, *, half: bool = False, metadata: dict[str, str] | None = None
+    function: Forward,
+    size: int,
+    *,
+    half: bool = False,
+    metadata: dict[str, str] | None = None,
+    description: str = "",
 ) -> bytes:
     """Converts a function, with the parameters that it closes over, to an ONNX model.
 
@@ -31,6 +36,7 @@ def to_onnx(
         size: side of the images in pixels.
         half: store large constants in half precision, which halves the file size.
         metadata: texts by name to store in the file.
+        description: a text to store as the model's documentation (`doc_string`).
 
     Raises:
         UserError: the function uses a JAX primitive that is not supported here.
@@ -45,7 +51,9 @@ def to_onnx(
         tensor = writer.whole(value)
         outputs[name] = (tensor.name, tuple(map(_declared, value.shape)))
     shape = tuple(map(_declared, program.images.shape))
-    return writer.graph.model(INPUT, shape, outputs, half=half, metadata=metadata or {})
+    return writer.graph.model(
+        INPUT, shape, outputs, half=half, metadata=metadata or {}, description=description
+    )
 
 
 def _declared(size: Any) -> int | str:

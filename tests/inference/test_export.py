@@ -1,6 +1,9 @@
-"""The program that exports trained networks."""
+"""The program that exports trained networks, and what its files say about themselves."""
 
+import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +17,13 @@ from agenet.cli.app import run_command
 from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.export.stablehlo import from_stablehlo
-from agenet.inference import export
+from agenet.faces.image_io import read_image
+from agenet.inference import export, export_faces
 from agenet.inference.network import load_network
+from agenet.inference.predictor import Predictor
 from agenet.labels import AGE_GROUPS, GENDERS
-from agenet.weights.spec import InputSpec, WeightsSpec
-from tests.conftest import run_program
+from agenet.weights.spec import InputSpec
+from tests.conftest import ROOT, run_program
 from tests.random_weights import write_random_weights
 
 PROGRAM = ("-m", "agenet.cli", "export")
@@ -55,12 +60,20 @@ def test_onnx(trained: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "on 16 drawn faces: largest difference" in printed[3]
     assert len(printed) == 5 and str(output) in printed[4]
 
-    metadata = {prop.key: prop.value for prop in onnx.load(output).metadata_props}
+    model = onnx.load(output)
+    metadata = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
     served = load_network(trained)
-    assert WeightsSpec.from_json(metadata["spec"]) == served.spec
-    labels = json.loads(metadata["labels"])
-    assert labels == {"age": [*AGE_GROUPS], "gender": [*GENDERS], "years": [*range(101)]}
-    images = export.draw_faces(20)
+    assert metadata["weights"]["heads"] == HEADS
+    assert metadata["labels"] == {
+        "age": [*AGE_GROUPS],
+        "gender": [*GENDERS],
+        "years": [*range(101)],
+    }
+    # Nothing invites to normalise what the graph normalises itself.
+    assert metadata["input"]["normalise"] is False
+    assert "mean" not in str(metadata) and "std" not in str(metadata)
+    assert "Do not normalise" in model.doc_string and "[batch, 20, 20, 3]" in model.doc_string
+    images = export_faces.draw_faces(20)
     (gender,) = onnxruntime.InferenceSession(output).run(["gender"], {"images": images})
     np.testing.assert_allclose(gender, served.make_forward()(images)["gender"], atol=1e-4)
 
@@ -80,7 +93,8 @@ def test_stablehlo(
     run_command(["export", trained, str(output), "--format=stablehlo", f"--check={faces}"])
     assert f"on 24 faces of {faces}: largest difference" in capsys.readouterr().out
     function, metadata = from_stablehlo(output.read_bytes())
-    assert WeightsSpec.from_json(metadata["spec"]).heads == HEADS
+    assert json.loads(metadata["weights"])["heads"] == HEADS
+    assert "Do not normalise" in metadata["description"]
     assert function(np.zeros((3, 20, 20, 3), np.uint8))["years"].shape == (3, 101)
 
 
@@ -92,7 +106,7 @@ def test_int8_is_written_only_without_loss_of_accuracy(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     prepared = make_records()
-    monkeypatch.setattr(export, "open_records", lambda name, data_dir: prepared)
+    monkeypatch.setattr(export_faces, "open_records", lambda name, data_dir: prepared)
     output = tmp_path / "out.onnx"
     arguments = [trained, str(output), "--format=int8", "--check=noise/faces"]
     monkeypatch.setattr(export, "LOST_POINTS", -100.0)
@@ -104,23 +118,69 @@ def test_int8_is_written_only_without_loss_of_accuracy(
     printed = capsys.readouterr().out
     test_faces = (prepared.fold == 0).sum()
     assert f"on {test_faces} test faces of noise/faces/1.0.0: age " in printed
-    assert "QuantizeLinear" in {node.op_type for node in onnx.load(output).graph.node}
+    model = onnx.load(output)
+    assert "QuantizeLinear" in {node.op_type for node in model.graph.node}
+    assert "Do not normalise" in model.doc_string
 
 
 def test_int8_checked_on_a_folder(trained: str, faces: Path, tmp_path: Path) -> None:
-    """Without labels every changed answer counts."""
     output = tmp_path / "out.onnx"
     for path in list(faces.iterdir())[:10]:
         path.unlink()
-    with pytest.raises(UserError, match="fewer than 40 faces"):
+    with pytest.raises(UserError, match="has 38 faces, at least 40 are needed, half of them to"):
         run_command(["export", trained, str(output), "--format=int8", f"--check={faces}"])
-    changed = {"age": np.eye(8, dtype=np.float32)}
-    same = export.Faces("8 faces", np.zeros(()), {}, np.zeros(()))
-    rolled = {"age": np.roll(changed["age"], 1, axis=1)}
-    verdict = export.check_accuracy(lambda _: changed, lambda _: changed, same)
-    assert verdict == "on 8 faces: age differs for 0.00%"
-    with pytest.raises(UserError, match=r"age differs for 100.00%; a prepared data set"):
-        export.check_accuracy(lambda _: changed, lambda _: rolled, same)
+
+
+def test_accuracy_without_labels_is_judged_by_probabilities() -> None:
+    faces = export.Faces("8 faces", np.zeros(()), {}, np.zeros(()))
+
+    def answer(first: float, second: float) -> export.Run:
+        return lambda _: {"age": np.log(np.array([[first, second, 1 - first - second]] * 8, "f4"))}
+
+    verdict = export.check_accuracy(answer(0.6, 0.3), answer(0.6, 0.3), faces)
+    assert verdict == "on 8 faces: age differs for 0.00%, which loses 0.00 points"
+    # The network wavers: the other answer is as good.
+    verdict = export.check_accuracy(answer(0.402, 0.398), answer(0.398, 0.402), faces)
+    assert verdict == "on 8 faces: age differs for 100.00%, which loses 0.40 points"
+    with pytest.raises(UserError, match=r"differs for 100.00%, which loses 30.00 points; a prep"):
+        export.check_accuracy(answer(0.6, 0.3), answer(0.3, 0.6), faces)
+    with pytest.raises(UserError, match="not written"):
+        export.check_accuracy(answer(0.6, 0.3), answer(np.nan, 0.3), faces)
+
+
+@pytest.mark.parametrize("fold", [0, 1, 7])
+def test_one_kind_of_images_is_divided(
+    make_records: Callable[..., Records], monkeypatch: pytest.MonkeyPatch, fold: int
+) -> None:
+    """Test images alone, or images for training alone, calibrate and check."""
+    prepared = make_records(60)
+    prepared = dataclasses.replace(prepared, fold=np.full(60, fold, np.int32))
+    monkeypatch.setattr(export_faces, "open_records", lambda name, data_dir: prepared)
+    found = export_faces.find_faces("noise/faces", "", 20, to_calibrate=True)
+    assert found.what == "30 faces of noise/faces/1.0.0"
+    assert len(found.images) == len(found.others) == len(found.labels["age"]) == 30
+    both = {image.tobytes() for image in np.concatenate([found.images, found.others])}
+    assert len(both) == 60
+
+
+def test_a_program_that_knows_only_the_file(real_data: Path, tmp_path: Path) -> None:
+    """It crops and resizes as the file says, and predicts what agenet predicts."""
+    output = tmp_path / "default.onnx"
+    run_command(["export", "default", str(output)])
+    yunet = real_data / "models" / "face_detection_yunet_2023mar.onnx"
+    predictor = Predictor.load(detector=yunet)
+    program = ROOT / "tests" / "inference" / "knows_only_the_file.py"
+    assert "import agenet" not in program.read_text()
+    for name in ("astronaut.png", "grace_hopper.jpg"):
+        image = real_data / "media" / name
+        (face,) = predictor.predict_faces(read_image(image))
+        detected = {"box": face.detection.box, "landmarks": face.detection.landmarks.tolist()}
+        arguments = [sys.executable, program, output, image, json.dumps(detected)]
+        found = json.loads(subprocess.check_output(arguments, cwd=tmp_path, text=True))
+        assert found["age_group"] == face.prediction.age_group
+        assert found["gender"] == face.prediction.gender
+        assert found["age"] == pytest.approx(face.prediction.age, abs=1)
+        assert found["probability"] == pytest.approx(face.prediction.gender_probability, abs=0.03)
 
 
 def test_different_outputs_are_not_written(
