@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from agenet.faces.ages import describe_years
 from agenet.faces.face import Box, Detection, Face, Prediction
 from agenet.labels import GENDERS
 
@@ -32,7 +33,8 @@ _FLOW: dict[str, Any] = {"winSize": (15, 15), "maxLevel": 3}
 class AveragedPrediction:
     """A weighted average of one face's predictions, with an exponential decay over time.
 
-    Ages and gender probabilities are averaged directly, age-group probabilities as logarithms.
+    Probabilities of years and age groups are averaged as logarithms, those of genders directly. Age
+    and group are those of the average, so that they agree as in every prediction.
     """
 
     def __init__(self) -> None:
@@ -55,6 +57,8 @@ class AveragedPrediction:
         if prediction.age_probabilities:
             self._groups = tuple(prediction.age_probabilities)
             values["groups"] = np.log(np.maximum(list(prediction.age_probabilities.values()), 1e-6))
+        if prediction.age_distribution:
+            values["years"] = np.log(np.maximum(prediction.age_distribution, 1e-6))
         if prediction.gender is not None and prediction.gender_probability is not None:
             probability = prediction.gender_probability
             values["male"] = probability if prediction.gender == GENDERS[1] else 1 - probability
@@ -77,6 +81,8 @@ class AveragedPrediction:
             )
             result["age_probabilities"] = probabilities
             result["age_group"] = max(probabilities, key=lambda group: probabilities[group])
+        if "years" in mean:
+            result |= describe_years(np.exp(mean["years"]), self._groups)
         if "male" in mean:
             male = float(mean["male"])
             result["gender"] = GENDERS[int(male > 0.5)]

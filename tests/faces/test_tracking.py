@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from agenet.faces.ages import describe_years
 from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection, Face, Prediction
 from agenet.faces.tracking import (
@@ -20,6 +21,7 @@ from agenet.faces.tracking import (
 )
 from agenet.faces.video import Frame, open_video
 from agenet.faces.yunet import YUNET
+from agenet.labels import AGE_GROUPS
 
 # As a person sees them, in every frame.
 PEOPLE = {
@@ -92,6 +94,19 @@ def test_confident_detections_have_more_weight() -> None:
     assert predicted.gender_probability == pytest.approx(0.2 * 0.1 + 0.8 * 0.7)
     average.add(Prediction(), 0.0, 1.0)  # A network that tells nothing, and no weight.
     assert average.get() == predicted
+
+
+def test_averaged_age_and_group_agree() -> None:
+    """Of a face that is judged 31 and 39 in turns, the mean 35 would be in neither group."""
+    years = np.arange(101)
+    average = AveragedPrediction()
+    for number, age in enumerate([31, 39, 31, 39, 39]):
+        shape = np.exp(-0.5 * ((years - age) / 4) ** 2)
+        average.add(Prediction(**describe_years(shape, AGE_GROUPS)), 0.9, 0.1 * number)
+    found = average.get()
+    assert found.age_group == "38-43" and found.age == 38
+    assert found.age_interval is not None and found.age_interval[0] <= 38 <= found.age_interval[1]
+    assert found.age_distribution is not None and sum(found.age_distribution) == pytest.approx(1)
 
 
 def test_labels_do_not_flicker() -> None:
