@@ -172,7 +172,7 @@ def test_folds_and_sweep_of_the_users_own_files(installed: Path, empty: Path) ->
 @pytest.mark.usefixtures("printed_by_prepare")
 def test_predict(installed: Path, empty: Path) -> None:
     code = (
-        "import cv2, numpy as np; from agenet.inference.export import draw_faces\n"
+        "import cv2, numpy as np; from agenet.inference.export_faces import draw_faces\n"
         "cv2.imwrite('face.png', np.ascontiguousarray(draw_faces(128)[0][..., ::-1]))"
     )
     call(installed, empty, "python", "-c", code)

@@ -14,7 +14,7 @@ from agenet.faces.video import CODECS
 from agenet.frameworks.comparison import compare
 from agenet.frameworks.comparison.engines import ENGINES
 from agenet.frameworks.targets import TARGETS
-from agenet.inference import export
+from agenet.inference import export, export_faces
 from tests.conftest import ROOT, run_program
 
 HEAVY = {"jax", "flax", "numpy", "cv2", "matplotlib", "onnxruntime", "tensorflow", "torch", "keras"}
@@ -85,7 +85,7 @@ def test_help_states_what_the_code_does() -> None:
     assert "|".join(compare.SCALES) in compared
     exported = help_of("export")
     assert "[" + "|".join(export.FORMATS) + "]" in exported
-    assert f"{export.LOST_POINTS} points" in exported and f"{export.MAX_CHECKED:,}" in exported
+    assert f"{export.LOST_POINTS} points" in exported and f"{export_faces.MAX_CHECKED:,}" in exported
 
 
 @pytest.mark.parametrize(
