@@ -85,7 +85,8 @@ def test_help_states_what_the_code_does() -> None:
     assert "|".join(compare.SCALES) in compared
     exported = help_of("export")
     assert "[" + "|".join(export.FORMATS) + "]" in exported
-    assert f"{export.LOST_POINTS} points" in exported and f"{export_faces.MAX_CHECKED:,}" in exported
+    assert f"{export.LOST_POINTS} points" in exported
+    assert f"{export_faces.MAX_CHECKED:,}" in exported
 
 
 @pytest.mark.parametrize(
