@@ -4,9 +4,12 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +31,121 @@ def make_shipped_importable() -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replaces a file atomically: readers see either the old content or the new."""
-    unfinished = path.with_name(f".{path.name}.tmp")
+    """Replaces a file atomically: readers see either the old content or the new.
+
+    Raises:
+        OSError: the file cannot be written; `filename` is `path`.
+    """
+    # Exclusive creation under a name that nobody can guess follows no link and meets no other
+    # process. Only a part of the name: with all of it the temporary name could be too long.
+    unfinished = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+    with _errors_named(path):
+        try:
+            with unfinished.open("xb") as file:
+                file.write(content)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def unfinished_file(path: Path) -> Iterator[Path]:
+    """A path for libraries that write files by name; it replaces `path` if the block succeeds.
+
+    It has the name of `path` and lies in a new folder beside it, which only this user may enter
+    and which is removed in any case.
+
+    Raises:
+        OSError: the folder cannot be created, or the block wrote no file; `filename` is `path`.
+    """
+    with _errors_named(path):
+        folder = tempfile.TemporaryDirectory(
+            prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent, ignore_cleanup_errors=True
+        )
+    with folder as name:
+        yield Path(name, path.name)
+        with _errors_named(path):
+            os.replace(Path(name, path.name), path)
+
+
+@contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    """Reports errors for `path`, not for its temporary name."""
     try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        # By its number it becomes the same subclass again, such as FileNotFoundError.
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+class LineFile:
+    """A text file that is written line by line, and created or replaced by its first line.
+
+    A command that ends before it has a result thus leaves an existing file as it is. Each line is
+    in the file once it is written, so that a killed process loses none, and a line for which the
+    disk has no room is not left in part.
+
+    Args:
+        path: the file.
+        overwrite: whether an existing file is replaced.
+
+    Raises:
+        UserError: the path is a folder, its folder is missing, the file exists, or, when closing,
+            another program has removed or replaced it.
+    """
+
+    def __init__(self, path: Path, overwrite: bool) -> None:
+        check_output(path, overwrite)
+        self._path, self._overwrite = path, overwrite
+        self._file: FileIO | None = None
+        self._size = 0
+
+    def write(self, text: str) -> int:
+        """Adds text that ends with a newline; returns its length."""
+        line = text.encode(errors="backslashreplace")
+        with _errors_named(self._path):
+            self._file = self._file or self._create()
+            try:
+                written = 0
+                while written < len(line):
+                    written += self._file.write(line[written:])
+            except BaseException:
+                self._file.truncate(self._size)
+                raise
+        self._size += len(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Does nothing, because nothing is held back."""
+
+    def _create(self) -> FileIO:
+        if self._overwrite:
+            self._path.unlink(missing_ok=True)
+        try:
+            return FileIO(self._path, "x+")  # Exclusive: follows no link.
+        except FileExistsError as error:  # It did not when the command started.
+            raise _exists(self._path) from error
+
+    def close(self) -> None:
+        if self._file is None:
+            return
+        with self._file as file:
+            self._file = None
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
+                    return
+            file.seek(0)
+            saved = self._path.with_stem(f"{self._path.stem[:40]}-{secrets.token_hex(4)}")
+            write_file(saved, file.read())
+        raise UserError(
+            f"{self._path} was removed or replaced by another program: its content is in {saved}"
+        )
+
+    def __enter__(self) -> "LineFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -81,8 +192,14 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise UserError(f"{path} is a folder: name a file in it")
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder, create it first")
+    if path.exists() and not path.is_file():  # A device or a pipe, which would be replaced.
+        raise UserError(f"{path} is not a file: name one")
     if path.exists() and not overwrite:
-        raise UserError(f"{path} exists: name another file, or add --overwrite")
+        raise _exists(path)
+
+
+def _exists(path: Path) -> UserError:
+    return UserError(f"{path} exists: name another file, or add --overwrite")
 
 
 @contextmanager

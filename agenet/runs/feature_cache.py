@@ -25,6 +25,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 from agenet.errors import UserError
+from agenet.files import write_file
 
 log = logging.getLogger(__name__)
 
@@ -143,16 +144,11 @@ class View:
     def _write(self, path: Path, features: np.ndarray) -> None:
         checksum = hashlib.sha256(features.tobytes()).hexdigest()
         metadata = {"source": self._source, "sha256": checksum}
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         with _one_line_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)  # It may have been removed.
             for left in self.folder.glob(".part*"):  # from a process that was killed
                 left.unlink(missing_ok=True)
-            try:
-                unfinished.write_bytes(safetensors.numpy.save({"features": features}, metadata))
-                os.replace(unfinished, path)
-            finally:
-                unfinished.unlink(missing_ok=True)
+            write_file(path, safetensors.numpy.save({"features": features}, metadata))
 
 
 @contextlib.contextmanager

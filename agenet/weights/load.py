@@ -137,11 +137,7 @@ def save_weights(path: str | Path, weights: Weights, *, half: bool = False) -> N
         }
     _check_values(tensors)
     data = safetensors.numpy.save(tensors, {METADATA_KEY: text})
-    try:
-        write_file(path, data)
-    except OSError as error:
-        error.filename = str(path)  # Not the temporary file's name.
-        raise
+    write_file(path, data)
 
 
 def _read_own(path: Path, file: TensorFile) -> Weights:

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
+from agenet.files import unfinished_file, write_file
 from data_prep.adience.release import COLUMNS, FOLDS, PREFIXES
 from data_prep.drawn_faces.draw import draw_face
 from data_prep.drawn_faces.person import Person, View, create_person, create_view
@@ -92,22 +93,14 @@ def write_release(manual_dir: Path, count: int = 1600, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     manual_dir.mkdir(parents=True, exist_ok=True)
     folds = list(_create_folds(count, rng))
-    files = {manual_dir / ARCHIVE: manual_dir / f"{ARCHIVE}.part"}
-    try:
-        _write_archive(files[manual_dir / ARCHIVE], [p for fold in folds for p in fold])
-        for number, drawings in enumerate(folds):
-            path = manual_dir / f"fold_{number}_data.txt"
-            files[path] = path.with_name(f"{path.name}.part")
-            rows = [drawing.row for drawing in drawings]
-            for index in rng.integers(len(rows), size=max(1, len(rows) // 160)):
-                rows.insert(int(rng.integers(len(rows))), rows[index])  # Adience has 0.6 % twice
-            text = "\n".join(["\t".join(COLUMNS), *rows, ""])
-            files[path].write_text(text, encoding="utf-8", newline="\n")
-        for path, part in files.items():
-            part.replace(path)
-    finally:
-        for part in files.values():
-            part.unlink(missing_ok=True)
+    with unfinished_file(manual_dir / ARCHIVE) as unfinished:
+        _write_archive(unfinished, [p for fold in folds for p in fold])
+    for number, drawings in enumerate(folds):
+        rows = [drawing.row for drawing in drawings]
+        for index in rng.integers(len(rows), size=max(1, len(rows) // 160)):
+            rows.insert(int(rng.integers(len(rows))), rows[index])  # Adience has 0.6 % twice
+        text = "\n".join(["\t".join(COLUMNS), *rows, ""])
+        write_file(manual_dir / f"fold_{number}_data.txt", text.encode())
 
 
 def _create_folds(count: int, rng: Generator) -> Iterator[list[_Drawing]]:

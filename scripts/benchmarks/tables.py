@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agenet.errors import UserError
+from agenet.files import write_file
 from agenet.frameworks.timing import Figures
 from scripts.benchmarks.engines import Work
 
@@ -110,7 +111,7 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
 
 def write_json(args: argparse.Namespace, result: Figures) -> None:
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
+        write_file(args.json, json.dumps(result, indent=1).encode())
 
 
 def print_machine(result: Figures, what: str) -> None:

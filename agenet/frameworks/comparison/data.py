@@ -9,6 +9,7 @@ import numpy as np
 
 from agenet.errors import UserError
 from agenet.evaluation.metrics import largest_class_share
+from agenet.files import write_file
 from agenet.frameworks.comparison.engine import OUTPUTS, flavour_of, write_faces
 from agenet.frameworks.comparison.results import Results, log
 from agenet.labels import TASK_CLASSES
@@ -155,6 +156,4 @@ def write_initial(path: Path, model: str, size: int, seed: int, initial: Any) ->
         variables = load_into(jax.device_get(variables), initial.read(), ("heads",))
     flat = flatten_dict(variables, sep="/")
     tensors = {name: np.array(leaf) for name, leaf in flat.items()}
-    unfinished = path.with_suffix(".unfinished")
-    safetensors.numpy.save_file(tensors, unfinished)
-    unfinished.rename(path)
+    write_file(path, safetensors.numpy.save(tensors))
