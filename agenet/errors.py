@@ -4,10 +4,13 @@ import argparse
 import difflib
 import errno
 import importlib.util
+import os
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, TextIO
 
 # The packages of each extra of pyproject.toml, by the names under which they are imported.
 EXTRAS = {
@@ -25,7 +28,13 @@ EXTRAS = {
     "beam": ("apache_beam",),
     "compare": ("albumentations", "keras", "openvino", "timm", "torch", "torchvision"),
     "webcam": ("dlib",),
+    "heic": ("pillow_heif",),
 }
+
+
+_STDERR = 2
+_LONGEST_LINE = 10_000  # characters
+_JOINERS = "\u200c\u200d"
 
 
 class UserError(Exception):
@@ -53,12 +62,16 @@ def require_packages(extra: str, what: str, *packages: str) -> None:
         UserError: one is missing, so that `what` would fail later.
     """
     for name in packages:
-        try:
-            found = importlib.util.find_spec(name)
-        except ValueError:  # A test has set sys.modules[name] to None.
-            found = None
-        if found is None:
+        if not is_installed(name):
             raise needs_extra(extra, what, f"{name} is not installed")
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported; it is not."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # A test has set sys.modules[module] to None.
+        return False
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -72,8 +85,32 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def printable(text: str, longest: int = 100) -> str:
-    """The first characters of untrusted text, with "?" for those that could control a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text[:longest])
+    r"""The first characters of untrusted text, with "?" for those that could control a terminal.
+
+    These are escapes, line breaks and the marks that reverse the direction of writing. Spaces of
+    any width and the joiners of scripts and emoji are kept: they occur in names.
+
+    >>> printable("a\x1b[2J\nb\u202egpj.exe")
+    'a?[2J?b?gpj.exe'
+    """
+    return "".join(c if _is_harmless(c) else "?" for c in text[:longest])
+
+
+def _is_harmless(character: str) -> bool:
+    return (
+        character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs"
+    )
+
+
+def one_line(text: object) -> str:
+    """A message as one line, as it is shown: names of files and of strangers may be in it."""
+    return printable(str(text), _LONGEST_LINE)
+
+
+def say(*lines: object, file: TextIO | None = None) -> None:
+    """Prints lines, each by `one_line`, on stderr or another file."""
+    for line in lines:
+        print(one_line(line), file=file or sys.stderr, flush=True)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -83,23 +120,95 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message}, see --help")
 
 
+def open_closed_streams() -> None:
+    """Opens the null device in place of standard streams that are closed, as some services do.
+
+    Python has None in their place, and the next file to be opened would get their number: what C
+    code prints would go into that file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+        setattr(sys, name, Path(os.devnull).open("w" if number else "r"))  # noqa: SIM115
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the program with one line on stderr, not a traceback, for what users can correct."""
+    """Ends the program with one line on stderr, not a traceback, for what users can correct.
+
+    Every program starts with it, so it also makes sure that there is a stderr.
+    """
+    open_closed_streams()
     try:
         yield
     except UserError as error:
-        sys.exit(f"error: {error}")
+        _fail(error)
     except ModuleNotFoundError as error:
         extra = extra_of(error.name or "")
         if extra is None:
             raise
-        sys.exit(f"error: {needs_extra(extra, 'this command', error)}")
+        _fail(needs_extra(extra, "this command", error))
     except OSError as error:  # A full disk, a missing permission, a vanished file.
         where = f": {error.filename}" if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = ": free some and run the same command again" if full else ""
-        sys.exit(f"error: {error.strerror or error}{where}{advice}")
+        _fail(f"{error.strerror or error}{where}{advice}")
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # as `pathlib` says it
+            raise
+        _fail("this user has no home folder: set HOME, or name folders in full, without ~")
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         sys.exit(130)
+
+
+@contextmanager
+def native_messages_hidden() -> Iterator[None]:
+    """Hides what libraries in C print to stderr, such as decoders about damaged images.
+
+    Python's messages are shown: `sys.stderr` gets a file descriptor of its own. For whole commands,
+    because file descriptors belong to all threads.
+    """
+    shown = sys.stderr
+    try:
+        is_real = shown.fileno() == _STDERR
+    except OSError:
+        is_real = False
+    if not is_real:  # as in tests
+        yield
+        return
+    shown.flush()
+    with (
+        os.fdopen(
+            os.dup(_STDERR), "w", encoding=shown.encoding, errors=shown.errors, buffering=1
+        ) as own,
+        Path(os.devnull).open("w") as nowhere,
+    ):
+        sys.stderr = own
+        os.dup2(nowhere.fileno(), _STDERR)
+        try:
+            yield
+        finally:
+            own.flush()
+            os.dup2(own.fileno(), _STDERR)
+            sys.stderr = shown
+
+
+def _fail(message: object) -> NoReturn:
+    discard_stdout()
+    sys.exit(f"error: {one_line(message)}")
+
+
+def discard_stdout() -> None:
+    """Drops what stdout still holds if it cannot be written: Python would try again at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # a full disk, or a pipe that was closed, as by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,6 +7,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from agenet.cli import options
+from agenet.errors import native_messages_hidden
 
 
 def _complete_name(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -65,4 +66,5 @@ def command(
 
     # A SIGTERM cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    prepare(name, manual_dir, data_dir, config, overwrite, beam_options)
+    with native_messages_hidden():
+        prepare(name, manual_dir, data_dir, config, overwrite, beam_options)

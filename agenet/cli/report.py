@@ -1,11 +1,12 @@
 """`agenet report`: compares finished runs."""
 
+import sys
 from pathlib import Path
 
 import click
 
 from agenet.cli import options
-from agenet.errors import UserError, require_packages
+from agenet.errors import UserError, require_packages, say
 
 
 @click.command()
@@ -34,13 +35,11 @@ def command(runs: tuple[str, ...], out: Path | None, no_faces: bool) -> None:
     from agenet.runs.identity import ADDED_FIELDS
 
     page, text = write_comparison(runs, out, faces=not no_faces, added_fields=ADDED_FIELDS)
-    print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)\n{text}")
+    say(f"{page} ({page.stat().st_size / 1e6:.1f} MB)", text, file=sys.stdout)
 
 
 def _show_report(run: Path) -> None:
     page = run / "report.html"
-    if page.is_file():
-        print(page)
-    else:
-        print(f"{run} has no report.html; to write it: agenet evaluate --workdir={run}")
-    print(f"to compare it with other runs: agenet report {run} OTHER_RUN ... --out=comparison")
+    missing = f"{run} has no report.html; to write it: agenet evaluate --workdir={run}"
+    next_ = f"to compare it with other runs: agenet report {run} OTHER_RUN ... --out=comparison"
+    say(page if page.is_file() else missing, next_, file=sys.stdout)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agenet.cli import options
-from agenet.errors import UserError
+from agenet.errors import UserError, say
 
 if TYPE_CHECKING:
     from agenet.faces.video import VideoSource
@@ -103,7 +103,7 @@ def command(
         except BrokenPipeError:  # As after `| head`; at exit Python would write again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return
-    print(summary, file=sys.stderr)
+    say(summary)
 
 
 def _check_files(source: str, output: Path | None, json: str | None, overwrite: bool) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import jax
 
 from agenet.distributed.coordination import client
-from agenet.errors import UserError
+from agenet.errors import UserError, say
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Watchdog:
 
 def exit_with(line: str) -> NoReturn:
     """Ends the process at once, from any thread, with a one-line error."""
-    print(f"error: {line}", file=sys.stderr, flush=True)
+    say(f"error: {line}")
     os._exit(1)
 
 

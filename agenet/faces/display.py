@@ -12,7 +12,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from agenet.errors import UserError
+from agenet.errors import UserError, say
 from agenet.faces.drawing import draw_faces
 from agenet.faces.image_io import write_image
 from agenet.faces.video import Frame
@@ -154,5 +154,5 @@ class Display:
             self._notice = f"saved {path}"
         except OSError as error:
             self._notice = f"not saved: {error.strerror}"
-        print(self._notice, file=sys.stderr)
+        say(self._notice)
         self._notice_until = self._clock() + NOTICE

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from agenet.errors import UserError
+from agenet.errors import UserError, one_line
 from agenet.files import hash_file
 from agenet.frameworks import networks
 from agenet.frameworks.port_out import check_answers, export, fill_network, write
@@ -146,7 +146,7 @@ def print_what_is_written(output: Path, weights: Weights) -> None:
     print(f"  input    {describe_input(spec.input)}")
     print(f"  from     {spec.origin}, names of {spec.source}, sha256 {spec.sha256}")
     print(f"  licence  {spec.licence}")
-    print(f"  written  {output} ({output.stat().st_size / 2**20:.1f} MiB)")
+    print(one_line(f"  written  {output} ({output.stat().st_size / 2**20:.1f} MiB)"))
 
 
 def describe_input(spec: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Protocol
 from absl import logging as absl_logging
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from agenet.errors import UserError
+from agenet.errors import UserError, one_line
 from agenet.files import read_json_lines, write_file
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,13 @@ def quiet_libraries() -> None:
     # Orbax reports every file that it touches, and the tracebacks of errors that it raises.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+class _OneLine(logging.Formatter):
+    """Shows a message as one line, without what could control the terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return one_line(super().formatMessage(record))
 
 
 @contextmanager
@@ -46,9 +53,9 @@ def log_to(path: Path | None = None, *, process: int = 0) -> Iterator[None]:
     logger.propagate = False
     terminal = logging.StreamHandler()
     whose = f"process {process}: " if process else ""
-    terminal.setFormatter(logging.Formatter(f"%(asctime)s {whose}%(message)s", "%H:%M:%S"))
+    terminal.setFormatter(_OneLine(f"%(asctime)s {whose}%(message)s", "%H:%M:%S"))
     file = logging.FileHandler(path) if path else logging.NullHandler()
-    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    file.setFormatter(_OneLine("%(asctime)s %(message)s"))
     logger.addHandler(file)
     try:
         logger.addHandler(terminal)
