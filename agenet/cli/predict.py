@@ -1,7 +1,6 @@
 """`agenet predict`: age and gender of the faces in image files."""
 
 import itertools
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,26 +11,30 @@ from typing import TYPE_CHECKING
 import click
 
 from agenet.cli import options
-from agenet.errors import UserError, printable
+from agenet.errors import UserError, discard_stdout, native_messages_hidden, say
+from agenet.files import check_output
 
 if TYPE_CHECKING:
+    from agenet.inference.inputs import ImageSearch
     from agenet.inference.results import Result, Writer
 
 EPILOG = """\
-A folder is searched, with all folders below it, for files that end in .jpg, .jpeg, .jfif, .png,
-.gif, .bmp, .webp, .tif or .tiff; hidden files are left out. A pattern in quotes is expanded by
-agenet; ** in it stands for folders at any depth.
+A folder is searched, with all folders below it, for files that end in .jpg, .jpeg, .jpe, .jfif,
+.mpo, .png, .apng, .webp, .gif, .bmp, .dib, .tif, .tiff, .avif, .heic, .heif or .hif (the last three
+after pip install pillow-heif); hidden files are left out, and other files and linked folders are
+counted. A pattern in quotes is expanded by agenet; ** in it stands for folders at any depth.
 
-A file that cannot be read is reported and skipped. An image of more than 25 million pixels is
-processed at half its size; boxes are in pixels of the file, with the image upright. Annotated
+A file that cannot be read is reported and skipped. An image of more than 52 million pixels is
+processed at a reduced size; boxes are in pixels of the file, with the image upright. Annotated
 copies are named like the images below the folder that holds them all. In CSV, unprintable
-characters of a name are escaped; JSON lines keep names exactly.
+characters of a name are escaped; JSON lines keep names exactly. Results are in the file once an
+image is processed; --overwrite replaces a file when the first result is there.
 
 The group is the most probable one, and the age lies in it; "80 %" are the years that hold 80 % of
 the probability, age_low and age_high in CSV, age_interval in JSON lines.
 
-Exit status: 0 if an image could be read, 1 if none could, 130 if interrupted; results written
-until then are kept.
+Exit status: 0 if an image could be read, 1 if none could or a copy could not be written, 130 if
+interrupted; results written until then are kept.
 """
 
 
@@ -83,12 +86,13 @@ def command(
     """
     if distribution and not jsonl:
         raise UserError("--distribution goes with --jsonl FILE: name one")
-    _check_files(csv, jsonl, overwrite)
-    found = _find(paths, annotated)
+    _check_files(paths, csv, jsonl, overwrite)
+    search, found = _find(paths, annotated)
 
     from tqdm import tqdm
 
-    from agenet.inference.image_files import annotator, predict_files
+    from agenet.faces.image_formats import describe_unread
+    from agenet.inference.image_files import Annotator, predict_files
     from agenet.inference.results import CsvWriter, JsonLinesWriter, TableWriter, open_output
     from agenet.runs.logging import log_to
 
@@ -99,46 +103,49 @@ def command(
     # A SIGTERM, too, keeps what is done.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
+        stack.enter_context(native_messages_hidden())
         stack.enter_context(log_to())
         writers: list[Writer] = [] if stdout_is_taken else [TableWriter(sys.stdout)]
         if csv:
-            writers.append(CsvWriter(stack.enter_context(open_output(csv))))
+            writers.append(CsvWriter(stack.enter_context(open_output(csv, overwrite))))
         if jsonl:
-            writers.append(
-                JsonLinesWriter(stack.enter_context(open_output(jsonl)), distribution=distribution)
-            )
+            lines = stack.enter_context(open_output(jsonl, overwrite))
+            writers.append(JsonLinesWriter(lines, distribution=distribution))
         predictor = options.load_predictor(
             model, None if cropped else detector, engine, age_groups, threads
         )
-        annotate = annotator(paths, Path(annotated), overwrite) if annotated else None
+        annotate = Annotator(paths, Path(annotated), overwrite) if annotated else None
         progress = stack.enter_context(
             tqdm(unit=" images", disable=shows_table or not sys.stderr.isatty())
         )
         summary = predict_files(found, predictor, writers, cropped, annotate, progress.update)
-    print(summary, file=sys.stderr)
+    say(*summary.lines())
+    if unread := describe_unread(search.unread):
+        say(f"not read: {unread}")
     if summary.stopped is KeyboardInterrupt:
         sys.exit(130)
-    if summary.stopped is BrokenPipeError:  # As after `| head`; at exit Python would write again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0 if summary.images else 1)
+    if summary.stopped is BrokenPipeError:
+        discard_stdout()
+    sys.exit(0 if summary.images and not (annotate and annotate.failed) else 1)
 
 
-def _check_files(csv: str | None, jsonl: str | None, overwrite: bool) -> None:
+def _check_files(
+    paths: tuple[str, ...], csv: str | None, jsonl: str | None, overwrite: bool
+) -> None:
     files = [name for name in (csv, jsonl) if name]
     if len({Path(name).resolve() for name in files}) < len(files):
         raise UserError("--csv and --jsonl name the same file: name two")
-    for path in (Path(name) for name in files if name != "-"):
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path} is not a file: name one")
-        if path.exists() and not overwrite:
-            raise UserError(f"{path} exists: name another file, or add --overwrite")
-        if not path.parent.is_dir():
-            raise UserError(f"{path.parent} is not a folder: create it, or name another file")
+    read = {Path(path).resolve() for path in paths}
+    for name in files:
+        if name != "-":
+            check_output(Path(name), overwrite)
+            if Path(name).resolve() in read:
+                raise UserError(f"{name} is an image that is read: name another file to write")
 
 
-def _find(paths: tuple[str, ...], annotated: str | None) -> "Iterator[Result]":
-    """The files to read, once one is found."""
-    from agenet.inference.inputs import common_folder, find_images
+def _find(paths: tuple[str, ...], annotated: str | None) -> "tuple[ImageSearch, Iterator[Result]]":
+    """The search for files, and what it finds, once there is a file."""
+    from agenet.inference.inputs import ImageSearch, common_folder
     from agenet.inference.results import LISTED
 
     if annotated:
@@ -148,11 +155,12 @@ def _find(paths: tuple[str, ...], annotated: str | None) -> "Iterator[Result]":
                 f"--annotated {annotated}: copies could replace the images; name another folder"
             )
         Path(annotated).mkdir(parents=True, exist_ok=True)
-    found = find_images(paths, leave_out=annotated)
+    search = ImageSearch(paths, leave_out=annotated)
+    found = iter(search)
     first: list[Result] = []
     for item in found:
         first.append(item)
         if not item.error:
-            return itertools.chain(first, found)
-    problems = [f"{printable(item.path, 1000)}: {item.error}" for item in first[:LISTED]]
+            return search, itertools.chain(first, found)
+    problems = [f"{item.path}: {item.error}" for item in first[:LISTED]]
     raise UserError("; ".join(problems))

@@ -2,57 +2,78 @@
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from agenet.errors import UserError
-from agenet.faces.image_io import FORMATS
+from agenet.faces.image_formats import LINKED_FOLDER, describe_unread, is_read
 from agenet.inference.results import Result
 
 
-def find_images(paths: Sequence[str], leave_out: str | None = None) -> Iterator[Result]:
-    """Yields the files for each path, or an error for a path without any.
+class ImageSearch:
+    """Finds the image files for each path; yields a file, or an error for a path without any.
 
     Folders are searched recursively for files with the suffix of an image format, in the order of
-    their names. Files that are named or match a pattern may have any suffix.
+    their names. Files that are named or match a pattern may have any suffix. Hidden files and
+    linked folders in folders are left out: a link may lead anywhere, or back.
 
     Args:
         paths: files, folders and patterns.
         leave_out: a folder that is not searched.
+
+    Attributes:
+        unread: number of files in folders that are left out, by suffix or `LINKED_FOLDER`, without
+            the hidden ones.
     """
-    for path in paths:
-        if path and Path(path).is_dir():
-            yield from _find_in_folder(path, leave_out)
-        elif os.path.lexists(path):
-            yield Result(path)
-        elif glob.has_magic(path):
-            # Path.glob does not support absolute patterns.
-            names = sorted(glob.iglob(path, recursive=True))  # noqa: PTH207
-            files = [name for name in names if not Path(name).is_dir()]
-            yield from map(Result, files) if files else [Result(path, error="matches no file")]
-        else:
-            yield Result(path, error="no such file or folder")
 
+    def __init__(self, paths: Sequence[str], leave_out: str | None = None) -> None:
+        self._paths = paths
+        self._closed = None if leave_out is None else Path(leave_out).resolve()
+        self.unread: Counter[str] = Counter()
 
-def _find_in_folder(folder: str, leave_out: str | None) -> Iterator[Result]:
-    closed = None if leave_out is None else Path(leave_out).resolve()
-    empty = True
-    unreadable: list[OSError] = []
-    for name, folders, files in os.walk(folder, onerror=unreadable.append):
-        parent = Path(name)
-        folders[:] = sorted(
-            name for name in folders if name[0] != "." and (parent / name).resolve() != closed
-        )
-        for file in sorted(files):
-            if file[0] != "." and Path(file).suffix.lower() in FORMATS:
-                empty = False
-                yield Result(str(parent / file))
-        while unreadable:
+    def __iter__(self) -> Iterator[Result]:
+        for path in self._paths:
+            if path and Path(path).is_dir():
+                yield from self._find_in_folder(path)
+            elif os.path.lexists(path):
+                yield Result(path)
+            elif glob.has_magic(path):
+                # Path.glob does not support absolute patterns.
+                names = sorted(glob.iglob(path, recursive=True))  # noqa: PTH207
+                files = [name for name in names if not Path(name).is_dir()]
+                yield from map(Result, files) if files else [Result(path, error="matches no file")]
+            else:
+                yield Result(path, error="no such file or folder")
+
+    def _find_in_folder(self, folder: str) -> Iterator[Result]:
+        empty = True
+        unread: Counter[str] = Counter()
+        unreadable: list[OSError] = []
+        for name, folders, files in os.walk(folder, onerror=unreadable.append):
+            parent = Path(name)
+            folders[:] = sorted(
+                name
+                for name in folders
+                if name[0] != "." and (parent / name).resolve() != self._closed
+            )
+            unread[LINKED_FOLDER] += sum((parent / name).is_symlink() for name in folders)
+            for file in sorted(name for name in files if name[0] != "."):
+                suffix = Path(file).suffix.lower()
+                if is_read(suffix):
+                    empty = False
+                    yield Result(str(parent / file))
+                else:
+                    unread[suffix] += 1
+            while unreadable:
+                yield _unreadable(unreadable.pop())
+        self.unread += unread
+        if unreadable:  # The top folder.
             yield _unreadable(unreadable.pop())
-    if unreadable:  # The top folder.
-        yield _unreadable(unreadable.pop())
-    elif empty:
-        yield Result(folder, error="no images in this folder")
+        elif empty:
+            there = describe_unread(+unread)
+            there = f"; not read: {there}" if there else ""
+            yield Result(folder, error=f"no images in this folder{there}")
 
 
 def _unreadable(error: OSError) -> Result:

@@ -17,12 +17,17 @@ import numpy as np
 from agenet.data.decoding import to_square
 from agenet.errors import UserError
 from agenet.faces.ages import describe_years, parse_groups
-from agenet.faces.crop import crop_face
+from agenet.faces.crop import crop_face, face_square
 from agenet.faces.face import Detection, Detector, Face, Prediction
 from agenet.inference.engines import MAX_BATCH, Engine, create_engine
 from agenet.inference.shared_detector import SharedDetector
 from agenet.labels import AGE_GROUPS, GENDERS
 from agenet.weights.bundled import DEFAULT, find_weights
+
+# Side of a crop, in pixels of the image, from which twice as many hardly matter; relative to the
+# crop's size. From 1 on ages still differ by 0.5 years in the mean, from 1.4 on by 0.15; moving the
+# box by 0.5 % of its width makes 0.6.
+ENOUGH_PIXELS = 1.4
 
 
 class Predictor:
@@ -113,6 +118,19 @@ class Predictor:
             log_probs = self._engine(np.stack(squares[start : start + MAX_BATCH]))
             predictions += self._postprocess(log_probs)
         return predictions
+
+    def detect(self, image: np.ndarray) -> list[Detection]:
+        """Returns the faces in an RGB image uint8 [H, W, 3], largest first.
+
+        Raises:
+            ValueError: it is not such an image.
+            UserError: no detector is available.
+        """
+        return self._detector.detect(_check_image(image))
+
+    def is_coarse(self, detection: Detection) -> bool:
+        """Whether more pixels of a face that `detect` found would change its prediction."""
+        return face_square(detection, self._detector.name).side < ENOUGH_PIXELS * self._size
 
     def predict_faces(
         self, image: np.ndarray, detections: Sequence[Detection] | None = None

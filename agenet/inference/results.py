@@ -2,18 +2,18 @@
 
 import csv
 import json
-import os
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from agenet.errors import printable
+from agenet.errors import UserError, printable
 from agenet.faces.face import Face
+from agenet.files import LineFile
 
 LISTED = 10  # problems in the summary
 
@@ -51,9 +51,10 @@ class Summary:
         if result.error:
             self.problems += 1
             if len(self.first_problems) < LISTED:
-                self.first_problems.append(f"{printable(result.path, 1000)}: {result.error}")
+                self.first_problems.append(f"{result.path}: {result.error}")
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
+        """The counts, then a line for each of the first problems."""
         counts = (
             f"{_count(self.images, 'image')}, {_count(self.faces, 'face')}, "
             f"{_count(self.without_face, 'image')} without a face, "
@@ -61,14 +62,20 @@ class Summary:
         )
         more = self.problems - len(self.first_problems)
         lines = [*self.first_problems, *([f"and {more:,} more"] if more else [])]
-        interrupted = ["interrupted"] if self.stopped is KeyboardInterrupt else []
-        return "\n".join(["; ".join([*interrupted, counts]), *(f"  {line}" for line in lines)])
+        interrupted = "interrupted; " if self.stopped is KeyboardInterrupt else ""
+        return [f"{interrupted}{counts}", *(f"  {line}" for line in lines)]
 
 
 class Writer(Protocol):
     """Writes one result after the other."""
 
     def write(self, result: Result) -> None: ...
+
+
+class Output(Protocol):
+    """An open text file, or another place for lines."""
+
+    def write(self, text: str, /) -> object: ...
 
 
 class TableWriter:
@@ -116,7 +123,7 @@ class TableWriter:
 class CsvWriter:
     """CSV: one row for each face, image without a face, and error."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: Output) -> None:
         self._rows = csv.writer(file, lineterminator="\n")
         self._has_header = False
 
@@ -145,7 +152,7 @@ class JsonLinesWriter:
         distribution: write the probability of each year, too.
     """
 
-    def __init__(self, file: TextIO, *, distribution: bool = False) -> None:
+    def __init__(self, file: Output, *, distribution: bool = False) -> None:
         self._file, self._distribution = file, distribution
 
     def write(self, result: Result) -> None:
@@ -184,20 +191,14 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-@contextmanager
-def open_output(name: str) -> Iterator[TextIO]:
-    """Opens an output file that appears under its name when the block ends, even by an error."""
-    if name == "-":
-        yield sys.stdout
-        return
-    path = Path(name)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    try:
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
-            yield file
-    finally:
-        # Keep results even after an error: they may be hours of work.
-        if unfinished.exists() and unfinished.stat().st_size:
-            os.replace(unfinished, path)
-        else:
-            unfinished.unlink(missing_ok=True)
+def open_output(name: str, overwrite: bool) -> AbstractContextManager[Output]:
+    """Opens an output file, or stdout for "-".
+
+    Raises:
+        UserError: the file may not be written, see `LineFile`, or stdout was closed.
+    """
+    if name != "-":
+        return LineFile(Path(name), overwrite)
+    if sys.__stdout__ is None:
+        raise UserError("stdout is closed: name a file instead of -")
+    return nullcontext(sys.stdout)

@@ -2,8 +2,10 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,13 +17,15 @@ from PIL import Image
 
 from agenet.cli import options
 from agenet.cli.app import run_command
-from agenet.errors import one_line_errors
-from agenet.faces import image_io
+from agenet.errors import UserError, one_line_errors
+from agenet.faces import image_formats, image_io
 from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection, Face, Prediction
-from agenet.faces.image_io import read_image
+from agenet.faces.image_io import FileImage, read_image, read_image_file
+from agenet.inference import image_files
 from agenet.inference.image_files import ImagePredictor, predict_files
-from agenet.inference.inputs import find_images
+from agenet.inference.inputs import ImageSearch
+from agenet.inference.predictor import Predictor
 from agenet.inference.results import JsonLinesWriter, Result, TableWriter
 from tests.faces.test_image_io import png
 
@@ -34,6 +38,9 @@ class BrightFaces:
     def detect(self, image: np.ndarray) -> list[Detection]:
         boxes = [Box(i, 1.25, i + 4, 6) for i in range(image[0, 0, 0])]
         return [Detection(box, score=0.5) for box in boxes]
+
+    def is_coarse(self, detection: Detection) -> bool:
+        return False
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         return [
@@ -165,9 +172,10 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ([tmp_path / "gone", f"{tmp_path}/*.gif"], "no such file or folder; "),
         ([""], "no such file or folder"),
         ([], "PATH"),
-        ([one, "--csv", tmp_path / "gone" / "faces.csv"], "is not a folder"),
+        ([one, "--csv", tmp_path / "gone" / "faces.csv"], "no such folder"),
         ([one, "--csv", os.devnull, "--overwrite"], "is not a file"),
         ([one, "--csv", "x", "--jsonl", "x"], "name two"),
+        ([one, "--csv", one, "--overwrite"], "is an image that is read"),
         ([one, "--annotated", tmp_path], "name another folder"),
         ([tmp_path / "empty", one, "--annotated", tmp_path.parent], "name another folder"),
     ):
@@ -262,6 +270,134 @@ def test_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wide.split()[-4:] == ["-"] * 4
 
 
+def test_faces_are_cropped_from_the_whole_image_where_half_has_too_few_pixels(
+    tmp_path: Path,
+) -> None:
+    class Small(BrightFaces):
+        seen: list[int] = []
+
+        def detect(self, image: np.ndarray) -> list[Detection]:
+            self.seen.append(image.shape[1])
+            side = image.shape[1] / 100
+            points = np.full((5, 2), side)
+            return [Detection(Box(side, side, 2 * side, 3 * side), 0.5, points)]
+
+        def is_coarse(self, detection: Detection) -> bool:
+            self.seen.append(round(detection.box.width))
+            return detection.box.width < 14
+
+        def predict_faces(
+            self, image: np.ndarray, detections: Sequence[Detection] | None = None
+        ) -> list[Face]:
+            assert detections is not None and detections[0].landmarks is not None
+            assert detections[0].landmarks[0, 0] == detections[0].box.left
+            self.seen.append(image.shape[1])
+            return super().predict_faces(image, detections)
+
+    for width, seen in ((2600, [1300, 13, 2600]), (2801, [1401, 14, 1401]), (5000, [5000, 5000])):
+        path = tmp_path / "photo.jpg"
+        Image.new("RGB", (width, 90), (1, 30, 200)).save(path)
+        file = io.StringIO()
+        Small.seen.clear()
+        predict_files([Result(str(path))], Small(), [JsonLinesWriter(file)])
+        assert Small.seen == seen
+        result = json.loads(file.getvalue())
+        assert (result["width"], result["height"]) == (width, 90)
+        np.testing.assert_allclose(
+            result["faces"][0]["box"], np.array([1, 1, 2, 3]) * width / 100, atol=0.1
+        )
+
+
+def test_files_that_are_not_read_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    for name in ("a.JPE", "b.apng", "c.mpo", "d.avif"):
+        picture(photos / name, 1)
+    for name in ("e.jp2", "f.JP2", "g.cr2", "h.mp4", "i.txt", "j", ".hidden.jp2", "k.\x1bm"):
+        (photos / name).write_bytes(b"?")
+    picture(tmp_path / "album" / "linked.png", 1)
+    (photos / "link").symlink_to(tmp_path / "album")
+    (photos / "loop").symlink_to(photos)
+    assert status(photos) == 0
+    error = capsys.readouterr().err
+    assert error.splitlines() == [
+        "4 images, 4 faces, 0 images without a face, 0 problems",
+        "not read: 2 .jp2, 1 .cr2 (convert to JPEG); 2 linked folders (name it to search it); "
+        "1 .mp4 (use agenet webcam); 3 others (.txt, .?m)",
+    ]
+    assert status(photos / "link") == 0
+    assert "1 image," in capsys.readouterr().err
+    for path in photos.glob("*.[aJm]*"):
+        if path.suffix != ".mp4":
+            path.unlink()
+    (photos / "l.heic").write_bytes(b"?")
+    with mock.patch.object(image_formats, "is_installed", return_value=False):
+        image_formats.advice.cache_clear()
+        assert status(photos) == 1
+    image_formats.advice.cache_clear()
+    assert "no images in this folder; not read: " in (error := capsys.readouterr().err)
+    assert "1 .heic (pip install pillow-heif, or convert to JPEG)" in error
+
+
+def test_outputs_are_kept_until_there_is_a_result(tmp_path: Path) -> None:
+    one, table = picture(tmp_path / "one.png", 1), tmp_path / "faces.csv"
+    table.write_text("old")
+
+    def fail(*_: object) -> ImagePredictor:
+        raise UserError("no such weights")
+
+    with pytest.raises(SystemExit):
+        run_predict(one, "--csv", table, "--overwrite", load=fail)
+    assert table.read_text() == "old"
+
+    class Looks(BrightFaces):
+        def detect(self, image: np.ndarray) -> list[Detection]:
+            written.append(len(rows(table)) if table.read_text() != "old" else -1)
+            return super().detect(image)
+
+    written: list[int] = []
+    with pytest.raises(SystemExit, match="0"):
+        run_predict(one, one, one, "--csv", table, "--overwrite", load=lambda *_: Looks())
+    assert written == [-1, -1, 1] and len(rows(table)) == 3
+
+
+def test_two_runs_with_one_output_lose_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, table = picture(tmp_path / "one.png", 1), tmp_path / "faces.csv"
+
+    class Meanwhile(BrightFaces):
+        def detect(self, image: np.ndarray) -> list[Detection]:
+            if not table.exists():
+                assert status(one, one, "--csv", table) == 0
+            return super().detect(image)
+
+    with pytest.raises(SystemExit) as end:
+        run_predict(one, "--csv", table, load=lambda *_: Meanwhile())
+    assert str(end.value.code).startswith(f"error: {table} exists: name another file")
+    assert len(rows(table)) == 2
+
+
+def test_copies_that_cannot_be_written_are_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resource = pytest.importorskip("resource")
+    noise = np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)
+    noise[0, 0] = 0
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    picture(tmp_path / "small.png", 0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        assert status(tmp_path, "--annotated", tmp_path / "copies") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err
+    assert "2 images" in error and "annotated copy not written: File too large" in error
+    assert [path.name for path in (tmp_path / "copies").iterdir()] == ["small.png"]
+
+
 @pytest.mark.parametrize("end", [KeyboardInterrupt, RuntimeError])
 def test_results_are_kept_when_interrupted(tmp_path: Path, end: type[BaseException]) -> None:
     class Ends(BrightFaces):
@@ -297,7 +433,7 @@ def test_patterns_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         picture(Path(name), 1)
 
     def found(*paths: str, leave_out: str | None = None) -> list[str]:
-        return [result.path for result in find_images(paths, leave_out)]
+        return [result.path for result in ImageSearch(paths, leave_out)]
 
     inside = ["b/1.jpeg", "b/2.png"]
     assert found("b") == [*inside, "b/out/4.png", "b/sub/3.webp"]
@@ -317,9 +453,50 @@ def test_image_that_is_deleted_meanwhile_is_skipped(tmp_path: Path) -> None:
             Path(paths[8]).unlink(missing_ok=True)
             return super().predict_faces(image, detections)
 
-    summary = predict_files(find_images([str(tmp_path)]), Deletes(), [])
+    summary = predict_files(ImageSearch([str(tmp_path)]), Deletes(), [])
     assert (summary.images, summary.problems) == (8, 1)
     assert summary.first_problems == [f"{paths[8]}: no such file or directory"]
+
+
+def test_decoder_that_does_not_return_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [picture(tmp_path / f"{number}.png", 1) for number in range(4)]
+    monkeypatch.setattr(image_files, "PATIENCE", 0.2)
+    stuck = threading.Event()
+
+    def read(path: str, **options: bool) -> FileImage:
+        if path == paths[1]:
+            stuck.wait()
+        return read_image_file(path, **options)
+
+    monkeypatch.setattr(image_files, "read_image_file", read)
+    summary = predict_files(ImageSearch(paths), BrightFaces(), [])
+    stuck.set()
+    assert (summary.images, summary.first_problems) == (
+        3,
+        [f"{paths[1]}: not read within 0.2 seconds"],
+    )
+
+
+def test_interrupt_does_not_wait_for_a_decoder(tmp_path: Path) -> None:
+    path = picture(tmp_path / "one.png", 1)
+    code = (
+        "import signal, sys, threading, time\n"
+        "from agenet.inference import image_files\n"
+        "from agenet.inference.results import Result\n"
+        "def read(path, **options):\n"
+        "    print('reads', flush=True)\n"
+        "    threading.Event().wait()\n"
+        "image_files.read_image_file = read\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"print(image_files.predict_files([Result({path!r})], None, []).stopped)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline() == "reads\n"
+        child.send_signal(signal.SIGINT)
+        assert child.communicate(timeout=20)[0] == "<class 'KeyboardInterrupt'>\n"
+        assert child.returncode == 0
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
@@ -343,7 +520,8 @@ def test_starts_without_jax() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "error: /nowhere: no such file or folder\n"
-    assert "'PIL'" in done.stdout and "'jax'" not in done.stdout
+    assert "'agenet'" in done.stdout
+    assert not any(f"'{name}'" in done.stdout for name in ("jax", "PIL", "cv2", "onnxruntime"))
 
 
 def test_real_images(real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -364,3 +542,22 @@ def test_real_images(real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         "head-pose-face-detection-female-and-male.gif": 2,
     }
     assert len(list((tmp_path / "copies").iterdir())) == 5
+
+
+def test_half_the_size_changes_predictions_little(real_data: Path, tmp_path: Path) -> None:
+    detector = real_data / "models" / "face_detection_yunet_2023mar.onnx"
+    predictor = Predictor.load(detector=detector)
+    path = tmp_path / "photo.jpg"
+    with Image.open(real_data / "media" / "astronaut.png") as image:
+        image.convert("RGB").resize((3072, 3072), Image.Resampling.BILINEAR).save(path)
+    found = []
+    for to_detect in (False, True):
+        read = read_image_file(path, to_detect=to_detect)
+        assert read.reduction == 1 + to_detect
+        (face,) = predictor.predict_faces(read.pixels)
+        assert not predictor.is_coarse(face.detection)
+        found.append((np.array(face.detection.box) * read.reduction, face.prediction))
+    (box, whole), (half_box, half) = found
+    np.testing.assert_allclose(half_box, box, atol=0.03 * (box[2] - box[0]))
+    assert whole.gender == half.gender and whole.age is not None and half.age is not None
+    assert abs(whole.age - half.age) < 3
