@@ -1,6 +1,6 @@
 """Measures how fast ages and genders are predicted on this machine, by agenet and others.
 
-python scripts/benchmarks/predict.py [--yunet=FILE] [--media=FOLDER] [--questions=network,frames]
+python scripts/benchmarks/predict.py [--media=FOLDER] [--questions=network,frames]
 
 Each contestant runs in a process of its own. They take turns, and a ratio is the median over
 rounds, because a machine's speed may change from one minute to the next.
@@ -149,7 +149,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--model", default=DEFAULT, help="file of weights (default: agenet's own)")
     add("--images", type=Path, help="folder or tar of faces (default: drawn faces)")
     add("--media", type=Path, help="folder of images with faces for the frames (default: drawn)")
-    add("--yunet", type=Path, help="YuNet's file (default: as the predictor finds it)")
+    add("--yunet", type=Path, help="a file of YuNet (default: the bundled one)")
     add("--frames", type=int, default=10_000, help="for the memory (default: 10,000)")
     add_turn_options(parser, rounds=5, seconds=2.0)
     args = parser.parse_args(arguments)

@@ -8,7 +8,6 @@ import pytest
 from agenet.faces.crop import GEOMETRIES, Square, crop_face, crop_square, face_square
 from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection
-from agenet.faces.yunet import YUNET
 
 LANDMARKS = GEOMETRIES["yunet"].landmarks
 
@@ -123,7 +122,7 @@ def test_unusable_landmarks_are_ignored() -> None:
 
 def test_crops_match_fairface_images(real_data: Path, tmp_path: Path) -> None:
     """FairFace images inside of larger ones: the crops are nearly the images themselves."""
-    detector = create_detector(str(real_data / "models" / YUNET.file_name))
+    detector = create_detector("yunet")
     moved = []
     with tarfile.open(real_data / "fairface" / "fairface_val.tar") as archive:
         for _ in range(40):

@@ -18,7 +18,6 @@ from agenet.faces.drawing import (
 )
 from agenet.faces.face import Box, Detection, Face, Prediction
 from agenet.faces.image_io import read_image
-from agenet.faces.yunet import YUNET
 
 SURE = Prediction(31.6, "25-32", {"25-32": 0.8, "38-43": 0.2}, "female", 0.97)
 UNSURE = Prediction(55.2, "48-53", {"48-53": 0.3, "60-100": 0.28}, "male", 0.6)
@@ -165,7 +164,7 @@ def test_labels_of_real_faces_do_not_hide_faces(
     real_data: Path, picture: str, people: int, height: int
 ) -> None:
     image = read_image(real_data / "media" / picture)
-    detections = create_detector(str(real_data / "models" / YUNET.file_name)).detect(image)
+    detections = create_detector("yunet").detect(image)
     assert len(detections) == people
     scale = height / image.shape[0]
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

@@ -15,7 +15,6 @@ from agenet.faces.face import Box, Detection, Face, Prediction
 from agenet.faces.pipeline import Pipeline
 from agenet.faces.tracking import TrackedFace
 from agenet.faces.video import Frame, VideoSource, open_video
-from agenet.faces.yunet import YUNET
 
 
 @pytest.fixture(autouse=True)
@@ -276,7 +275,7 @@ def test_errors_of_threads_are_raised(
 
 def test_every_frame_is_processed(real_data: Path) -> None:
     """The result does not depend on the machine's speed."""
-    detector = create_detector(str(real_data / "models" / YUNET.file_name))
+    detector = create_detector("yunet")
     predicted = []
     for slow in (0.0, 0.01):
         fake = Fake(predicting=slow)

@@ -20,7 +20,6 @@ from agenet.faces.tracking import (
     match,
 )
 from agenet.faces.video import Frame, open_video
-from agenet.faces.yunet import YUNET
 from agenet.labels import AGE_GROUPS
 
 # As a person sees them, in every frame.
@@ -155,7 +154,7 @@ def test_boxes_are_matched_by_overlap() -> None:
 
 @pytest.mark.parametrize("clip", PEOPLE)
 def test_faces_keep_their_numbers_in_real_clips(real_data: Path, clip: str) -> None:
-    detector = create_detector(str(real_data / "models" / YUNET.file_name))
+    detector = create_detector("yunet")
     tracker = Tracker(32)
     for frame in frames(real_data, clip):
         tracker.update(frame.image, frame.seconds, detector.detect(frame.image))
@@ -167,7 +166,7 @@ def test_faces_keep_their_numbers_in_real_clips(real_data: Path, clip: str) -> N
 @pytest.mark.parametrize("clip", PEOPLE)
 def test_faces_are_tracked_between_detections(real_data: Path, clip: str) -> None:
     """The detector looks at every fifth frame; boxes move with the faces in between."""
-    detector = create_detector(str(real_data / "models" / YUNET.file_name))
+    detector = create_detector("yunet")
     tracker = Tracker(32)
     moved, stayed = [], []
     for frame in frames(real_data, clip):

