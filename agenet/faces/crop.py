@@ -34,7 +34,7 @@ class Geometry:
 _YUNET_LANDMARKS = [[0.323, 0.299], [0.677, 0.299], [0.5, 0.511], [0.352, 0.688], [0.648, 0.688]]
 GEOMETRIES = {
     "yunet": Geometry(shift_down=0.056, size_ratio=1.098, landmarks=np.array(_YUNET_LANDMARKS)),
-    "hog": Geometry(shift_down=0.037, size_ratio=1.2),
+    "hog": Geometry(shift_down=0.007, size_ratio=1.214),
 }
 
 # Landmarks are ignored if the fitted scale is outside this range, relative to the square's side, or
