@@ -31,7 +31,7 @@ class Found(NamedTuple):
 
 
 class Hog:
-    """Detects faces with dlib, without landmarks. Each thread has an object of dlib's of its own."""
+    """Detects faces with dlib, without landmarks. Each thread has one of dlib's of its own."""
 
     name = "hog"
     thread_safe = True
