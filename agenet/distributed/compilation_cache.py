@@ -1,7 +1,9 @@
 """Keeps compiled programs on disk, so that the next start need not compile them again."""
 
 import contextlib
+import errno
 import logging
+import os
 import platform
 import zlib
 from pathlib import Path
@@ -22,14 +24,19 @@ _MIN_COMPILE_SECONDS = 0.3
 def enable_compilation_cache() -> None:
     """Has JAX use $AGENET_CACHE/compiled as its compilation cache, unless it has one already.
 
-    If that folder cannot be written, this logs a line, and programs are compiled anew.
+    If that folder cannot be written, this logs a line, and programs are compiled anew. The same for
+    a user id without an entry in the list of users, as in some containers: JAX looks up the owner
+    of its files, and would warn for each program.
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
+    if not _user_has_entry():
+        log.info("compilation cache disabled: JAX's needs a user with an entry in /etc/passwd")
+        return
     folder = cache_dir() / "compiled" / _processor_name()
     try:
-        # Only for this user: whoever can write here can run code as this user.
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(folder.parent)
+        _make_private(folder)
         _remove_unfinished(folder)
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -38,6 +45,26 @@ def enable_compilation_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
+
+
+def _user_has_entry() -> bool:
+    try:
+        import pwd
+
+        pwd.getpwuid(os.geteuid())
+    except ImportError:  # Windows, where JAX does not look it up.
+        return True
+    except KeyError:
+        return False
+    return True
+
+
+def _make_private(folder: Path) -> None:
+    """Creates a folder for this user only: whoever can write here can run code as this user."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if hasattr(os, "geteuid") and folder.stat().st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "it belongs to another user", str(folder))
+    folder.chmod(0o700)
 
 
 def _processor_name() -> str:

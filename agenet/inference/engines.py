@@ -140,11 +140,10 @@ class JaxEngine(_LoadedEngine):
         check_jax_can_run()
         import jax
 
+        from agenet.distributed.compilation_cache import enable_compilation_cache
         from agenet.inference.network import load_network
 
-        if not jax.config.values["jax_compilation_cache_dir"]:
-            jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        enable_compilation_cache()
         with xla_threads(choose_threads(threads)):
             jax.devices()
         network = load_network(path)

@@ -32,7 +32,10 @@ QUICK = RetryPolicy(timeout=0.3, attempts=3, pause=0.01)
 
 @dataclass
 class Reply:
-    """A response of the server: after `pause_at` bytes it waits, or closes the connection."""
+    """A response of the server: after `pause_at` bytes it waits, or closes the connection.
+
+    `drips` is what it sends a byte at a time, without end: its "head" or its "body".
+    """
 
     status: int = 200
     body: bytes = BODY
@@ -41,6 +44,7 @@ class Reply:
     pause_at: int | None = None
     pause: float = 0.0  # seconds; 0 closes the connection
     reason: str | None = None  # text of the status line
+    drips: str = ""
 
 
 class Server(ThreadingHTTPServer):
@@ -68,6 +72,9 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         reply = server.replies.pop(0) if len(server.replies) > 1 else server.replies[0]
         server.requests.append(self.headers)
+        if reply.drips == "head":
+            self._drip(b"H")
+            return
         status, start, total = reply.status, 0, len(reply.body)
         same = self.headers["If-Range"] == reply.headers.get("ETag")
         if "Range" in self.headers and reply.ranges and same:
@@ -79,10 +86,19 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
         self.send_header("Content-Length", str(total - start))
         self.end_headers()
+        if reply.drips:
+            self._drip(reply.body)
+            return
         pause_at = total if reply.pause_at is None else reply.pause_at
         self.wfile.write(reply.body[start:pause_at])
         if reply.pause and not server.closing.wait(reply.pause):
             self.wfile.write(reply.body[pause_at:])
+
+    def _drip(self, body: bytes) -> None:
+        for number in range(100_000):
+            self.wfile.write(body[number % len(body) :][:1])
+            if self.server.closing.wait(0.05):
+                return
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -176,7 +192,23 @@ def test_part_of_another_version_is_not_appended(server: Server) -> None:
         (Reply(pause_at=HALF), QUICK, "150,000 bytes are kept, the same command resumes", 3),
         (Reply(body=OTHER), QUICK, "not .* as published: deleted", 1),
         (Reply(), replace(QUICK, max_bytes=1000), "300,000 bytes, more than the limit", 1),
-        (Reply(status=302, headers={"Location": "http://example.org"}), QUICK, "only https", 1),
+        (Reply(drips="body"), QUICK, r"slower than 1,000 bytes a second; \d+ bytes are kept", 3),
+        (Reply(drips="head"), replace(QUICK, attempts=1), "timed out", 1),
+        (
+            Reply(pause_at=9, pause=9),
+            replace(QUICK, timeout=9, total=0.7),
+            r"within 0.7 s: .* kept",
+            1,
+        ),
+        (Reply(pause_at=HALF, headers={}), QUICK, "cannot resume, .* starts from the first", 3),
+        (Reply(pause_at=HALF, ranges=False), QUICK, "cannot resume, .* starts from the first", 3),
+        (
+            Reply(pause_at=9, headers={"ETag": '"one"', "Accept-Ranges": "none"}, ranges=False),
+            replace(QUICK, attempts=1),
+            "cannot resume",
+            1,
+        ),
+        (Reply(pause_at=9, headers={"ETag": '"\x0bone"'}), QUICK, "cannot resume", 3),
     ],
 )
 def test_failed_download_is_one_line(
@@ -189,6 +221,33 @@ def test_failed_download_is_one_line(
     assert len(server.requests) == requests
     kept = [KNOWN[0].file_name + suffix for suffix in (".part", ".part.version")]
     assert remaining(folder) == (kept if "kept" in message else [])
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("http://example.org", "redirects to http://example.org/: only https"),
+        ("ftp://example.org", "redirects to ftp://example.org/: only https"),
+        ("file:///etc/passwd", "answered 302"),
+        ("https://[::1/net.pth", "invalid address"),
+        ("https://[not an address]/", "invalid address"),
+        ("https://127.0.0.1:port/net.pth", "invalid address"),
+        ("https://127.0.0.1:99999/net.pth", "no connection"),
+        ("https://two words.example/", "invalid address"),
+        (f"https://{'a' * 70}.example/", "invalid address"),
+        ("http://\x1b2J/", "only https"),
+        ("/net.pth", "answered 302 The HTTP server returned a redirect error"),
+        ("", "answered 302"),
+    ],
+)
+def test_redirects_that_lead_nowhere(
+    server: Server, folder: Path, location: str, message: str
+) -> None:
+    server.replies = [Reply(status=302, headers={"Location": location})]
+    with pytest.raises(UserError, match=message) as error:
+        find_file(server.known(), QUICK)
+    assert str(error.value).isprintable()
+    assert not remaining(folder)
 
 
 def test_unreachable_host(server: Server) -> None:
@@ -288,9 +347,85 @@ def test_killed_download_resumes(server: Server, folder: Path) -> None:
     assert server.requests[1]["Range"] == f"bytes={HALF}-"
 
 
-def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.delenv("AGENET_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert cache.cache_dir() == Path("/somewhere/agenet")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.cache_dir() == tmp_path / "xdg" / "agenet"
+    assert cache.cache_dir().stat().st_mode & 0o077 == 0
     monkeypatch.setenv("XDG_CACHE_HOME", "relative, which its specification forbids")
-    assert cache.cache_dir() == Path.home() / ".cache" / "agenet"
+    assert cache.cache_dir() == tmp_path / "home" / ".cache" / "agenet"
+    assert not caplog.records
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The folder for temporary files, where a cache may be in its place."""
+    (folder := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(cache.tempfile, "tempdir", str(folder))
+    cache._own_or_temporary.cache_clear()
+    cache._removed_at_exit.cache_clear()
+    yield folder
+    cache._own_or_temporary.cache_clear()
+    cache._removed_at_exit.cache_clear()
+
+
+def test_no_home_folder(
+    others: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_entry() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("AGENET_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_entry)
+    folder = others / f"agenet-{os.geteuid()}"
+    assert cache.cache_dir() == cache.cache_dir() == folder
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (line,) = caplog.messages
+    assert line == (
+        f"there is no home folder for the cache: using {folder}; set AGENET_CACHE to a folder of "
+        "your own"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_cache_of_another_user(
+    others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (theirs := tmp_path / "theirs").mkdir()
+    os.chown(theirs, 12345, 12345)
+    monkeypatch.setenv("AGENET_CACHE", str(theirs))
+    own = others / f"agenet-{os.geteuid()}"
+    assert cache.cache_dir() == own
+    assert f"the cache {theirs} belongs to another user (12345): using {own}" in caplog.text
+    # They may have taken the place among the temporary files, too, or put a link there.
+    own.rmdir()
+    own.symlink_to(theirs)
+    cache._own_or_temporary.cache_clear()
+    other = cache.cache_dir()
+    assert other.parent == others and not other.is_symlink() and other.stat().st_uid == 0
+
+
+def test_cache_that_everyone_can_fill(
+    others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (shared := tmp_path / "shared").mkdir()
+    shared.chmod(0o777)
+    monkeypatch.setenv("AGENET_CACHE", str(shared))
+    assert cache.cache_dir().parent == others
+    assert f"the cache {shared} can be written to by every user" in caplog.text
+
+
+def test_no_folder_at_all(
+    others: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("AGENET_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
+    others.rmdir()
+    folder = cache.cache_dir()
+    assert not folder.exists() and "cannot be created (Not a directory)" in caplog.text
+    with pytest.raises(OSError, match="Not a directory"):
+        folder.mkdir(parents=True)
