@@ -30,6 +30,18 @@ def make_shipped_importable() -> None:
         sys.path.insert(0, str(SHIPPED))
 
 
+def expand_home(path: str | Path) -> Path:
+    """The path with the home folder in place of "~".
+
+    Raises:
+        UserError: there is no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: there is no home folder: set HOME, or name a path") from error
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Replaces a file atomically: readers see either the old content or the new.
 

@@ -16,7 +16,7 @@ from typing import Any
 from agenet.data.description import Description, read_description
 from agenet.data.records import default_data_dir
 from agenet.errors import UserError, did_you_mean, needs_extra
-from agenet.files import SHIPPED, make_shipped_importable
+from agenet.files import SHIPPED, expand_home, make_shipped_importable
 
 # A config to train each data set with; for others the one whose weights need no download.
 _CONFIGS = {
@@ -62,11 +62,11 @@ def prepare(
     configs = list(builder_cls.builder_configs)
     if config and config not in configs:
         raise UserError(f'{name} has no config "{config}"{_nearest(config, configs)}')
-    root = data_dir.expanduser() if data_dir else default_data_dir()
+    root = expand_home(data_dir) if data_dir else default_data_dir()
     config = config or configs[0]
     beam = _beam_options(beam_options, builder_cls)
     if manual_dir or not builder_cls.GENERATES_RELEASE:
-        manual_dir = (manual_dir or root / "downloads" / "manual").expanduser()
+        manual_dir = expand_home(manual_dir or root / "downloads" / "manual")
     full_name = f"{name}/{config}/{builder_cls.VERSION}"
     path = root / full_name
     shared = importlib.import_module("data_prep.exclusive")

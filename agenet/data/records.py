@@ -17,6 +17,7 @@ from agenet.data.claims import check_labels
 from agenet.data.config import AgeLabels
 from agenet.data.stored import SelectedImages, Shard, StoredImages, measure_images
 from agenet.errors import UserError, needs_extra, printable
+from agenet.files import expand_home
 from agenet.labels import AGE_LABELS, MAX_AGE, UNKNOWN
 
 if TYPE_CHECKING:
@@ -79,8 +80,12 @@ class Records:
 
 
 def default_data_dir() -> Path:
-    """The folder where TFDS keeps prepared data sets by default."""
-    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    """The folder where TFDS keeps prepared data sets by default.
+
+    Raises:
+        UserError: it is in the home folder, and there is none.
+    """
+    return expand_home(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
 
 
 def find_prepared(name: str, data_dir: str) -> Path:
@@ -91,7 +96,7 @@ def find_prepared(name: str, data_dir: str) -> Path:
     """
     if not re.fullmatch(r"\w+/\w+", name):
         raise UserError(f'data set "{name}" must be DATA_SET/CONFIG, such as "adience/faces"')
-    root = Path(data_dir).expanduser() if data_dir else default_data_dir()
+    root = expand_home(data_dir) if data_dir else default_data_dir()
     # Versions that a killed `prepare --overwrite` has set aside, see data_prep.exclusive.
     for path in (root / name).glob("replaced.*.*.*/dataset_info.json"):
         version = root / name / path.parent.name.removeprefix("replaced.")

@@ -8,6 +8,7 @@ from agenet.faces.crop import GEOMETRIES
 from agenet.faces.face import Detector
 from agenet.faces.hog import Hog
 from agenet.faces.yunet import YuNet
+from agenet.files import expand_home
 
 NAMES = ("auto", "yunet", "hog")
 _ACCEPTED = f"{', '.join(NAMES)}, the path of a YuNet ONNX file"
@@ -32,7 +33,7 @@ def create_detector(
         return YuNet(threads=threads)
     if detector == "hog":
         return Hog()
-    path = Path(detector).expanduser()
+    path = expand_home(detector)
     if path.exists() or path.suffix == ".onnx" or len(path.parts) > 1:
         return YuNet(path, threads)
     nearest = difflib.get_close_matches(str(detector).lower(), NAMES, n=2)

@@ -10,7 +10,7 @@ from typing import Any
 from agenet.data.records import Records, find_prepared
 from agenet.data.splits import Splits
 from agenet.errors import UserError
-from agenet.files import hash_file
+from agenet.files import expand_home, hash_file
 from agenet.labels import TASK_CLASSES
 from agenet.weights.bundled import DEFAULT, DEFAULT_FILE
 
@@ -74,7 +74,7 @@ def digest_weights(init: str) -> str | None:
     For a run it is that of the record of its best state. None for weights that never change, such
     as published ones, and if there are none.
     """
-    path = DEFAULT_FILE if init == DEFAULT else Path(init).expanduser()
+    path = DEFAULT_FILE if init == DEFAULT else expand_home(init)
     if path.is_dir():
         return _digest(sorted(path.glob("checkpoints/best/*/run/metadata")))
     return _digest([path] if path.is_file() else [])

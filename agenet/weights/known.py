@@ -23,6 +23,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from agenet.errors import UserError
+from agenet.files import expand_home
 from agenet.weights.bundled import DEFAULT, find_weights
 from agenet.weights.spec import NOT_FOLD_0, RGB, InputSpec, WeightsSpec
 
@@ -187,7 +188,7 @@ def find_init(init: str, model: str, flavour: str = "") -> KnownWeights | Path:
     names = [entry.name for entry in KNOWN]
     if init in names:
         return find_known(model, flavour, init)
-    path = find_weights(init) if init == DEFAULT else Path(init).expanduser()
+    path = find_weights(init) if init == DEFAULT else expand_home(init)
     if path.exists():
         return path
     nearest = difflib.get_close_matches(init, ["imagenet", DEFAULT, *names], n=3)

@@ -4,6 +4,7 @@ import difflib
 from pathlib import Path
 
 from agenet.errors import UserError
+from agenet.files import expand_home
 from agenet.weights.spec import NOT_FOLD_0
 
 DEFAULT = "default"
@@ -22,7 +23,7 @@ def find_weights(name_or_path: str | Path) -> Path:
         if not DEFAULT_FILE.is_file():
             raise UserError(f"{DEFAULT_FILE} is missing: install agenet again")
         return DEFAULT_FILE
-    path = Path(name_or_path).expanduser()
+    path = expand_home(name_or_path)
     if not path.exists():
         near = difflib.get_close_matches(str(name_or_path), [DEFAULT], n=1)
         did_you_mean = f"; did you mean {near[0]}?" if near else ""
