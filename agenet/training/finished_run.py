@@ -19,6 +19,7 @@ from agenet.models import create_model, option_names
 from agenet.training.checkpoints import Checkpoints, is_complete
 from agenet.training.losses import describe_heads
 from agenet.training.state import create_variables
+from agenet.weights.known import KNOWN
 from agenet.weights.load import Weights
 from agenet.weights.spec import InputSpec, WeightsSpec
 
@@ -53,7 +54,7 @@ class FinishedRun:
             ),
             source="agenet",
             origin=f"trained on {record['dataset']['name']}, seed {config['seed']}, "
-            f"from {config['init']}",
+            f"from {_name_of(config['init'])}",
             sha256=None,
             licence="that of whoever trained them",
             heads=self._heads,
@@ -128,6 +129,11 @@ def read_run_weights(workdir: Path) -> Weights:
     run = open_finished(workdir)
     tensors = run.read()
     return Weights({name: np.asarray(tensor) for name, tensor in tensors.items()}, run.spec)
+
+
+def _name_of(init: str) -> str:
+    """The name of initial weights, without the folder of a file or run on this machine."""
+    return init if any(init == entry.name for entry in KNOWN) else Path(init).name
 
 
 def _rgb(values: list[float]) -> tuple[float, float, float]:

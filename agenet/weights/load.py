@@ -1,5 +1,6 @@
 """Reads weights files, loads them strictly into a network, and saves weights to a file."""
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +14,16 @@ from flax.traverse_util import empty_node, flatten_dict, unflatten_dict
 from agenet.errors import UserError, printable
 from agenet.files import write_file
 from agenet.weights.bundled import DEFAULT_FILE, DEFAULT_TRAINED_ON
-from agenet.weights.formats import TensorFile, read_tensors
+from agenet.weights.formats import TensorFile, note, read_tensors
 from agenet.weights.identify import identify
 from agenet.weights.known import KnownWeights
-from agenet.weights.names import MAPS, detect, keras
+from agenet.weights.names import MAPS, find_network
 from agenet.weights.names.common import list_names
+from agenet.weights.names.keras_input import KerasInput, find_input
+from agenet.weights.ported import Note, split_head
 from agenet.weights.spec import WeightsSpec
+
+log = logging.getLogger(__name__)
 
 METADATA_KEY = "agenet"
 COLLECTIONS = ("params", "batch_stats")
@@ -39,27 +44,43 @@ class Weights:
 
 
 def read_weights(
-    path: str | Path, model: str = "", flavour: str = "", known: KnownWeights | None = None
+    path: str | Path,
+    model: str = "",
+    flavour: str = "",
+    known: KnownWeights | None = None,
+    stated: Mapping[str, Any] | None = None,
 ) -> Weights:
     """Reads a weights file of our own format, or of any source with a name map.
 
-    Our own files contain their specification. For other files the names of the tensors show the
-    source, and the table of known files gives the rest: by `known`, the entry that the file was
-    downloaded for, or by the file's hash. A file that is not in the table needs `model` and
-    sometimes `flavour`; it is assumed to expect the usual input of that network and source.
+    Our own files contain their specification, and so do those that `agenet port` wrote for other
+    frameworks. For other files the names of the tensors show the source, and the table of known
+    files gives the rest: by `known`, the entry that the file was downloaded for, or by the file's
+    hash. A file that is not in the table needs `model` and sometimes `flavour`. It is assumed to
+    expect the usual input of that network and source, unless a whole Keras model shows another one;
+    a line in the log says where that may be wrong.
+
+    Args:
+        path: of the file.
+        model: its network, if it is not known.
+        flavour: the network's variant, if the source leaves it open.
+        known: the entry of the table that it was downloaded for.
+        stated: fields of `InputSpec` that the user knows better: "size", "mean" and "std".
 
     Raises:
         UserError: the file cannot be read, or is of another network than `model`, or of another
-            flavour than `flavour`.
+            flavour than `flavour`; or it states its own input beside `stated`.
     """
     path = Path(path)
     file = read_tensors(path)
-    if METADATA_KEY in file.metadata:
-        weights = _read_own(path, file)
+    if METADATA_KEY in file.metadata or note.KEY in file.metadata:
+        if stated:
+            raise UserError(f"{path} states its own input: leave out --{next(iter(stated))}")
+        read = _read_own if METADATA_KEY in file.metadata else _read_ported
+        weights = read(path, file)
         if path == DEFAULT_FILE:
             weights = replace(weights, spec=replace(weights.spec, trained_on=DEFAULT_TRAINED_ON))
     else:
-        weights = _read_foreign(path, file, model, flavour, known)
+        weights = _read_foreign(path, file, model, flavour, known, stated or {})
     spec = weights.spec
     if model and spec.model != model:
         raise UserError(f"{path}: weights of {spec.model}, not of {model}")
@@ -149,36 +170,64 @@ def _read_own(path: Path, file: TensorFile) -> Weights:
     return Weights(file.tensors, spec)
 
 
+def _read_ported(path: Path, file: TensorFile) -> Weights:
+    try:
+        said = Note.from_json(file.metadata[note.KEY])
+        tensors = _translate(said.names, file.tensors, said.spec.model)
+        weights = Weights(split_head(tensors, said.columns), said.spec)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    _check_classes(weights.tensors, weights.spec, path)
+    return weights
+
+
 def _read_foreign(
-    path: Path, file: TensorFile, model: str, flavour: str, known: KnownWeights | None
+    path: Path,
+    file: TensorFile,
+    model: str,
+    flavour: str,
+    known: KnownWeights | None,
+    stated: Mapping[str, Any],
 ) -> Weights:
-    source = detect(file.tensors)
+    source, given = find_network(file.tensors)
     if source is None:
         raise UserError(
             f"{path}: no known network has these names: {list_names(sorted(file.tensors))}"
         )
     spec, is_known = identify(path, source, model, flavour, known)
     try:
-        tensors = MAPS[source].to_agenet(file.tensors, spec.model)
-        normalisation = keras.input_normalisation(file.tensors) if source == "keras" else None
+        tensors = _translate(source, given, spec.model)
+        # The table knows the input of its files. Others may show it, or the user knows it.
+        seen = KerasInput()
+        if source == "keras" and not {"mean", "std"} <= stated.keys():
+            seen = find_input(given, {} if is_known else file.metadata)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (ValueError, IndexError, TypeError, ArithmeticError) as error:
-        raise UserError(
-            f"{path}: a tensor has a shape that does not occur in {spec.model} ({error})"
-        ) from None
-    if not is_known:
-        spec = replace(spec, classes=_classes(tensors, path))
-    if normalisation is not None:
-        mean, std = normalisation
-        if not is_known:
-            spec = replace(spec, input=replace(spec.input, mean=mean, std=std))
-        elif not np.allclose((mean, std), (spec.input.mean, spec.input.std), atol=1e-3):
+    if is_known:
+        expected = (spec.input.mean, spec.input.std)
+        if seen.mean and seen.std and not np.allclose((seen.mean, seen.std), expected, atol=1e-3):
             raise UserError(
-                f"{path}: subtracts the mean {mean} and divides by {std}, unlike the known file"
+                f"{path}: subtracts the mean {seen.mean} and divides by {seen.std}, unlike the "
+                "known file"
             )
+    else:
+        if seen.assumed:
+            log.warning("%s: %s", path, seen.assumed)
+        fields = {"mean": seen.mean, "std": seen.std, "size": seen.size}
+        found: dict[str, Any] = {n: value for n, value in fields.items() if value is not None}
+        spec = replace(spec, classes=_classes(tensors, path), input=replace(spec.input, **found))
+    spec = replace(spec, input=replace(spec.input, **stated))
     _check_classes(tensors, spec, path)
     return Weights(tensors, spec)
+
+
+def _translate(source: str, tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
+    """The tensors of a file under our names and in our layout."""
+    try:
+        translated: dict[str, np.ndarray] = MAPS[source].to_agenet(tensors, model)
+    except (ValueError, IndexError, TypeError, ArithmeticError) as error:
+        raise UserError(f"a tensor has a shape that does not occur in {model} ({error})") from None
+    return translated
 
 
 def _classes(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Readers of weights files: what they return, and what they reject."""
 
 import io
+import json
 import os
 import pickle
 import struct
@@ -21,7 +22,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from agenet.errors import UserError
-from agenet.weights.formats import read_tensors
+from agenet.weights.formats import note, read_tensors
 from agenet.weights.formats.pytorch import MAGIC
 
 VALUES = np.arange(24, dtype=np.float32)
@@ -118,17 +119,75 @@ def test_pytorch_tensors_are_views_of_storages(tmp_path: Path) -> None:
     check(read_tensors(path).tensors, expected)
 
 
-def test_pytorch_state_dict_is_found(tmp_path: Path) -> None:
+def checkpoint(**entries: bytes) -> bytes:
+    """What a training saves: a dict of the entries and two numbers."""
+    pairs = b"".join(text(name) + code for name, code in entries.items())
+    return zipped(b"\x80\x02}(" + text("epoch") + b"K\x03" + pairs + text("step") + b"K\x04u.")
+
+
+def inner(*names: str) -> bytes:
+    return state(**dict.fromkeys(names, described()))[2:-1]
+
+
+@pytest.mark.parametrize(
+    "key", ["state_dict", "model", "model_state_dict", "net", "ema", "weights", "anything"]
+)
+def test_pytorch_state_dict_is_found(key: str, tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
-    inner = state(**{"module.a": described(), "module.b": described((1,), (1,))})[2:-1]
-    path.write_bytes(
-        zipped(b"\x80\x02}(" + text("epoch") + b"K\x03" + text("model") + inner + b"u.")
-    )
+    path.write_bytes(checkpoint(**{key: inner("a", "b")}))
     assert list(read_tensors(path).tensors) == ["a", "b"]
-    path.write_bytes(zipped(state(**{"module.a": described(), "b": described()})))
-    assert list(read_tensors(path).tensors) == ["module.a", "b"]
+    # Deeper, and beside the state of an optimizer.
+    moments = b"}(" + text("state") + inner("exp_avg") + b"u"
+    path.write_bytes(
+        checkpoint(optimizer=moments, **{key: b"}(" + text("module") + inner("a") + b"u"})
+    )
+    assert list(read_tensors(path).tensors) == ["a"]
+
+
+def test_pytorch_state_dict_of_several(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(checkpoint(ema=inner("a", "b", "c"), net=inner("d", "e"), stats=inner("f")))
+    assert list(read_tensors(path).tensors) == ["d", "e"]
+    assert "several networks in the file: net is read, not stats, ema; save" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("module.a", "module.b"), ["a", "b"]),
+        (("module.a", "b"), ["module.a", "b"]),
+        (("_orig_mod.a", "_orig_mod.b.c"), ["a", "b.c"]),
+        (("module._orig_mod.a", "module._orig_mod.b"), ["a", "b"]),
+        (("_orig_mod.module.a", "_orig_mod.module.b"), ["a", "b"]),
+        (("n_averaged", "module.module.a"), ["a"]),
+        (("b._checkpoint_wrapped_module.c", "a"), ["b.c", "a"]),
+    ],
+)
+def test_pytorch_wrappers_are_removed(
+    names: tuple[str, ...], expected: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(zipped(state(**dict.fromkeys(names, described()))))
+    assert list(read_tensors(path).tensors) == expected
+
+
+def test_pytorch_without_state_dict(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
     path.write_bytes(zipped(state(a=described(), epoch=b"K\x03")))
     assert "'epoch' is not a tensor" in refused(path)
+    path.write_bytes(zipped(state(**{"a": described(), "_orig_mod.a": described()})))
+    assert "two of its tensors have the same name" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["argparse\nNamespace", "torchvision.models.resnet\nResNet", "__main__\nNet"]
+)
+def test_what_to_do_about_other_objects(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(checkpoint(model=inner("a"), args=b"c" + name.encode() + b"\n)\x81"))
+    message = refused(path)
+    assert f"names {name.replace(chr(10), '.')}, which" in message
+    assert "nothing was executed: where it was made, save the weights alone: torch.save(" in message
 
 
 def test_pytorch_list_of_pairs(tmp_path: Path) -> None:
@@ -138,11 +197,11 @@ def test_pytorch_list_of_pairs(tmp_path: Path) -> None:
     make = b"ccollections\nOrderedDict\n"
     path.write_bytes(zipped(b"\x80\x02" + make + b"(" + pairs + b"tR."))
     check(read_tensors(path).tensors, {"a": VALUES[:6].reshape(2, 3)})
-    again = text("state_dict") + make + b"(h\x07tR"
+    again = text("again") + make + b"(h\x07tR"
     path.write_bytes(
         zipped(b"\x80\x02}(" + text("b") + make + b"(" + pairs + b"tR" + again + b"u.")
     )
-    assert "without any tensors" in refused(path)
+    check(read_tensors(path).tensors, {"a": VALUES[:6].reshape(2, 3)})
 
 
 @pytest.mark.slow
@@ -271,7 +330,62 @@ np.savez("x.npz", **{w.path: keras.ops.convert_to_numpy(w) for w in weights})
     assert len(expected) == 12
     check(read_tensors(tmp_path / "x.weights.h5").tensors, expected)
     check(read_tensors(tmp_path / "x.h5").tensors, expected)
-    assert "whole Keras model" in refused(tmp_path / "x.keras")
+    check(read_tensors(tmp_path / "x.keras").tensors, expected)
+    for name in ("x.h5", "x.keras"):
+        config = read_tensors(tmp_path / name).metadata["model_config"]
+        assert json.loads(config)["class_name"] == "Functional"
+
+
+def keras_model(path: Path, compression: int = zipfile.ZIP_STORED) -> dict[str, np.ndarray]:
+    expected = keras_weights(path)
+    weights = path.read_bytes()
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("metadata.json", "{}")
+        archive.writestr("config.json", '{"class_name": "Functional"}')
+        archive.writestr("model.weights.h5", weights)
+    return expected
+
+
+def test_whole_keras_model(tmp_path: Path) -> None:
+    path = tmp_path / "x.keras"
+    expected = keras_model(path)
+    found = read_tensors(path)
+    check(found.tensors, expected)
+    assert found.metadata["model_config"] == '{"class_name": "Functional"}'
+    note.add_to_zip(path, "a note")
+    assert read_tensors(path).metadata[note.KEY] == "a note"
+    keras_model(path, zipfile.ZIP_DEFLATED)
+    assert "is compressed" in refused(path)
+
+
+def test_normalizing_layers(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        for name in ("rescaling", "normalization", "rescaling_1", "batch_normalization"):
+            file.create_group(name)
+        file["normalization/normalization/mean:0"] = VALUES
+        file.attrs["layer_names"] = [b"rescaling", b"normalization"]
+        file.attrs["keras_version"] = "2.9.0"
+    metadata = read_tensors(path).metadata
+    names = ["normalization", "normalization/normalization", "rescaling", "rescaling_1"]
+    assert json.loads(metadata["normalizing_layers"]) == names
+    assert metadata["keras_version"] == "2.9.0"
+
+
+@pytest.mark.parametrize("kind", ["pth", "h5", "caffemodel"])
+def test_notes(kind: str, tmp_path: Path) -> None:
+    """A file that agenet wrote keeps a text, of any length, beside its tensors."""
+    path = tmp_path / f"x.{kind}"
+    text = "trained on " + "ä" * 100_000
+    if kind == "pth":
+        path.write_bytes(zipped(state(a=described())))
+        note.add_to_zip(path, text)
+    elif kind == "h5":
+        keras_weights(path)
+        note.add_to_hdf5(path, text)
+    else:
+        path.write_bytes(caffe_net() + field(4_000_000, text.encode()))
+    assert read_tensors(path).metadata[note.KEY] == text
 
 
 # Caffe: the wire format, written by hand.

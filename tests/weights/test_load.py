@@ -257,6 +257,17 @@ def test_unknown_file_needs_its_network(tmp_path: Path) -> None:
         read_weights(path, model="resnet5")
 
 
+def test_network_below_a_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = save(tmp_path, *(f"model.{name}" for name in RESNET), "loss.weight")
+    weights = read_weights(path, model="resnet50")
+    assert weights.spec.source == "torchvision"
+    assert set(weights.tensors) == {
+        "params/backbone/conv1/kernel",
+        "params/backbone/layer1_0/conv1/kernel",
+    }
+    assert caplog.messages == ["not part of the network at model., left out: loss.weight"]
+
+
 def test_timm_leaves_the_flavour_open(tmp_path: Path) -> None:
     path = save(tmp_path, "conv_stem.weight")
     with pytest.raises(UserError, match="give --flavour, timm or tensorflow"):

@@ -7,6 +7,7 @@ The content of a file decides its format, not its name. Each format has one modu
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import ml_dtypes
 import numpy as np
@@ -24,7 +25,8 @@ class TensorFile:
     Attributes:
         tensors: arrays by their names in the file, see the module of each format. Arrays own
             their memory; bfloat16 is converted to float32, other types are kept.
-        metadata: text stored with the tensors (safetensors only, otherwise empty).
+        metadata: texts stored with the tensors; beside those of a safetensors file, what the
+            module of the format says, and agenet's note (see `note`).
     """
 
     tensors: dict[str, np.ndarray]
@@ -32,7 +34,7 @@ class TensorFile:
 
 
 def read_tensors(path: str | Path) -> TensorFile:
-    """Reads safetensors, PyTorch's .pth, Keras's .h5 and .weights.h5, and .caffemodel.
+    """Reads safetensors, PyTorch's .pth, Keras's .h5, .weights.h5 and .keras, and .caffemodel.
 
     Raises:
         UserError: the file does not exist, has another format, is damaged, or contains more than
@@ -63,11 +65,19 @@ def _plain(array: np.ndarray) -> np.ndarray:
 
 
 def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    return _hdf5(path).read(path)
+
+
+def _read_keras(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    return _hdf5(path).read_keras(path)
+
+
+def _hdf5(path: Path) -> ModuleType:
     try:
         from agenet.weights.formats import hdf5
     except ImportError as error:
         raise UserError(f"{path}: reading Keras weights needs h5py: pip install h5py") from error
-    return hdf5.read(path)
+    return hdf5
 
 
 Reader = Callable[[Path], tuple[dict[str, np.ndarray], dict[str, str]]]
@@ -96,6 +106,9 @@ def _format(path: Path, head: bytes) -> tuple[str, Reader]:
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "Keras weights", _read_hdf5
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        # In a zip archive the name of the first member comes after 30 bytes; Keras's are fixed.
+        if head[30:].startswith((b"metadata.json", b"config.json", b"model.weights.h5")):
+            return "a Keras model", _read_keras
         return "PyTorch weights", pytorch.read_zip
     if head.startswith(b"\x80"):
         return "PyTorch weights", pytorch.read_legacy
@@ -108,5 +121,5 @@ def _format(path: Path, head: bytes) -> tuple[str, Reader]:
         return "a Caffe model", caffe.read
     raise UserError(
         f"{path}: is not a weights file: expected safetensors, PyTorch's .pth, "
-        "Keras's .weights.h5 or .h5, or .caffemodel"
+        "Keras's .weights.h5, .h5 or .keras, or .caffemodel"
     )

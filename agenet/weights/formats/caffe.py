@@ -14,8 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from agenet.weights.formats import note
+
 # Field numbers in caffe.proto, of the current layer message and of its first version.
 NET_LAYERS = {2: {"name": 4, "blobs": 6}, 100: {"name": 1, "blobs": 7}}
+NET_NOTE = 4_000_000  # of no field there
 BLOB_AXES = (1, 2, 3, 4)  # num, channels, height, width
 BLOB_DATA = 5
 BLOB_SHAPE = 7
@@ -38,7 +41,7 @@ def is_caffemodel(head: bytes) -> bool:
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns the blobs of all layers, and no metadata.
+    """Returns the blobs of all layers, and agenet's note if there is one.
 
     Raises:
         ValueError: the file is damaged, or has more layers or blobs than any network.
@@ -46,6 +49,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     with path.open("rb") as file:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     tensors: dict[str, np.ndarray] = {}
+    metadata: dict[str, str] = {}
     layers = 0
     for number, value in fields(data):
         if number in NET_LAYERS:
@@ -58,7 +62,9 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
                 if key in tensors:
                     raise ValueError(f"two layers are called {name[:100]}")
                 tensors[key] = _blob(key, blob)
-    return tensors, {}
+        elif number == NET_NOTE:
+            metadata = note.decode(_message(value))
+    return tensors, metadata
 
 
 def _layer(data: memoryview, name: int, blobs: int) -> tuple[str, list[memoryview]]:

@@ -1,6 +1,6 @@
-"""Reads Keras weights in HDF5: .weights.h5, and the .h5 files from before Keras 3.
+"""Reads Keras weights in HDF5: .weights.h5, the .h5 files from before Keras 3, and whole models.
 
-Both give names "<layer>/<variable>": "stem_conv/kernel", "stem_bn/gamma", "stem_bn/beta",
+All give names "<layer>/<variable>": "stem_conv/kernel", "stem_bn/gamma", "stem_bn/beta",
 "stem_bn/moving_mean", "stem_bn/moving_variance", "predictions/bias", "normalization/mean".
 
 .h5 (Keras applications, `model.save("x.h5")`): each layer has a group with its name, which contains
@@ -13,18 +13,29 @@ class and i the variables of a layer. The layer's name is an attribute of the gr
 earlier Keras 3 versions lack it, and give "conv2d_1/kernel" instead of "stem_conv/kernel". For the
 usual layers the class determines the variable's name; for others the number remains, "my_layer/0".
 States of random generators and optimizers are left out.
+
+.keras (`model.save("x.keras")`) is a zip archive with such a file and the model's configuration.
+
+Metadata are "model_config" (JSON) of a whole model; "keras_version" of .h5 files;
+"normalizing_layers", a JSON list of the paths of the layers of the classes Normalization and
+Rescaling, as far as the file lists layers without weights; and agenet's note.
 """
 
+import io
+import json
 import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import h5py
 import ml_dtypes
 import numpy as np
 
+from agenet.weights.formats import note
 from agenet.weights.formats.limits import SizeLimit
+from agenet.weights.formats.zips import Archive
 
 MAX_OBJECTS = 100_000
 MAX_DEPTH = 50  # of nested groups
@@ -37,28 +48,72 @@ VARIABLES = {
     "normalization": ("mean", "variance", "count"),
 }
 NO_WEIGHTS = {"optimizer", "optimizer_weights", "seed_generator"}
+MODEL_WEIGHTS, MODEL_CONFIG = "model.weights.h5", "config.json"  # in .keras
+_NORMALIZING = re.compile(r"(normalization|rescaling)(_\d+)?")
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns the variables of all layers, and no metadata.
+    """Returns the variables of all layers, and metadata.
 
     Raises:
         ValueError, OSError, RuntimeError: the file is damaged, or contains more than plain arrays.
     """
-    limit = SizeLimit(path.stat().st_size)
+    return _read(path, path.stat().st_size)
+
+
+def read_keras(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The same of a whole Keras model, from which no layer is created.
+
+    Raises:
+        ValueError, OSError, RuntimeError, zipfile.BadZipFile: as above.
+    """
+    archive = Archive(path)
+    content = archive[MODEL_WEIGHTS]
+    tensors, metadata = _read(io.BytesIO(content), len(content))
+    if MODEL_CONFIG in archive:
+        metadata["model_config"] = str(archive[MODEL_CONFIG], "utf-8")
+    if note.KEY in archive:
+        metadata |= note.decode(archive[note.KEY])
+    return tensors, metadata
+
+
+def _read(source: Path | IO[bytes], size: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    limit = SizeLimit(size)
     tensors = {}
-    with h5py.File(path, "r") as file:
+    normalizing = []
+    with h5py.File(source, "r") as file:
         group = _member(file, "model_weights") if "model_weights" in list(file) else file
         # Lists that are too long for one attribute are split into layer_names0 and so on.
         legacy = any(name.startswith("layer_names") for name in group.attrs)
-        for parts, dataset in _datasets(group):
+        for parts, member in _members(group):
+            if isinstance(member, h5py.Group):
+                layer = parts[:-1] if parts[-1] == "vars" else parts
+                if layer and _NORMALIZING.fullmatch(layer[-1]):
+                    normalizing.append("/".join(layer))
+                continue
             if NO_WEIGHTS.intersection(parts):
                 continue
-            name = _legacy_name(parts) if legacy else _name(parts, dataset.parent)
+            name = _legacy_name(parts) if legacy else _name(parts, member.parent)
             if name in tensors:
                 raise ValueError(f"two variables are called {name[:100]}")
-            tensors[name] = _array(dataset, name[:100], limit)
-    return tensors, {}
+            tensors[name] = _array(member, name[:100], limit)
+        metadata = {"normalizing_layers": json.dumps(sorted(set(normalizing)))}
+        for name in ("model_config", "keras_version"):
+            if text := _text(file, name) or _text(group, name):
+                metadata[name] = text
+        if text := _text(file, note.KEY):
+            metadata |= note.decode(text.encode())
+    return tensors, metadata
+
+
+def _text(group: h5py.Group, name: str) -> str:
+    """An attribute that is one text; empty if there is none."""
+    if name not in group.attrs or group.attrs.get_id(name).shape != ():
+        return ""
+    value = group.attrs[name]
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    return value if isinstance(value, str) else ""
 
 
 def _legacy_name(parts: list[str]) -> str:
@@ -77,14 +132,7 @@ def _name(parts: list[str], group: h5py.Group) -> str:
     known = len(group) == len(variables) or kind != "batch_normalization"
     if known and number in map(str, range(len(variables))):
         number = variables[int(number)]
-    return f"{_own_name(group) or folder}/{number}"
-
-
-def _own_name(group: h5py.Group) -> str:
-    if "name" not in group.attrs or group.attrs.get_id("name").shape != ():
-        return ""
-    value = group.attrs["name"]
-    return value if isinstance(value, str) else ""
+    return f"{_text(group, 'name') or folder}/{number}"
 
 
 def _member(group: h5py.Group, name: str | bytes) -> h5py.HLObject:
@@ -97,8 +145,8 @@ def _member(group: h5py.Group, name: str | bytes) -> h5py.HLObject:
     return group[name]
 
 
-def _datasets(root: h5py.Group) -> Iterator[tuple[list[str], h5py.Dataset]]:
-    """Yields each dataset with its path; an object that appears twice is an error."""
+def _members(root: h5py.Group) -> Iterator[tuple[list[str], h5py.Group | h5py.Dataset]]:
+    """Yields each group and dataset with its path; an object that appears twice is an error."""
     groups: list[tuple[list[str], h5py.Group]] = [([], root)]
     seen: set[int] = set()
     while groups:
@@ -113,7 +161,7 @@ def _datasets(root: h5py.Group) -> Iterator[tuple[list[str], h5py.Dataset]]:
                 if len(parts) >= MAX_DEPTH:
                     raise ValueError(f"its groups are nested deeper than {MAX_DEPTH}")
                 groups.append(([*parts, name], member))
-            elif isinstance(member, h5py.Dataset):
+            if isinstance(member, h5py.Group | h5py.Dataset):
                 yield [*parts, name], member
 
 

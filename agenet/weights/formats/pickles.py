@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
+ADVICE = "where it was made, save the weights alone: torch.save(module.state_dict(), 'weights.pth')"
 # EfficientNet-B7's weights take about 60,000.
 MAX_INSTRUCTIONS = 1_000_000
 
@@ -136,7 +137,8 @@ def _find(
     if str(name) in classes:
         return classes[str(name)]
     raise ValueError(
-        f"its pickle names {name}, which a dict of tensors does not need; nothing was executed"
+        f"its pickle names {name}, which a dict of tensors does not need; nothing was executed: "
+        + ADVICE
     )
 
 

@@ -7,14 +7,13 @@ system, the object, the keys of the storages) followed by the storages, each pre
 torch/serialization.py describes both.
 
 Names are those of the state dict, such as "layer1.0.conv1.weight", "bn1.running_mean" and
-"bn1.num_batches_tracked", without the prefix "module." of DataParallel.
+"bn1.num_batches_tracked", see `agenet.weights.formats.checkpoints`.
 """
 
 import io
 import math
 import mmap
 import struct
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from agenet.errors import UserError
-from agenet.weights.formats import pickles
+from agenet.weights.formats import note, pickles
+from agenet.weights.formats.checkpoints import find_state
 from agenet.weights.formats.limits import SizeLimit
+from agenet.weights.formats.zips import Archive
 
 MAGIC = 0x1950A86A20F9469CFC6C
 MAX_AXES = 32
-STATE_KEYS = ("state_dict", "model")  # where training checkpoints keep their state dict
 
 _STORAGES: dict[str, Any] = {
     "DoubleStorage": np.float64,
@@ -63,9 +62,7 @@ class _Tensor:
 def _storage(identifier: Any) -> _Storage:
     kind, *rest = identifier
     if kind == "module":
-        raise ValueError(
-            "it contains a whole module with its code: save module.state_dict() instead"
-        )
+        raise ValueError(f"it contains a whole module with its code: {pickles.ADVICE}")
     if kind != "storage" or len(rest) not in (4, 5) or rest[4:] not in ([], [None]):
         raise ValueError("it has an unknown kind of storage")
     dtype, key, _, size = rest[:4]
@@ -133,53 +130,27 @@ def _load(file: Any, storages: dict[str, _Storage]) -> Any:
 
 
 def read_zip(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns the tensors of a file written by PyTorch 1.6 or later, and no metadata.
+    """Returns the tensors of a file written by PyTorch 1.6 or later, and agenet's note, if any.
 
     Raises:
         ValueError, zipfile.BadZipFile: the file is damaged or contains anything but tensors.
-        UserError: it is a Keras model.
     """
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        members = {info.filename: info for info in archive.infolist()}
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if "model.weights.h5" in members:
-        raise UserError(
-            f"{path}: is a whole Keras model: load it with Keras and save its weights with "
-            "model.save_weights('x.weights.h5')"
-        )
-    folders = [name.removesuffix("/data.pkl") for name in members if name.endswith("/data.pkl")]
+    archive = Archive(path)
+    folders = [name.removesuffix("/data.pkl") for name in archive if name.endswith("/data.pkl")]
     if len(folders) != 1:
         raise ValueError("it is a zip archive, but not one of torch.save")
     folder = folders[0]
-    if f"{folder}/constants.pkl" in members:
-        raise ValueError("it is a TorchScript program: save module.state_dict() instead")
-
-    def member(name: str) -> memoryview:
-        if f"{folder}/{name}" not in members:
-            raise ValueError(f"its part {name[:100]} is missing")
-        return _member(data, members[f"{folder}/{name}"])
-
-    big = f"{folder}/byteorder" in members and bytes(member("byteorder")) == b"big"
+    if f"{folder}/constants.pkl" in archive:
+        raise ValueError(f"it is a TorchScript program: {pickles.ADVICE}")
+    big = f"{folder}/byteorder" in archive and bytes(archive[f"{folder}/byteorder"]) == b"big"
     storages: dict[str, _Storage] = {}
-    state = _state_dict(_load(io.BytesIO(member("data.pkl")), storages))
-    flat = {t.storage.key: member(f"data/{t.storage.key}") for t in state.values()}
-    return _arrays(state, flat, len(data), ">" if big else "<"), {}
-
-
-def _member(data: mmap.mmap, info: zipfile.ZipInfo) -> memoryview:
-    """Returns the bytes of an uncompressed member (PKWARE's APPNOTE, section 4.3.7)."""
-    name = info.filename[:100]
-    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-        raise ValueError(f"its part {name} is compressed, which torch.save never does")
-    if info.flag_bits & 1:
-        raise ValueError(f"its part {name} is encrypted")
-    header = data[info.header_offset : info.header_offset + 30] if info.header_offset >= 0 else b""
-    if len(header) < 30 or not header.startswith(b"PK\x03\x04"):
-        raise ValueError(f"its part {name} is missing")
-    start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
-    if start + info.file_size > len(data):
-        raise ValueError(f"its part {name} is truncated")
-    return memoryview(data)[start : start + info.file_size]
+    content = _load(io.BytesIO(archive[f"{folder}/data.pkl"]), storages)
+    state = find_state(content, _Tensor)
+    keys = {tensor.storage.key for tensor in state.values()}
+    flat = {key: archive[f"{folder}/data/{key}"] for key in keys}
+    name = f"{folder}/{note.KEY}"
+    metadata = note.decode(archive[name]) if name in archive else {}
+    return _arrays(state, flat, archive.size, ">" if big else "<"), metadata
 
 
 def read_legacy(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -195,7 +166,7 @@ def read_legacy(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise ValueError("it is a pickle, but not one of torch.save")
     _load(data, storages)  # the version of the format; there was only one
     _load(data, storages)  # facts about the system; storages are little-endian on all
-    state = _state_dict(_load(data, storages))
+    state = find_state(_load(data, storages), _Tensor)
     keys = _load(data, storages)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ValueError("its list of storages is missing")
@@ -212,22 +183,6 @@ def read_legacy(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             )
         flat[key] = memoryview(data)[start:position]
     return _arrays(state, flat, len(data), "<"), {}
-
-
-def _state_dict(state: Any) -> dict[str, _Tensor]:
-    if isinstance(state, dict):
-        nested = [state[key] for key in STATE_KEYS if isinstance(state.get(key), dict)]
-        state = nested[0] if nested else state
-    if not isinstance(state, dict):
-        raise ValueError("it does not contain a state dict")
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, _Tensor):
-            raise ValueError(
-                f"its entry {str(name)[:100]!r} is not a tensor: expected a state dict, "
-                f"or one under {' or '.join(map(repr, STATE_KEYS))}"
-            )
-    parallel = all(name.startswith("module.") for name in state)
-    return {name.removeprefix("module." if parallel else ""): t for name, t in state.items()}
 
 
 def _arrays(

@@ -15,8 +15,8 @@ _PATHS = {
     "fc7": "backbone/fc2",
 }
 _LEAVES = {"0": "kernel", "1": "bias"}
-# The task of a network by its number of classes, and where our classes are among its own: the
-# order of the age groups is that of `agenet.labels.AGE_GROUPS`, but male comes before female.
+# The task of a published network by its number of classes, and where our classes are among its own:
+# the order of the age groups is that of `agenet.labels.AGE_GROUPS`, but male comes before female.
 _TASKS = {8: ("age", list(range(8))), 2: ("gender", [1, 0])}
 
 
@@ -32,8 +32,7 @@ def to_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.nda
     as rows, columns, channels.
 
     Raises:
-        UserError: a tensor has no counterpart in our network, or the last layer has neither 8
-            classes (age) nor 2 (gender).
+        UserError: a tensor has no counterpart in our network, or the last layer no bias.
     """
     result, unknown = {}, []
     for name, tensor in tensors.items():
@@ -91,9 +90,9 @@ def from_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.n
 
 def _task(tensors: Mapping[str, np.ndarray]) -> tuple[str, list[int]]:
     classes = tensors["fc8/1"].size if "fc8/1" in tensors else 0
-    if classes not in _TASKS:
-        raise UserError(f"fc8 has {classes} classes, neither 8 age groups nor 2 genders")
-    return _TASKS[classes]
+    if not classes:
+        raise UserError("fc8 has no classes")
+    return _TASKS.get(classes, ("classes", list(range(classes))))
 
 
 def _rows_first(matrix: np.ndarray, channels: int) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Name map of Keras applications: ResNet50, ResNet101, ResNet152 and EfficientNetB0 to B7."""
+"""Name map of Keras applications: ResNet50, ResNet101, ResNet152 and EfficientNetB0 to B7.
+
+And of the network of Levi and Hassner that `agenet.frameworks.keras_networks` composes.
+"""
 
 import re
 import string
@@ -6,9 +9,8 @@ from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
-from agenet.errors import UserError
 from agenet.weights.names.common import check_known, check_placed, first_head, head_path, split_name
-from agenet.weights.spec import RGB
+from agenet.weights.names.keras_input import is_normalisation
 
 _NORM = {
     "gamma": "params/{}/scale",
@@ -45,10 +47,7 @@ _EXPANDED = _PLAIN | {
     "project_conv": "conv_pwl",
     "project_bn": "bn3",
 }
-_NORMALISATION = re.compile(r"normalization(_\d+)?/(mean|variance|count)")
-# Keras's EfficientNet divides by the root of its layer's variance. The ImageNet weights set that
-# variance to the standard deviations, and the network divides by their root once more.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_LEVI_HASSNER = ("conv1", "conv2", "conv3", "fc1", "fc2")
 
 
 def matches(names: Collection[str]) -> bool:
@@ -59,17 +58,17 @@ def to_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.nda
     """Returns the tensors under our names; depthwise kernels [k, k, C, 1] become [k, k, 1, C].
 
     Keras's ResNets take BGR and ours RGB, so the input channels of the first kernel are reversed.
-    Our networks do not normalise their input themselves, see `input_normalisation`.
+    Our networks do not normalise their input themselves, see `keras_input`.
 
     Raises:
         UserError: a tensor has no counterpart in our network.
     """
     result, unknown = {}, []
     for name, tensor in tensors.items():
-        if _NORMALISATION.fullmatch(name):
+        if is_normalisation(name):
             continue
         layer, _, variable = name.rpartition("/")
-        path = _path(layer, tensors)
+        path = _path(layer, tensors, model)
         template = (_NORM if layer.endswith("bn") else _AFFINE).get(variable)
         if path is None or template is None or template.format(path) in result:
             unknown.append(name)
@@ -89,7 +88,7 @@ def from_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.n
     Raises:
         UserError: a tensor has no counterpart in Keras's network.
     """
-    layers = {path: name for name in _layers(model) if (path := _path(name, {}))}
+    layers = {path: name for name in _layers(model) if (path := _path(name, {}, model))}
     layers |= dict.fromkeys(first_head(tensors), "predictions")
     result, unplaced = {}, []
     for name, tensor in tensors.items():
@@ -111,7 +110,9 @@ def from_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.n
 
 def _layers(model: str) -> Iterator[str]:
     """Yields a superset of the names of layers in such a network."""
-    if model.startswith("resnet"):
+    if model == "levi_hassner":
+        yield from _LEVI_HASSNER
+    elif model.startswith("resnet"):
         yield from ("conv1_conv", "conv1_bn")
         numbers = [f"{number}_{kind}" for number in range(4) for kind in ("conv", "bn")]
         yield from (
@@ -127,10 +128,12 @@ def _layers(model: str) -> Iterator[str]:
             yield from (f"block{stage}{i}_{n}" for i in string.ascii_lowercase for n in names)
 
 
-def _path(layer: str, tensors: Mapping[str, np.ndarray]) -> str | None:
+def _path(layer: str, tensors: Mapping[str, np.ndarray], model: str) -> str | None:
     if layer in ("predictions", "probs"):
         bias = tensors.get(f"{layer}/bias")
         return None if bias is None else head_path(bias.size)
+    if model == "levi_hassner":
+        return f"backbone/{layer}" if layer in _LEVI_HASSNER else None
     if layer in _OUTER:
         return f"backbone/{_OUTER[layer]}"
     if part := re.fullmatch(r"conv([2-5])_block(\d{1,2})_([0-3])_(conv|bn)", layer):
@@ -144,38 +147,3 @@ def _path(layer: str, tensors: Mapping[str, np.ndarray]) -> str | None:
         path = (_PLAIN if stage == 0 else _EXPANDED).get(part[3])
         return f"backbone/blocks_{stage}_{index}/{path}" if path else None
     return None
-
-
-def input_normalisation(tensors: Mapping[str, np.ndarray]) -> tuple[RGB, RGB] | None:
-    """Returns the mean and standard deviation (RGB, 0 to 255) that the network itself applies.
-
-    None if the network does not normalise its input.
-
-    Raises:
-        UserError: they are neither ImageNet's nor 0 and 1. The weights do not say what the network
-            computes from other values.
-    """
-    layer = {
-        part[2]: np.asarray(tensor, np.float64).reshape(-1)
-        for name, tensor in tensors.items()
-        if (part := _NORMALISATION.fullmatch(name))
-    }
-    if not layer:
-        return None
-    # Networks without ImageNet weights take the root once.
-    once = tuple(value**2 for value in _STD)
-    for mean, variance, std in (
-        (_MEAN, _STD, _STD),
-        (_MEAN, once, _STD),
-        ((0.0,) * 3, (1.0,) * 3, (1.0,) * 3),
-    ):
-        if all(
-            name in layer and layer[name].size == 3 and np.allclose(layer[name], value, atol=1e-6)
-            for name, value in (("mean", mean), ("variance", variance))
-        ):
-            return _times_255(*mean), _times_255(*std)
-    raise UserError("its layer normalization holds neither ImageNet's mean and deviation nor 0, 1")
-
-
-def _times_255(red: float, green: float, blue: float) -> RGB:
-    return red * 255, green * 255, blue * 255

@@ -1,4 +1,7 @@
-"""Name map of torchvision: ResNet and EfficientNet-B; timm's ResNets have the same names."""
+"""Name map of torchvision: ResNet and EfficientNet-B; timm's ResNets have the same names.
+
+And of the networks that `agenet.frameworks.torch_networks` composes: Levi-Hassner and Lite.
+"""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -26,6 +29,7 @@ _EXPANDED = {
     "3.0": "conv_pwl",
     "3.1": "bn3",
 }
+_LEVI_HASSNER = ("conv1", "conv2", "conv3", "fc1", "fc2")
 _OUTER = {
     "features.0.0": "conv_stem",
     "features.0.1": "bn1",
@@ -63,17 +67,24 @@ def from_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.n
 
 
 def _top(model: str) -> str:
+    if model == "levi_hassner":
+        return "classifier"
     return "fc" if model.startswith("resnet") else "classifier.1"
 
 
 def _backbone(module: str, model: str) -> str | None:
-    path = _resnet(module) if model.startswith("resnet") else _efficientnet(module)
+    if model == "levi_hassner":
+        path = module if module in _LEVI_HASSNER else None
+    else:
+        path = _resnet(module) if model.startswith("resnet") else _efficientnet(module)
     return f"backbone/{path}" if path else None
 
 
 def _modules(model: str) -> Iterator[str]:
     """Yields a superset of the names of modules in such a network."""
-    if model.startswith("resnet"):
+    if model == "levi_hassner":
+        yield from _LEVI_HASSNER
+    elif model.startswith("resnet"):
         layers = [f"{kind}{i}" for kind in ("conv", "bn") for i in (1, 2, 3)]
         layers += ["downsample.0", "downsample.1"]
         yield from ("conv1", "bn1")
