@@ -13,8 +13,32 @@ SOURCE is a file, a name that --list shows, "default" (the bundled weights), or 
 
 Without --to, OUTPUT is a .safetensors file that agenet reads, with the input specification and the
 origin of the weights inside. With --to it is a file of another framework: .safetensors or .pth for
-torchvision and timm, .weights.h5 or .keras for Keras, .caffemodel for Caffe.
+torchvision and timm, .weights.h5 or .keras for Keras, .caffemodel for Caffe. A .keras file opens
+in Keras alone; other files of networks that no library has come with a second file that defines
+the network. agenet reads all of them again, with the heads, the input and the origin as they were.
+
+--size, --mean and --std are for files whose input is not known. Mean and standard deviation are
+those of R, G, B from 0 to 255: three numbers, or one for all.
 """
+
+
+def _rgb(
+    _: click.Context, parameter: click.Parameter, text: str | None
+) -> tuple[float, float, float] | None:
+    """Three numbers, or one for all of R, G and B."""
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    lowest = 1e-3 if parameter.name == "std" else 0.0
+    if len(numbers) not in (1, 3) or not all(lowest <= number <= 1000 for number in numbers):
+        raise click.BadParameter(
+            f"{text!r} is not three numbers from {lowest:g} to 1000, such as 127,127,127"
+        )
+    red, green, blue = numbers * (3 // len(numbers))
+    return red, green, blue
 
 
 @click.command(epilog=EPILOG)
@@ -27,6 +51,14 @@ torchvision and timm, .weights.h5 or .keras for Keras, .caffemodel for Caffe.
 )
 @click.option("--model", default="", help="The network, for a file that --list does not show.")
 @click.option("--flavour", default="", help="Its variant, if the file leaves it open.")
+@click.option(
+    "--size",
+    type=click.IntRange(1, 10_000),
+    metavar="PIXELS",
+    help="Side of its input, if the file does not say.",
+)
+@click.option("--mean", metavar="R,G,B", callback=_rgb, help="What it subtracts, likewise.")
+@click.option("--std", metavar="R,G,B", callback=_rgb, help="What it divides by, likewise.")
 @click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it exists.")
 @click.option(
     "--check",

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 OPENCV4 = "AGENET_OPENCV4"  # names a folder with OpenCV 4, the last version that reads Caffe files
-# Field numbers in caffe.proto.
-_NET_NAME, _NET_LAYER = 1, 100
+# Field numbers in caffe.proto, and one that is free there (`agenet.weights.formats.caffe`).
+_NET_NAME, _NET_LAYER, _NET_NOTE = 1, 100, 4_000_000
 _LAYER_NAME, _LAYER_TYPE, _LAYER_BLOBS = 1, 2, 7
 _BLOB_DATA, _BLOB_SHAPE, _SHAPE_DIM = 5, 7, 1
 _NAME = "LeviHassner"
@@ -32,8 +32,11 @@ def why_not_opencv() -> str:
     return f"OpenCV 5 reads no Caffe files: {command} and set {OPENCV4}=FOLDER"
 
 
-def write_caffemodel(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes weights by names such as "conv1/0", the kernel of conv1, and "conv1/1", its bias."""
+def write_caffemodel(path: Path, tensors: Mapping[str, np.ndarray], note: str) -> None:
+    """Writes weights by names such as "conv1/0", the kernel of conv1, and "conv1/1", its bias.
+
+    The note is in a field that Caffe's definition does not have; readers pass over such fields.
+    """
     parts = [_field(_NET_NAME, _NAME.encode())]
     for layer in dict.fromkeys(name.partition("/")[0] for name in tensors):
         kind = "Convolution" if layer.startswith("conv") else "InnerProduct"
@@ -41,6 +44,7 @@ def write_caffemodel(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         for number in ("0", "1"):
             message += _field(_LAYER_BLOBS, _blob(tensors[f"{layer}/{number}"]))
         parts.append(_field(_NET_LAYER, message))
+    parts.append(_field(_NET_NOTE, note.encode()))
     path.write_bytes(b"".join(parts))
 
 

@@ -1,17 +1,12 @@
 """Networks of agenet in Keras: those of Keras applications, changed where ours differ.
 
-Each has the layers of agenet's network of the same name, so that `from_agenet` and `to_agenet` only
-rename and transpose weights. Levi-Hassner's network is defined here, since no library has it.
+Each has the layers of agenet's network of the same name, so that `keras_weights` only renames and
+transposes weights. Levi-Hassner's network is defined here, since no library has it. For this one
+and EfficientNet-Lite0 the file needs Keras alone: `agenet port` puts a copy beside their weights.
 """
 
 import os
-from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
-
-from agenet.errors import UserError
-from agenet.weights.names import keras as names
 
 
 def import_keras() -> Any:
@@ -47,22 +42,25 @@ def create_keras(model: str, size: int, classes: int, regular: bool = False) -> 
         return keras.Model(resnet.input, resnet.get_layer("predictions")(x))
     from keras.src.applications import efficientnet
 
-    # Imported here: JAX would count for Keras's start and memory.
-    from agenet.models.efficientnet import VARIANTS as SCALES
-
     variant = model.removeprefix("efficientnet_")
-    scale, lite = SCALES[variant], variant.startswith("lite")
+    lite = variant.startswith("lite")
     if lite and variant != "lite0":
         raise NotImplementedError(
             "of EfficientNet-Lite only Lite0 can be composed of Keras applications"
         )
+    width, depth, input_size = 1.0, 1.0, 224  # of Lite0
+    if not lite:
+        # Imported here: JAX would count for Keras's start and memory.
+        from agenet.models.efficientnet import VARIANTS
+
+        width, depth, input_size, _ = VARIANTS[variant]
     blocks = [
         block | ({"se_ratio": 0.0} if lite else {}) for block in efficientnet.DEFAULT_BLOCKS_ARGS
     ]
     network = efficientnet.EfficientNet(
-        scale.width,
-        scale.depth,
-        scale.input_size,
+        width,
+        depth,
+        input_size,
         dropout_rate=0.2 * regular,
         drop_connect_rate=0.2 * regular,
         activation="relu6" if lite else "swish",
@@ -113,13 +111,14 @@ def _levi_hassner(size: int, classes: int, rate: float) -> Any:
     import keras
     from keras import layers, ops
 
-    class LocalResponseNorm(layers.Layer):
-        """Normalises over five channels, like torch.nn.LocalResponseNorm(5)."""
+    def local_response_norm(x: Any) -> Any:
+        """Normalises over five channels, like torch.nn.LocalResponseNorm(5).
 
-        def call(self, x: Any) -> Any:
-            squares = ops.pad(ops.square(x), ((0, 0), (0, 0), (0, 0), (2, 2)))
-            total = sum(squares[..., i : i + x.shape[-1]] for i in range(5))
-            return x / ops.power(1 + 1e-4 / 5 * total, 0.75)
+        Of Keras's own operations, so that a whole model opens without this file.
+        """
+        squares = ops.pad(ops.square(x), ((0, 0), (0, 0), (0, 0), (2, 2)))
+        total = sum(squares[..., i : i + x.shape[-1]] for i in range(5))
+        return x / ops.power(1 + 1e-4 / 5 * total, 0.75)
 
     x = inputs = keras.Input((size, size, 3))
     for number, (features, kernel, stride, padding) in enumerate(
@@ -129,53 +128,8 @@ def _levi_hassner(size: int, classes: int, rate: float) -> Any:
         x = layers.Conv2D(features, kernel, stride, activation="relu", name=f"conv{number}")(x)
         # After a ReLU no value is below zero, so padding with zeros changes no maximum.
         x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))
-        x = LocalResponseNorm()(x) if number < 3 else x
+        x = local_response_norm(x) if number < 3 else x
     x = layers.Flatten()(x)
     for name in ("fc1", "fc2"):
         x = layers.Dropout(rate)(layers.Dense(512, activation="relu", name=name)(x))
     return keras.Model(inputs, layers.Dense(classes, name="predictions")(x))
-
-
-def from_agenet(tensors: dict[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
-    """From agenet's names and layout, with one head, to those of `create_keras`'s network."""
-    if model != "levi_hassner":
-        return _rgb(names.from_agenet(tensors, model))
-    return {
-        "/".join(n.replace("heads/classes", "predictions").split("/")[-2:]): v
-        for n, v in tensors.items()
-    }
-
-
-def to_agenet(tensors: dict[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
-    """From the names and layout of `create_keras`'s network to agenet's."""
-    if model != "levi_hassner":
-        return names.to_agenet(_rgb(tensors), model)
-    return {
-        f"params/{'' if n.startswith('predictions') else 'backbone/'}"
-        f"{n.replace('predictions', 'heads/classes')}": v
-        for n, v in tensors.items()
-    }
-
-
-def _rgb(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Reverses the input channels of a ResNet: those of Keras applications take BGR."""
-    name = "conv1_conv/kernel"
-    return tensors | ({name: tensors[name][:, :, ::-1]} if name in tensors else {})
-
-
-def assign_keras(model: Any, tensors: Mapping[str, np.ndarray]) -> None:
-    """Sets all variables of a Keras network except those that normalise its input.
-
-    Raises:
-        UserError: the tensors are of another network.
-    """
-    named = {
-        f"{layer.name}/{variable.name}": variable
-        for layer in model.layers
-        for variable in layer.variables
-        if not layer.name.startswith(("normalization", "dropout")) and "seed" not in variable.name
-    }
-    if differing := named.keys() ^ tensors.keys():
-        raise UserError(f"not the variables of {model.name}: {', '.join(sorted(differing)[:5])}")
-    for name, variable in named.items():
-        variable.assign(tensors[name])

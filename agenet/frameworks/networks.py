@@ -13,15 +13,11 @@ network also has `source`, `name`, `model` and `flavour` (those of `agenet.model
 `module`, the framework's own object: a `torch.nn.Module` that takes [B, 3, S, S] or a
 `keras.Model`.
 
-Random weights have the same distribution in all frameworks: normal kernels that keep the variance,
-and batch normalisation with the statistics of noise, with jitter, so that nothing keeps its initial
-value and activations neither vanish nor explode. There is no dropout and no stochastic depth.
+Random weights are those of `random_weights`. There is no dropout and no stochastic depth.
 """
 
 import copy
 import importlib.util
-import math
-import re
 import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -32,6 +28,7 @@ import numpy as np
 from agenet.errors import UserError
 from agenet.frameworks.caffe import run_in_opencv, why_not_opencv
 from agenet.frameworks.keras_networks import import_keras
+from agenet.frameworks.random_weights import fill, randomise_keras, randomise_torch, to_torch
 from agenet.frameworks.torch_networks import import_torchvision
 
 NETWORKS: dict[str, tuple[str, ...]] = {
@@ -161,31 +158,7 @@ class TorchNetwork(Network):
         self.module.eval()
 
     def randomise(self, rng: np.random.Generator, steady: bool) -> None:
-        import torch
-
-        norms = []
-        for name, module in self.module.named_modules():
-            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-                _fill(module.weight, _kernel(rng, module.weight.shape, module.weight[0].numel()))
-                if module.bias is not None:
-                    _fill(module.bias, rng.normal(0, 0.1, module.bias.shape))
-            elif isinstance(module, torch.nn.BatchNorm2d):
-                norms.append(module)
-                scale, bias = _affine(rng, name, len(module.weight), steady)
-                _fill(module.weight, scale)
-                _fill(module.bias, bias)
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.momentum = 1.0
-        self.module.train()
-        with torch.no_grad():
-            self.module(_to_torch(rng.normal(size=(4, self.size, self.size, 3))))
-        self.module.eval()
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            mean, var = _jitter(rng, norm.running_mean.numpy(), norm.running_var.numpy())
-            _fill(norm.running_mean, mean)
-            _fill(norm.running_var, var)
+        randomise_torch(self.module, self.size, rng, steady)
 
     def run(self, images: np.ndarray, train: bool = False) -> tuple[np.ndarray, np.ndarray]:
         import torch
@@ -195,7 +168,7 @@ class TorchNetwork(Network):
         seen: list[Any] = []
         hook = linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         with torch.no_grad():
-            logits = module(_to_torch(images))
+            logits = module(to_torch(images))
         hook.remove()
         return seen[0].flatten(1).numpy(), logits.numpy()
 
@@ -204,9 +177,9 @@ class TorchNetwork(Network):
 
         other = copy.copy(self)
         other.module = copy.deepcopy(self.module).train(train)
-        (other.module(_to_torch(images)) * torch.tensor(direction)).sum().backward()
+        (other.module(to_torch(images)) * torch.tensor(direction)).sum().backward()
         for parameter in other.module.parameters():
-            _fill(parameter, parameter.grad.numpy())
+            fill(parameter, parameter.grad.numpy())
         return other
 
     def save(self, path: Path) -> None:
@@ -237,32 +210,7 @@ class KerasNetwork(Network):
         self._both = keras.Model(self.module.input, outputs)
 
     def randomise(self, rng: np.random.Generator, steady: bool) -> None:
-        keras = import_keras()
-        norms = []
-        for layer in self.module.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                norms.append(layer)
-                scale, bias = _affine(rng, layer.name, layer.gamma.shape[0], steady)
-                layer.gamma.assign(scale)
-                layer.beta.assign(bias)
-            elif hasattr(layer, "kernel"):  # DepthwiseConv2D is not a subclass of Conv2D.
-                shape = layer.kernel.shape
-                # Depthwise kernels are [k, k, C, 1], with one input per channel.
-                depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-                fan_in = math.prod(shape[:2]) if depthwise else math.prod(shape[:-1])
-                layer.kernel.assign(_kernel(rng, shape, fan_in))
-                if layer.bias is not None:
-                    layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.momentum = 0.0
-        noise = rng.normal(size=(4, self.size, self.size, 3)).astype(np.float32)
-        self.module(self._input(noise), training=True)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            mean, var = _jitter(rng, norm.moving_mean.numpy(), norm.moving_variance.numpy())
-            norm.moving_mean.assign(mean)
-            norm.moving_variance.assign(var)
+        randomise_keras(self.module, self.size, rng, steady, self._input)
 
     def run(self, images: np.ndarray, train: bool = False) -> tuple[np.ndarray, np.ndarray]:
         before = self.module.get_weights() if train else []
@@ -346,40 +294,3 @@ def _input_size(model: str) -> int:
     from agenet.models import create_model
 
     return int(create_model(model, {"imagenet": 1000}).backbone.input_size)
-
-
-def _kernel(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
-    return rng.normal(0, (2 / fan_in) ** 0.5, shape)
-
-
-def _affine(
-    rng: np.random.Generator, name: str, channels: int, steady: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and bias of the batch normalisation `name`."""
-    scale, bias = rng.uniform(0.5, 1.5, channels), rng.normal(0, 0.1, channels)
-    # ResNets of 50 layers and more are unstable unless their branches add little to the trunk.
-    if re.search(r"bn3$|_3_bn$", name):
-        scale *= 0.3
-    if steady:
-        scale = rng.uniform(0.4, 0.7, channels)
-        # Units are always on or always off; those of a ResNet's trunk are all on.
-        trunk = re.search(r"bn3$|_3_bn$|_0_bn$|downsample", name)
-        bias += 5 * scale * (1 if trunk else rng.choice([-1, 1], channels))
-    return scale, bias
-
-
-def _jitter(
-    rng: np.random.Generator, mean: np.ndarray, var: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    mean = mean + 0.1 * np.sqrt(var) * rng.normal(size=mean.shape)
-    return mean, var * rng.uniform(0.7, 1.5, var.shape)
-
-
-def _fill(tensor: Any, values: np.ndarray) -> None:
-    tensor.data = tensor.new_tensor(np.asarray(values))
-
-
-def _to_torch(images: np.ndarray) -> Any:
-    import torch
-
-    return torch.tensor(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), dtype=torch.float32)

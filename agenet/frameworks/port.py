@@ -23,6 +23,7 @@ from agenet.weights import bundled
 from agenet.weights.cache import find_file
 from agenet.weights.known import KNOWN
 from agenet.weights.load import Weights, read_weights, save_weights
+from agenet.weights.spec import RGB
 
 
 def port(
@@ -32,6 +33,9 @@ def port(
     *,
     model: str = "",
     flavour: str = "",
+    size: int | None = None,
+    mean: RGB | None = None,
+    std: RGB | None = None,
     check: bool = False,
     half: bool = False,
     balance: float = 0.0,
@@ -45,6 +49,8 @@ def port(
         to: the framework whose format the file has; by default agenet's own.
         model: the network of a file that is not known.
         flavour: its variant, if the file leaves it open.
+        size: side of its input in pixels, if the file does not say.
+        mean, std: that it subtracts from and divides R, G, B by, from 0 to 255, likewise.
         check: run the other framework's network, too, and write only if the answers agree.
         half: store weights in 16 bits; in agenet's format only.
         balance: see `balance_ages`; of runs only.
@@ -55,6 +61,8 @@ def port(
             answers differ.
     """
     is_run = Path(source).is_dir()
+    given = {"size": size, "mean": mean, "std": std}
+    stated = {name: value for name, value in given.items() if value is not None}
     for wrong, message in (
         (to and half, "--half is for agenet's own format, not for --to"),
         (
@@ -66,13 +74,14 @@ def port(
             "--balance and --licence are for a run, not for a file of weights",
         ),
         (is_run and (model or flavour), "--model and --flavour are for files, not for runs"),
+        (is_run and stated, "--size, --mean and --std are for files, not for runs"),
     ):
         if wrong:
             raise UserError(message)
     if is_run:
         weights = read_run(source, balance, licence)
     else:
-        path, weights = find_weights(source, model, flavour)
+        path, weights = find_weights(source, model, flavour, stated)
     if to:
         exported = export(weights, to)
         code = write(exported, output, check)
@@ -122,7 +131,9 @@ def balance_ages(weights: Weights, workdir: Path, part: float) -> None:
     weights.tensors[name] = weights.tensors[name] - np.float32(part * np.log(shares))
 
 
-def find_weights(source: str, model: str, flavour: str) -> tuple[Path, Weights]:
+def find_weights(
+    source: str, model: str, flavour: str, stated: Mapping[str, Any]
+) -> tuple[Path, Weights]:
     """The file that `source` names, and its weights."""
     if source == bundled.DEFAULT:
         source = str(bundled.find_weights(source))
@@ -132,7 +143,7 @@ def find_weights(source: str, model: str, flavour: str) -> tuple[Path, Weights]:
         near = ", ".join(difflib.get_close_matches(source, names, n=3)) or "see --list"
         raise UserError(f"{source}: neither a file nor the name of known weights ({near})")
     path = find_file(known) if known else Path(source)
-    return path, read_weights(path, model, flavour, known)
+    return path, read_weights(path, model, flavour, known, stated)
 
 
 def print_what_is_written(output: Path, weights: Weights) -> None:
@@ -144,7 +155,8 @@ def print_what_is_written(output: Path, weights: Weights) -> None:
     print(f"{spec.model}, flavour {spec.flavour}: {', '.join(counts)}")
     print(f"  heads    {heads or 'none'}")
     print(f"  input    {describe_input(spec.input)}")
-    print(f"  from     {spec.origin}, names of {spec.source}, sha256 {spec.sha256}")
+    sha256 = f", sha256 {spec.sha256}" if spec.sha256 else ""
+    print(f"  from     {spec.origin}, names of {spec.source}{sha256}")
     print(f"  licence  {spec.licence}")
     print(one_line(f"  written  {output} ({output.stat().st_size / 2**20:.1f} MiB)"))
 
@@ -164,11 +176,11 @@ def compare(path: Path, weights: Weights, network: Any, variables: Mapping[str, 
         UserError: the framework is not installed, or the answers differ.
     """
     spec = weights.spec
-    # A file in agenet's format states the hash of the file that it was made from.
+    # A file that agenet wrote states the hash of the file that it was made from.
     if spec.sha256 != hash_file(path, "sha256"):
         raise UserError(
-            f"--check: {path} is in agenet's format already: name the file that it was "
-            f"made from ({spec.origin or spec.source})"
+            f"--check: {path} was written by agenet: name the file that it was made from "
+            f"({spec.origin or spec.source})"
         )
     if spec.source not in networks.NETWORKS or not spec.classes:
         what = f"names of {spec.source}" if spec.classes else "no classifier"

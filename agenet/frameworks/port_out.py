@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agenet.errors import UserError
-from agenet.frameworks.targets import TARGETS, Columns, Export, name_at
+from agenet.frameworks.exports import Export
+from agenet.frameworks.targets import TARGETS, name_at
+from agenet.weights.names import MAPS
+from agenet.weights.ported import Columns
 
 if TYPE_CHECKING:
     from agenet.weights.load import Weights
@@ -32,8 +35,9 @@ def export(weights: "Weights", target: str) -> Export:
     name = name_at(target, spec.model, spec.flavour)
     fill_network(weights)  # Raises for what is missing.
     tensors, columns = one_head(weights)
-    translated = TARGETS[target].translate(tensors, spec.model)
-    return Export(weights, target, name, translated, columns)
+    names = TARGETS[target].names_of(spec.model)
+    translated = MAPS[names].from_agenet(tensors, spec.model)
+    return Export(weights, target, name, names, translated, columns)
 
 
 def fill_network(weights: "Weights") -> tuple[Any, Any]:
@@ -57,8 +61,7 @@ def fill_network(weights: "Weights") -> tuple[Any, Any]:
         ordinal=describe_heads(spec.heads)[1],
         extra_layers=EXTRA_LAYER in weights.tensors,
     )
-    size = network.backbone.input_size if spec.source != "agenet" else spec.input.size
-    template = jax.eval_shape(lambda: create_variables(network, size, 0))
+    template = jax.eval_shape(lambda: create_variables(network, spec.input.size, 0))
     return network, load_into(template, weights, new=())
 
 
@@ -109,14 +112,14 @@ def write(exported: Export, output: Path, check: bool) -> str:
         if check:
             _check(exported, path)
         places = {written: output.parent / written.name for written in Path(folder).iterdir()}
-        for place in places.values():
+        beside = [place for written, place in places.items() if written != path]
+        for place in beside:
             # Replacing the output includes the file beside it.
             if place.exists() and not output.exists():
                 raise UserError(f"{place} exists: remove it, or give the output another name")
         for written, place in places.items():
             written.replace(place)
-    code = code.replace("PROTOTXT", repr(str(output.with_suffix(".prototxt"))))
-    return code.replace("PATH", repr(str(output)))
+    return code.format(path=repr(str(output)), beside=repr(str(next(iter(beside), ""))))
 
 
 def _check(exported: Export, path: Path) -> None:

@@ -1,103 +1,38 @@
 """Frameworks that agenet's weights can be written for, and how each names and runs a network."""
 
 import json
-import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from agenet.errors import UserError
-from agenet.frameworks import caffe, keras_networks, networks, torch_networks
+from agenet.frameworks import caffe, keras_networks, keras_weights, networks, torch_networks
+from agenet.frameworks.exports import COMPOSED, Constructor, Export
+from agenet.weights.formats import note
 from agenet.weights.formats.caffe import read as read_caffemodel
-from agenet.weights.names import caffe as caffe_names
-from agenet.weights.names import keras, timm, torchvision
 
-if TYPE_CHECKING:
-    from agenet.weights.load import Weights
-
-Tensors = Mapping[str, np.ndarray]
-Columns = dict[str, tuple[int, int]]
-
-# Networks that neither torchvision nor Keras has, composed in torch_networks.py and
-# keras_networks.py, and the flavour that they compute.
-COMPOSED = {"levi_hassner": "report", "efficientnet_lite0": "tensorflow"}
 _RESNETS = tuple(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))
 _EFFICIENTNETS = tuple(f"efficientnet_b{i}" for i in range(8))
-
-
-@dataclass(frozen=True)
-class Constructor:
-    """A call that creates a network: a function by its full name, and its arguments."""
-
-    function: str
-    arguments: tuple[Any, ...] = ()
-    keywords: dict[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        keywords = (f"{name}={value!r}" for name, value in self.keywords.items())
-        return f"{self.function}({', '.join([*map(repr, self.arguments), *keywords])})"
-
-    def call(self) -> Any:
-        return pkgutil.resolve_name(self.function)(*self.arguments, **self.keywords)
-
-
-@dataclass(frozen=True)
-class Export:
-    """Weights in the form of another framework.
-
-    Attributes:
-        weights: agenet's.
-        target: the framework, a key of `TARGETS`.
-        name: its name of the network, such as "resnet50" or "EfficientNetB0".
-        tensors: by its names and in its layout.
-        columns: of each head, its first output and the one after its last.
-    """
-
-    weights: "Weights"
-    target: str
-    name: str
-    tensors: dict[str, np.ndarray]
-    columns: Columns
-
-    @property
-    def classes(self) -> int:
-        return max(end for _, end in self.columns.values())
-
-    @property
-    def size(self) -> int:
-        return self.weights.spec.input.size
-
-    @property
-    def is_composed(self) -> bool:
-        return self.name in COMPOSED
-
-    def composed(self, function: str) -> Constructor:
-        """The constructor of a network that `function` of `agenet.frameworks` composes."""
-        return Constructor(f"agenet.frameworks.{function}", (self.name, self.size, self.classes))
-
-    def normalise(self, pixels: np.ndarray) -> np.ndarray:
-        spec = self.weights.spec.input
-        return ((pixels - spec.mean) / spec.std).astype(np.float32)
 
 
 class Target(ABC):
     """A framework.
 
     Attributes:
+        names: its name map, a key of `agenet.weights.names.MAPS`.
         suffixes: of the files it reads.
         known: by agenet's name of a network, the flavours that can be written and the name there.
     """
 
+    names: str
     suffixes: tuple[str, ...]
     known: dict[str, dict[str, str]]
 
-    @abstractmethod
-    def translate(self, tensors: Tensors, model: str) -> dict[str, np.ndarray]:
-        """Renames and transposes the tensors of a network with one head."""
+    def names_of(self, model: str) -> str:
+        """The name map of one network."""
+        return self.names
 
     @abstractmethod
     def why_not(self, suffix: str, check: bool) -> str:
@@ -105,7 +40,11 @@ class Target(ABC):
 
     @abstractmethod
     def write(self, exported: Export, path: Path) -> str:
-        """Writes a file and returns Python code that loads it, with PATH in place of its path."""
+        """Writes a file and returns Python code that loads it.
+
+        The code has {path} in place of the file's path. It may need a second file, which is written
+        beside the first one, and has {beside} in place of that one's path.
+        """
 
     @abstractmethod
     def run(self, exported: Export, path: Path, pixels: np.ndarray) -> np.ndarray:
@@ -119,39 +58,46 @@ class Target(ABC):
 class Torchvision(Target):
     """State dictionaries of torchvision's networks, and of those that agenet composes of them."""
 
-    source = "torchvision"
+    names = "torchvision"
     suffixes = (".safetensors", ".pth")
     known = {
         **{name: {"torchvision": name} for name in (*_RESNETS, *_EFFICIENTNETS)},
         **{name: {flavour: name} for name, flavour in COMPOSED.items()},
     }
 
-    def translate(self, tensors: Tensors, model: str) -> dict[str, np.ndarray]:
-        return torch_networks.from_agenet(tensors, model)
-
     def why_not(self, suffix: str, check: bool) -> str:
-        return networks.why_not(self.source) if check or suffix != ".safetensors" else ""
+        return networks.why_not(self.names) if check or suffix != ".safetensors" else ""
 
     def constructor(self, exported: Export) -> Constructor:
         if exported.is_composed:
-            return exported.composed("torch_networks.create_torch")
+            return exported.composed(torch_networks.create_torch)
         name = f"torchvision.models.{exported.name}"
         return Constructor(name, keywords={"num_classes": exported.classes})
 
     def write(self, exported: Export, path: Path) -> str:
-        create = f"model = {self.constructor(exported)}"
+        constructor = self.constructor(exported)
+        constructor.write_file(path)
         if path.suffix == ".safetensors":
             import safetensors.numpy
 
             spec = exported.weights.spec
             about = {"columns": exported.columns, "input": vars(spec.input), "heads": spec.heads}
             text = {name: json.dumps(value) for name, value in about.items()}
-            safetensors.numpy.save_file(exported.tensors, path, {"format": "pt", **text})
-            return f"{create}; model.load_state_dict(safetensors.torch.load_file(PATH))"
-        import torch
+            metadata = {"format": "pt", **text, note.KEY: exported.note}
+            # As any new file, not only for this user as the library's own function writes it.
+            path.write_bytes(safetensors.numpy.save(exported.tensors, metadata))
+            module, load = "safetensors.torch", "safetensors.torch.load_file({path})"
+        else:
+            import torch
 
-        torch.save({name: torch.tensor(value) for name, value in exported.tensors.items()}, path)
-        return f"{create}; model.load_state_dict(torch.load(PATH, weights_only=True))"
+            state = {name: torch.tensor(value) for name, value in exported.tensors.items()}
+            torch.save(state, path)
+            note.add_to_zip(path, exported.note)
+            module, load = "torch", "torch.load({path}, weights_only=True)"
+        return (
+            f"import {constructor.module}, {module}; model = {constructor}; "
+            f"model.load_state_dict({load}); model.eval()"
+        )
 
     def run(self, exported: Export, path: Path, pixels: np.ndarray) -> np.ndarray:
         torch_networks.import_torchvision()
@@ -167,7 +113,7 @@ class Torchvision(Target):
 class Timm(Torchvision):
     """State dictionaries of timm's networks."""
 
-    source = "timm"
+    names = "timm"
     known = {
         **{name: {"torchvision": name} for name in _RESNETS},
         **{
@@ -176,9 +122,8 @@ class Timm(Torchvision):
         },
     }
 
-    def translate(self, tensors: Tensors, model: str) -> dict[str, np.ndarray]:
-        names = torchvision if model.startswith("resnet") else timm
-        return names.from_agenet(tensors, model)
+    def names_of(self, model: str) -> str:
+        return "torchvision" if model.startswith("resnet") else "timm"
 
     def constructor(self, exported: Export) -> Constructor:
         keywords = {"num_classes": exported.classes}
@@ -188,16 +133,13 @@ class Timm(Torchvision):
 class Keras(Target):
     """Weights or whole models of Keras applications, and of networks that agenet composes."""
 
+    names = "keras"
     suffixes = (".weights.h5", ".keras")
     known = {
         **{f"resnet{depth}": {"keras": f"ResNet{depth}"} for depth in (50, 101, 152)},
         **{name: {"tensorflow": f"EfficientNetB{name[-1]}"} for name in _EFFICIENTNETS},
         **{name: {flavour: name} for name, flavour in COMPOSED.items()},
     }
-
-    def translate(self, tensors: Tensors, model: str) -> dict[str, np.ndarray]:
-        to_theirs = keras_networks if model in COMPOSED else keras
-        return to_theirs.from_agenet(dict(tensors), model)
 
     def why_not(self, suffix: str, check: bool) -> str:
         return networks.why_not("keras")
@@ -209,7 +151,7 @@ class Keras(Target):
 
     def constructor(self, exported: Export) -> Constructor:
         if exported.is_composed:
-            return exported.composed("keras_networks.create_keras")
+            return exported.composed(keras_networks.create_keras)
         keywords = {
             "weights": None,
             "classes": exported.classes,
@@ -223,13 +165,8 @@ class Keras(Target):
         return self.constructor(exported).call()
 
     def write(self, exported: Export, path: Path) -> str:
-        if exported.is_composed and path.suffix == ".keras":
-            raise UserError(
-                f"{path.name}: a whole model with layers of agenet's would not open in Keras: "
-                "write .weights.h5"
-            )
         model, spec = self.create(exported), exported.weights.spec
-        keras_networks.assign_keras(model, exported.tensors)
+        keras_weights.assign_keras(model, exported.tensors)
         mean, std = (np.array(rgb, np.float32) / 255 for rgb in (spec.input.mean, spec.input.std))
         # Composed networks take normalised input.
         for layer in [] if exported.is_composed else model.layers:
@@ -238,9 +175,13 @@ class Keras(Target):
                 layer.finalize_state()
         if path.suffix == ".keras":
             model.save(path)
-            return "model = keras.models.load_model(PATH)"
+            note.add_to_zip(path, exported.note)
+            return "import keras; model = keras.models.load_model({path})"
         model.save_weights(path)
-        return f"model = {self.constructor(exported)}; model.load_weights(PATH)"
+        note.add_to_hdf5(path, exported.note)
+        constructor = self.constructor(exported)
+        constructor.write_file(path)
+        return f"import {constructor.module}; model = {constructor}; model.load_weights({{path}})"
 
     def run(self, exported: Export, path: Path, pixels: np.ndarray) -> np.ndarray:
         if path.suffix == ".keras":
@@ -257,11 +198,9 @@ class Keras(Target):
 class Caffe(Target):
     """Levi and Hassner's network: a .caffemodel, and a .prototxt beside it."""
 
+    names = "caffe"
     suffixes = (".caffemodel",)
     known = {"levi_hassner": {"caffe": "levi_hassner"}}
-
-    def translate(self, tensors: Tensors, model: str) -> dict[str, np.ndarray]:
-        return caffe_names.from_agenet(tensors, model)
 
     def why_not(self, suffix: str, check: bool) -> str:
         # PyTorch computes the same network where OpenCV cannot read it.
@@ -271,10 +210,11 @@ class Caffe(Target):
         return "BGR, normalised as above"
 
     def write(self, exported: Export, path: Path) -> str:
-        caffe.write_caffemodel(path, exported.tensors)
+        caffe.write_caffemodel(path, exported.tensors, exported.note)
         layers = caffe.deploy_prototxt(exported.size, exported.classes)
         path.with_suffix(".prototxt").write_text(layers)
-        return "model = cv2.dnn.readNetFromCaffe(PROTOTXT, PATH)  # OpenCV 4; logits are fc8"
+        code = "import cv2; model = cv2.dnn.readNetFromCaffe({beside}, {path})"
+        return f"{code}  # OpenCV 4; logits are fc8"
 
     def run(self, exported: Export, path: Path, pixels: np.ndarray) -> np.ndarray:
         images = exported.normalise(pixels)[..., ::-1].transpose(0, 3, 1, 2)

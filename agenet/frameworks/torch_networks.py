@@ -1,20 +1,13 @@
 """Networks of agenet in PyTorch: torchvision's, changed where ours differ, and Levi-Hassner's.
 
-Each has the layers of agenet's network of the same name, so that `from_agenet` and `to_agenet` only
-rename and transpose weights.
+Each has the layers of agenet's network of the same name, so that `agenet.weights.names.torchvision`
+only renames and transposes weights. This file needs PyTorch and torchvision alone: `agenet port`
+puts a copy beside the weights of networks that torchvision lacks.
 """
 
 import sys
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from agenet.weights.names import torchvision
-from agenet.weights.names.common import from_torch, to_torch
-
-_LEVI_HASSNER = {f"backbone/{name}": name for name in ("conv1", "conv2", "conv3", "fc1", "fc2")}
-_LEVI_HASSNER["heads/classes"] = "classifier"
 _declared: Any = None
 
 
@@ -126,18 +119,3 @@ def _levi_hassner(size: int, classes: int, dropout: float) -> Any:
             return self.classifier(self.drop(self.fc2(x).relu()))
 
     return LeviHassner()
-
-
-def from_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
-    """From agenet's names and layout, with one head, to those of `create_torch`'s network."""
-    if model == "levi_hassner":
-        return to_torch(tensors, _LEVI_HASSNER, "PyTorch")
-    return torchvision.from_agenet(tensors, model)
-
-
-def to_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
-    """From the names and layout of `create_torch`'s network to agenet's."""
-    if model == "levi_hassner":
-        paths = {name: path for path, name in _LEVI_HASSNER.items()}
-        return from_torch(tensors, paths.get, "PyTorch")
-    return torchvision.to_agenet(tensors, model)

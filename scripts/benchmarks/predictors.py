@@ -16,6 +16,7 @@ from agenet.errors import UserError
 from agenet.frameworks import torch_networks
 from agenet.frameworks.port_out import one_head
 from agenet.frameworks.timing import Engine, Figures
+from agenet.weights.names import torchvision
 from scripts.benchmarks.engines import Work, openvino_request
 
 BATCHES = {"latency": 1, "throughput": 32}
@@ -126,7 +127,7 @@ def create_torch(path: Path) -> Any:
     network = torch_networks.create_torch(
         spec.model, size, sum(spec.classes.values()), flavour=spec.flavour
     ).eval()
-    state = torch_networks.from_agenet(tensors, spec.model)
+    state = torchvision.from_agenet(tensors, spec.model)
     counts = {name: value for name, value in network.state_dict().items() if value.ndim == 0}
     network.load_state_dict({n: torch.tensor(v) for n, v in state.items()} | counts)
     for part in network.modules():

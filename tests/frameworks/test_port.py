@@ -48,8 +48,16 @@ def test_port_file(caffe_names: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     # A file in agenet's format stays the same; --check has no other network to compare it with.
     run_command(["port", str(output), str(output), "--overwrite"])
     assert read_weights(output).spec == spec
-    with pytest.raises(UserError, match=r"agenet's format already.*theirs\."):
+    with pytest.raises(UserError, match=r"was written by agenet.*theirs\."):
         run_command(["port", str(output), str(output), "--overwrite", "--check"])
+
+
+def test_input_that_the_user_states(caffe_names: Path, tmp_path: Path) -> None:
+    output = tmp_path / "ours.safetensors"
+    options = ["--model=levi_hassner", "--size=228", "--mean=1,2,3", "--std=4"]
+    run_command(["port", str(caffe_names), str(output), *options])
+    found = read_weights(output).spec.input
+    assert (found.size, found.mean, found.std) == (228, (1, 2, 3), (4, 4, 4))
 
 
 def test_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,6 +65,8 @@ def test_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_command(["port", DEFAULT, str(output)])
     assert "efficientnet_lite0" in capsys.readouterr().out
     assert read_weights(output).tensors.keys() == read_weights(DEFAULT_FILE).tensors.keys()
+    (new := tmp_path / "new").touch()
+    assert output.stat().st_mode == new.stat().st_mode
 
 
 def test_mistakes(caffe_names: Path, tmp_path: Path) -> None:
@@ -67,6 +77,10 @@ def test_mistakes(caffe_names: Path, tmp_path: Path) -> None:
         ([str(caffe_names), str(tmp_path / "no" / "x")], f"^{tmp_path / 'no'}: no such folder"),
         ([str(caffe_names), str(output)], "give --model, its network"),
         ([str(caffe_names), str(output), "--model=resnet50"], "has tensor names of caffe"),
+        ([str(caffe_names), str(output), "--mean=1,2"], "'1,2' is not three numbers from 0 to"),
+        ([str(caffe_names), str(output), "--std=0"], "'0' is not three numbers from 0.001"),
+        ([str(caffe_names), str(output), "--std=nan"], "'nan' is not three numbers"),
+        ([str(caffe_names), str(output), "--size=0"], "0 is not in the range"),
     ):
         with pytest.raises(UserError, match=message):
             run_command(["port", *arguments])

@@ -1,6 +1,7 @@
 """Weights of agenet in files of other frameworks."""
 
-from collections.abc import Mapping
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from agenet.cli.app import run_command
 from agenet.errors import UserError
-from agenet.frameworks import caffe, networks, port_out, targets
+from agenet.frameworks import caffe, networks, port_out, targets, torch_networks
+from agenet.frameworks.exports import COMPOSED
 from agenet.models import create_model
 from agenet.training.state import create_variables
+from agenet.weights.bundled import DEFAULT_FILE
 from agenet.weights.load import Weights, read_weights, save_weights
 from agenet.weights.spec import InputSpec, WeightsSpec
 from tests.random_variables import random_variables
@@ -46,16 +50,24 @@ def weights_of(model: str, flavour: str, **changes: Any) -> Weights:
     return Weights(tensors, replace(spec, **changes))
 
 
-def split_head(
-    tensors: Mapping[str, np.ndarray], columns: targets.Columns
-) -> dict[str, np.ndarray]:
-    """Inverse of `port_out.one_head`, for any name of the one head."""
-    result = {n: t for n, t in tensors.items() if not n.startswith("params/heads/")}
-    for name in tensors.keys() - result.keys():
-        leaf = name.rpartition("/")[2]
-        for task, (first, end) in columns.items():
-            result[f"params/heads/{task}/{leaf}"] = tensors[name][..., first:end]
-    return result
+def assert_same(path: Path, weights: Weights) -> None:
+    """Asserts that a file lost nothing: all tensors, bit for bit, and all that is known of them."""
+    again = read_weights(path)
+    assert again.spec == weights.spec
+    assert again.tensors.keys() == weights.tensors.keys()
+    assert all(np.array_equal(again.tensors[n], value) for n, value in weights.tensors.items())
+    (new := path.with_name("new")).touch()
+    assert path.stat().st_mode == new.stat().st_mode
+    new.unlink()
+
+
+def run_elsewhere(code: str, folder: Path) -> None:
+    """Runs a line that loads a file, where agenet is not installed."""
+    blocked = f"import sys; sys.modules['agenet'] = None; {code}"
+    if "torchvision" in code or "timm" in code:  # Here it may be of another build than PyTorch.
+        path = torch_networks.__file__
+        blocked = f"import runpy; runpy.run_path({path!r})['import_torchvision'](); {blocked}"
+    subprocess.run([sys.executable, "-P", "-c", blocked], cwd=folder, check=True, timeout=300)
 
 
 def test_torchvision_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,25 +82,48 @@ def test_torchvision_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture
     assert theirs["fc.weight"].shape == (10, 512)
     head = weights.tensors["params/heads/gender/kernel"]
     assert np.array_equal(theirs["fc.weight"][8:], head.T)
-    # Reading the file again and splitting the head gives the same weights, bit for bit.
-    again = read_weights(output, model="resnet18").tensors
-    again = split_head(again, {"age": (0, 8), "gender": (8, 10)})
-    assert again.keys() == weights.tensors.keys()
-    assert all(np.array_equal(again[n], value) for n, value in weights.tensors.items())
+    assert_same(output, weights)
 
 
-@pytest.mark.parametrize(("model", "flavour"), targets.COMPOSED.items())
-def test_composed_networks(
-    model: str, flavour: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("target", ["torchvision", "timm"])
+def test_bundled_weights_there_and_back(
+    target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Networks that torchvision lacks and agenet composes."""
+    """They keep their flavour, input, heads and training data, without an option."""
+    there, back = tmp_path / "there.safetensors", tmp_path / "back.safetensors"
+    run_command(["port", "default", str(there), f"--to={target}"])
+    printed = capsys.readouterr().out
+    assert "None" not in printed
+    run_command(["port", str(there), str(back)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("efficientnet_lite0, flavour tensorflow: ")
+    assert lines[1:3] == printed.splitlines()[1:3]
+    assert_same(back, bundled := read_weights(DEFAULT_FILE))
+    assert bundled.spec.trained_on and bundled.spec.input.size == 128
+    with pytest.raises(UserError, match="weights of efficientnet_lite0, not of resnet18"):
+        read_weights(there, model="resnet18")
+    with pytest.raises(UserError, match=r"there\.safetensors states its own input: leave out"):
+        run_command(["port", str(there), str(back), "--overwrite", "--size=64"])
+    with pytest.raises(UserError, match="written by agenet: name the file that it was made from"):
+        run_command(["port", str(there), str(back), "--overwrite", "--check"])
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize(("model", "flavour"), COMPOSED.items())
+def test_composed_networks(
+    model: str, flavour: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Networks that torchvision lacks and agenet composes: a second file defines them."""
     if reason := networks.why_not("torchvision"):
         pytest.skip(reason)
-    output = tmp_path / "x.safetensors"
-    exported = port_out.export(weights_of(model, flavour), "torchvision")
+    output = tmp_path / f"my{{x}}.v1{suffix}"
+    weights = weights_of(model, flavour)
+    exported = port_out.export(weights, "torchvision")
     how = port_out.write(exported, output, check=True)
     assert "torchvision's network: logits" in capsys.readouterr().out
-    assert f"agenet.frameworks.torch_networks.create_torch({model!r}, 32, 10)" in how
+    assert f"('{tmp_path}/my{{x}}.v1.py')['create_torch']({model!r}, 32, 10)" in how
+    run_elsewhere(how, tmp_path)
+    assert_same(output, weights)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -98,8 +133,10 @@ def test_torchvision_agrees(
     if reason := networks.why_not("torchvision"):
         pytest.skip(reason)
     exported = port_out.export(weights_of("resnet18", "torchvision"), "torchvision")
-    port_out.write(exported, tmp_path / f"x{suffix}", check=True)
+    how = port_out.write(exported, tmp_path / f"x{suffix}", check=True)
     assert "torchvision's network: logits" in capsys.readouterr().out
+    run_elsewhere(how, tmp_path)
+    assert_same(tmp_path / f"x{suffix}", exported.weights)
     # A wrong tensor is detected, and no file is written.
     name = "layer2.0.bn1.running_var"
     exported.tensors[name] = 2 * exported.tensors[name]
@@ -116,7 +153,9 @@ def test_torchvision_agrees(
         ("efficientnet_b0", "tensorflow", ".keras"),
         ("resnet50", "keras", ".weights.h5"),
         ("levi_hassner", "report", ".weights.h5"),
+        ("levi_hassner", "report", ".keras"),
         ("efficientnet_lite0", "tensorflow", ".weights.h5"),
+        ("efficientnet_lite0", "tensorflow", ".keras"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:keras")
@@ -130,13 +169,8 @@ def test_keras_agrees(
     output = tmp_path / f"x{suffix}"
     how = port_out.write(exported, output, check=True)
     assert "keras's network: logits" in capsys.readouterr().out and str(output) in how
-    if suffix == ".weights.h5" and model not in targets.COMPOSED:
-        again = read_weights(output, model=model, flavour=flavour)
-        tensors = split_head(again.tensors, exported.columns)
-        assert tensors.keys() == weights.tensors.keys()
-        assert all(np.array_equal(tensors[n], value) for n, value in weights.tensors.items())
-        if model != "resnet50":  # Keras's ResNet does not contain its normalisation.
-            assert np.allclose(again.spec.input.std, weights.spec.input.std)
+    assert_same(output, weights)
+    run_elsewhere(how, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -159,9 +193,7 @@ def test_timm_agrees(
     how = port_out.write(exported, output, check=True)
     assert "timm's network: logits" in capsys.readouterr().out
     assert f"timm.create_model({name!r}, num_classes=10); model.load_state_dict(" in how
-    again = split_head(read_weights(output, model, flavour).tensors, exported.columns)
-    assert again.keys() == weights.tensors.keys()
-    assert all(np.array_equal(again[n], value) for n, value in weights.tensors.items())
+    assert_same(output, weights)
 
 
 def test_every_network_has_its_name_in_timm() -> None:
@@ -202,14 +234,13 @@ def test_caffe_agrees(
         port_out.write(exported, tmp_path / "other.caffemodel", check=True)
 
 
-@pytest.mark.parametrize("task", CLASSES)
-def test_caffe_files_can_be_read_again(task: str, tmp_path: Path) -> None:
-    weights = weights_of("levi_hassner", "caffe", classes={task: CLASSES[task]})
+@pytest.mark.parametrize("tasks", [("age", "gender"), ("age",), ("gender",)])
+def test_caffe_files_can_be_read_again(tasks: tuple[str, ...], tmp_path: Path) -> None:
+    classes = {task: CLASSES[task] for task in tasks}
+    weights = weights_of("levi_hassner", "caffe", classes=classes)
     output = tmp_path / "net.caffemodel"
     port_out.write(port_out.export(weights, "caffe"), output, check=False)
-    again = read_weights(output, "levi_hassner", "caffe").tensors
-    assert again.keys() == weights.tensors.keys()
-    assert all(np.array_equal(again[n], value) for n, value in weights.tensors.items())
+    assert_same(output, weights)
     output.unlink()  # Without the output, the .prototxt may be another file of the user's.
     with pytest.raises(UserError, match=r"net\.prototxt exists"):
         port_out.write(port_out.export(weights, "caffe"), output, check=False)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from agenet.frameworks import keras_networks
+from agenet.frameworks import keras_networks, keras_weights
 from agenet.frameworks.comparison.engine import OUTPUTS, RATES, Framework, Tensors, split_tasks
 from agenet.frameworks.timing import Figures
 
@@ -96,8 +96,8 @@ class Keras(Framework):
             state.assign(np.array([seed, number << 16], np.uint32))
 
     def assign(self, tensors: Tensors) -> None:
-        theirs = keras_networks.from_agenet(tensors, self.work.model)
-        keras_networks.assign_keras(self.module, theirs)
+        theirs = keras_weights.from_agenet(tensors, self.work.model)
+        keras_weights.assign_keras(self.module, theirs)
         self._begin()
 
     def variables(self) -> Tensors:
@@ -112,7 +112,7 @@ class Keras(Framework):
 
     def _ours(self, values: Mapping[str, Any]) -> Tensors:
         named = {"/".join(path.split("/")[-2:]): np.asarray(v) for path, v in values.items()}
-        return keras_networks.to_agenet(named, self.work.model)
+        return keras_weights.to_agenet(named, self.work.model)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         return np.asarray(self.module.predict_on_batch(images), np.float32)

@@ -9,6 +9,7 @@ from agenet.frameworks import torch_networks
 from agenet.frameworks.comparison.engine import OUTPUTS, RATES, Framework, Tensors, split_tasks
 from agenet.frameworks.timing import Figures
 from agenet.frameworks.torch_networks import import_torchvision
+from agenet.weights.names import torchvision as names
 
 
 class Torch(Framework):
@@ -65,7 +66,7 @@ class Torch(Framework):
         self.torch.manual_seed(seed)
 
     def assign(self, tensors: Tensors) -> None:
-        theirs = torch_networks.from_agenet(tensors, self.work.model)
+        theirs = names.from_agenet(tensors, self.work.model)
         state = {name: self.torch.tensor(value) for name, value in theirs.items()}
         missing, strange = self.module.load_state_dict(state, strict=False)
         missing = [name for name in missing if not name.endswith("num_batches_tracked")]
@@ -77,9 +78,7 @@ class Torch(Framework):
 
     def _ours(self, state: Mapping[str, Any]) -> Tensors:
         # The name map recognises batch normalisation by its running statistics.
-        return torch_networks.to_agenet(
-            {n: v.cpu().numpy() for n, v in state.items()}, self.work.model
-        )
+        return names.to_agenet({n: v.cpu().numpy() for n, v in state.items()}, self.work.model)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         return self.infer(self.place(images, np.zeros((len(images), 2)))).float().cpu().numpy()
