@@ -81,7 +81,8 @@ def port(
     if is_run:
         weights = read_run(source, balance, licence)
     else:
-        path, weights = find_weights(source, model, flavour, stated)
+        with log_to():  # What is assumed about a file, and downloads.
+            path, weights = find_weights(source, model, flavour, stated)
     if to:
         exported = export(weights, to)
         code = write(exported, output, check)

@@ -49,6 +49,7 @@ def log_to(path: Path | None = None, *, process: int = 0) -> Iterator[None]:
     quiet_libraries()
     logging.raiseExceptions = False  # A full disk must not end a run because of a log line.
     logger = logging.getLogger("agenet")
+    before = logger.level, logger.propagate
     logger.setLevel(logging.WARNING if process else logging.INFO)
     logger.propagate = False
     terminal = logging.StreamHandler()
@@ -72,6 +73,8 @@ def log_to(path: Path | None = None, *, process: int = 0) -> Iterator[None]:
     finally:
         logger.removeHandler(file)
         file.close()
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 class MetricWriter(Protocol):

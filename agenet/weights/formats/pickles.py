@@ -126,7 +126,7 @@ def _step(
     elif code == "BINPERSID":
         stack.append(persistent(_pop(stack, 1)[0]))
     elif code not in ("PROTO", "FRAME", "STOP"):
-        raise ValueError(f"its pickle uses {code}, which a dict of tensors does not need")
+        raise ValueError(f"its pickle uses {code}, which a dict of tensors does not need: {ADVICE}")
 
 
 def _find(
