@@ -5,15 +5,15 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from agenet.cli import options
-from agenet.errors import UserError, say
+from agenet.errors import UserError, discard_stdout, say
 
 if TYPE_CHECKING:
-    from agenet.faces.video import VideoSource
+    from agenet.faces.frames import VideoSource
 
 EPILOG = """\
 Keys in the window: q or Esc quits, space pauses, s saves a snapshot in the folder from which the
@@ -73,41 +73,56 @@ def command(
 
     from agenet.faces import detectors
     from agenet.faces.display import Window
-    from agenet.faces.video import VideoWriter, open_video
-    from agenet.faces.webcam import run
+    from agenet.faces.encoding import VideoWriter
+    from agenet.faces.video import open_video
+    from agenet.faces.webcam import Lines, run
+    from agenet.files import LineFile
     from agenet.runs.logging import log_to
 
     _check_files(source, output, json, overwrite)
     with contextlib.ExitStack() as stack:
         stack.enter_context(log_to())
-        opened = open_video(source)
+        opening = stack.enter_context(contextlib.ExitStack())
+        opened = opening.enter_context(contextlib.closing(open_video(source)))
         writes = output is not None or json is not None
         screen = Window("agenet") if _wants_window(opened, writes, no_window) else None
         found = detectors.create_detector(detector)
         # After a SIGTERM, too, the video can be played.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        lines = sys.stdout if json == "-" else None
-        if lines is None and json is not None:
-            lines = stack.enter_context(Path(json).open("w", encoding="ascii"))
+        lines: Lines | None = None
+        if json == "-":
+            lines = _stdout()
+        elif json is not None:
+            lines = stack.enter_context(LineFile(Path(json), overwrite))
+        writer = VideoWriter(output, opened.rate, overwrite) if output else None
+        opening.pop_all()  # Both are closed by `run`.
         try:
             summary = run(
                 opened,
                 found,
                 lambda: options.load_predictor(model, found, engine, age_groups, threads),
                 screen=screen,
-                writer=VideoWriter(output, opened.rate) if output else None,
+                writer=writer,
                 lines=lines,
                 mirror=mirror,
                 max_frames=max_frames,
             )
-        except BrokenPipeError:  # As after `| head`; at exit Python would write again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:  # As after `| head`.
+            discard_stdout()
             return
     say(summary)
 
 
+def _stdout() -> TextIO:
+    """The standard output; raises `UserError` if it is closed."""
+    if getattr(sys.stdout, "name", "") == os.devnull:  # As `one_line_errors` replaces it.
+        raise UserError("--json -: stdout is closed: name a file")
+    return sys.stdout
+
+
 def _check_files(source: str, output: Path | None, json: str | None, overwrite: bool) -> None:
-    from agenet.faces.video import CODECS, check_output
+    from agenet.faces.encoding import CODECS
+    from agenet.faces.video import check_output
 
     if output and output.suffix.lower() not in CODECS:
         raise UserError(f"--output {output}: name a file that ends in {', '.join(CODECS)}")

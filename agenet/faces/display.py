@@ -14,8 +14,8 @@ import numpy as np
 
 from agenet.errors import UserError, say
 from agenet.faces.drawing import draw_faces
+from agenet.faces.frames import Frame
 from agenet.faces.image_io import write_image
-from agenet.faces.video import Frame
 
 KEYS = {ord("q"): "quit", 27: "quit", ord(" "): "pause", ord("s"): "snapshot"}
 # Without Qt's toolbar, which has its own key bindings.

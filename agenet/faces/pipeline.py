@@ -9,8 +9,8 @@ import numpy as np
 
 from agenet.faces.channel import Channel, Closed, start_thread
 from agenet.faces.face import Detection, Detector, Face, FacePredictor
+from agenet.faces.frames import TIMEOUT, Frame, VideoSource
 from agenet.faces.tracking import Scene, Track, TrackedFace, Tracker
-from agenet.faces.video import TIMEOUT, Frame, VideoSource
 
 LIVE_BUDGET, FILE_BUDGET = 4, 32  # maximum number of faces predicted per frame
 POLL = 0.5  # seconds to wait for a frame before yielding None

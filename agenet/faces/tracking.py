@@ -171,6 +171,7 @@ class Tracker:
         self._budget = budget
         self._tracks: list[Track] = []
         self._gray = np.zeros((1, 1), np.uint8)
+        self._shape: tuple[int, ...] = ()
         self._seconds = 0.0
         self.count = 0  # number of tracks so far
 
@@ -178,6 +179,8 @@ class Tracker:
         """Updates the tracks with the detections of a frame uint8 [H, W, 3] at `seconds`."""
         gray = _to_gray(image)
         boxes = np.array([track.box for track in self._tracks], float).reshape(-1, 4)
+        if self._shape and self._shape != image.shape:  # The video goes on in another size.
+            boxes *= np.tile(np.divide(image.shape[1::-1], self._shape[1::-1]), 2)
         boxes = _move(boxes, self._gray, gray, image.shape)
         found = np.array([detection.box for detection in detections], float).reshape(-1, 4)
         for track, box in zip(self._tracks, boxes, strict=True):
@@ -193,7 +196,7 @@ class Tracker:
         for column in sorted(set(range(len(found))) - {column for _, column in matches}):
             self.count += 1
             self._tracks.append(Track(self.count, found[column], detections[column], seconds))
-        self._gray, self._seconds = gray, seconds
+        self._gray, self._shape, self._seconds = gray, image.shape, seconds
 
     def due_tracks(self) -> list[Track]:
         """Returns the tracks whose faces in this frame should be predicted now."""

@@ -2,23 +2,34 @@
 
 import contextlib
 import json
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TextIO
+from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
 
+from agenet.errors import UserError
 from agenet.faces.display import Display, Screen
 from agenet.faces.drawing import draw_faces
+from agenet.faces.encoding import VideoWriter
 from agenet.faces.face import Detector, FacePredictor
+from agenet.faces.frames import Frame, VideoSource
 from agenet.faces.pipeline import Pipeline
 from agenet.faces.tracking import TrackedFace
-from agenet.faces.video import Frame, VideoSource, VideoWriter
 
-MAX_GAP = 1.0  # seconds; longer gaps between frames, such as pauses, are not recorded
-MIN_COMPLETE = 0.9  # fraction of a file's frames below which its end is reported as early
+MAX_GAP = 1.0  # seconds; longer gaps between a camera's frames, such as pauses, are not recorded
+MIN_COMPLETE = 0.9  # fraction of a file's length below which its end is reported as early
+
+
+class Lines(Protocol):
+    """Takes text, such as a text file."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
 
 
 def run(
@@ -28,7 +39,7 @@ def run(
     *,
     screen: Screen | None = None,
     writer: VideoWriter | None = None,
-    lines: TextIO | None = None,
+    lines: Lines | None = None,
     mirror: bool = False,
     max_frames: int | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -40,8 +51,10 @@ def run(
         detector: finds the faces.
         load: loads the predictor.
         screen: shows the frames.
-        writer: records the frames with their drawings; closed at the end.
-        lines: receives one JSON object for each frame: `frame` (from 0), `seconds`, `faces`.
+        writer: records the frames with their drawings; closed at the end, and published once the
+            predictor is loaded, so that an older file stays if that fails.
+        lines: receives one JSON object for each frame: `frame` (from 0), `seconds`, `faces`; the
+            first ones, too, once the predictor is loaded.
         mirror: flip frames horizontally.
         max_frames: stop after so many frames.
         clock: seconds.
@@ -55,14 +68,17 @@ def run(
     every_frame = not source.live and (writer is not None or lines is not None)
     display = screen and Display(screen, paced=not source.live and not every_frame, clock=clock)
     shown_at: deque[float] = deque(maxlen=30)
-    recorded, before = 0.0, 0.0  # seconds recorded; time of the previous frame
+    recorded, before, end = 0.0, 0.0, 0.0  # seconds recorded; time and end of the previous frame
+    held: list[str] = []  # lines that are not written yet
     count, began, ending = 0, clock(), ""
     total = source.count if max_frames is None else min(source.count or max_frames, max_frames)
     with (
-        contextlib.closing(writer) if writer else contextlib.nullcontext(),
+        writer or contextlib.nullcontext(),
         Pipeline(source, detector, load, every_frame=every_frame, mirror=mirror) as pipeline,
-        # Only without a window, and only on a terminal (disable=None).
-        tqdm(total=total, unit=" frames", disable=True if display else None) as progress,
+        # Only without a window, and only on a terminal (disable=None); there may be no stderr.
+        tqdm(
+            total=total, unit=" frames", disable=True if display or not sys.stderr else None
+        ) as progress,
     ):
         try:
             for item in pipeline:
@@ -75,7 +91,7 @@ def run(
                 progress.update()
                 shown_at.append(clock())
                 if lines:
-                    _write_line(lines, frame, faces)
+                    held.append(_json_line(frame, faces))
                 drawn = frame.image
                 if display or writer:
                     status = display.notice if display else ""
@@ -91,20 +107,24 @@ def run(
                 if writer and source.live:
                     recorded += min(frame.seconds - before, MAX_GAP)
                     before = frame.seconds
-                    writer.write_until(drawn, recorded)
+                    writer.write(drawn, recorded)
                 elif writer:
-                    writer.write(drawn)
+                    writer.write(drawn, frame.seconds, frame.duration)
+                end = frame.seconds + frame.duration
+                if pipeline.loaded:
+                    _write(lines, held)
+                    if writer:
+                        writer.publish()
                 if display and not display.show(frame, drawn):
                     break
                 if max_frames is not None and count >= max_frames:
                     break
             else:
-                ending = f"; {source.name} returns no more frames" if source.live else ""
-                if not source.live and count < MIN_COMPLETE * (source.count or 0):
-                    ending = f"; {source.name} ends early, it should have {source.count} frames"
+                ending = _ending(source, end)
         except KeyboardInterrupt:
             if not source.live:  # This is the normal end of a camera.
                 raise
+        _write(lines, held)
     seconds = max(clock() - began, 1e-9)
     tracked_faces = pipeline.tracker.count
     return (
@@ -112,7 +132,27 @@ def run(
         f"({count / seconds:.1f} per second), "
         f"{tracked_faces} {'face' if tracked_faces == 1 else 'faces'} tracked"
         + (f", written to {writer.path}" if writer and writer.count else "")
+        + (_left_out(writer) if writer and writer.dropped and not source.live else "")
         + ending
+    )
+
+
+def _ending(source: VideoSource, end: float) -> str:
+    """What a user should know about a source that has ended at `end` seconds."""
+    if source.live:
+        return f"; {source.name} returns no more frames"
+    parts = []
+    if end < MIN_COMPLETE * (source.seconds or 0):
+        parts.append(f"; {source.name} ends early, after {end:.1f} of {source.seconds:.1f} s")
+    if source.damaged:
+        parts.append(f"; {source.damaged} damaged parts of {source.name} were skipped")
+    return "".join(parts)
+
+
+def _left_out(writer: VideoWriter) -> str:
+    return (
+        f"; {writer.dropped} frames are not in it, because AVI has one frame rate: name an .mkv to "
+        "have all"
     )
 
 
@@ -123,7 +163,22 @@ def _status(shown_at: Sequence[float], loaded: bool) -> str:
     return ", ".join(parts + ([] if loaded else ["loading the network"]))
 
 
-def _write_line(lines: TextIO, frame: Frame, faces: Sequence[TrackedFace]) -> None:
+def _json_line(frame: Frame, faces: Sequence[TrackedFace]) -> str:
     fields = {"frame": frame.number, "seconds": round(frame.seconds, 3)}
-    lines.write(json.dumps(fields | {"faces": [face.asdict() for face in faces]}) + "\n")
-    lines.flush()
+    return json.dumps(fields | {"faces": [face.asdict() for face in faces]}) + "\n"
+
+
+def _write(lines: Lines | None, held: list[str]) -> None:
+    """Writes lines, and removes them from `held`."""
+    if lines is None or not held:
+        return
+    try:
+        lines.write("".join(held))
+        lines.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"--json could not be written completely ({error.strerror}): is the disk full?"
+        ) from error
+    held.clear()

@@ -14,7 +14,7 @@ import numpy as np
 
 from agenet.errors import UserError
 from agenet.faces.face import Detection, Detector, FacePredictor
-from agenet.faces.video import Frame, VideoSource
+from agenet.faces.frames import Frame, VideoSource
 from agenet.frameworks.timing import Engine, Figures
 from scripts.benchmarks.predictors import Task
 

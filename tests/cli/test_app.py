@@ -9,15 +9,26 @@ import pytest
 
 from agenet.cli.app import COMMANDS, group, run_command
 from agenet.errors import EXTRAS, UserError
+from agenet.faces.encoding import CODECS
 from agenet.faces.image_io import FORMATS, FULL_SIZE_PIXELS
-from agenet.faces.video import CODECS
 from agenet.frameworks.comparison import compare
 from agenet.frameworks.comparison.engines import ENGINES
 from agenet.frameworks.targets import TARGETS
 from agenet.inference import export, export_faces
 from tests.conftest import ROOT, run_program
 
-HEAVY = {"jax", "flax", "numpy", "cv2", "matplotlib", "onnxruntime", "tensorflow", "torch", "keras"}
+HEAVY = {
+    "av",
+    "jax",
+    "flax",
+    "numpy",
+    "cv2",
+    "matplotlib",
+    "onnxruntime",
+    "tensorflow",
+    "torch",
+    "keras",
+}
 
 
 def imported_by(*arguments: str) -> set[str]:

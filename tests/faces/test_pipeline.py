@@ -12,9 +12,10 @@ from agenet.faces import pipeline as pipeline_module
 from agenet.faces.channel import Channel, Closed, start_thread
 from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection, Face, Prediction
+from agenet.faces.frames import Frame, VideoSource
 from agenet.faces.pipeline import Pipeline
 from agenet.faces.tracking import TrackedFace
-from agenet.faces.video import Frame, VideoSource, open_video
+from agenet.faces.video import open_video
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import pytest
 from agenet.faces.ages import describe_years
 from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection, Face, Prediction
+from agenet.faces.frames import Frame
 from agenet.faces.tracking import (
     HALF_LIFE,
     KEEP_SECONDS,
@@ -19,7 +20,7 @@ from agenet.faces.tracking import (
     Tracker,
     match,
 )
-from agenet.faces.video import Frame, open_video
+from agenet.faces.video import open_video
 from agenet.labels import AGE_GROUPS
 
 # As a person sees them, in every frame.
@@ -192,6 +193,14 @@ def test_box_moves_with_the_image() -> None:
     for other in (texture((300, 400)), np.zeros_like(image), np.zeros((1, 1, 3), np.uint8)):
         (face,) = scene.at(other, 0.05)
         assert face.face.detection.box == (300, 200, 380, 280)
+
+
+def test_faces_stay_where_they_are_when_the_size_changes() -> None:
+    tracker = Tracker(4)
+    tracker.update(texture((480, 640)), 0.0, [at(320, 240)])
+    tracker.update(texture((240, 320)), 0.04, [])
+    (tracked,) = tracker.scene().faces
+    assert tracked.face.detection.box == pytest.approx((160, 120, 200, 160), abs=2)
 
 
 def test_boxes_are_smoothed() -> None:

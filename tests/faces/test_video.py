@@ -1,23 +1,20 @@
 import os
+import time
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import cv2
 import numpy as np
 import pytest
 
 from agenet.errors import UserError
-from agenet.faces import video
-from agenet.faces.image_io import read_image
-from agenet.faces.video import CODECS, Frame, VideoSource, VideoWriter, check_output, open_video
-
-CLIPS = {  # frames and seconds, as a browser plays them
-    "classroom": (45, 3.0),
-    "face-demographics-walking": (35, 2.9),
-    "head-pose-face-detection-female-and-male": (56, 4.66),
-}
+from agenet.faces import decoding
+from agenet.faces.camera import Camera
+from agenet.faces.frames import DEFAULT_RATE
+from agenet.faces.video import check_output, open_video
+from tests.faces.clips import read_all, write_clip
 
 
 class FakeCapture:
@@ -41,25 +38,8 @@ class FakeCapture:
         self.released = True
 
 
-def read_all(source: VideoSource) -> list[Frame]:
-    frames = []
-    while (frame := source.read()) is not None:
-        frames.append(frame)
-    source.close()
-    return frames
-
-
-def write(
-    path: Path, count: int = 20, shape: tuple[int, int] = (48, 64), rate: float = 10.0
-) -> Path:
-    """A film that grows redder."""
-    writer = VideoWriter(path, rate)
-    for number in range(count):
-        image = np.zeros((*shape, 3), np.uint8)
-        image[..., 0] = 10 * number
-        writer.write(image)
-    writer.close()
-    return path
+def film(path: Path) -> Path:
+    return write_clip(path, [number / 10 for number in range(20)])
 
 
 def refusal(text: str | Path) -> str:
@@ -72,83 +52,14 @@ def refusal(text: str | Path) -> str:
 # Files.
 
 
-@pytest.mark.parametrize("clip", CLIPS)
-def test_real_clips(real_data: Path, clip: str) -> None:
-    path = real_data / "media" / f"{clip}.gif"
-    source = open_video(str(path))
-    frames = read_all(source)
-    count, seconds = CLIPS[clip]
-    assert source.count == len(frames) == count and not source.live
-    assert [frame.number for frame in frames] == [*range(count)]
-    times = [frame.seconds for frame in frames]
-    assert times[0] == 0 and (np.diff(times) > 0).all()
-    assert times[-1] + 1 / source.rate == pytest.approx(seconds, abs=0.15)
-    np.testing.assert_array_equal(frames[0].image, read_image(path))
-
-
-@pytest.mark.parametrize("ending", CODECS)
-@pytest.mark.parametrize("shape", [(48, 64), (49, 63)])
-def test_written_video_is_readable(tmp_path: Path, ending: str, shape: tuple[int, int]) -> None:
-    source = open_video(str(write(tmp_path / f"film{ending}", shape=shape)))
-    frames = read_all(source)
-    assert source.rate == pytest.approx(10) and len(frames) == 20
-    assert frames[0].image.shape == (48, shape[1] // 2 * 2, 3)
-    assert frames[-1].seconds == pytest.approx(1.9, abs=0.05)
-    red = [frame.image[..., 0].mean() for frame in frames]
-    assert red == pytest.approx([10 * number for number in range(20)], abs=12)
-    assert frames[-1].image[..., 2].mean() < 12
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (2, 700), (1081, 3), (4, 4)])
-def test_odd_frame_sizes_can_be_written(tmp_path: Path, shape: tuple[int, int]) -> None:
-    for ending in (".avi", ".mp4"):
-        assert len(read_all(open_video(str(write(tmp_path / f"film{ending}", 3, shape))))) == 3
-
-
-def test_frames_of_other_sizes_are_resized(tmp_path: Path) -> None:
-    writer = VideoWriter(tmp_path / "film.avi", 10.0)
-    for side in (60, 30, 90):
-        writer.write(np.full((side, side, 3), 200, np.uint8))
-    writer.close()
-    frames = read_all(open_video(str(writer.path)))
-    assert [frame.image.shape for frame in frames] == [(60, 60, 3)] * 3
-
-
-def test_uneven_frame_rate_is_recorded_at_true_speed(tmp_path: Path) -> None:
-    writer = VideoWriter(tmp_path / "film.avi", 20.0)
-    for seconds in (0.0, 0.01, 0.02, 0.5, 1.0, 1.01, 2.0):
-        writer.write_until(np.zeros((48, 64, 3), np.uint8), seconds)
-    writer.close()
-    assert len(read_all(open_video(str(writer.path)))) == writer.count == 41
-
-
-def test_no_frames_leave_no_file(tmp_path: Path) -> None:
-    VideoWriter(tmp_path / "film.mp4", 10.0).close()
-    assert not list(tmp_path.iterdir())
-
-
-def test_write_errors_are_reported(tmp_path: Path) -> None:
-    writer = VideoWriter(tmp_path / "gone" / "film.mp4", 10.0)
-    with pytest.raises(UserError, match=r"film.mp4 cannot be written: 64x48"):
-        writer.write(np.zeros((48, 64, 3), np.uint8))
-    writer.close()
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full, which stands in for a full disk")
-    (tmp_path / "film.avi").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"could not be written completely: is the disk full"):
-        write(tmp_path / "film.avi")
-
-
-@pytest.mark.parametrize("ending", [".avi", ".mkv"])
-def test_truncated_video_returns_its_frames(tmp_path: Path, ending: str) -> None:
-    rng = np.random.default_rng(0)
-    writer = VideoWriter(tmp_path / f"film{ending}", 10.0)
-    for _ in range(20):
-        writer.write(rng.integers(0, 256, (48, 64, 3), np.uint8))
-    writer.close()
-    content = writer.path.read_bytes()
-    writer.path.write_bytes(content[: len(content) // 2])
-    assert 3 <= len(read_all(open_video(str(writer.path)))) <= 15
+@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".ts"])
+def test_truncated_video_returns_its_frames(tmp_path: Path, suffix: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 48, 64, 3), np.uint8)
+    times = [number / 10 for number in range(20)]
+    path = write_clip(tmp_path / f"film{suffix}", times, images=images)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert 3 <= len(read_all(open_video(str(path)))) <= 15
 
 
 def test_truncated_clip(real_data: Path, tmp_path: Path) -> None:
@@ -157,7 +68,7 @@ def test_truncated_clip(real_data: Path, tmp_path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
     assert 10 < len(read_all(open_video(str(path)))) < 35
     path.write_bytes(content[:100])
-    with pytest.raises(UserError, match=f"{path}.*is it (a video|one), and complete"):
+    with pytest.raises(UserError, match=f"{path} returns no frame .*is it complete"):
         open_video(str(path))
 
 
@@ -168,8 +79,8 @@ def test_files_that_are_not_videos(tmp_path: Path) -> None:
     assert "is empty" in refusal(path)
     path.write_bytes(b"no film" * 100)
     assert "cannot be read as a video" in refusal(path)
-    film = write(tmp_path / "whole.mp4").read_bytes()
-    path.write_bytes(film[: len(film) // 2])  # Its index stands at its end.
+    whole = film(tmp_path / "whole.mp4").read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])  # Its index stands at its end.
     assert "is it one, and complete?" in refusal(path)
     assert "is a folder" in refusal(tmp_path) and "is a folder" in refusal("")
     os.mkfifo(tmp_path / "pipe")
@@ -202,8 +113,8 @@ def test_error_lists_known_cameras(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_camera(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([100.0, 100.5, 101.25])
     capture = FakeCapture(3)
-    source = VideoSource(capture, "camera 0", True, lambda: next(times))
-    assert source.live and source.count is None and source.rate == video.DEFAULT_RATE
+    source = Camera(capture, "camera 0", lambda: next(times))
+    assert source.live and source.count is None and source.rate == DEFAULT_RATE
     frames = read_all(source)
     assert [(frame.number, frame.seconds) for frame in frames] == [(0, 0), (1, 0.5), (2, 1.25)]
     assert (frames[0].image == [0, 0, 255]).all()  # RGB
@@ -212,7 +123,7 @@ def test_camera(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("end", [None, cv2.error("unplugged")])
 def test_camera_that_is_disconnected(end: Exception | None) -> None:
-    source = VideoSource(FakeCapture(2, end), "camera 0", True, lambda: 0.0)
+    source = Camera(FakeCapture(2, end), "camera 0", lambda: 0.0)
     assert len(read_all(source)) == 2
     assert source.read() is None
 
@@ -221,13 +132,13 @@ def test_camera_that_is_disconnected(end: Exception | None) -> None:
 def test_camera_without_frames(end: Exception | None) -> None:
     capture = FakeCapture(0, end)
     with pytest.raises(UserError, match="camera 0 returns no frame: is another program using it"):
-        VideoSource(capture, "camera 0", True, lambda: 0.0)
+        Camera(capture, "camera 0", lambda: 0.0)
     assert capture.released
 
 
-def test_video_without_timestamps_uses_its_rate() -> None:
-    source = VideoSource(FakeCapture(3, rate=20.0), "film", False, lambda: 0.0)
-    assert [frame.seconds for frame in read_all(source)] == pytest.approx([0, 0.05, 0.1])
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf"), 1e9])
+def test_camera_rate_without_sense(rate: float) -> None:
+    assert Camera(FakeCapture(1, rate=rate), "camera 0", lambda: 0.0).rate == DEFAULT_RATE
 
 
 # Streams.
@@ -239,13 +150,26 @@ def address(tmp_path: Path) -> Iterator[str]:
         def __init__(self, *args: object) -> None:
             super().__init__(*args, directory=str(tmp_path))  # type: ignore[arg-type]
 
+        def do_GET(self) -> None:
+            path, _, how = self.path.partition("?")
+            if not how:
+                return super().do_GET()
+            content = (tmp_path / path[1:]).read_bytes()
+            self.send_response(200)  # Without a length.
+            self.end_headers()
+            self.wfile.write(content[: 300 if how == "stalls" else None])
+            if how == "stalls":
+                released.wait(10)
+
         def log_message(self, format: str, *args: object) -> None:
             pass
 
+    released = Event()
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
+        released.set()
         server.shutdown()
         thread.join()
 
@@ -254,7 +178,7 @@ def test_video_file_on_a_server(
     tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    write(tmp_path / "film.mp4")
+    film(tmp_path / "film.mp4")
     source = open_video(f"{address}/film.mp4")
     assert not source.live and len(read_all(source)) == 20
 
@@ -266,11 +190,26 @@ def test_unreachable_stream(address: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert message.startswith("rtsp://***@127.0.0.1:1/stream cannot") and "cret" not in message
 
 
-def test_stream_is_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    capture = FakeCapture(1)
-    monkeypatch.setattr(capture, "isOpened", lambda: True, raising=False)
-    monkeypatch.setattr(cv2, "VideoCapture", lambda *arguments: capture)
-    assert open_video("rtsp://host/stream").live
+def test_stream_without_an_end_is_live(
+    address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    write_clip(tmp_path / "film.ts", [n / 25 for n in range(30)], codec="mpeg2video", rate=25)
+    times = iter(np.arange(100.0, 200.0, 0.5))
+    source = open_video(f"{address}/film.ts?endless", lambda: next(times))
+    frames = read_all(source)
+    assert source.live and source.seconds is None and source.count is None
+    assert len(frames) == 30
+    assert set(np.diff([frame.seconds for frame in frames])) == {0.5}  # As they arrive.
+
+
+def test_stream_that_stalls(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(decoding, "TIMEOUT", 0.5)
+    write_clip(tmp_path / "film.ts", [0, 0.04], codec="mpeg2video", rate=25)
+    began = time.monotonic()
+    assert "cannot be opened as a video within 0.5 s" in refusal(f"{address}/film.ts?stalls")
+    assert time.monotonic() - began < 8
 
 
 # Where to write.
@@ -278,15 +217,15 @@ def test_stream_is_live(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_output_that_would_overwrite_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    film = write(Path("film.mp4"), 2)
-    for path, source, overwrite, message in (
-        (film, "film.mp4", True, "is the video that is read"),
-        (film, f"{tmp_path}/film.mp4", True, "is the video that is read"),
-        (film, "0", False, "exists: name another file, or add --overwrite"),
+    path = film(Path("film.mp4"))
+    for output, source, overwrite, message in (
+        (path, "film.mp4", True, "is the video that is read"),
+        (path, f"{tmp_path}/film.mp4", True, "is the video that is read"),
+        (path, "0", False, "exists: name another file, or add --overwrite"),
         (tmp_path, "0", True, "is a folder: name a file in it"),
         (tmp_path / "gone" / "film.mp4", "0", True, "gone: no such folder, create it first"),
     ):
         with pytest.raises(UserError, match=message):
-            check_output(path, source, overwrite)
-    check_output(film, "rtsp://film.mp4", True)
+            check_output(output, source, overwrite)
+    check_output(path, "rtsp://film.mp4", True)
     check_output(Path("new.mp4"), "film.mp4", False)

@@ -21,11 +21,14 @@ from agenet.faces import detectors
 from agenet.faces import display as display_module
 from agenet.faces.detectors import create_detector
 from agenet.faces.display import Display, check_window
+from agenet.faces.encoding import VideoWriter
 from agenet.faces.face import Detector
-from agenet.faces.video import Frame, VideoWriter, open_video
+from agenet.faces.frames import Frame
+from agenet.faces.video import open_video
 from agenet.faces.webcam import run
 from agenet.faces.yunet import BUNDLED_FILE
 from tests.conftest import ROOT
+from tests.faces.clips import read_all, write_clip
 from tests.faces.test_pipeline import Camera, Fake
 
 CLIPS = {  # frames and people, as a person sees them
@@ -71,8 +74,8 @@ def yunet(real_data: Path) -> Detector:
 def film(tmp_path: Path) -> Path:
     """Two seconds of a grey square."""
     writer = VideoWriter(tmp_path / "film.avi", 10.0)
-    for _ in range(20):
-        writer.write(np.full((96, 128, 3), 99, np.uint8))
+    for number in range(20):
+        writer.write(np.full((96, 128, 3), 99, np.uint8), number / 10)
     writer.close()
     return writer.path
 
@@ -103,13 +106,8 @@ def status(*arguments: object, fake: Fake | None = None) -> int:
     return 0
 
 
-def read_all(path: Path) -> list[Frame]:
-    source = open_video(str(path))
-    frames = []
-    while (frame := source.read()) is not None:
-        frames.append(frame)
-    source.close()
-    return frames
+def read_film(path: Path) -> list[Frame]:
+    return read_all(open_video(str(path)))
 
 
 # Films written.
@@ -128,9 +126,10 @@ def test_real_clips(
     assert {len(line["faces"]) for line in results} == {people}
     assert {face["track"] for line in results for face in line["faces"]} == {*range(1, people + 1)}
     assert results[-1]["faces"][0]["age"] == pytest.approx(33)
-    plain, drawn = read_all(path), read_all(film)
+    plain, drawn = read_film(path), read_film(film)
     assert len(drawn) == frames
-    assert drawn[-1].seconds == pytest.approx(plain[-1].seconds, rel=0.1)
+    times = [[frame.seconds for frame in frames] for frames in (plain, drawn)]
+    assert times[0] == pytest.approx(times[1], abs=0.001)
     differences = [
         np.abs(a.image.astype(int) - b.image).mean() for a, b in zip(plain, drawn, strict=True)
     ]
@@ -148,11 +147,61 @@ def test_lines_on_stdout(film: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "3 frames in" in err and "0 faces tracked" in err
 
 
-def test_early_end_of_video_is_reported(tmp_path: Path, film: Path) -> None:
-    source = open_video(str(film))
-    source.count = 60
-    summary = run(source, Fake(), Fake().load, writer=VideoWriter(tmp_path / "a.avi", 10.0))
-    assert summary.endswith("film.avi ends early, it should have 60 frames")
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_output_keeps_time(
+    real_data: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, output = real_data / "cases" / "vfr.webm", tmp_path / f"out{suffix}"
+    assert status(path, "--output", output, fake=Fake(1)) == 0
+    frames = read_film(output)
+    assert frames[-1].seconds + frames[-1].duration == pytest.approx(5.6, abs=0.01)
+    summary = capsys.readouterr().err
+    assert "20 frames in" in summary and "ends early" not in summary
+
+
+@pytest.mark.parametrize(("step", "count"), [(5.0, 4), (1 / 480, 96)])
+def test_time_lapse_and_slow_motion_do_not_end_early(
+    tmp_path: Path, step: float, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_clip(tmp_path / "film.mkv", [step * number for number in range(count)])
+    assert status(path, "--output", tmp_path / "out.mp4", fake=Fake(1)) == 0
+    assert "ends early" not in capsys.readouterr().err
+    times = [[frame.seconds for frame in read_film(tmp_path / n)] for n in ("film.mkv", "out.mp4")]
+    assert times[0] == pytest.approx(times[1], abs=0.001)
+
+
+def test_frames_that_avi_cannot_hold_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = [0, 0.1, 0.2, 0.3, 0.301, 0.302, 0.4, 0.5, 0.6]
+    path = write_clip(tmp_path / "film.mp4", times)
+    writer = VideoWriter(tmp_path / "out.avi", 10.0)
+    summary = run(open_video(str(path)), Fake(), Fake().load, writer=writer)
+    assert "; 2 frames are not in it, because AVI has one frame rate" in summary
+
+
+def test_early_end_of_video_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 48, 64, 3), np.uint8)
+    path = write_clip(tmp_path / "film.mkv", [n / 10 for n in range(20)], images=images)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert status(path, "--json", "-", fake=Fake()) == 0
+    ending = capsys.readouterr().err
+    assert re.search(r"film.mkv ends early, after (0\.\d|1\.\d) of 2\.0 s", ending)
+
+
+def test_names_do_not_control_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_clip(tmp_path / "film.mkv", [0, 0.1])
+    path = path.rename(tmp_path / "a\x1b[2J\n\u202eb.mkv")
+    output = tmp_path / "c\x1b]0;\n.mp4"
+    assert status(path, "--output", output, fake=Fake()) == 0
+    assert status(path, "--output", output, fake=Fake()) == 1
+    assert status(f"{path}\x1b", "--json", "-", fake=Fake()) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 3
+    assert not {"\x1b", "\u202e"} & set(err)
 
 
 def test_existing_files_are_kept(
@@ -166,7 +215,7 @@ def test_existing_files_are_kept(
     assert "is the video that is read" in capsys.readouterr().err
     assert output.read_bytes() == b"kept"
     assert status(film, "--output", output, "--overwrite", fake=Fake()) == 0
-    assert len(read_all(output)) == 20
+    assert len(read_film(output)) == 20
 
 
 def test_mistakes_are_one_line(
@@ -195,20 +244,64 @@ def test_mistakes_are_one_line(
         assert err.startswith("error: ") and message in err and err.count("\n") == 1 and not out
 
 
+class Broken(Fake):
+    """Fails when it predicts."""
+
+    def predict_faces(self, *_: object) -> list:
+        raise UserError("no such weights")
+
+
 def test_errors_of_the_network_are_one_line(
     film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Broken(Fake):
-        def predict_faces(self, *_: object) -> list:
-            raise UserError("no such weights")
-
     assert status(film, "--output", tmp_path / "a.mp4", fake=Broken()) == 1
     assert capsys.readouterr().err == "error: no such weights\n"
     assert not (tmp_path / "a.mp4").exists()
 
 
+def test_older_files_stay_until_something_can_be_written(
+    film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, lines = tmp_path / "out.mp4", tmp_path / "out.jsonl"
+    writes = ["--output", output, "--json", lines, "--overwrite"]
+    for path in (output, lines):
+        path.write_bytes(b"old")
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(b"no film" * 100)
+    before = set(tmp_path.iterdir())
+    for arguments, fake in (
+        ([damaged, *writes], Fake()),
+        ([tmp_path / "gone.mp4", *writes], Fake()),
+        ([film, "--detector", "yunett", *writes], None),
+        ([film, *writes], Broken()),
+    ):
+        assert status(*arguments, fake=fake) == 1
+    fails = mock.patch.object(options, "load_predictor", side_effect=UserError("no such weights"))
+    with fails, pytest.raises(UserError, match="no such weights"):
+        run_command(["webcam", str(film), "--detector=hog", *map(str, writes)])
+    assert output.read_bytes() == lines.read_bytes() == b"old"
+    assert set(tmp_path.iterdir()) == before
+    capsys.readouterr()
+    assert status(film, *writes, fake=Fake()) == 0
+    assert len(read_film(output)) == len(lines.read_text().splitlines()) == 20
+
+
+def test_camera_whose_network_fails_to_load_replaces_nothing(tmp_path: Path) -> None:
+    def load() -> Fake:
+        time.sleep(0.2)
+        raise UserError("no such weights")
+
+    output, lines = tmp_path / "out.avi", (tmp_path / "lines").open("w+")
+    output.write_bytes(b"old")
+    with lines, pytest.raises(UserError, match="no such weights"):
+        run(Camera(500, 0.02), Fake(), load, writer=VideoWriter(output, 25.0), lines=lines)
+    assert output.read_bytes() == b"old" and (tmp_path / "lines").read_bytes() == b""
+
+
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_recording_is_readable(tmp_path: Path, film: Path, end: signal.Signals) -> None:
+def test_interrupted_recording_is_readable(
+    tmp_path: Path, film: Path, end: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Ends(Fake):
         def detect(self, image: np.ndarray) -> list:
             if self.detected == 8:
@@ -216,11 +309,57 @@ def test_interrupted_recording_is_readable(tmp_path: Path, film: Path, end: sign
             time.sleep(0.05)
             return super().detect(image)
 
-    output, fake = tmp_path / "output.mp4", Ends()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with pytest.raises(KeyboardInterrupt):
-        run(open_video(str(film)), fake, fake.load, writer=VideoWriter(output, 10.0))
-    assert 1 <= len(read_all(output)) < 20
+    output, lines, fake = tmp_path / "output.mp4", tmp_path / "lines", Ends()
+    output.write_bytes(b"old")
+    assert status(film, "--output", output, "--json", lines, "--overwrite", fake=fake) == 1
+    assert capsys.readouterr().err == "interrupted\n130\n"
+    assert 1 <= len(read_film(output)) < 20
+    assert 1 <= len(lines.read_text().splitlines()) < 20
+
+
+@pytest.mark.parametrize(
+    ("redirection", "expected"),
+    [
+        ("--json=- >&-", "error: --json -: stdout is closed: name a file"),
+        ("--json=- >/dev/full", "error: --json could not be written completely (No space left"),
+        ("--json=a --max-frames=2 <&- >&-", "film.avi: 2 frames in"),
+        ("--json=a --max-frames=2 2>&-", ""),
+        ("--json=a --output=a.avi --max-frames=2 <&- >&- 2>&-", ""),
+        ("--json=a --output=a.avi", "error: a.avi could not be written completely (File too large"),
+        ("--json=a", "error: --json could not be written completely (File too large"),
+    ],
+)
+def test_standard_streams_and_disks(
+    film: Path, tmp_path: Path, redirection: str, expected: str
+) -> None:
+    code = """
+import sys
+from unittest import mock
+from agenet.cli import main, options
+from agenet.faces import detectors
+fake = mock.Mock()
+fake.detect.return_value = []
+mock.patch.object(detectors, "create_detector", return_value=fake).start()
+mock.patch.object(options, "load_predictor", return_value=fake).start()
+main("webcam", "film.avi")
+"""
+    if "File too large" in expected:
+        limit = 500 if ".avi" in redirection else 100
+        code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, -1))\n{code}"
+    done = subprocess.run(
+        f'{sys.executable} -c "$CODE" {redirection}',
+        shell=True,
+        cwd=tmp_path,
+        env=os.environ | {"CODE": code, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not done.stdout
+    assert done.stderr.startswith(expected) and done.stderr.count("\n") == (expected != "")
+    assert done.returncode == expected.startswith("error")
+    if not expected.startswith("error"):
+        assert len((tmp_path / "a").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("program", ["webcam", "predict"])
@@ -252,7 +391,7 @@ def test_camera_shown_and_recorded(tmp_path: Path) -> None:
     assert len(results[-1]["faces"]) == 2
     assert summary.endswith("; camera 0 returns no more frames")
     # As long as it took, whatever was dropped.
-    assert len(read_all(writer.path)) == pytest.approx(results[-1]["frame"], abs=3)
+    assert len(read_film(writer.path)) == pytest.approx(results[-1]["frame"], abs=3)
     assert any((image != camera.image).any() for image in screen.shown)
 
 
@@ -316,7 +455,7 @@ def test_pause_is_not_recorded(tmp_path: Path) -> None:
 
     writer = VideoWriter(tmp_path / "film.avi", 25.0)
     run(Pauses(20, 0.02), Fake(), Fake().load, writer=writer)
-    assert len(read_all(writer.path)) < 20 + 25 + 2
+    assert len(read_film(writer.path)) < 20 + 25 + 2
 
 
 def test_quit_while_camera_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,6 +529,7 @@ from agenet.errors import UserError, one_line_errors
 from agenet.faces import detectors
 from agenet.faces.display import Window, check_window
 from agenet.faces.webcam import run
+from tests.faces.clips import read_all, write_clip
 from tests.faces.test_pipeline import Camera, Fake
 
 check_window()

@@ -1,0 +1,89 @@
+"""A file that replaces an older one once there is something in it."""
+
+import os
+import secrets
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from agenet.errors import UserError
+
+
+class OutputFile:
+    """A file under a temporary name, to which `publish` gives its own while it is written.
+
+    Until then an older file of that name stays. Afterwards others can read what is written, and a
+    killed process leaves it there. Windows cannot rename an open file: there it is done at the end.
+
+    Args:
+        path: the file.
+        overwrite: whether an existing file is replaced.
+
+    Attributes:
+        temporary: its first name, for what writes files by name.
+
+    Raises:
+        OSError: it cannot be written; also from the methods.
+        UserError: from the methods: the file exists, or another program has replaced it.
+    """
+
+    def __init__(self, path: Path, overwrite: bool) -> None:
+        self._path, self._overwrite = path, overwrite
+        # Nobody can guess it, and no existing file or link is used.
+        self.temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+        self._file = self.temporary.open("xb+")  # Whatever its name, this is the file.
+        self._published = False
+
+    def publish(self) -> None:
+        """Gives the file its name; what was written before is kept from now on."""
+        if not self._published and os.name != "nt":
+            self._rename()
+
+    def close(self, keep: bool = True) -> None:
+        """Closes the file.
+
+        Args:
+            keep: whether to publish a file that is not published yet; else it is removed.
+        """
+        try:
+            with self._file:
+                if self._published:
+                    self._check()
+            if keep and not self._published:
+                self._rename()
+        finally:
+            if not self._published:
+                self.temporary.unlink(missing_ok=True)
+
+    def _rename(self) -> None:
+        if self._overwrite:
+            os.replace(self.temporary, self._path)
+        else:
+            try:
+                os.link(self.temporary, self._path)  # Unlike `replace` fails if there is a file.
+            except FileExistsError as error:  # It did not exist when the command started.
+                raise UserError(
+                    f"{self._path} exists: name another file, or add --overwrite"
+                ) from error
+            except OSError:  # A file system without links.
+                os.replace(self.temporary, self._path)
+            self.temporary.unlink(missing_ok=True)
+        self._published = True
+
+    def _check(self) -> None:
+        """Saves the file under another name if another program has removed or replaced it."""
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+                return
+        saved = self._path.with_stem(f"{self._path.stem[:40]}-{secrets.token_hex(4)}")
+        self._file.seek(0)
+        with saved.open("xb") as copy:
+            shutil.copyfileobj(self._file, copy)
+        raise UserError(
+            f"{self._path} was removed or replaced by another program: its content is in {saved}"
+        )
+
+
+def keep_after(kind: type[BaseException] | None) -> bool:
+    """Whether what was written so far is wanted: after Ctrl-C it is, after an error it is not."""
+    return kind is None or not issubclass(kind, Exception)
