@@ -13,6 +13,7 @@ out.
 
 import dataclasses
 import importlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table; counting compiles each network, a minute or two for all."""
     ArgumentParser(description=main.__doc__).parse_args(arguments)
     rows, known = [], dict[Any, Counts]()
-    for name, config_name, (trained_on, stored) in TRAININGS:
+    for number, (name, config_name, (trained_on, stored)) in enumerate(TRAININGS, 1):
+        print(f"{number} of {len(TRAININGS)}: compiling {name}", file=sys.stderr, flush=True)
         config = importlib.import_module(f"configs.{config_name}").get_config()
         config = parse_config(config.to_dict())
         frozen = config.freeze == "backbone"

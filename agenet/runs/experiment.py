@@ -21,9 +21,11 @@ from agenet.data.records import Records
 from agenet.data.splits import Splits
 from agenet.data.stream import StreamedImages
 from agenet.distributed.mesh import replicated
-from agenet.labels import TASK_CLASSES
+from agenet.labels import TASK_CLASSES, UNKNOWN
 from agenet.models.classifier import Classifier
-from agenet.runs.config import RunConfig, to_dict
+from agenet.runs.compilation import LoggedFirstCall
+from agenet.runs.config import IN_YEARS, RunConfig, to_dict
+from agenet.runs.evaluator import exact_ages
 from agenet.runs.identity import identify
 from agenet.runs.initial_weights import InitialWeights, find_initial
 from agenet.training.losses import balanced_weights, known_classes
@@ -112,6 +114,16 @@ class Experiment:
         return TrainingOrder(self.splits.train, self.config.batch_size, self.config.seed)
 
     @cached_property
+    def measures_years(self) -> bool:
+        """Whether validations measure errors in years.
+
+        They do where at least half of the faces for validation have an age in years, or where the
+        best state is chosen by such an error: in Adience one face in eighty has one.
+        """
+        known = exact_ages(self.records, self.splits.validation) != UNKNOWN
+        return "age" in self.tasks and (known.mean() >= 0.5 or self.config.best in IN_YEARS)
+
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be resumed."""
         return identify(to_dict(self.config), self.records, self.splits, self.tasks)
@@ -119,7 +131,7 @@ class Experiment:
     @cached_property
     def train_step(self) -> TrainStep:
         config = self.config
-        return make_train_step(
+        step = make_train_step(
             self.model,
             self.tx,
             self.train_transform,
@@ -135,10 +147,11 @@ class Experiment:
                 ema=config.ema,
             ),
         )
+        return LoggedFirstCall(step, "the training step")
 
     @cached_property
     def eval_step(self) -> EvalStep:
-        return make_eval_step(self.model, self.eval_transform, heads=self.heads, mesh=self.mesh)
+        return self._make_eval_step(self.eval_transform)
 
     @cached_property
     def test_step(self) -> EvalStep:
@@ -148,17 +161,22 @@ class Experiment:
             return self.eval_step
         config = self.config.input
         transform = make_views_transform(self.crop_size, config.mean, config.std, views)
-        return make_eval_step(self.model, transform, heads=self.heads, mesh=self.mesh)
+        return self._make_eval_step(transform)
+
+    def _make_eval_step(self, transform: Transform) -> EvalStep:
+        step = make_eval_step(self.model, transform, heads=self.heads, mesh=self.mesh)
+        return LoggedFirstCall(step, "the evaluation step")
 
     @cached_property
     def feature_step(self) -> FeatureStep:
-        return make_feature_step(
+        step = make_feature_step(
             self.model,
             self.train_transform,
             self.eval_transform,
             seed=self.config.seed,
             mesh=self.mesh,
         )
+        return LoggedFirstCall(step, "the backbone, whose features are computed once")
 
     @cached_property
     def train_transform(self) -> Transform:

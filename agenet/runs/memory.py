@@ -17,6 +17,7 @@ from agenet.data.resident import label_columns
 from agenet.distributed.mesh import batch_sharded
 from agenet.errors import UserError
 from agenet.runs.batches import AT_ONCE, cached_rows, reason_for_images
+from agenet.runs.compilation import compiling
 from agenet.runs.experiment import Experiment
 from agenet.runs.memory_advice import Line, Needs, advise, gigabytes
 
@@ -88,7 +89,8 @@ def measure_step(experiment: Experiment, batch_size: int) -> int:
     steps.append((train_step.lower(state, batch), batch))
     needs = []
     for lowered, batch in steps:
-        found = lowered.compile().memory_analysis()
+        with compiling("a step, to measure its memory"):
+            found = lowered.compile().memory_analysis()
         new = found.output_size_in_bytes - found.alias_size_in_bytes
         share = _nbytes(batch) // experiment.mesh.size
         needs.append(found.temp_size_in_bytes + max(new, 0) + share)
