@@ -19,12 +19,17 @@ log = logging.getLogger(__name__)
 
 
 def quiet_libraries() -> None:
-    """Silences what JAX and Orbax log about their own work."""
+    """Silences what JAX and Orbax log about their own work, and Keras's file of settings."""
     # JAX reports every kind of device that this machine does not have.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     # Orbax reports every file that it touches, and the tracebacks of errors that it raises.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    try:
+        Path.home()
+    except RuntimeError:
+        # TensorFlow imports Keras, which would create a folder called "~" here.
+        os.environ.setdefault("KERAS_HOME", os.devnull)
 
 
 class _OneLine(logging.Formatter):
