@@ -97,7 +97,8 @@ def get_config() -> ml_collections.ConfigDict:
     schedule.boundaries = ("25%", "50%", "75%")
     schedule.scales = (1.0, 0.2, 0.04, 0.008)
 
-    # The state that is kept: the one with the lowest loss, the highest other metric, or the "last".
+    # The state that is kept: the one with the lowest loss or error, the highest other metric, or
+    # the "last". Where ages are known in years, "validation/age_mae" and "validation/age_cs5" too.
     config.best = "validation/loss"
     # The run ends early if that has not improved for so long, such as "2 epochs"; empty: never.
     config.patience = ""

@@ -47,13 +47,16 @@ def learning_curves(
 ) -> Figure:
     """Loss and accuracies of training and validation over epochs, with the tested state marked.
 
+    Where the error in years was measured it has a panel, too.
+
     Args:
         history: logged rows, with `step`, `epoch` and any of the metrics.
         tasks: each has a panel for its accuracy, next to that for the loss.
         training: `best_step`, `steps` and `epochs` of the report.
         subtitle, notice: see above.
     """
-    panels = 1 + len(tasks)
+    has_years = "age" in tasks and any("validation/age_mae" in row for row in history)
+    panels = 1 + len(tasks) + has_years
     panel_width, panel_height, left, below = 3.5, 2.75, 0.62, 0.62
     width = panels * (panel_width + left) + 0.2
     figure, _ = titled_figure(
@@ -65,9 +68,13 @@ def learning_curves(
     ]
     curves = {"training": "train/loss", "validation": "validation/loss"}
     _curves(axes[0], history, curves, tested_epoch(training))
-    title_axes(axes[0], "Loss" + (f" ({' + '.join(tasks)})" if panels > 2 else ""))
+    title_axes(axes[0], "Loss" + (f" ({' + '.join(tasks)})" if len(tasks) > 1 else ""))
     axes[0].set_ylim(0, None)
-    for axis, task in zip(axes[1:], tasks, strict=True):
+    if has_years:
+        _curves(axes[-1], history, {"validation": "validation/age_mae"}, tested_epoch(training))
+        title_axes(axes[-1], "Mean age error, years")
+        axes[-1].set_ylim(0, None)
+    for axis, task in zip(axes[1 : 1 + len(tasks)], tasks, strict=True):
         curves = {
             "training": f"train/{task}_accuracy",
             "validation": f"validation/{task}_accuracy",

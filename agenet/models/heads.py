@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
@@ -14,6 +15,8 @@ from agenet.models.layers import BatchNorm, Dense, fan_in_uniform
 
 # By default GPUs round float32 factors to TensorFloat32, and TPUs to bfloat16.
 _EXACT = lax.Precision.HIGHEST
+# Of an `OrdinalHead`; part of the meaning of its saved parameters.
+_FIRST_THRESHOLD, _SMALLEST_GAP = -3.0, 1e-3
 
 
 class TaskHeads(nn.Module):
@@ -59,10 +62,10 @@ class OrdinalHead(nn.Module):
         kernel = self.param("kernel", fan_in_uniform(width), (width, 2))
         bias = self.param("bias", nn.initializers.zeros, (2,))
         # Initially from -3 to 3, which has 90 % of the mass of the logistic distribution.
-        even = nn.initializers.constant(_softplus_inverse(6 / (count - 1)))
+        even = nn.initializers.constant(_softplus_inverse(-2 * _FIRST_THRESHOLD / (count - 1)))
         # Gaps between years that no label separates shrink to 0, whose logarithm is infinite.
-        gaps = nn.softplus(self.param("gaps", even, (count - 1,))) + 1e-3
-        thresholds = jnp.pad(jnp.cumsum(gaps), (1, 0)) - 3.0
+        gaps = nn.softplus(self.param("gaps", even, (count - 1,))) + _SMALLEST_GAP
+        thresholds = jnp.pad(jnp.cumsum(gaps), (1, 0)) + _FIRST_THRESHOLD
         scores = jnp.matmul(features.astype(jnp.float32), kernel, precision=_EXACT) + bias
         score, log_precision = jnp.split(scores, 2, axis=-1)
         # Bounded smoothly, so that a confident error cannot dominate the loss and can be unlearnt.
@@ -73,6 +76,24 @@ class OrdinalHead(nn.Module):
         between += jnp.log(-jnp.expm1(-precision * gaps))
         first, last = nn.log_sigmoid(-above[:, :1]), nn.log_sigmoid(above[:, -1:])
         return jnp.concatenate([first, between, last], axis=-1)
+
+
+def ordinal_start(shares: np.ndarray) -> dict[str, np.ndarray]:
+    """Parameters of an `OrdinalHead` that predict given probabilities, whatever the features.
+
+    That holds with a kernel of zeros; a random one adds to the score and to the log-precision.
+
+    Args:
+        shares: float64 [classes], positive, with a sum of 1.
+
+    Returns:
+        `bias` [2] and `gaps` [classes - 2], float64.
+    """
+    below, above = np.cumsum(shares)[:-1], np.cumsum(shares[::-1])[-2::-1]
+    logits = np.log(above) - np.log(below)  # of P(class > k), which decrease
+    # Smaller gaps, between years that hardly occur, would take long to grow.
+    gaps = np.maximum(-np.diff(logits) - _SMALLEST_GAP, _SMALLEST_GAP)
+    return {"bias": np.array([logits[0] + _FIRST_THRESHOLD, 0.0]), "gaps": np.log(np.expm1(gaps))}
 
 
 def _softplus_inverse(y: float) -> float:

@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from pydantic import TypeAdapter, ValidationError
 
 from agenet.data.config import Augmentation, DatasetConfig, InputConfig
-from agenet.errors import UserError, did_you_mean
+from agenet.errors import UserError, did_you_mean, printable
 from agenet.evaluation.metrics import LAST
 from agenet.labels import TASK_CLASSES
 from agenet.models import option_names
@@ -27,6 +27,9 @@ from agenet.training.config import HeadsConfig, OptimizerConfig, ScheduleConfig
 # Per channel, RGB, 0 to 255: used where neither the config nor the initial weights say otherwise.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+
+# Mean absolute error, and share at most five years off.
+IN_YEARS = ("validation/age_mae", "validation/age_cs5")
 
 _Share = Annotated[float, Interval(ge=0, lt=1)]
 
@@ -96,6 +99,7 @@ def parse_config(fields: Mapping[str, Any]) -> RunConfig:
     known = field_names()
     for name in flat:
         if name not in known:
+            name = printable(name)
             raise UserError(f"unknown config field {name}{did_you_mean(name, known)}")
     nested = unflatten_dict(ADDED_FIELDS | flat, sep=".")
     try:
@@ -123,12 +127,16 @@ def field_names(section: Any = RunConfig, prefix: str = "") -> list[str]:
 
 
 def validation_metrics(tasks: Sequence[str]) -> list[str]:
-    """The names of all scalars that a validation measures; the best state is chosen by one."""
+    """The names of all scalars that a validation may measure; the best state is chosen by one.
+
+    For those of `IN_YEARS` see `agenet.runs.experiment.Experiment.measures_years`.
+    """
     names = ["loss", "accuracy"]
     for task in tasks:
         names += [f"{task}_loss", f"{task}_accuracy"]
         names += ["age_one_off"] if task == "age" else []
-    return [f"validation/{name}" for name in names]
+    names = [f"validation/{name}" for name in names]
+    return names + [*IN_YEARS] if "age" in tasks else names
 
 
 @functools.cache
@@ -150,8 +158,8 @@ def _describe(error: Mapping[str, Any]) -> str:
 
 def _show(value: Any) -> str:
     if isinstance(value, str):
-        return f'"{value}"'
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return f'"{printable(value)}"'
+    return f"{value:g}" if isinstance(value, float) else printable(str(value))
 
 
 def _check_combinations(config: RunConfig) -> None:

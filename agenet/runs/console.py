@@ -124,5 +124,7 @@ class Rows:
             cells += cell(f"{split}/{task}_accuracy", 7, ".1%")
             cells += cell(f"{split}/{task}_one_off", 7, ".1%") if task == "age" else ""
             groups.append(cells)
-        speed = cell("learning_rate", 8, ".1e") + cell("pictures_per_second", 7, ",.0f")
-        return " |".join([*groups, speed]).rstrip()
+        last = cell("learning_rate", 8, ".1e") + cell("pictures_per_second", 7, ",.0f")
+        if "validation/age_mae" in row:  # In the columns of training alone: a line has no more.
+            last = f"{'MAE':>8}{row['validation/age_mae']:>7.2f}"
+        return " |".join([*groups, last]).rstrip()

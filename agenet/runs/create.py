@@ -14,9 +14,11 @@ from agenet.data.records import join_records, open_records
 from agenet.data.splits import make_splits
 from agenet.distributed.mesh import check_batch_size, create_mesh
 from agenet.errors import UserError
+from agenet.labels import UNKNOWN
 from agenet.models import create_model, option_names
 from agenet.models.classifier import Classifier
-from agenet.runs.config import IMAGENET_MEAN, IMAGENET_STD, RunConfig
+from agenet.runs.config import IMAGENET_MEAN, IMAGENET_STD, IN_YEARS, RunConfig
+from agenet.runs.evaluator import exact_ages
 from agenet.runs.experiment import Experiment, Plan
 from agenet.runs.initial_weights import InitialWeights, find_initial
 from agenet.training.freeze import count_frozen
@@ -59,6 +61,11 @@ def create_experiment(config: RunConfig, mesh: Mesh | None = None) -> Experiment
         validation_fraction=dataset.validation_fraction,
         seed=config.seed,
     )
+    if config.best in IN_YEARS and (exact_ages(records, splits.validation) == UNKNOWN).all():
+        raise UserError(
+            f'best "{config.best}": no face for validation has an age in years: use '
+            "--config.best=validation/age_accuracy, or validation/loss"
+        )
     epoch = steps_per_epoch(len(splits.train), config.batch_size)
     if epoch == 0:
         raise UserError(
@@ -128,7 +135,7 @@ def take_from_weights(config: RunConfig, filled: Mapping[str, Any]) -> RunConfig
     return replace(
         config,
         init=filled["init"],
-        model=replace(config.model, flavour=filled["model"]["flavour"]),
+        model=replace(config.model, flavour=filled["model"].get("flavour", "")),
         input=replace(
             config.input, mean=tuple(filled["input"]["mean"]), std=tuple(filled["input"]["std"])
         ),

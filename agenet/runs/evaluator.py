@@ -72,7 +72,6 @@ def measure_in_full(
     """
     truth = truth_of(records, rows)
     divisions = [name for name in SUBGROUPS if name in truth]
-    exact = truth["age_low"] == truth["age_high"]
     results = {
         task: report_metrics(
             task,
@@ -80,7 +79,7 @@ def measure_in_full(
             truth[task],
             truth["subject_id"],
             {name: truth[name] for name in divisions},
-            true_age=np.where(exact, truth["age_low"], UNKNOWN) if task == "age" else None,
+            true_age=exact_ages(records, rows) if task == "age" else None,
             predicted_age=predicted_age(log_probs) if task == "age" else None,
         )
         for task, values in log_probs.items()
@@ -100,6 +99,29 @@ def predicted_age(log_probs: Mapping[str, np.ndarray]) -> np.ndarray:
     if "years" in log_probs:
         return np.exp(log_probs["years"].astype(np.float64)) @ YEARS
     return expected_age(log_probs["age"])
+
+
+def age_errors(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """The mean absolute error in years, `mae`, and the share at most 5 years off, `cs5`.
+
+    >>> age_errors(np.array([20.0, 37.0, 50.0]), np.array([22, 30, -1]))
+    {'mae': 4.5, 'cs5': 0.5}
+
+    Args:
+        predicted: years, float [N].
+        true: whole years, int [N], or `UNKNOWN`; {} if no age is known.
+    """
+    known = true != UNKNOWN
+    if not known.any():
+        return {}
+    errors = np.abs(predicted[known] - true[known])
+    return {"mae": float(errors.mean()), "cs5": float((errors <= 5).mean())}
+
+
+def exact_ages(records: Records, rows: np.ndarray) -> np.ndarray:
+    """Whole years [N] of the given rows, `UNKNOWN` where only a range is known, or nothing."""
+    low, high = records.age_low[rows], records.age_high[rows]
+    return np.where(low == high, low, UNKNOWN)
 
 
 def truth_of(records: Records, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,11 +9,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from agenet.distributed.mesh import place, replicated
 from agenet.errors import UserError
+from agenet.models.heads import ordinal_start
+from agenet.runs.compilation import compiling
 from agenet.runs.experiment import Experiment
 from agenet.runs.initial_weights import InitialWeights
 from agenet.runs.lineage import check_not_seen, has_same_holdout
 from agenet.training.freeze import split_params
-from agenet.training.losses import estimate_age_distribution
+from agenet.training.losses import BY_YEAR, estimate_age_distribution
 from agenet.training.state import TrainState, create_variables
 from agenet.weights.load import below, load_into
 
@@ -31,7 +33,8 @@ def create_initial_state(experiment: Experiment) -> TrainState:
         return _create_variables(experiment)
 
     if experiment.initial is None:
-        variables = jax.jit(create, out_shardings=on_all)()
+        with compiling("the initial parameters"):
+            variables = jax.jit(create, out_shardings=on_all)()
     else:
         _check_new_parts(experiment, jax.eval_shape(create)["params"])
         initial = experiment.initial
@@ -44,12 +47,16 @@ def create_initial_state(experiment: Experiment) -> TrainState:
 
 def _create_variables(experiment: Experiment) -> dict[str, Any]:
     variables = create_variables(experiment.model, experiment.crop_size, experiment.config.seed)
-    if experiment.heads.get("age") == "distribution":
+    head = experiment.heads.get("age")
+    if head in BY_YEAR:
         # Age ranges teach nothing about the years within them: there the prediction stays what
         # it is at the start, so that should be how common each year is.
         records, rows = experiment.records, experiment.splits.train
         shares = estimate_age_distribution(records.age_low[rows], records.age_high[rows])
-        variables["params"]["heads"]["age"]["bias"] = jnp.log(jnp.float32(shares))
+        start = {name: jnp.float32(value) for name, value in ordinal_start(shares).items()}
+        if head == "distribution":
+            start = {"bias": jnp.log(jnp.float32(shares))}
+        variables["params"]["heads"]["age"] |= start
     return variables
 
 

@@ -18,7 +18,7 @@ import optax
 from agenet.labels import AGE_GROUPS, MAX_AGE, TASK_CLASSES, UNKNOWN, nearest_age_group
 
 YEARS = np.arange(MAX_AGE + 1)
-_BY_YEAR = ("distribution", "ordinal")
+BY_YEAR = ("distribution", "ordinal")
 _SMOOTHING_YEARS = 2.0  # standard deviation of `estimate_age_distribution`'s smoothing
 # Standard deviation of the smoothing of the logits over years. Ranges do not distinguish the years
 # within them, so that neighbouring years must share what they learn. A Gaussian, whose logits are
@@ -45,7 +45,7 @@ def describe_heads(heads: Mapping[str, str]) -> tuple[dict[str, int], tuple[str,
     ({'age': 101, 'gender': 2}, ('age',))
     """
     outputs = {
-        task: len(YEARS) if head in _BY_YEAR else len(TASK_CLASSES[task])
+        task: len(YEARS) if head in BY_YEAR else len(TASK_CLASSES[task])
         for task, head in heads.items()
     }
     return outputs, tuple(task for task, head in heads.items() if head == "ordinal")
@@ -85,7 +85,7 @@ def known_classes(task: str, head: str, batch: Mapping[str, jax.Array]) -> jax.A
     `UNKNOWN` if the label is unknown or the row is padding. For heads with probabilities by year
     it is the age group of the middle of the label's range.
     """
-    if head in _BY_YEAR:
+    if head in BY_YEAR:
         low, high = batch["age_low"], batch["age_high"]
         known = low != UNKNOWN
         classes = jnp.asarray(_GROUP_OF_RANGE, jnp.int32)[jnp.where(known, low + high, 0)]
@@ -137,7 +137,7 @@ def example_losses(
         targets = jax.nn.one_hot(jnp.where(known, batch[task], 0), logits.shape[-1])
         targets = targets + smoothing * (0.5 - targets)
         losses = optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
-    elif head in _BY_YEAR:
+    elif head in BY_YEAR:
         # For unknown ages the range is all years, whose gradient is zero.
         low = jnp.where(known, batch["age_low"], 0)
         high = jnp.where(known, batch["age_high"], MAX_AGE)
@@ -159,7 +159,7 @@ def log_probabilities(task: str, head: str, logits: jax.Array) -> dict[str, jax.
     Probabilities of sigmoid units are normalised to a sum of one. Heads with probabilities by year
     add `years`, the log-probabilities of 0 to `MAX_AGE` years [B, 101].
     """
-    if head in _BY_YEAR:
+    if head in BY_YEAR:
         years = _log_years(head, logits)
         groups = jax.nn.logsumexp(years[:, :, None], axis=1, where=_GROUP_OF_YEAR)
         return {task: jnp.minimum(groups, 0), "years": years}  # Floating-point error can exceed 0.

@@ -302,6 +302,16 @@ def test_accuracy_axes_are_not_truncated():
     assert chosen[0].get_xdata()[0] == 3.0
 
 
+def test_errors_in_years_have_a_panel_where_they_were_measured():
+    run = finished_run()
+    rows = [row | {"validation/age_mae": 7.0 - row["epoch"]} for row in run.history]
+    figure = figures.learning_curves(rows, ["age", "gender"], run.summary["training"], "m", "")
+    assert len(figure.axes) == 4
+    (line,) = [line for line in figure.axes[3].lines if line.get_label() == "validation"]
+    assert line.get_ydata()[0] == 7.0 - line.get_xdata()[0]
+    assert figure.axes[3].get_title(loc="left") == "Mean age error, years"
+
+
 def test_subgroup_bars_say_where_there_is_no_interval():
     run = finished_run(n=300)
     metrics = run.summary["evaluation"]["tasks"]["gender"]

@@ -12,7 +12,7 @@ from jax import export
 
 from agenet.errors import UserError
 from agenet.models import MODELS, create_model, efficientnet, layers
-from agenet.models.heads import TaskHeads
+from agenet.models.heads import OrdinalHead, TaskHeads, ordinal_start
 from tests.random_variables import random_variables
 
 BOTH = {"age": 8, "gender": 2}
@@ -175,6 +175,17 @@ def test_heads_compute_in_full_precision():
     products = [line for line in lowered.splitlines() if "dot_general" in line]
     assert len(products) >= 4
     assert all("precision = [HIGHEST, HIGHEST]" in product for product in products)
+
+
+def test_ordinal_head_starts_from_given_probabilities():
+    shares = np.random.default_rng(0).dirichlet(np.full(30, 5.0))
+    head, features = OrdinalHead(30), jnp.ones((2, 4))
+    params = head.init(jax.random.key(0), features)["params"]
+    start = {name: jnp.float32(value) for name, value in ordinal_start(shares).items()}
+    assert {n: v.shape for n, v in start.items()} == {n: params[n].shape for n in start}
+    params = params | start | {"kernel": jnp.zeros_like(params["kernel"])}
+    found = np.exp(head.apply({"params": params}, features))
+    np.testing.assert_allclose(found, np.stack([shares, shares]), atol=1e-6)
 
 
 def test_extra_layers_are_the_reports():
