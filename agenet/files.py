@@ -165,20 +165,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_file(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file with one JSON object per line; [] if there is no file.
-
-    A last line that a killed process left incomplete is dropped.
-    """
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
 def hash_file(path: Path, algorithm: str = "sha256") -> str:
     """The hexadecimal digest of a file; `algorithm` is a name that hashlib knows."""
     # Keras publishes MD5 digests. They guard against damage only; saying so lets MD5 work on

@@ -87,7 +87,9 @@ def conditions(reports: Sequence[Report]) -> str:
     """Markdown: how runs were tested that differ in nothing but their test fold."""
     first, datasets = reports[0], [report["dataset"] for report in reports]
     dataset = datasets[0]
-    weights = ", ".join(dict.fromkeys(f"`{report['model']['initial']}`" for report in reports))
+    weights = ", ".join(
+        dict.fromkeys(f"`{report['model'].get('initial', '?')}`" for report in reports)
+    )
     folds = ", ".join(str(each["test_fold"]) for each in datasets)
     seen = sum(each["leakage"]["seen_subject"] for each in datasets)
     tested = sum(each["leakage"]["test_faces"] for each in datasets)

@@ -60,9 +60,9 @@ def find_folds(dataset: DatasetConfig) -> Sequence[int]:
     try:
         path = find_prepared(dataset.name, dataset.data_dir)
         info = json.loads((path / "dataset_info.json").read_text())
-    except (UserError, ValueError):
+        splits = [str(split["name"]) for split in info.get("splits", [])]
+    except (UserError, *series.UNREADABLE):
         return FOLDS  # The first run prepares it, or reports what is wrong.
-    splits = [split["name"] for split in info.get("splits", [])]
     folds = [int(name.removeprefix("fold_")) for name in splits if re.fullmatch(r"fold_\d+", name)]
     if not folds:
         raise UserError(

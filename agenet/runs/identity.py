@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import shlex
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 from agenet.data.records import Records, find_prepared
 from agenet.data.splits import Splits
-from agenet.errors import UserError
+from agenet.errors import UserError, printable
 from agenet.files import expand_home, hash_file
 from agenet.labels import TASK_CLASSES
+from agenet.training.run_record import is_complete
 from agenet.weights.bundled import DEFAULT, DEFAULT_FILE
 
 # Fields that affect neither the results of a training nor their meaning.
@@ -76,7 +78,9 @@ def digest_weights(init: str) -> str | None:
     """
     path = DEFAULT_FILE if init == DEFAULT else expand_home(init)
     if path.is_dir():
-        return _digest(sorted(path.glob("checkpoints/best/*/run/metadata")))
+        records = path.glob("checkpoints/best/*/run/metadata")
+        steps = {int(p.parts[-3]): p for p in records if p.parts[-3].isdecimal()}
+        return _digest([steps[max(steps)]] if steps else [])
     return _digest([path] if path.is_file() else [])
 
 
@@ -120,11 +124,18 @@ def check_same_run(saved: Mapping[str, Any], identity: Mapping[str, Any], workdi
         # Showing two hashes would not help.
         name = next((name for name in _HASHES if difference.startswith(f"{name}: ")), "")
         differences.append(f"{name}: {_HASHES[name]} have changed" if name else difference)
-    if differences:
-        raise UserError(
-            f"the checkpoint in {workdir} is of another run ({'; '.join(differences)}): "
-            "give that run's settings and data, or another --workdir to start afresh"
+    if not differences:
+        return
+    advice = "give that run's settings and data, or another --workdir to start afresh"
+    other_length = any(line.startswith("config.duration: ") for line in differences)
+    if other_length and is_complete(saved):
+        advice = (
+            "it is finished, and its length stays as it is; to train on from its best state, give "
+            f"--config.init={shlex.quote(str(workdir))} --config.new_parts= and another --workdir"
         )
+    raise UserError(
+        f"the checkpoint in {workdir} is of another run ({'; '.join(differences)}): {advice}"
+    )
 
 
 def comparable(saved: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +156,7 @@ def find_differences(
         if f"config.{name}" in new:
             old.setdefault(f"config.{name}", value)
     return [
-        f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
+        printable(f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now", 500)
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name) and name not in may_differ
     ]

@@ -1,7 +1,6 @@
 """Runs a training from its configuration to the report in its work directory."""
 
 import contextlib
-import json
 import logging
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from agenet.distributed.compilation_cache import enable_compilation_cache
 from agenet.distributed.coordination import all_gather, broadcast, is_first_process
 from agenet.distributed.profiler import Profile, Window
 from agenet.errors import UserError
+from agenet.evaluation.comparison import files
 from agenet.evaluation.summary import is_finished, views_of
 from agenet.files import exclusive_lock, write_errors_explained, write_json
 from agenet.runs.batches import create_batches
@@ -28,11 +28,12 @@ from agenet.runs.experiment import Experiment
 from agenet.runs.identity import check_same_run, check_same_weights, find_differences
 from agenet.runs.initial_state import create_initial_state
 from agenet.runs.logging import Writers, create_writer, log_to, quiet_libraries
-from agenet.runs.loop import Progress, Trainer
+from agenet.runs.loop import Trainer
 from agenet.runs.machine import describe_machine
 from agenet.runs.memory import memory_errors_explained
 from agenet.runs.reporting import log_results, report_run
 from agenet.training.checkpoints import Checkpoints
+from agenet.training.run_record import Progress, parse_progress
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def train_and_test(
         state, progress = create_initial_state(experiment), Progress()
     else:
         state = checkpoints.restore_latest(experiment.abstract_state())
-        progress = Progress(**saved["progress"])
+        progress = parse_progress(saved)
         log.info("resuming from step %d of %d", state.step, experiment.plan.total_steps)
     batches = create_batches(
         experiment, state.variables, step=int(state.step), show_progress=show_progress
@@ -149,7 +150,7 @@ def train_and_test(
         progress.epochs_found = batches.epochs_found
     if is_first_process():
         tensorboard = experiment.config.tensorboard
-        writer = create_writer(workdir, tensorboard=tensorboard, keep=progress.rows)
+        writer = create_writer(workdir, tensorboard=tensorboard, progress=progress)
     else:
         writer = Writers([])
     with contextlib.closing(writer):
@@ -222,8 +223,7 @@ def _prepare(name: str, data_dir: str) -> None:
 
 def read_report(workdir: Path, views: int) -> dict[str, Any] | None:
     """The report of a finished run, tested in so many views; None if there is none."""
-    try:
-        summary = json.loads((workdir / "report.json").read_text())
+    with contextlib.suppress(UserError):  # A damaged one is written again, by another test.
+        summary = files.read_report(workdir / "report.json")
         return summary if is_finished(summary) and views_of(summary) == views else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    return None

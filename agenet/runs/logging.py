@@ -1,19 +1,22 @@
 """Log lines on the terminal and in train.log; scalars in metrics.jsonl and for TensorBoard."""
 
+import functools
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from absl import logging as absl_logging
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from agenet.errors import UserError, one_line
-from agenet.files import read_json_lines, write_file
+from agenet.evaluation.history import digest_row, read_rows
+from agenet.files import write_file
+from agenet.training.run_record import Progress
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +96,9 @@ class MetricWriter(Protocol):
 class JsonLinesWriter:
     """Writes one JSON object per call: "step" and the scalars."""
 
-    def __init__(self, path: Path, *, keep: int):
-        """Keeps the first `keep` rows of `path`; an interrupted run may have written more."""
-        kept = read_json_lines(path)[:keep]
-        write_file(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+    def __init__(self, path: Path, rows: Sequence[Mapping[str, Any]] = ()):
+        """Replaces the file by one with the given rows."""
+        write_file(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
         self._file = path.open("a", buffering=1)  # Each row is on disk at once.
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -121,9 +123,27 @@ class Writers:
             writer.close()
 
 
-def create_writer(workdir: Path, *, tensorboard: bool, keep: int) -> MetricWriter:
-    """A writer to metrics.jsonl, after its first `keep` rows, and optionally to tensorboard/."""
-    writers: list[MetricWriter] = [JsonLinesWriter(workdir / "metrics.jsonl", keep=keep)]
+def create_writer(workdir: Path, *, tensorboard: bool, progress: Progress) -> MetricWriter:
+    """A writer to metrics.jsonl and, optionally, to tensorboard/.
+
+    The rows in metrics.jsonl that `progress` knows of are kept; an interrupted run may have
+    written more. Where they are not those that were written this logs it, and corrects `progress`.
+
+    Raises:
+        UserError: metrics.jsonl is damaged.
+    """
+    path = workdir / "metrics.jsonl"
+    kept = read_rows(path)[: progress.rows]
+    digest = functools.reduce(digest_row, kept, "")
+    if digest != (progress.rows_digest or digest) or len(kept) != progress.rows:
+        log.warning(
+            "%s: of the %d rows that were written, some have changed or are missing: learning "
+            "curves show what is left",
+            path,
+            progress.rows,
+        )
+    progress.rows, progress.rows_digest = len(kept), digest
+    writers: list[MetricWriter] = [JsonLinesWriter(path, kept)]
     if tensorboard:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # About devices that it must not use.
         try:  # Imports TensorFlow, which takes seconds and may be missing.

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import jax
@@ -19,35 +19,22 @@ from tqdm import tqdm
 from agenet.distributed.coordination import broadcast
 from agenet.distributed.profiler import Profile
 from agenet.errors import UserError
+from agenet.evaluation.history import digest_row
 from agenet.evaluation.metrics import task_metrics
 from agenet.runs.batches import Batches
 from agenet.runs.console import Rows
-from agenet.runs.evaluator import predict
+from agenet.runs.evaluator import age_errors, exact_ages, predict, predicted_age
 from agenet.runs.experiment import Experiment
 from agenet.runs.logging import MetricWriter
 from agenet.runs.stop_request import STEPS_AHEAD, StopRequest
 from agenet.training.checkpoints import Checkpoints
+from agenet.training.run_record import Progress
 from agenet.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
 # Sums over steps, `steps` among them, and figures of the last step alone.
 _Sums = tuple[Mapping[str, ArrayLike], Mapping[str, ArrayLike]]
-
-
-@dataclass
-class Progress:
-    """What a resumed run must know besides its state; saved with every checkpoint."""
-
-    # Of all sessions, without the time that saving takes.
-    training_seconds: float = 0.0
-    validation_seconds: float = 0.0
-    evaluated_step: int = 0  # the last one that was validated
-    improved_step: int = 0  # the last validated one that was better than all before
-    stopped_early: bool = False  # by the config's patience; the run is then complete
-    epochs_found: int = 0  # number whose features were cached when the run started
-    rows: int = 0  # number written to metrics.jsonl
-    sums: dict[str, float] = field(default_factory=dict)  # over the steps since the last row
 
 
 @dataclass
@@ -208,6 +195,9 @@ class Trainer:
             self._diverged("the validation loss is not finite", step)
         labels = experiment.records.labels
         metrics = {t: task_metrics(t, log_probs[t], labels[t][rows]) for t in experiment.tasks}
+        if experiment.measures_years:
+            true_age = exact_ages(experiment.records, rows)
+            metrics["age"] |= age_errors(predicted_age(log_probs), true_age)
         row = {"epoch": step / experiment.plan.steps_per_epoch} | validation_row(metrics)
         self.progress.validation_seconds += self._lap()
         self.progress.evaluated_step = step
@@ -253,6 +243,7 @@ class Trainer:
     def _write(self, step: int, row: dict[str, float]) -> None:
         self.writer.write_scalars(step, row)
         self.progress.rows += 1
+        self.progress.rows_digest = digest_row(self.progress.rows_digest, {"step": step, **row})
         self._rows.log(step, row)
 
 
@@ -272,12 +263,12 @@ def validation_row(metrics: dict[str, dict[str, Any]]) -> dict[str, float]:
         "validation/accuracy": sum(t["accuracy"] for t in metrics.values()) / len(metrics),
     }
     for task, values in metrics.items():
-        for name in ("loss", "accuracy", "one_off"):
+        for name in ("loss", "accuracy", "one_off", "mae", "cs5"):
             if name in values:
                 row[f"validation/{task}_{name}"] = values[name]
     return row
 
 
 def is_better(metric: str, value: float, than: float) -> bool:
-    """Whether a value of a metric improves on another: losses are better when lower."""
-    return value < than if metric.endswith("loss") else value > than
+    """Whether a value of a metric improves on another: losses and errors should be low."""
+    return value < than if metric.endswith(("loss", "mae")) else value > than

@@ -17,11 +17,11 @@ import numpy as np
 from agenet.data.decoding import load_faces
 from agenet.distributed.coordination import is_first_process
 from agenet.distributed.mesh import create_mesh
-from agenet.errors import UserError
+from agenet.errors import UserError, printable
 from agenet.evaluation.bootstrap import LEVEL, MIN_SUBJECTS, RESAMPLES, SEED
+from agenet.evaluation.history import read_history
 from agenet.evaluation.report import write_report
 from agenet.evaluation.summary import views_of
-from agenet.files import read_json_lines
 from agenet.runs.batches import AT_ONCE, Batches, ImageBatches
 from agenet.runs.config import RunConfig, parse_config, to_dict
 from agenet.runs.create import create_experiment
@@ -30,7 +30,8 @@ from agenet.runs.evaluator import measure_in_full, predict, truth_of
 from agenet.runs.experiment import Experiment
 from agenet.runs.identity import check_same_run
 from agenet.runs.memory import is_exhausted
-from agenet.training.checkpoints import Checkpoints, is_complete
+from agenet.training.checkpoints import Checkpoints
+from agenet.training.run_record import is_complete, parse_progress
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,11 @@ def report_run(
         progress="testing" if show_progress else "",
     )
     assert log_probs is not None
+    if not all(np.isfinite(values).all() for values in log_probs.values()):
+        raise UserError(
+            f"the best state in {workdir}, of step {best['step']}, gives predictions that are not "
+            "finite: restore a copy of its checkpoints, or train it again in another --workdir"
+        )
     if not is_first_process():
         return
     seconds = time.perf_counter() - start
@@ -73,7 +79,7 @@ def report_run(
         **truth_of(experiment.records, rows),
         **{f"{name}_log_probs": values for name, values in log_probs.items()},
     }
-    history = read_json_lines(workdir / "metrics.jsonl")
+    history = read_history(workdir / "metrics.jsonl")
     faces = functools.partial(load_faces, experiment.records, size=experiment.config.input.size)
     write_report(workdir, summary, history, predictions, faces)
     log_results(summary, workdir)
@@ -95,23 +101,24 @@ def _summarize(
         log_probs: of the test images.
         seconds: that the test took.
     """
-    progress, steps = trained["progress"], trained["step"]
+    progress, steps = parse_progress(trained), trained["step"]
     views = experiment.config.test_views
     trained_as_asked = views == trained["config"].get("test_views", 1)
     option = "" if trained_as_asked else f" --config.test_views={views}"
     images = steps * experiment.config.batch_size
-    return describe(experiment) | {
+    described = describe(experiment)
+    return described | {
         "initial": trained.get("initial", {}),
-        "command": trained["command"] + option,
-        "machine": trained["machine"],
+        "command": trained.get("command", "") + option,
+        "machine": trained.get("machine", described["machine"]),
         "training": {
-            "seconds": progress["training_seconds"] + progress["validation_seconds"],
-            "epochs_found": progress.get("epochs_found", 0),
+            "seconds": progress.training_seconds + progress.validation_seconds,
+            "epochs_found": progress.epochs_found,
             "steps": steps,
             "total_steps": experiment.plan.total_steps,
             "complete": is_complete(trained),
             "epochs": steps / experiment.plan.steps_per_epoch,
-            "pictures_per_second": images / progress["training_seconds"],
+            "pictures_per_second": images / max(progress.training_seconds, 1e-6),
             "best_step": best["step"],
             "best_metric": best["metric"],
             "best_value": best["value"],
@@ -186,8 +193,8 @@ def _read_config(run: Mapping[str, Any], workdir: Path) -> RunConfig:
         return parse_config(run["config"])
     except UserError as error:
         raise UserError(
-            f"{workdir} was trained by another version of agenet ({error}): test it with that "
-            "one, or train it again"
+            f"{workdir} was trained by another version of agenet ({printable(str(error), 500)}): "
+            "test it with that one, or train it again"
         ) from error
 
 
@@ -208,6 +215,9 @@ def log_results(summary: dict[str, Any], workdir: Path) -> None:
     if views_of(summary) > 1:
         log.info("test: mean of %d views of each image", views_of(summary))
     for task, metrics in summary["evaluation"]["tasks"].items():
+        if not metrics["count"]:
+            log.info("test, %s: no image has a label", task)
+            continue
         one_off = f", 1-off {metrics['one_off']:.2%}" if "one_off" in metrics else ""
         log.info(
             "test, %s: accuracy %.2f%%%s, balanced %.2f%%, loss %.4f (%d images)",

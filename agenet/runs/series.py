@@ -5,6 +5,7 @@ Shared by `agenet.runs.folds` and `agenet.runs.sweep`.
 
 import contextlib
 import json
+import math
 import re
 import shlex
 import sys
@@ -15,20 +16,27 @@ from pathlib import Path
 from typing import Any
 
 from agenet.errors import UserError
+from agenet.evaluation.comparison import files
+from agenet.evaluation.history import read_history
 from agenet.evaluation.summary import is_finished
-from agenet.files import (
-    exclusive_lock,
-    hash_text,
-    read_json_lines,
-    write_errors_explained,
-    write_json,
-)
+from agenet.files import exclusive_lock, hash_file, write_errors_explained, write_json
 from agenet.runs.child_process import RunError, StoppedError, run_in_child
 from agenet.runs.config import RunConfig, to_dict
 from agenet.runs.identity import digest_data, digest_weights, find_differences
 
 FINISHED = "finished.json"
 TIME = "time.json"
+_LARGEST_NOTE = 1 << 20  # bytes
+# Errors of reading a file that is missing, or is not the JSON that was written.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)
 
 
 @dataclass(frozen=True)
@@ -55,35 +63,38 @@ class Run:
         to have changed since then, the result is None, and the run itself finds out whether they
         have.
         """
+        path = self.workdir / "report.json"
         try:
-            text = (self.workdir / "report.json").read_text()
-            finished = json.loads((self.workdir / FINISHED).read_text())
+            finished = self._read_note(FINISHED)
+            report = files.read_report(path)
             config = {"config": to_dict(self.config)}
             same = not find_differences({"config": finished["config"]}, config, may_differ=())
-            same = same and finished["report"] == hash_text(text)
+            same = same and finished["report"] == hash_file(path)
             # What an earlier version did not record counts as unchanged.
             then, now = finished.get("sources", {}), self._digest_sources()
             same = same and all(then.get(name, digest) == digest for name, digest in now.items())
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return report if same else None
+        except (UserError, *UNREADABLE):
             return None
-        return json.loads(text) if same else None
 
     def record_finished(self) -> dict[str, Any] | None:
         """Marks the run as finished; to be called when its process has ended without an error.
 
         Returns:
             The report; None if the run was stopped before its end.
+
+        Raises:
+            UserError: the report is damaged.
         """
-        try:
-            text = (self.workdir / "report.json").read_text()
-        except FileNotFoundError:
+        path = self.workdir / "report.json"
+        if not path.exists():
             return None
-        report = json.loads(text)
+        report = files.read_report(path)
         if not is_finished(report):
             return None
         finished = {
             "config": to_dict(self.config),
-            "report": hash_text(text),
+            "report": hash_file(path),
             "sources": self._digest_sources(),
         }
         write_json(self.workdir / FINISHED, finished)
@@ -114,9 +125,16 @@ class Run:
 
     def _measured_seconds(self) -> float:
         try:
-            return float(json.loads((self.workdir / TIME).read_text())["seconds"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            seconds = float(self._read_note(TIME)["seconds"])
+            return seconds if 0 <= seconds < math.inf else 0.0
+        except UNREADABLE:
             return 0.0
+
+    def _read_note(self, name: str) -> Any:
+        path = self.workdir / name
+        if not path.is_file() or path.stat().st_size > _LARGEST_NOTE:
+            raise ValueError(f"{path} is not a file, or too large")
+        return json.loads(path.read_bytes())
 
 
 ReadConfig = Callable[[Sequence[str]], RunConfig]
@@ -214,7 +232,7 @@ def test_figures(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 def validation_figures(workdir: Path, step: int) -> dict[str, float]:
     """The scalars of the validation at a step, without their prefix "validation/"."""
-    rows = [row for row in read_json_lines(workdir / "metrics.jsonl") if row["step"] == step]
+    rows = [row for row in read_history(workdir / "metrics.jsonl") if row["step"] == step]
     return {
         name.removeprefix("validation/"): value
         for row in rows

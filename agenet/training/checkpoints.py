@@ -1,32 +1,42 @@
-"""Checkpoints of a run: the latest state, to resume from, and the best one, to use.
+"""Checkpoints of a run: the latest states, to resume from, and the best ones, to use.
 
-Both are Orbax checkpoints in `checkpoints/` of the work directory, with a JSON record of the run.
-Several processes save and restore together on a shared file system; a checkpoint may be restored
-by a different number of processes and devices.
+All are Orbax checkpoints in `checkpoints/` of the work directory, with a JSON record of the run and
+digests of both. The one before the newest is kept, in case that a disk damages the newest. Several
+processes save and restore together on a shared file system; a checkpoint may be restored by a
+different number of processes and devices.
 """
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
-from agenet.errors import UserError
+from agenet.errors import UserError, printable
 from agenet.files import write_file
+from agenet.training.run_record import parse_record
 from agenet.training.state import TrainState
+
+_KEPT = 2
+_LONGEST_RECORD = 64 << 20  # bytes; the subjects of the largest data set take a million
 
 
 class Checkpoints:
-    """The latest and the best state under `workdir/checkpoints`.
+    """The latest and the best states under `workdir/checkpoints`.
 
     Saving is synchronous and atomic: an interruption leaves the previous checkpoint in place.
+    Damage is found when a checkpoint is read: by the digests that were saved with it and, in those
+    of earlier versions, which have none, by what Orbax notices and by values that are not finite.
     """
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
@@ -49,24 +59,26 @@ class Checkpoints:
         return self._best.latest_step()
 
     def save_latest(self, state: TrainState, run: Mapping[str, Any]) -> None:
-        """Replaces the latest state; `run` is a JSON-serialisable record of the run."""
+        """Saves the latest state; `run` is a record of the run, see `run_record`."""
         self._save(self._latest, int(state.step), _fields(state), run)
 
     def save_best(self, state: TrainState, run: Mapping[str, Any]) -> None:
-        """Replaces the best variables by `state.averaged_variables`."""
+        """Saves `state.averaged_variables` as the best variables."""
         self._save(self._best, int(state.step), state.averaged_variables, run)
 
     def read_run(self, which: str) -> dict[str, Any] | None:
-        """The record of the run in the "latest" or "best" checkpoint; None without a checkpoint."""
+        """The record of the run in the "latest" or "best" checkpoint; None without a checkpoint.
+
+        Raises:
+            UserError: it is damaged.
+        """
         manager = self._best if which == "best" else self._latest
         step = manager.latest_step()
         if step is None:
             return None
-        with _one_line_errors(manager.directory / str(step), "read"):
-            run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-            if not (isinstance(run, dict) and run):
-                raise ValueError("run/metadata has no record of a run")
-            return run
+        with _one_line_errors(_folder(manager, step), "read", lambda: _way_out(manager)):
+            record = _read_record(_folder(manager, step))
+        return {name: value for name, value in record.items() if name not in _DIGESTS}
 
     def restore_latest(self, template: TrainState) -> TrainState:
         """The latest state, with the shapes, types and shardings of `template`."""
@@ -82,19 +94,27 @@ class Checkpoints:
         self._best.close()
 
     def _save(
-        self, manager: ocp.CheckpointManager, step: int, tree: Any, run: Mapping[str, Any]
+        self,
+        manager: ocp.CheckpointManager,
+        step: int,
+        tree: Mapping[str, Any],
+        run: Mapping[str, Any],
     ) -> None:
+        folder = _folder(manager, step)
         if step in manager.all_steps():
             # Saved before an interruption. Runs are deterministic, so the state is the same, but
             # its record may have changed, by the validation of that state or the end of the run.
             if jax.process_index() == 0:
-                path = Path(manager.directory) / str(step) / "run" / "metadata"
-                write_file(path, json.dumps(dict(run)).encode())
+                with _one_line_errors(folder, "read", lambda: _way_out(manager)):
+                    digests = _read_record(folder).get("digests", {})
+                record = json.dumps(_with_digests(run, digests))
+                write_file(folder / "run" / "metadata", record.encode())
             return
+        digests = {part: _digest(arrays) for part, arrays in tree.items()}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(tree), run=ocp.args.JsonSave(dict(run))
+            state=ocp.args.StandardSave(tree), run=ocp.args.JsonSave(_with_digests(run, digests))
         )
-        with _one_line_errors(manager.directory / str(step), "written"):
+        with _one_line_errors(folder, "written"):
             try:
                 manager.save(step, args=args)
             except Exception:
@@ -102,12 +122,17 @@ class Checkpoints:
                     shutil.rmtree(unfinished, ignore_errors=True)
                 raise
 
-    def _restore(self, manager: ocp.CheckpointManager, template: Any) -> Any:
+    def _restore(self, manager: ocp.CheckpointManager, template: Mapping[str, Any]) -> Any:
         step = manager.latest_step()
+        assert step is not None, "read_run says whether there is a checkpoint"
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-        with _one_line_errors(manager.directory / str(step), "read"):
+        with _one_line_errors(_folder(manager, step), "read", lambda: _way_out(manager)):
+            digests = _read_record(_folder(manager, step)).get("digests", {})
+            _check_files(_folder(manager, step))
             args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-            return manager.restore(step, args=args)["state"]
+            state = manager.restore(step, args=args)["state"]
+            _check_state(state, digests)
+            return state
 
 
 def _fields(state: TrainState) -> dict[str, Any]:
@@ -115,12 +140,79 @@ def _fields(state: TrainState) -> dict[str, Any]:
     return {name: value for name, value in vars(state).items() if value is not None}
 
 
-def is_complete(run: Mapping[str, Any]) -> bool:
-    """Whether `run`, the record of a latest checkpoint, is that of a finished run."""
-    progress = run.get("progress", {})
-    at_end = run["step"] >= run.get("total_steps", 0)
-    validated = progress.get("evaluated_step", run["step"]) >= run["step"]
-    return progress.get("stopped_early", False) or (at_end and validated)
+# Of the parts of the state, and of the record with these.
+_DIGESTS = ("digests", "digest")
+
+
+def _with_digests(run: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
+    """A record with the digests of its state, and its own."""
+    record = {**run, "digests": digests}
+    return record | {"digest": _digest_record(record)}
+
+
+def _digest_record(record: Mapping[str, Any]) -> str:
+    text = json.dumps({name: value for name, value in record.items() if name != "digest"})
+    ordered = json.dumps(json.loads(text), sort_keys=True)  # As it is read: JSON has no tuples.
+    return hashlib.sha256(ordered.encode()).hexdigest()
+
+
+def _digest(arrays: Any) -> str:
+    """A digest of arrays in the order of their tree: types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(arrays):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.dtype} {np.shape(leaf)};".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _check_state(state: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+    """Raises `ValueError` if parts of a state are not those saved, or not finite."""
+    for part, arrays in state.items():
+        if part in digests and _digest(arrays) != digests[part]:
+            raise ValueError(f"its {part} differ from what was saved")
+        for leaf in jax.tree.leaves(arrays):
+            if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(leaf).all():
+                raise ValueError(f"its {part} have values that are not finite")
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """The record of the checkpoint in a folder, with digests; raises `ValueError` for damage."""
+    path = folder / "run" / "metadata"
+    if not path.is_file() or path.stat().st_size > _LONGEST_RECORD:
+        raise ValueError("its record of the run, run/metadata, is missing, or too large")
+    record = parse_record(path.read_bytes(), best=folder.parent.name == "best")
+    if record.get("digest", "") not in ("", _digest_record(record)):
+        raise ValueError("its record of the run differs from what was saved")
+    if str(record["step"]) != folder.name:
+        raise ValueError(f"its record is of step {record['step']}")
+    return record
+
+
+def _check_files(folder: Path) -> None:
+    """Raises `ValueError` for other things than files and folders: a pipe may never end."""
+    for path in folder.rglob("*"):
+        if not (path.is_file() or path.is_dir()):
+            raise ValueError(f"its {path.relative_to(folder)} is not a file")
+
+
+def _folder(manager: ocp.CheckpointManager, step: int) -> Path:
+    return Path(manager.directory) / str(step)
+
+
+def _way_out(manager: ocp.CheckpointManager) -> str:
+    """What to do about a damaged newest checkpoint."""
+    *earlier, damaged = sorted(manager.all_steps())
+    for step in reversed(earlier):
+        try:
+            _read_record(_folder(manager, step))
+        except (OSError, ValueError):
+            continue
+        return (
+            f"The one of step {step} is kept as well: to go on from there, remove "
+            f"{_folder(manager, damaged)} and run the same command again"
+        )
+    return "Restore a copy of it, or start again in another --workdir"
 
 
 def _create_manager(directory: Path, read_only: bool) -> ocp.CheckpointManager:
@@ -130,14 +222,22 @@ def _create_manager(directory: Path, read_only: bool) -> ocp.CheckpointManager:
         # Asynchronous saves report failures late, and count as the latest while unfinished. The
         # next start removes what a killed save leaves.
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=1, cleanup_tmp_directories=True, enable_async_checkpointing=False
+            max_to_keep=_KEPT, cleanup_tmp_directories=True, enable_async_checkpointing=False
         )
     return ocp.CheckpointManager(directory, options=options)
 
 
 @contextmanager
-def _one_line_errors(checkpoint: Path, done: str) -> Iterator[None]:
-    """Converts Orbax's errors about full disks and damaged files into one-line errors."""
+def _one_line_errors(
+    checkpoint: Path, done: str, way_out: Callable[[], str] = str
+) -> Iterator[None]:
+    """Converts errors about full disks and damaged files into one-line errors.
+
+    Args:
+        checkpoint: what is read or written.
+        done: what is done with it, in the past.
+        way_out: returns what to do about it.
+    """
     # Orbax's other tasks would print that nobody awaits them after one has failed.
     hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
     try:
@@ -148,9 +248,7 @@ def _one_line_errors(checkpoint: Path, done: str) -> Iterator[None]:
                 f"no space left on the disk for {checkpoint}: free some and run the same command "
                 "again, it resumes from the previous checkpoint"
             ) from error
-        reason = (str(error) or type(error).__name__).splitlines()[0][:300]
-        advice = " Restore a copy of it, or start again in another --workdir" * (done == "read")
-        raise UserError(
-            f"the checkpoint {checkpoint} cannot be {done}: {reason.rstrip('.')}.{advice}"
-        ) from error
+        reason = printable((str(error) or type(error).__name__).splitlines()[0], 300)
+        line = f"the checkpoint {checkpoint} cannot be {done}: {reason.rstrip('.')}. {way_out()}"
+        raise UserError(line.strip()) from error
     sys.unraisablehook = hook

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from agenet.errors import UserError
+from agenet.errors import UserError, printable
 from agenet.models import create_model, option_names
-from agenet.training.checkpoints import Checkpoints, is_complete
+from agenet.training.checkpoints import Checkpoints
 from agenet.training.losses import describe_heads
+from agenet.training.run_record import is_complete
 from agenet.training.state import create_variables
 from agenet.weights.known import KNOWN
 from agenet.weights.load import Weights
@@ -53,8 +54,11 @@ class FinishedRun:
                 crop / config["input"]["size"],
             ),
             source="agenet",
-            origin=f"trained on {record['dataset']['name']}, seed {config['seed']}, "
-            f"from {_name_of(config['init'])}",
+            origin=printable(
+                f"trained on {record['dataset']['name']}, seed {config['seed']}, from "
+                f"{_name_of(config['init'])}",
+                1000,
+            ),
             sha256=None,
             licence="that of whoever trained them",
             heads=self._heads,
@@ -109,7 +113,7 @@ def open_finished(workdir: Path) -> FinishedRun:
     if latest is not None and not is_complete(latest):
         raise UserError(
             f"init: the run in {workdir} stopped at step {latest['step']} of "
-            f"{latest['total_steps']}: finish it first, with the command that began it"
+            f"{latest.get('total_steps', '?')}: finish it first, with the command that began it"
             + (f", {latest['command']}" if "command" in latest else "")
         )
     config = record["config"]
@@ -117,7 +121,15 @@ def open_finished(workdir: Path) -> FinishedRun:
         raise UserError(
             f"init: the run in {workdir} was trained by an older version of agenet: train it again"
         )
-    return FinishedRun(workdir, record)
+    run = FinishedRun(workdir, record)
+    try:
+        WeightsSpec.from_json(run.spec.to_json())  # Checks what the fields mean.
+    except UserError as error:
+        raise UserError(
+            f"init: the run in {workdir} is damaged, or of another version of agenet ({error}): "
+            "restore a copy of it, or train it again"
+        ) from error
+    return run
 
 
 def read_run_weights(workdir: Path) -> Weights:

@@ -173,7 +173,8 @@ class Loop:
         The first row is not counted, since it starts without prefetched batches.
         """
         from agenet.distributed.profiler import Profile
-        from agenet.runs.loop import Progress, Trainer
+        from agenet.runs.loop import Trainer
+        from agenet.training.run_record import Progress
 
         self._times: list[float] = []
         self._seconds = seconds

@@ -45,25 +45,37 @@ class FakeTrainer:
 def leave_report(run: Run, steps: int = STEPS) -> None:
     fold, accuracy = run.config.dataset.test_fold, 0.5 + run.config.batch_size / 1000
     accuracy += 0.01 * fold**2
-    age = {"count": 10, "accuracy": accuracy, "one_off": 0.9, "loss": 1.25, "recall": [None]}
-    gender = {"count": 12, "accuracy": 0.8, "loss": 0.5, "roc_auc": None if fold == 3 else 0.75}
+    age = {"accuracy": accuracy, "one_off": 0.9, "loss": 1.25} | of_classes(8, 10)
+    gender = {"accuracy": 0.8, "loss": 0.5, "roc_auc": None if fold == 3 else 0.75}
+    gender |= of_classes(2, 12)
     report = {
         "config": to_dict(run.config),
         "dataset": {"name": "adience/faces/1.0.0", "notice": "", "labels": "official"}
         | {"protocol": "subject", "leakage": {"test_faces": 10, "seen_subject": 0}}
         | {"test_fold": fold},
-        "model": {"name": run.config.model.name, "initial": run.config.init},
-        "training": {"steps": steps, "total_steps": STEPS, "seconds": 40.0 + fold, "best_step": 80},
-        "evaluation": {"seconds": 2.0, "tasks": {"age": age, "gender": gender}},
+        "model": {"name": run.config.model.name, "initial": run.config.init, "parameters": 1},
+        "training": {"steps": steps, "total_steps": STEPS, "seconds": 40.0 + fold, "best_step": 80}
+        | {"epochs": 5, "pictures_per_second": 10.5},
+        "evaluation": {"step": 80, "seconds": 2.0, "tasks": {"age": age, "gender": gender}},
     }
     run.workdir.mkdir(parents=True, exist_ok=True)
     (run.workdir / "report.json").write_text(json.dumps(report))
     rows: list[dict[str, float]] = [
-        {"step": step, "validation/accuracy": accuracy, "validation/age_accuracy": accuracy}
-        | {"validation/gender_accuracy": step / 100}
+        {"step": step, "epoch": step / 20, "validation/accuracy": accuracy}
+        | {"validation/age_accuracy": accuracy, "validation/gender_accuracy": step / 100}
         for step in (60, 80, 100)
     ]
     (run.workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def of_classes(count: int, faces: int) -> dict[str, Any]:
+    """Counts of a task whose faces are all of the first class."""
+    confusion = [[0] * count for _ in range(count)]
+    confusion[0][0] = faces
+    support = [faces] + [0] * (count - 1)
+    recall = [None] * count
+    found = {"count": faces, "balanced_accuracy": None, "support": support, "recall": recall}
+    return found | {"confusion": confusion}
 
 
 def run_folds(arguments: Sequence[str], train: Callable[[Run], None]) -> None:
@@ -151,7 +163,8 @@ def test_another_config_is_left_to_agenet_main(tmp_path: Path) -> None:
 def test_what_an_earlier_version_left_is_finished(tmp_path: Path) -> None:
     arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
     run_folds(arguments, FakeTrainer())
-    for fold, damaged in enumerate(["", "{}", "[]", '{"seconds": null}']):
+    deep = "[" * 100_000
+    for fold, damaged in enumerate(["", "[]", '{"seconds": null}', '{"seconds": 1e999}', deep]):
         path = tmp_path / f"fold_{fold}" / series.FINISHED
         finished = json.loads(path.read_text())
         del finished["config"]["test_views"], finished["config"]["patience"]
@@ -162,6 +175,26 @@ def test_what_an_earlier_version_left_is_finished(tmp_path: Path) -> None:
     assert not trainer.ran
     run_folds([*arguments, "--config.test_views=4"], trainer)  # to be tested anew
     assert len(trainer.ran) == 5
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"\xff", b'{"config": 1}', b"[" * 100_000, b'{"config": {"a": NaN}}']
+)
+def test_damaged_notes_are_left_to_agenet_main(tmp_path: Path, content: bytes) -> None:
+    arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
+    run_folds(arguments, FakeTrainer())
+    (tmp_path / "fold_1" / series.FINISHED).write_bytes(content)
+    (tmp_path / "fold_2/report.json").write_bytes(content)
+    trainer = FakeTrainer()
+    run_folds(arguments, trainer)
+    assert trainer.ran == ["fold_1", "fold_2"]
+
+
+def test_damaged_rows_are_one_line(tmp_path: Path) -> None:
+    run_folds([f"--config={CONFIG}", f"--workdir={tmp_path}"], FakeTrainer())
+    (tmp_path / "fold_1/metrics.jsonl").write_bytes(b"\xff\n" + b"[" * 100_000 + b"\n{}\n")
+    with pytest.raises(UserError, match=r"fold_1/metrics.jsonl is damaged: line 1 is not a row"):
+        series.validation_figures(tmp_path / "fold_1", 80)
 
 
 def test_other_weights_or_data_are_left_to_agenet_main(

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.evaluation.metrics import task_metrics
 from agenet.runs import launch
-from agenet.runs.config import validation_metrics
+from agenet.runs.config import IN_YEARS, validation_metrics
+from agenet.runs.evaluator import age_errors
 from agenet.runs.loop import is_better, validation_row
 from agenet.training.checkpoints import Checkpoints
 from tests.runs.conftest import Run
@@ -33,7 +35,8 @@ def test_rows(run: Run) -> None:
         assert row["train/gradient_norm"] > 0
     for row in validation:
         assert row["validation/loss"] == row["validation/age_loss"] + row["validation/gender_loss"]
-        assert set(row) == {"step", "epoch", *validation_metrics(["age", "gender"])}
+        known = {*validation_metrics(["age", "gender"])} - {*IN_YEARS}  # Ages are ranges only.
+        assert set(row) == {"step", "epoch", *known}
 
 
 def test_rows_are_means_over_the_steps_since_the_last(
@@ -73,6 +76,8 @@ def test_known_metrics_are_those_that_are_measured(tasks: list[str]) -> None:
         task: task_metrics(task, np.zeros((1, {"age": 8, "gender": 2}[task])), np.array([0]))
         for task in tasks
     }
+    if "age" in tasks:
+        metrics["age"] |= age_errors(np.array([30.0]), np.array([36]))
     assert sorted(validation_row(metrics)) == sorted(validation_metrics(tasks))
 
 
@@ -101,6 +106,65 @@ def test_better_is_smaller_for_losses_only() -> None:
     assert not is_better("validation/loss", 2.0, 2.0)
     assert is_better("validation/accuracy", 0.6, 0.5)
     assert not is_better("validation/age_one_off", 0.5, 0.5)
+    assert is_better("validation/age_mae", 5.1, 5.2)
+    assert is_better("validation/age_cs5", 0.6, 0.5)
+
+
+def in_years(records: Records, known: float = 1.0) -> Records:
+    """The data set with ages in years for a share of the faces."""
+    years = np.random.default_rng(0).random(len(records.fold)) < known
+    return dataclasses.replace(
+        records, age_high=np.where(years, records.age_low, records.age_high).astype(np.int32)
+    )
+
+
+@pytest.mark.parametrize("head", ["groups", "ordinal"])
+def test_errors_in_years(
+    run: Run,
+    make_records: Callable[..., Records],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    head: str,
+) -> None:
+    use_records(in_years(make_records()), monkeypatch.setattr)
+    workdir = run(best="validation/age_mae", evaluate_every="2 steps", heads__age=head)
+    rows = [row for row in read_rows(workdir) if "validation/loss" in row]
+    assert all(row["validation/age_mae"] > 0 for row in rows)
+    assert all(0 <= row["validation/age_cs5"] <= 1 for row in rows)
+    least = min(rows, key=lambda row: row["validation/age_mae"])
+    record = Checkpoints(workdir, read_only=True).read_run("best")
+    assert record is not None and record["value"] == least["validation/age_mae"]
+    assert re.search(rf"valid +20 .*MAE +{rows[-1]['validation/age_mae']:.2f}\n", output(capsys))
+
+
+def output(capsys: pytest.CaptureFixture) -> str:
+    text: str = capsys.readouterr().err
+    return text
+
+
+def test_errors_in_years_where_few_ages_are_known(
+    run: Run, make_records: Callable[..., Records], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_records(in_years(make_records(), 0.2), monkeypatch.setattr)
+    assert not any("validation/age_mae" in row for row in read_rows(run("few")))
+    chosen = run("chosen", best="validation/age_cs5")
+    assert any("validation/age_cs5" in row for row in read_rows(chosen))
+
+
+def test_errors_in_years_where_no_age_is_known(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "train_and_test", None)
+    with pytest.raises(UserError, match=r"no face for validation has an age in years: use --conf"):
+        run(best="validation/age_mae")
+
+
+def test_compilation_is_announced(
+    run: Run, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(schedule__learning_rate=0.0123)  # An experiment that no other test has used.
+    text = output(capsys)
+    for what in ("the initial parameters", "the training step", "the evaluation step"):
+        assert text.count(f"compiling {what}, which can take minutes\n") == 1
+        assert re.search(rf"compiling {what}, .*\n(.*\n)?.* compiled {what} in [0-9.]+ s\n", text)
 
 
 @pytest.mark.parametrize("metric", ["validation/age_los", "train/loss", "validation/gender_loss"])
@@ -108,7 +172,7 @@ def test_unknown_metric_is_reported_before_anything_is_done(
     run: Run, monkeypatch: pytest.MonkeyPatch, metric: str
 ) -> None:
     monkeypatch.setattr(launch, "train_and_test", None)
-    with pytest.raises(UserError, match=r"validation/loss, .*validation/age_one_off$") as caught:
+    with pytest.raises(UserError, match=r"validation/loss, .*validation/age_cs5$") as caught:
         run(best=metric, tasks="age")
     assert f'best "{metric}"' in str(caught.value)
 

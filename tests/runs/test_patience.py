@@ -11,7 +11,8 @@ from agenet.errors import UserError
 from agenet.evaluation.document import compose
 from agenet.evaluation.page import to_markdown
 from agenet.runs import launch, reporting
-from agenet.training.checkpoints import Checkpoints, is_complete
+from agenet.training.checkpoints import Checkpoints
+from agenet.training.run_record import is_complete
 from tests.evaluation.test_report import finished_run
 from tests.runs.conftest import Run
 from tests.tiny import on_batch, read_rows, result

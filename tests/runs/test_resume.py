@@ -167,11 +167,28 @@ def test_finished_run_says_so(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path)
-    age = {"accuracy": 0.5, "one_off": 0.75, "balanced_accuracy": 0.25, "loss": 1.5, "count": 36}
+    confusion = np.diag([18] + [0] * 7).tolist()
+    confusion[0][1] = 18
+    age = {
+        "accuracy": 0.5,
+        "one_off": 0.75,
+        "balanced_accuracy": 0.25,
+        "loss": 1.5,
+        "count": 36,
+        "recall": [0.5] + [None] * 7,
+        "support": [36] + [0] * 7,
+        "confusion": confusion,
+    }
+    of_data = dict.fromkeys(("name", "labels", "protocol"), "x") | {"notice": "Noise."}
     report = {
-        "training": {"steps": 20, "total_steps": 20, "complete": True},
-        "dataset": {"notice": "Noise."},
-        "evaluation": {"tasks": {"age": age}},
+        "config": {"duration": "20 steps"},
+        "training": {
+            **dict.fromkeys(("seconds", "epochs", "pictures_per_second", "best_step"), 1),
+            **{"steps": 20, "total_steps": 20, "complete": True},
+        },
+        "dataset": of_data | {"test_fold": 0, "leakage": {"test_faces": 36, "seen_subject": 0}},
+        "model": {"name": "tiny", "parameters": 330},
+        "evaluation": {"step": 20, "seconds": 1.5, "tasks": {"age": age}},
     }
     (tmp_path / "report.json").write_text(json.dumps(report))
     before = result(tmp_path)
@@ -223,6 +240,46 @@ def test_another_run_is_refused(
     assert "\n" not in str(caught.value)
     assert result(tmp_path) == before
     assert "UserError" in (tmp_path / "train.log").read_text()
+
+
+def test_a_finished_run_is_not_made_longer(run: Run, tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    with pytest.raises(
+        UserError, match="is finished, and its length stays as it is; to tr"
+    ) as caught:
+        run(tmp_path / "run", duration="30 steps")
+    advice = f"--config.init={tmp_path / 'run'} --config.new_parts= and another --workdir"
+    assert "config.duration: 20 steps there, 30 steps now" in str(caught.value)
+    assert advice in str(caught.value)
+    run(tmp_path / "longer", init=str(tmp_path / "run"), new_parts="")
+    stop(run, tmp_path / "stopped", call=4)
+    with pytest.raises(UserError, match="give that run's settings and data, or another --workdir"):
+        run(tmp_path / "stopped", duration="30 steps")
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("part", ["state", "run"])
+def test_damaged_checkpoint_and_the_one_before_it(
+    run: Run, uninterrupted: dict[str, Any], tmp_path: Path, part: str
+) -> None:
+    stop(run, tmp_path, call=16)
+    latest = tmp_path / "checkpoints/latest"
+    before, damaged = sorted(latest.iterdir(), key=lambda path: int(path.name))
+    files = [path for path in (damaged / part).rglob("*") if path.is_file()]
+    damage(max(files, key=lambda path: path.stat().st_size))
+    with pytest.raises(
+        UserError, match=rf"{damaged} cannot be read: .*step {before.name}"
+    ) as caught:
+        run(tmp_path)
+    assert f"remove {damaged} and run the same command again" in str(caught.value)
+    shutil.rmtree(damaged)
+    run(tmp_path)
+    assert result(tmp_path) == uninterrupted
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import pytest
 
 from agenet.errors import UserError
 from agenet.runs.identity import check_same_run, find_differences
-from agenet.training.checkpoints import Checkpoints, is_complete
-from agenet.training.state import TrainState
+from agenet.training.checkpoints import Checkpoints
+from agenet.training.run_record import is_complete
+from tests.training.states import assert_equal, make_record, make_state
 
 
 @pytest.fixture(autouse=True)
@@ -23,22 +24,6 @@ def _quiet_remains() -> Iterator[None]:
     yield
     gc.collect()
     sys.unraisablehook = hook
-
-
-def make_state(step: int) -> TrainState:
-    return TrainState(
-        step=jnp.int32(step),
-        params={"conv": {"kernel": jnp.full((3, 4), step, jnp.float32)}},
-        batch_stats={"mean": jnp.arange(4.0) / 3 + step},
-        opt_state=({"mu": jnp.full(3, step + 0.1, jnp.bfloat16)}, jnp.int32(step)),
-    )
-
-
-def assert_equal(found: Any, expected: Any) -> None:
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
 
 
 @pytest.fixture
@@ -54,16 +39,17 @@ def test_no_checkpoint_at_first(checkpoints: Checkpoints) -> None:
 
 
 def test_latest_and_best_are_separate(checkpoints: Checkpoints, tmp_path: Path) -> None:
-    checkpoints.save_best(make_state(6), {"value": 0.1})
-    for step in (5, 10):
-        checkpoints.save_latest(make_state(step), {"at": [step]})
+    checkpoints.save_best(make_state(6), make_record(6, value=0.1))
+    for step in (5, 10, 15):
+        checkpoints.save_latest(make_state(step), make_record(step, asked={"at": [step]}))
     for kept in (checkpoints, Checkpoints(tmp_path, read_only=True)):
-        assert (kept.latest_step, kept.best_step) == (10, 6)
-        assert kept.read_run("latest") == {"at": [10]}
-        assert kept.read_run("best") == {"value": 0.1}
-        assert_equal(kept.restore_latest(make_state(0)), make_state(10))
+        assert (kept.latest_step, kept.best_step) == (15, 6)
+        assert kept.read_run("latest") == make_record(15, asked={"at": [15]})
+        assert kept.read_run("best") == make_record(6, value=0.1)
+        assert_equal(kept.restore_latest(make_state(0)), make_state(15))
         assert_equal(kept.restore_best(make_state(0).variables), make_state(6).variables)
-    assert [path.name for path in (tmp_path / "checkpoints/latest").iterdir()] == ["10"]
+    # The one before the latest as well, in case that a disk damages the latest.
+    assert {path.name for path in (tmp_path / "checkpoints/latest").iterdir()} == {"10", "15"}
 
 
 def test_moving_averages_are_saved(checkpoints: Checkpoints) -> None:
@@ -72,8 +58,8 @@ def test_moving_averages_are_saved(checkpoints: Checkpoints) -> None:
     average = {"params": {"backbone": {}, "conv": {"kernel": jnp.full((3, 4), 0.5)}}}
     average["batch_stats"] = {"mean": jnp.zeros(4)}
     state = state.replace(average=average)
-    checkpoints.save_latest(state, {})
-    checkpoints.save_best(state, {})
+    checkpoints.save_latest(state, make_record(5))
+    checkpoints.save_best(state, make_record(5))
     assert_equal(checkpoints.restore_latest(state), state)
     best = checkpoints.restore_best(template.variables)
     np.testing.assert_array_equal(best["params"]["conv"]["kernel"], np.full((3, 4), 0.5))
@@ -82,28 +68,29 @@ def test_moving_averages_are_saved(checkpoints: Checkpoints) -> None:
 
 
 def test_unused_fields_are_not_saved(checkpoints: Checkpoints) -> None:
-    checkpoints.save_latest(make_state(5), {})
+    checkpoints.save_latest(make_state(5), make_record(5))
     found = checkpoints._latest.restore(5)["state"]
     assert set(found) == {"step", "params", "batch_stats", "opt_state"}
 
 
 def test_a_step_is_saved_once(checkpoints: Checkpoints) -> None:
-    checkpoints.save_latest(make_state(5), {"first": True})
-    checkpoints.save_latest(make_state(5), {"first": False})
+    checkpoints.save_latest(make_state(5), make_record(5, first=True))
+    checkpoints.save_latest(make_state(5), make_record(5, first=False))
     # But the record of the run may have changed.
-    assert checkpoints.read_run("latest") == {"first": False}
+    assert checkpoints.read_run("latest") == make_record(5, first=False)
+    assert_equal(checkpoints.restore_latest(make_state(0)), make_state(5))
 
 
 def test_state_is_safe_when_save_returns(checkpoints: Checkpoints) -> None:
     state = make_state(5)
     expected = jax.tree.map(np.array, state)
-    checkpoints.save_latest(state, {})
+    checkpoints.save_latest(state, make_record(5))
     jax.jit(lambda x: jax.tree.map(lambda y: y * 0, x), donate_argnums=0)(state)
     assert_equal(checkpoints.restore_latest(make_state(0)), expected)
 
 
 def test_remains_of_a_killed_save_are_removed(checkpoints: Checkpoints, tmp_path: Path) -> None:
-    checkpoints.save_latest(make_state(5), {"kept": 1})
+    checkpoints.save_latest(make_state(5), make_record(5))
     folder = tmp_path / "checkpoints/latest"
     shutil.copytree(folder / "5", folder / "9.orbax-checkpoint-tmp")
     # Killed while it removed the previous one.
@@ -111,15 +98,15 @@ def test_remains_of_a_killed_save_are_removed(checkpoints: Checkpoints, tmp_path
     shutil.rmtree(folder / "3/state")
     again = Checkpoints(tmp_path)
     assert again.latest_step == 5
-    again.save_latest(make_state(7), {"kept": 2})
-    assert [path.name for path in folder.iterdir()] == ["7"]
+    again.save_latest(make_state(7), make_record(7))
+    assert {path.name for path in folder.iterdir()} == {"5", "7"}
     assert_equal(again.restore_latest(make_state(0)), make_state(7))
 
 
 def test_failed_save_keeps_the_previous_checkpoint(
     checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints.save_latest(make_state(5), {"kept": 1})
+    checkpoints.save_latest(make_state(5), make_record(5))
 
     def fail(*args: Any, **options: Any) -> None:
         (tmp_path / "checkpoints/latest/6.orbax-checkpoint-tmp").mkdir()
@@ -127,7 +114,7 @@ def test_failed_save_keeps_the_previous_checkpoint(
 
     monkeypatch.setattr(checkpoints._latest, "save", fail)
     with pytest.raises(UserError, match=r"no space left on the disk for .*/latest/6: free some"):
-        checkpoints.save_latest(make_state(6), {})
+        checkpoints.save_latest(make_state(6), make_record(6))
     assert [path.name for path in (tmp_path / "checkpoints/latest").iterdir()] == ["5"]
     assert_equal(checkpoints.restore_latest(make_state(0)), make_state(5))
 
@@ -136,7 +123,7 @@ def test_failed_save_keeps_the_previous_checkpoint(
 def test_damaged_checkpoint_is_one_line(
     checkpoints: Checkpoints, tmp_path: Path, part: str
 ) -> None:
-    checkpoints.save_latest(make_state(5), {})
+    checkpoints.save_latest(make_state(5), make_record(5))
     damaged = tmp_path / "checkpoints/latest/5" / part
     for file in [damaged, *damaged.rglob("*")]:
         if file.is_file():
@@ -148,7 +135,7 @@ def test_damaged_checkpoint_is_one_line(
 
 
 def test_other_shapes_are_refused(checkpoints: Checkpoints) -> None:
-    checkpoints.save_best(make_state(5), {})
+    checkpoints.save_best(make_state(5), make_record(5))
     wider = make_state(0).variables | {"params": {"conv": {"kernel": jnp.zeros((3, 5))}}}
     with pytest.raises(UserError, match="cannot be read: "):
         checkpoints.restore_best(wider)

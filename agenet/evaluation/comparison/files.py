@@ -18,7 +18,7 @@ from agenet.labels import TASK_CLASSES
 MAX_TEXT = 10_000  # letters of one text in a report
 MAX_NUMBER = 1e15
 # Bytes of a file, or of an array in it.
-MAX_JSON, MAX_HISTORY, MAX_ARRAYS = 16 << 20, 64 << 20, 512 << 20
+MAX_JSON, MAX_ARRAYS = 16 << 20, 512 << 20
 # Errors of zipfile and NumPy for a damaged archive; RuntimeError: it is encrypted.
 BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, RuntimeError)
 
@@ -94,6 +94,7 @@ def check_task(task: str, metrics: dict[str, Any]) -> dict[str, Any]:
         "the confusion matrix does not fit the number of faces",
     )
     require(not metrics["count"] or metrics["accuracy"] is not None, "no accuracy")
+    require("mae" not in metrics or "exact_ages" in metrics, "no number of exact ages")
     if reliability := metrics.get("reliability"):
         bins = [reliability[name] for name in ("count", "confidence", "accuracy")]
         lengths = {*map(len, bins)}
@@ -146,27 +147,6 @@ def check(value: Any, kind: Any, where: str) -> None:
             raise ValueError(f"{where} is out of range")
 
 
-def read_history(path: Path) -> list[dict[str, float]]:
-    """The numbers of the rows that have step and epoch; [] if there is no file."""
-    if not path.exists():
-        return []
-    lines = _read_text(path, MAX_HISTORY).splitlines()
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = _parse(line)
-        except ValueError as error:
-            if number == len(lines):  # Killed while writing.
-                break
-            raise damaged(path, f"line {number} is not JSON") from error
-        if not isinstance(row, dict):
-            raise damaged(path, f"line {number} is not an object")
-        kept = {k: v for k, v in row.items() if type(v) in (int, float) and abs(v) < MAX_NUMBER}
-        if "step" in kept and "epoch" in kept:
-            rows.append(kept)
-    return rows
-
-
 def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """Reads an array of numbers; nothing is unpickled, and sizes are checked before reading."""
     if archive.getinfo(name).file_size > MAX_ARRAYS:
@@ -183,6 +163,24 @@ def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     if len(content) != size:
         raise ValueError(f"{name} is cut off")
     return np.frombuffer(content, dtype).reshape(shape)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The content of a report.json, which has at least the fields of `REPORT`.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    report: dict[str, Any] = read_json(path)
+    try:
+        check(report, REPORT, "report")
+        tasks = report["evaluation"]["tasks"]
+        report["evaluation"]["tasks"] = {
+            task: check_task(task, tasks[task]) for task in TASK_CLASSES if task in tasks
+        }
+    except (ValueError, KeyError, RecursionError) as error:
+        raise damaged(path, str(error)) from error
+    return report
 
 
 def read_json(path: Path) -> Any:

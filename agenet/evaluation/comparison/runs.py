@@ -11,6 +11,7 @@ import numpy as np
 
 from agenet.errors import UserError
 from agenet.evaluation.comparison import files
+from agenet.evaluation.history import read_history
 from agenet.evaluation.summary import views_of
 from agenet.labels import TASK_CLASSES, UNKNOWN
 
@@ -167,15 +168,9 @@ def _read_folds(folder: Path) -> tuple[Test, ...]:
 
 def _read_test(workdir: Path) -> Test:
     path = workdir / "report.json"
-    report = files.read_json(path)
+    report = files.read_report(path)
     try:
-        files.check(report, files.REPORT, "report")
-        tasks = report["evaluation"]["tasks"] = {
-            task: files.check_task(task, report["evaluation"]["tasks"][task])
-            for task in TASK_CLASSES
-            if task in report["evaluation"]["tasks"]
-        }
-        if not any(metrics["count"] for metrics in tasks.values()):
+        if not any(metrics["count"] for metrics in report["evaluation"]["tasks"].values()):
             raise ValueError("it tests no task")
         end = _steps(report)
     except (ValueError, KeyError, RecursionError) as error:
@@ -186,7 +181,7 @@ def _read_test(workdir: Path) -> Test:
             f"{workdir} is not finished, it was tested before its end: run its own command again "
             "first"
         )
-    return Test(workdir, report, files.read_history(workdir / "metrics.jsonl"))
+    return Test(workdir, report, read_history(workdir / "metrics.jsonl"))
 
 
 def _steps(report: dict[str, Any]) -> int:
