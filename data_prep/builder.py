@@ -141,12 +141,15 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         return row.features()
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
+        info = self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict({**COMMON_FEATURES, **self.FEATURES}),
             homepage=self.HOMEPAGE,
             license=self.LICENSE,
             metadata=tfds.core.MetadataDict(notice=self.NOTICE),
         )
+        # It looks for sets that TFDS has published, and leaves an empty temporary folder each time.
+        info.initialize_from_bucket = lambda: None
+        return info
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         release = self._read_release(Path(dl_manager.manual_dir))

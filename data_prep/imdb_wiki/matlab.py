@@ -63,6 +63,9 @@ def parse_metadata(data: bytes, database: str, where: str) -> Metadata:
             raise UserError(
                 f"{where}: {name} has {columns[name].count:,} values, full_path {rows:,}{_ADVICE}"
             )
+        if max(columns[name].shape) != rows:  # Its values could be in any order.
+            shape = "x".join(map(str, columns[name].shape))
+            raise UserError(f"{where}: {name} is {shape}, not one column{_ADVICE}")
         if not (columns[name].is_cell if name in _TEXTS else columns[name].is_number):
             kind = "texts" if name in _TEXTS else "numbers"
             raise UserError(f"{where}: {name} holds no {kind}{_ADVICE}")

@@ -43,8 +43,14 @@ def run(name: str, manual_dir: Path, data_dir: Path, *more: str) -> None:
     run_command(["prepare", name, f"--manual_dir={manual_dir}", f"--data_dir={data_dir}", *more])
 
 
-def test_prepares_what_is_read(manual_dir: Path, data_dir: Path, capsys: Any) -> None:
+def test_prepares_what_is_read(
+    manual_dir: Path, data_dir: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = data_dir.with_name("scratch")
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
     run("adience", manual_dir, data_dir)
+    assert not list(scratch.iterdir())
     output = capsys.readouterr().out
     assert "fold_4: 2 images" in output and f"--config.dataset.data_dir={data_dir}" in output
     builder = tfds.builder_from_directory(data_dir / PREPARED)

@@ -144,6 +144,7 @@ def edited(**changes: Any) -> Columns:
         (edited(dob=np.zeros(3)), "dob has 3 values, full_path 4"),
         (edited(full_path=np.array([], object)), "full_path has 0 values"),
         (edited(name=np.zeros(4)), "name holds no texts"),
+        (edited(dob=np.zeros((2, 2))), "dob is 2x2, not one column"),
         (edited(photo_taken=np.array(["a"] * 4, object)), "photo_taken holds no numbers"),
     ],
 )
