@@ -117,11 +117,12 @@ class TinyNet(nn.Module):
     flavour: str = "tiny"
     frozen_stages: int = 0
     dtype: np.dtype = np.float32
+    width: int = 8
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         train = train and self.frozen_stages == 0
-        x = nn.Conv(8, (3, 3), strides=2, dtype=self.dtype, name="conv")(images)
+        x = nn.Conv(self.width, (3, 3), strides=2, dtype=self.dtype, name="conv")(images)
         x = nn.relu(BatchNorm(dtype=self.dtype, name="bn")(x, train))
         return x if self.frozen_stages == 0 else jax.lax.stop_gradient(x)
 
@@ -133,31 +134,33 @@ def tiny_net(monkeypatch: pytest.MonkeyPatch) -> str:
     return "tiny"
 
 
+def noise_records(
+    count: int = 200, *, persons: int = 50, folds: int = 5, size: int = 20
+) -> Records:
+    """A data set in memory whose pictures show their labels by brightness and colour."""
+    rng = np.random.default_rng(0)
+    subject_id = rng.integers(0, persons, count)
+    age, gender = rng.integers(-1, 8, count), rng.integers(-1, 2, count)
+    pictures = []
+    for row in range(count):
+        image = rng.integers(0, 30, (size, size, 3), np.uint8)
+        image += np.array([25 * (age[row] + 1), 100 * (gender[row] + 1), 0], np.uint8)
+        pictures.append(cv2.imencode(".png", image)[1].tobytes())
+    return Records(
+        name="noise/faces/1.0.0",
+        notice="",
+        images=pictures,
+        fold=(subject_id % folds).astype(np.int32),
+        subject_id=subject_id,
+        labels={"age": age.astype(np.int32), "gender": gender.astype(np.int32)},
+        age_low=np.array([*LOWEST, -1], np.int32)[age],
+        age_high=np.array([*HIGHEST, -1], np.int32)[age],
+    )
+
+
 @pytest.fixture(scope="session")
 def make_records() -> Callable[..., Records]:
-    """Makes a data set in memory whose pictures show their labels by brightness and colour."""
-
-    def make(count: int = 200, *, persons: int = 50, folds: int = 5, size: int = 20) -> Records:
-        rng = np.random.default_rng(0)
-        subject_id = rng.integers(0, persons, count)
-        age, gender = rng.integers(-1, 8, count), rng.integers(-1, 2, count)
-        pictures = []
-        for row in range(count):
-            image = rng.integers(0, 30, (size, size, 3), np.uint8)
-            image += np.array([25 * (age[row] + 1), 100 * (gender[row] + 1), 0], np.uint8)
-            pictures.append(cv2.imencode(".png", image)[1].tobytes())
-        return Records(
-            name="noise/faces/1.0.0",
-            notice="",
-            images=pictures,
-            fold=(subject_id % folds).astype(np.int32),
-            subject_id=subject_id,
-            labels={"age": age.astype(np.int32), "gender": gender.astype(np.int32)},
-            age_low=np.array([*LOWEST, -1], np.int32)[age],
-            age_high=np.array([*HIGHEST, -1], np.int32)[age],
-        )
-
-    return make
+    return noise_records
 
 
 @pytest.fixture(scope="session")
