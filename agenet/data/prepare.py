@@ -11,12 +11,13 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agenet.data.description import Description, read_description
-from agenet.data.records import default_data_dir
 from agenet.errors import UserError, did_you_mean, needs_extra
 from agenet.files import SHIPPED, expand_home, make_shipped_importable
+
+if TYPE_CHECKING:
+    from agenet.data.description import Description
 
 # A config to train each data set with; for others the one whose weights need no download.
 _CONFIGS = {
@@ -54,6 +55,10 @@ def prepare(
     Raises:
         UserError: a mistake that the user can correct; no half-written data is left behind.
     """
+    # Imported here because `agenet prepare --help` lists the data sets.
+    from agenet.data.description import read_description
+    from agenet.data.records import default_data_dir
+
     make_shipped_importable()
     names = data_set_names()
     if name not in names:
@@ -181,7 +186,7 @@ def _prepare(
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _print_summary(description: Description) -> None:
+def _print_summary(description: "Description") -> None:
     counts = {split: description.count(split) for split in description.shards}
     for split, count in counts.items():
         print(f"  {split}: {count:,} images")

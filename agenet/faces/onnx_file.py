@@ -22,7 +22,7 @@ import numpy as np
 # cores busy with other programs a search of 640x480 takes 13.8 ms of processor time in one thread,
 # 14.9 in two that spin for 20 microseconds, and 24.7 with ONNX Runtime's own setting.
 THREADS = 2
-_SPIN_MICROSECONDS = 20  # older versions of ONNX Runtime ignore it
+SPIN_MICROSECONDS = 20  # older versions of ONNX Runtime ignore it
 MAX_BYTES = 16 * 2**20  # of a file; YuNet's has 0.2 million
 # For an image of 96x64 pixels, beside the weights; YuNet takes 2 MB.
 _MAX_TRIAL_BYTES = 64 * 2**20
@@ -48,7 +48,7 @@ def open_network(content: bytes, threads: int | None = None) -> Any:
     """
     options = _options()
     options.intra_op_num_threads = threads or min(THREADS, _available_cores())
-    options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_MICROSECONDS))
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
     return _open(content, options)
 
 

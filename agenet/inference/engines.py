@@ -19,6 +19,7 @@ import numpy as np
 import agenet
 from agenet.errors import UserError
 from agenet.faces.forks import abandon, check_jax_can_run, restart_after_fork
+from agenet.faces.onnx_file import SPIN_MICROSECONDS
 from agenet.files import hash_file, hash_text, write_file
 from agenet.inference.threads import choose_threads, limit_opencv, xla_threads
 from agenet.weights.bundled import DEFAULT, DEFAULT_FILE, find_weights
@@ -196,6 +197,10 @@ class OnnxEngine(_LoadedEngine):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads or 0
+        # Threads that spin for longer take the cores from face detection and decoding.
+        options.add_session_config_entry(
+            "session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS)
+        )
         return onnxruntime.InferenceSession(
             self._graph, options, providers=["CPUExecutionProvider"]
         )
