@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax.core import FrozenDict, freeze
@@ -104,8 +105,8 @@ def load_into(
     ignored. Leaves of `variables` may be arrays or shapes; the result has the same structure.
 
     Raises:
-        UserError: a leaf is missing, left over, of another shape or not finite, or a variance is
-            negative; or the network has no path of `new`.
+        UserError: a leaf is missing, left over, of another shape, of integers or not finite, or a
+            variance is negative; or the network has no path of `new`.
     """
     if isinstance(weights, Weights):
         weights = weights.tensors
@@ -129,6 +130,11 @@ def load_into(
             "missing": needed - given,
             "left over": given - needed,
             "of another shape": other_shape,
+            "of integers": [
+                name
+                for name in needed & given
+                if not jnp.issubdtype(jnp.result_type(weights[name]), jnp.floating)
+            ],
         },
     )
     loaded = {name: _float32(weights[name]) for name in needed}

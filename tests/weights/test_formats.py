@@ -477,6 +477,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         zipped(state(a=described()), bytes(10**7), compression=zipfile.ZIP_DEFLATED),
         "is compressed",
     ),
+    "changed storage": (
+        zipped(state(a=described())).replace(np.float32(7).tobytes(), np.float32(8).tobytes()),
+        "data/0 is damaged: its checksum is another",
+    ),
     "other zip": (zipped(b"").replace(b"data.pkl", b"data.xyz"), "not one of torch.save"),
     "TorchScript": (zipped(b"\x80\x02}.", extra="constants.pkl"), "a TorchScript program"),
     "long storage": (zipped(state(a=described(size=25))), "shorter than described"),

@@ -152,6 +152,7 @@ def test_new_must_name_something(
         ("params/backbone/conv/kernel", np.zeros((3, 3, 8, 3)), r"another shape: .*\(3, 3, 8, 3\)"),
         ("params/backbone/bn/scale", np.zeros((1, 8)), r"\(1, 8\), not \(8,\)"),
         ("params/backbone/bn2/scale", np.zeros(8), "left over: params/backbone/bn2/scale"),
+        ("params/backbone/bn/scale", np.ones(8, np.int8), "of integers: params/backbone/bn/scale"),
         ("opt_state/x", np.zeros(8), "left over: opt_state/x"),
         ("params/backbone/bn/scale", np.full(8, np.nan), "not finite: params/backbone/bn/scale"),
         ("batch_stats/backbone/bn/mean", np.full(8, np.inf), "not finite"),

@@ -3,6 +3,7 @@
 import mmap
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,4 +49,10 @@ class Archive:
         start += 30 + sum(struct.unpack("<HH", header[26:30]))
         if start + info.file_size > self.size:
             raise ValueError(f"its part {shown} is truncated")
-        return memoryview(self._data)[start : start + info.file_size]
+        content = memoryview(self._data)[start : start + info.file_size]
+        if zlib.crc32(content) != info.CRC:
+            raise ValueError(
+                f"its part {shown} is damaged: its checksum is another (PyTorch writes none after "
+                "torch.serialization.set_crc32_options(False): then save it again without)"
+            )
+        return content
