@@ -1,5 +1,6 @@
 """`agenet compare`: JAX, PyTorch and Keras with the same network, weights and faces."""
 
+import signal
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
@@ -101,6 +102,9 @@ def _of_the_scale(command: Callable[..., Any]) -> Callable[..., Any]:
 def command(context: click.Context, **_: Any) -> None:
     """Compare JAX, PyTorch and Keras: agreement, results and cost."""
     from agenet.frameworks.comparison.compare import compare
+
+    # A SIGTERM ends the frameworks' processes, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     for path in compare(Namespace(**context.params)):
         print(path)

@@ -7,9 +7,12 @@ the threads of some libraries wait by spinning, which slows down whatever is mea
 import multiprocessing
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
 from typing import Any, Self
 
 from agenet.errors import UserError
@@ -53,8 +56,10 @@ class Worker:
         self._connection, theirs = context.Pipe()
         arguments = (theirs, self._kind, self.work)
         # Not a daemon: those may not start the processes that load images.
-        self._process = context.Process(target=_serve, args=arguments)
-        self._process.start()
+        process = context.Process(target=_serve, args=arguments)
+        with _interrupts_blocked():
+            process.start()
+            self._process = process
         theirs.close()
         description: Figures = self.ask("start")
         self.error = description.get("error", "")
@@ -82,14 +87,32 @@ class Worker:
         """Ends the process, after a moment in which it may end its own child processes."""
         if self._process:
             self._connection.close()
-            self._process.join(_MOMENT)
-            self._process.kill()
-            self._process.join()
-            self._process = None
+            try:
+                self._process.join(_MOMENT)
+            finally:  # A second Ctrl-C does not wait.
+                self._process.kill()
+                self._process.join()
+                self._process = None
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Holds SIGINT and SIGTERM back in the block, and from the processes that start in it.
+
+    Ctrl-C reaches all processes of a terminal, also one that is still importing a framework.
+    """
+    resource_tracker.ensure_running()  # Its start in the block would let signals through.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(connection: Connection, kind: Callable[[Any], Any], work: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends this one
+    # SIGINT stays blocked: the parent process ends this one.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.dup2(2, 1)  # what libraries print must not mix with the table
     instance: Any = None
 
@@ -102,14 +125,25 @@ def _serve(connection: Connection, kind: Callable[[Any], Any], work: Any) -> Non
         wall, busy = time.perf_counter(), time.process_time()
         try:
             method, arguments = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):  # The parent process has closed its end.
             return
         idle = (time.perf_counter() - wall, time.process_time() - busy)
         try:
             answer = start() if method == "start" else getattr(instance, method)(*arguments)
         except Exception as error:  # Any: a framework's failure becomes a line of the table.
             answer = {"error": _one_line(error)}
-        connection.send((answer, idle))
+        try:
+            connection.send((answer, idle))
+        except ConnectionError:
+            return
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent has died, which may be in the middle of long work."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _one_line(error: Exception) -> str:

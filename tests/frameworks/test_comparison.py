@@ -35,6 +35,7 @@ from agenet.training.state import create_variables
 from tests.random_variables import random_variables
 
 SIZE = 35
+STAGES = ("training", "inference")
 
 
 def test_permutation_test() -> None:
@@ -58,7 +59,7 @@ def test_difference() -> None:
     a["1:params/k"][1] += 0.1
     a["1:batch_stats/m"] = np.array([np.nan])
     start = {"params/k": np.array([0.5, 0.0])}
-    about = [{"loss": loss, "losses": [loss], "steps": [1]} for loss in (2.2, 2.0)]
+    about = [{"loss": loss, "steps": [1]} for loss in (2.2, 2.0)]
     found = compare_states(a, b, start, *about)
     assert found["logits"] == pytest.approx(0.1) and found["loss"] == pytest.approx(0.1)
     assert found["gradients"] == pytest.approx({"largest": 0.125, "norm": 0.1})
@@ -70,7 +71,7 @@ def test_difference() -> None:
 def row(kind: str, a: str, b: str, value: float, late: float) -> dict[str, Any]:
     both = {"largest": value, "norm": value}
     steps = {"1": {**both, "way": value}, "100": {"largest": late, "norm": late, "way": late}}
-    figures = {"logits": value, "loss": value, "losses": value, "gradients": both, "steps": steps}
+    figures = {"logits": value, "loss": value, "gradients": both, "steps": steps}
     return {"kind": kind, "a": a, "b": b, "dtype": "float32", **figures}
 
 
@@ -274,7 +275,7 @@ class Stub:
         self.asked.append(file.name)
         tensors = {"logits": np.ones((1, 2)), "gradients:params/k": np.ones(2)}
         safetensors.numpy.save_file(tensors | {"1:params/k": np.ones(2)}, file)
-        return {"loss": 1.0, "losses": [1.0]}
+        return {"loss": 1.0}
 
 
 def test_a_failing_framework_does_not_stop_the_others(
@@ -351,6 +352,66 @@ def test_later_measurements_are_added_to_earlier_ones(
     assert later["torch, default"]["training"] and later["torch, compiled"]["training"]
     count = len(Timed.asked)
     assert run("torch")["variants"] == later and len(Timed.asked) == count
+
+
+class Interrupted(Timed):
+    """A program that is killed at the measurement of this number; each one is another rate."""
+
+    failing = ""
+    measured: list[str] = []
+    last = 0
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        if method != "measure":
+            return super().ask(method, *arguments)
+        self.measured.append(self.name)
+        if len(self.measured) == self.last:
+            raise KeyboardInterrupt
+        return [1 / len(self.measured)]
+
+
+@pytest.mark.parametrize("last", range(1, 13))
+def test_an_interrupted_cost_goes_on_with_the_next_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    monkeypatch.setattr(parts, "Worker", Interrupted)
+    monkeypatch.setattr(Interrupted, "measured", [])
+    monkeypatch.setattr(Interrupted, "last", last)
+    one = {name: {"default": engine.VARIANTS[name]["default"]} for name in ENGINES}
+    monkeypatch.setattr(parts, "VARIANTS", one)
+    args = Namespace(platform="cpu", cost_batch=1, rounds=3, seconds=1.0, limit=1.0, variants=[])
+
+    def run() -> None:
+        parts.measure(Results(tmp_path, {}), args, ["jax", "torch"], "levi_hassner", SIZE)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    # What a round has measured when it is interrupted is lost, no round before it.
+    saved = (last - 1) // 2 * 2
+    if saved:
+        kept = read_results(tmp_path)["unfinished"]["cost/levi_hassner/35"]["variants"]
+        assert sum(len(of.get(s, [])) for of in kept.values() for s in STAGES) == saved
+    del Interrupted.measured[saved:]
+    monkeypatch.setattr(Interrupted, "last", 0)
+    run()
+    assert len(Interrupted.measured) == 12
+    content = read_results(tmp_path)
+    assert not content["unfinished"]
+    variants = content["parts"]["cost/levi_hassner/35"]["variants"]
+    rates = [rate for of in variants.values() for stage in STAGES for rate in of[stage]]
+    assert sorted(rates) == pytest.approx(range(1, 13))
+
+
+@pytest.mark.parametrize("other", [{"seconds": 2.0}, {"machine": "another"}])
+def test_rounds_that_were_measured_otherwise_are_not_kept(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    results = Results(tmp_path, {})
+    results.keep_rounds("cost", {"a": {"training": [1.0], "text": ""}, "b": {"error": "no"}}, 1.0)
+    again = Results(tmp_path, {})
+    assert again.kept_rounds("cost", 1.0) == {"a": {"training": [1.0]}}
+    again.content["unfinished"]["cost"] |= other
+    assert again.kept_rounds("cost", 1.0) == {}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

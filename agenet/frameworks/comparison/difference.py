@@ -64,11 +64,9 @@ def compare(
     leaves, and `norm`, ||a - b|| / ||b||; `way` is ||a - b|| of the parameters over the distance
     that b's have moved since the start.
     """
-    losses = np.array(a_part["losses"]), np.array(b_part["losses"])
     result: dict[str, Any] = {
         "logits": _largest({"": a["logits"]}, {"": b["logits"]}),
         "loss": abs(a_part["loss"] - b_part["loss"]) / abs(b_part["loss"]),
-        "losses": np.max(np.abs(losses[0] - losses[1]) / np.abs(losses[1])),
         "gradients": _both(_under(a, "gradients:"), _under(b, "gradients:")),
         "steps": {},
     }

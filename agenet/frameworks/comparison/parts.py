@@ -161,7 +161,10 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def measure(results: Results, args: Namespace, there: list[str], model: str, size: int) -> None:
-    """Times the variants of each framework that are not timed yet; they take turns."""
+    """Times the variants of each framework that are not timed yet; they take turns.
+
+    Every round is saved, so that an interrupted comparison goes on with the next one.
+    """
     key = f"cost/{model}/{size}"
     started, batch = time.time(), args.cost_batch
     before = results.content["parts"].get(key, {}).get("variants", {})
@@ -177,6 +180,7 @@ def measure(results: Results, args: Namespace, there: list[str], model: str, siz
     if not wanted:
         return
     found: dict[str, Figures] = {}
+    kept = results.kept_rounds(key, args.seconds)
     with contextlib.ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for each, (name, label, variant) in wanted.items():
@@ -189,6 +193,7 @@ def measure(results: Results, args: Namespace, there: list[str], model: str, siz
                 prepared = worker.ask("prepare", "training", batch)
             figures |= {"framework": name, "variant": label, "text": variant.text}
             figures |= {"rounds": args.rounds, "seconds": args.seconds}
+            figures |= kept.get(each, {})
             if "error" in prepared:
                 figures["error"] = prepared["error"]
             else:
@@ -196,7 +201,8 @@ def measure(results: Results, args: Namespace, there: list[str], model: str, siz
                 workers[each] = worker
             found[each] = figures
         for stage in ("training", "inference"):
-            _take_turns(workers, found, stage, batch, args.rounds, args.seconds)
+            for _ in _take_turns(workers, found, stage, batch, args.rounds, args.seconds):
+                results.keep_rounds(key, found, args.seconds)
         for each, (_, _, variant) in wanted.items():
             with environment(variant.environment):
                 found[each] |= results.record(started)
@@ -214,7 +220,8 @@ def _take_turns(
     batch: int,
     rounds: int,
     seconds: float,
-) -> None:
+) -> Iterator[None]:
+    """Measures `rounds` rates of each framework, less those that are there; yields after each."""
     if stage == "inference":
         for name, worker in workers.items():
             worker.ask("release")
@@ -223,13 +230,16 @@ def _take_turns(
                 found[name]["error"] = prepared["error"]
     able = [name for name in workers if "error" not in found[name]]
     for number in range(rounds):
-        log(f"{stage}: round {number + 1} of {rounds}")
-        for name in able[number % len(able) :] + able[: number % len(able)] if able else []:
+        turns = able[number % len(able) :] + able[: number % len(able)] if able else []
+        missing = [name for name in turns if len(found[name].get(stage, [])) <= number]
+        log(f"{stage}: round {number + 1} of {rounds}{', kept' * bool(turns and not missing)}")
+        for name in missing:
             times = workers[name].ask("measure", stage, seconds)
             if isinstance(times, dict):
                 found[name]["error"] = times["error"]
                 continue
             found[name].setdefault(stage, []).append(batch / float(np.median(times)))
+        yield
     for name in able if stage == "training" else []:
         # Measured now that the optimizer has allocated its state.
         found[name].setdefault("training_peak_bytes", workers[name].ask("peak"))

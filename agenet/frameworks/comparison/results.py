@@ -1,5 +1,6 @@
 """Reads and writes the results file of a comparison, with the settings of every measurement."""
 
+import copy
 import importlib
 import json
 import os
@@ -19,6 +20,8 @@ RESULTS = "results.json"
 _MORE = {"seeds", "parts", "frameworks", "variants", "limit", "rounds", "seconds"}
 # For each kind of part, where frameworks write arrays.
 _FILES = {"agreement": ("agreement", ".safetensors"), "results": ("answers", ".npy")}
+# What is kept of a variant whose measurement is not finished.
+_ROUNDS = ("training", "training_peak_bytes", "inference")
 _ENVIRONMENT = ("OMP_NUM_THREADS", "GLIBC_TUNABLES", "XLA_FLAGS", "TF_ENABLE_ONEDNN_OPTS")
 
 
@@ -64,7 +67,26 @@ class Results:
 
     def add(self, key: str, settings: Mapping[str, Any], result: Figures, started: float) -> None:
         self.content["parts"][key] = {**settings, **result, **self.record(started)}
+        self.content.get("unfinished", {}).pop(key, None)
         self.save()
+
+    def keep_rounds(self, key: str, variants: Mapping[str, Figures], seconds: float) -> None:
+        """Saves what is measured so far of the variants of a part, in rounds of so many seconds."""
+        kept = {
+            name: {figure: figures[figure] for figure in _ROUNDS if figure in figures}
+            for name, figures in variants.items()
+            if "error" not in figures
+        }
+        conditions = {"seconds": seconds, "machine": self.machine}
+        self.content.setdefault("unfinished", {})[key] = conditions | {"variants": kept}
+        self.save()
+
+    def kept_rounds(self, key: str, seconds: float) -> dict[str, Figures]:
+        """What `keep_rounds` saved before an interruption, by variant, if it was measured alike."""
+        kept = self.content.get("unfinished", {}).get(key, {})
+        if (kept.get("seconds"), kept.get("machine")) != (seconds, self.machine):
+            return {}
+        return copy.deepcopy(kept["variants"])
 
     def record(self, started: float) -> Figures:
         """When, where and under which conditions a part was measured."""
