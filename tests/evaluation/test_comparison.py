@@ -415,3 +415,14 @@ def test_text_is_escaped_everywhere() -> None:
     code = Code(f"{HOSTILE}\n````\n{HOSTILE}")
     assert "<script" not in to_html("", [code])
     assert to_markdown([code]).splitlines()[0] == to_markdown([code]).splitlines()[-1] == "`" * 5
+
+
+def test_long_texts_in_tables_wrap() -> None:
+    """An error message beside figures must not make the page wider than the window."""
+    error = "InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx"
+    rows = ["Long bands, too", [Cell("failed", error), Cell("49.1", "40.0–60.0")]]
+    html = to_html("", [Table(["a", "b"], rows)])
+    assert f'<small class="long">{error}</small>' in html and "<small>40.0–60.0</small>" in html
+    assert '<td colspan="2"><span>Long bands, too</span></td>' in html
+    (rule,) = re.findall(r"td small\.long {(.*?)}", html)
+    assert "white-space: normal" in rule and "overflow-wrap: anywhere" in rule
