@@ -218,8 +218,16 @@ def open_file(path: Path, name: str, clock: Callable[[], float]) -> Video:
         if container.format.name in PLAYLISTS:
             raise UserError(f"{name} is a list of videos: give one of them, or the list's URL")
         video = Video(container, name, False, clock, file)
+        video.truncated = container.format.name == "gif" and not _has_trailer(path)
         stack.pop_all()
         return video
+
+
+def _has_trailer(path: Path) -> bool:
+    """Whether a GIF ends as its specification (GIF89a, section 27) demands, but for zeros."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 64, 0))
+        return file.read(64).rstrip(b"\0").endswith(b";")
 
 
 def open_stream(address: str, clock: Callable[[], float]) -> Video:

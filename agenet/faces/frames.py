@@ -37,6 +37,7 @@ class VideoSource(ABC):
         count: number of frames as reported by a file, or estimated; None for others.
         seconds: length as reported by a file; None for others.
         damaged: number of parts of a file or stream that could not be decoded so far.
+        truncated: its end is missing, as far as its format tells without a length.
     """
 
     name: str
@@ -45,6 +46,7 @@ class VideoSource(ABC):
     count: int | None = None
     seconds: float | None = None
     damaged: int = 0
+    truncated: bool = False
 
     @abstractmethod
     def read(self) -> Frame | None:

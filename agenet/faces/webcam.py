@@ -144,6 +144,8 @@ def _ending(source: VideoSource, end: float) -> str:
     parts = []
     if end < MIN_COMPLETE * (source.seconds or 0):
         parts.append(f"; {source.name} ends early, after {end:.1f} of {source.seconds:.1f} s")
+    elif source.truncated:
+        parts.append(f"; {source.name} ends early: the file is cut short")
     if source.damaged:
         parts.append(f"; {source.damaged} damaged parts of {source.name} were skipped")
     return "".join(parts)

@@ -13,6 +13,7 @@ from unittest import mock
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from agenet.cli import options
 from agenet.cli.app import run_command
@@ -188,6 +189,18 @@ def test_early_end_of_video_is_reported(tmp_path: Path, capsys: pytest.CaptureFi
     assert status(path, "--json", "-", fake=Fake()) == 0
     ending = capsys.readouterr().err
     assert re.search(r"film.mkv ends early, after (0\.\d|1\.\d) of 2\.0 s", ending)
+
+
+def test_cut_gif_is_reported(tmp_path: Path) -> None:
+    """A GIF states no length, but has an end."""
+    path = tmp_path / "film.gif"
+    images = np.random.default_rng(0).integers(0, 256, (4, 48, 64, 3), np.uint8)
+    frames = [Image.fromarray(image) for image in images]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+    assert "ends early" not in run(open_video(str(path)), Fake(), Fake().load)
+    path.write_bytes(path.read_bytes()[:-20])
+    summary = run(open_video(str(path)), Fake(), Fake().load)
+    assert summary.endswith(f"; {path} ends early: the file is cut short")
 
 
 def test_names_do_not_control_the_terminal(
