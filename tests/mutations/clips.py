@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 
-from agenet.faces.video import VideoWriter
+from agenet.faces.encoding import VideoWriter
 from tests.mutations.command import WrongError, agenet
 from tests.mutations.damage import NAMES, damage_bytes, damage_file
 from tests.mutations.images import is_plausible, load_once, photo
@@ -23,7 +23,7 @@ def make(folder: Path) -> None:
         (folder / name).mkdir()
         writer = VideoWriter(folder / name / name, 12.0)
         for frame in range(FRAMES):
-            writer.write(np.roll(np.asarray(photo(SIDE)), 2 * frame, axis=1))
+            writer.write(np.roll(np.asarray(photo(SIDE)), 2 * frame, axis=1), frame / 12)
         writer.close()
     (folder / "film.gif").mkdir()
     frames = [photo(SIDE).rotate(frame) for frame in range(FRAMES)]

@@ -163,7 +163,7 @@ def test_features_of_another_backend_are_not_taken(
 
 
 def test_features_of_other_weights_are_not_taken(
-    run: Run, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run: Run, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run("one")
     run("second", init="random", freeze="none", schedule__learning_rate=0.02)
@@ -177,7 +177,7 @@ def test_features_of_other_weights_are_not_taken(
         theirs = next(other for other in ours if name.split("-")[0] == other.split("-")[0])
         shutil.copy(cache / theirs, cache / name)
     assert_same(naive, run("again", init=str(tmp_path / "second")))
-    assert "is damaged or belongs to something else: computed again" in caplog.text
+    assert "is damaged or belongs to something else: computed again" in capsys.readouterr().err
 
 
 def test_interrupted_run_goes_on(run: Run, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

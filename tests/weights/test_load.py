@@ -206,12 +206,11 @@ def test_save_rejects_invalid_values(
             save_weights(path, weights)
         assert not path.exists()
 
-    def full(self: Path, data: bytes) -> int:
-        self.touch()
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     path.write_bytes(b"before")
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="No space") as error:
         save_weights(path, Weights(tensors, SPEC))
     assert error.value.filename == str(path)
