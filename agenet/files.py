@@ -116,27 +116,44 @@ class LineFile:
         """Adds text that ends with a newline; returns its length."""
         line = text.encode(errors="backslashreplace")
         with _errors_named(self._path):
-            self._file = self._file or self._create()
-            try:
-                written = 0
-                while written < len(line):
-                    written += self._file.write(line[written:])
-            except BaseException:
-                self._file.truncate(self._size)
-                raise
+            if self._file is None:
+                self._file = self._replace(line) if self._overwrite else self._create(line)
+            else:
+                self._append(self._file, line)
         self._size += len(line)
         return len(text)
+
+    def _append(self, file: FileIO, line: bytes) -> None:
+        try:
+            written = 0
+            while written < len(line):
+                written += file.write(line[written:])
+        except BaseException:
+            file.truncate(self._size)
+            raise
 
     def flush(self) -> None:
         """Does nothing, because nothing is held back."""
 
-    def _create(self) -> FileIO:
-        if self._overwrite:
-            self._path.unlink(missing_ok=True)
+    def _create(self, line: bytes) -> FileIO:
         try:
-            return FileIO(self._path, "x+")  # Exclusive: follows no link.
+            file = FileIO(self._path, "x+")  # Exclusive: follows no link.
         except FileExistsError as error:  # It did not when the command started.
             raise _exists(self._path) from error
+        try:
+            self._append(file, line)
+        except BaseException:
+            file.close()
+            self._path.unlink(missing_ok=True)
+            raise
+        return file
+
+    def _replace(self, line: bytes) -> FileIO:
+        """Puts a file with the first line in the place of an older one, which a kill leaves."""
+        write_file(self._path, line)
+        file = FileIO(self._path, "r+")
+        file.seek(0, os.SEEK_END)
+        return file
 
     def close(self) -> None:
         if self._file is None:

@@ -150,11 +150,9 @@ def test_torchvision_agrees(
     ("model", "flavour", "suffix"),
     [
         ("efficientnet_b0", "tensorflow", ".weights.h5"),
-        ("efficientnet_b0", "tensorflow", ".keras"),
         ("resnet50", "keras", ".weights.h5"),
         ("levi_hassner", "report", ".weights.h5"),
         ("levi_hassner", "report", ".keras"),
-        ("efficientnet_lite0", "tensorflow", ".weights.h5"),
         ("efficientnet_lite0", "tensorflow", ".keras"),
     ],
 )

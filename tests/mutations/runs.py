@@ -169,6 +169,6 @@ def _kind(name: str, bases: tuple[str, ...], mutate: Callable[..., Change], samp
 
 
 KINDS = {
-    "runs": _kind("runs", tuple(FILES), mutate_json, 20),
-    "runs.checkpoints": _kind("runs.checkpoints", ("predict", "resume"), mutate_bytes, 50),
+    "runs": _kind("runs", tuple(FILES), mutate_json, 10),
+    "runs.checkpoints": _kind("runs.checkpoints", ("predict", "resume"), mutate_bytes, 30),
 }
