@@ -5,11 +5,12 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from io import FileIO
+from io import BufferedIOBase, FileIO, RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,22 @@ def expand_home(path: str | Path) -> Path:
         raise UserError(f"{path}: there is no home folder: set HOME, or name a path") from error
 
 
+def temporary_path(path: Path) -> Path:
+    """A path beside a file for a new version of it, to be created exclusively.
+
+    Nobody can guess it, so that no link is followed and no other process is met.
+    """
+    # Only a part of the name: with all of it this one could be too long.
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Replaces a file atomically: readers see either the old content or the new.
 
     Raises:
         OSError: the file cannot be written; `filename` is `path`.
     """
-    # Exclusive creation under a name that nobody can guess follows no link and meets no other
-    # process. Only a part of the name: with all of it the temporary name could be too long.
-    unfinished = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+    unfinished = temporary_path(path)
     with _errors_named(path):
         try:
             with unfinished.open("xb") as file:
@@ -86,6 +94,8 @@ def _errors_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # All that it says is its text.
+            raise
         # By its number it becomes the same subclass again, such as FileNotFoundError.
         raise OSError(error.errno, error.strerror, str(path)) from error
 
@@ -139,7 +149,7 @@ class LineFile:
         try:
             file = FileIO(self._path, "x+")  # Exclusive: follows no link.
         except FileExistsError as error:  # It did not when the command started.
-            raise _exists(self._path) from error
+            raise output_exists(self._path) from error
         try:
             self._append(file, line)
         except BaseException:
@@ -160,21 +170,29 @@ class LineFile:
             return
         with self._file as file:
             self._file = None
-            with suppress(OSError):
-                if os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
-                    return
-            file.seek(0)
-            saved = self._path.with_stem(f"{self._path.stem[:40]}-{secrets.token_hex(4)}")
-            write_file(saved, file.read())
-        raise UserError(
-            f"{self._path} was removed or replaced by another program: its content is in {saved}"
-        )
+            save_if_replaced(file, self._path)
 
     def __enter__(self) -> "LineFile":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def save_if_replaced(file: RawIOBase | BufferedIOBase, path: Path) -> None:
+    """Copies an open file to another name if `path` is no longer its own.
+
+    Raises:
+        UserError: another program has removed or replaced it; the message says where the copy is.
+    """
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return
+    saved = path.with_stem(f"{path.stem[:40]}-{secrets.token_hex(4)}")
+    file.seek(0)
+    with saved.open("xb") as copy:
+        shutil.copyfileobj(file, copy)
+    raise UserError(f"{path} was removed or replaced by another program: its content is in {saved}")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -210,10 +228,11 @@ def check_output(path: Path, overwrite: bool) -> None:
     if path.exists() and not path.is_file():  # A device or a pipe, which would be replaced.
         raise UserError(f"{path} is not a file: name one")
     if path.exists() and not overwrite:
-        raise _exists(path)
+        raise output_exists(path)
 
 
-def _exists(path: Path) -> UserError:
+def output_exists(path: Path) -> UserError:
+    """The error for an output that would replace a file."""
     return UserError(f"{path} exists: name another file, or add --overwrite")
 
 

@@ -1,11 +1,8 @@
 """Decodes prepared images on all cores, into squares of one size."""
 
-import math
 import mmap
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +10,7 @@ from tqdm import tqdm
 
 from agenet.data.records import Records
 from agenet.data.stored import read_images
+from agenet.distributed.cores import available_cores
 from agenet.errors import UserError
 
 _CHUNK = 64  # images that a thread takes at a time
@@ -116,31 +114,3 @@ def allocate_images(count: int, size: int) -> np.ndarray:
     """
     pages = mmap.mmap(-1, count * size * size * 3, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return np.frombuffer(pages, np.uint8).reshape(count, size, size, 3)
-
-
-def available_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """The number of cores that this process may use, by its affinity and its container's limit.
-
-    Args:
-        cgroups: where Linux mounts control groups.
-    """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return min([cores, *_quotas(cgroups)])
-
-
-def _quotas(cgroups: Path) -> list[int]:
-    """The limits of Linux control groups on a process's share of processor time, in cores."""
-    quotas = []
-    # Version 2 has one file with both numbers, version 1 two files with one number each.
-    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        try:
-            quota, period, *_ = " ".join((cgroups / name).read_text() for name in names).split()
-            share = int(quota) / int(period)
-        except (OSError, ValueError, ZeroDivisionError):
-            continue  # There is no such file, or no limit: "max".
-        if share > 0:  # -1 is no limit, too.
-            quotas.append(math.ceil(share))
-    return quotas

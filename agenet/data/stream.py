@@ -13,9 +13,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from agenet.data.decoding import allocate_images, available_cores, check_decoded, decode_chunk
+from agenet.data.decoding import allocate_images, check_decoded, decode_chunk
 from agenet.data.records import Records
 from agenet.data.resident import BatchRows, label_columns
+from agenet.distributed.cores import available_cores
 from agenet.distributed.mesh import batch_sharded, local_rows, place
 
 # Batches prepared ahead: at least `AHEAD`, more where all cores need more to be busy, but no more

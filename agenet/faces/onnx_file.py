@@ -10,12 +10,13 @@ fields are those of `onnx.proto` (https://github.com/onnx/onnx/blob/main/onnx/on
 """
 
 import functools
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+from agenet.distributed.cores import available_cores
 
 # The best on two cores; more cores serve more images at once. Between layers threads wait spinning,
 # and those that spin for long take the time of others, which decode images and predict. On two
@@ -47,7 +48,7 @@ def open_network(content: bytes, threads: int | None = None) -> Any:
         Exception: ONNX Runtime cannot open it.
     """
     options = _options()
-    options.intra_op_num_threads = threads or min(THREADS, _available_cores())
+    options.intra_op_num_threads = threads or min(THREADS, available_cores())
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
     return _open(content, options)
 
@@ -103,12 +104,6 @@ def _options() -> Any:
     options.log_severity_level = 4  # its errors arrive as exceptions
     options.add_session_config_entry("session.load_model_format", "ONNX")
     return options
-
-
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @functools.cache

@@ -1,12 +1,9 @@
 """A file that replaces an older one once there is something in it."""
 
 import os
-import secrets
-import shutil
-from contextlib import suppress
 from pathlib import Path
 
-from agenet.errors import UserError
+from agenet.files import output_exists, save_if_replaced, temporary_path
 
 
 class OutputFile:
@@ -29,8 +26,7 @@ class OutputFile:
 
     def __init__(self, path: Path, overwrite: bool) -> None:
         self._path, self._overwrite = path, overwrite
-        # Nobody can guess it, and no existing file or link is used.
-        self.temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+        self.temporary = temporary_path(path)
         self._file = self.temporary.open("xb+")  # Whatever its name, this is the file.
         self._published = False
 
@@ -48,7 +44,7 @@ class OutputFile:
         try:
             with self._file:
                 if self._published:
-                    self._check()
+                    save_if_replaced(self._file, self._path)
             if keep and not self._published:
                 self._rename()
         finally:
@@ -62,26 +58,11 @@ class OutputFile:
             try:
                 os.link(self.temporary, self._path)  # Unlike `replace` fails if there is a file.
             except FileExistsError as error:  # It did not exist when the command started.
-                raise UserError(
-                    f"{self._path} exists: name another file, or add --overwrite"
-                ) from error
+                raise output_exists(self._path) from error
             except OSError:  # A file system without links.
                 os.replace(self.temporary, self._path)
             self.temporary.unlink(missing_ok=True)
         self._published = True
-
-    def _check(self) -> None:
-        """Saves the file under another name if another program has removed or replaced it."""
-        with suppress(OSError):
-            if os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
-                return
-        saved = self._path.with_stem(f"{self._path.stem[:40]}-{secrets.token_hex(4)}")
-        self._file.seek(0)
-        with saved.open("xb") as copy:
-            shutil.copyfileobj(self._file, copy)
-        raise UserError(
-            f"{self._path} was removed or replaced by another program: its content is in {saved}"
-        )
 
 
 def keep_after(kind: type[BaseException] | None) -> bool:

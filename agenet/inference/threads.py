@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import cv2
 
-from agenet.data.decoding import available_cores
+from agenet.distributed.cores import available_cores
 from agenet.errors import UserError
 
 _XLA_THREADS = "NPROC"  # read by XLA when JAX starts, see xla/pjrt/utils.cc

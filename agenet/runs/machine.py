@@ -7,7 +7,7 @@ from typing import Any
 import flax
 import jax
 
-from agenet.data.decoding import available_cores
+from agenet.distributed.cores import available_cores
 
 
 def describe_machine() -> dict[str, Any]:

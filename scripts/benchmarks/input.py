@@ -111,7 +111,7 @@ def decode_by_opencv(images: Sequence[bytes], size: int = 0) -> None:
     import cv2
     import numpy as np
 
-    from agenet.data.decoding import available_cores
+    from agenet.distributed.cores import available_cores
 
     def run(start: int) -> None:
         for encoded in images[start : start + 50]:

@@ -102,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: an option is wrong.
     """
     args = parse(arguments)
-    from agenet.data.decoding import available_cores, to_square
+    from agenet.data.decoding import to_square
+    from agenet.distributed.cores import available_cores
     from agenet.inference.network import load_network
 
     spec = load_network(args.model).spec

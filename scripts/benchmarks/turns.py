@@ -55,7 +55,7 @@ def run_networks(
     Raises:
         UserError: JAX does not start.
     """
-    from agenet.data.decoding import available_cores
+    from agenet.distributed.cores import available_cores
 
     use_environment()
     with Worker("limits", Limits, Work(), args.limit) as limits:

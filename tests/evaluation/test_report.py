@@ -362,7 +362,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     text = write(tmp_path, run)
 
     def fail(*_):
-        raise OSError(28, "No space left on device")
+        raise OSError("No space left on device")
 
     monkeypatch.setattr(logging.os, "replace", fail)
     run.summary["model"]["name"] = "another"

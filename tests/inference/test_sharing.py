@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from agenet.data.decoding import available_cores
+from agenet.distributed.cores import available_cores
 from agenet.errors import UserError
 from agenet.faces.face import Box, Detection, Prediction
 from agenet.faces.image_io import read_image

@@ -11,7 +11,7 @@ from numpy.random import Generator
 
 from agenet.faces.encoding import VideoWriter
 from tests.mutations.command import WrongError, agenet
-from tests.mutations.damage import NAMES, damage_bytes, damage_file
+from tests.mutations.damage import change_name, damage_bytes, damage_file
 from tests.mutations.images import is_plausible, load_once, photo
 from tests.mutations.kind import Change, Kind, only_file
 
@@ -52,9 +52,7 @@ def mutate(folder: Path, rng: Generator) -> Change:
     path = only_file(folder)
     match rng.choice(["bytes"] * 5 + ["number"] * 3 + ["name", "file"]):
         case "name":
-            new = path.with_name(str(rng.choice(NAMES)) + path.suffix)
-            path.rename(new)
-            return Change(f"named {new.name!r}", 0)
+            return change_name(path, rng)
         case "file":
             return damage_file(path, rng)
         case "number":

@@ -160,6 +160,13 @@ def damage_json(text: str, rng: Generator) -> tuple[bytes, Change]:
     return changed.encode("utf-8", "surrogatepass"), Change(f"JSON {where}: {action}{shown}")
 
 
+def change_name(path: Path, rng: Generator) -> Change:
+    """Gives a file a name that a terminal or a shell could stumble over, and keeps its suffix."""
+    new = path.with_name(str(rng.choice(NAMES)) + path.suffix)
+    path.rename(new)
+    return Change(f"named {new.name!r}", 0)
+
+
 def damage_file(path: Path, rng: Generator, rename: bool = True) -> Change:
     """Puts something else in the place of a file."""
 

@@ -15,7 +15,7 @@ from PIL import Image
 from agenet.cli import options
 from tests.conftest import ROOT
 from tests.mutations.command import WrongError, agenet
-from tests.mutations.damage import NAMES, damage_bytes, damage_file
+from tests.mutations.damage import change_name, damage_bytes, damage_file
 from tests.mutations.kind import Change, Kind, only_file
 
 # Names of the bases, which are those of the files, and the options of Pillow to write them.
@@ -117,9 +117,7 @@ def mutate(folder: Path, rng: Generator) -> Change:
             path.write_bytes(changed)
             return Change(f"claims to be {width}x{height}", 8)
         case "name":
-            new = path.with_name(str(rng.choice(NAMES)) + path.suffix)
-            path.rename(new)
-            return Change(f"named {new.name!r}", 0)
+            return change_name(path, rng)
         case "file":
             return damage_file(path, rng)
         case "exif":

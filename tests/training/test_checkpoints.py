@@ -1,7 +1,4 @@
-import gc
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +13,7 @@ from agenet.training.checkpoints import Checkpoints
 from agenet.training.run_record import is_complete
 from tests.training.states import assert_equal, make_record, make_state
 
-
-@pytest.fixture(autouse=True)
-def _quiet_remains() -> Iterator[None]:
-    """Ends with the test what Orbax leaves behind after a failure."""
-    hook = sys.unraisablehook
-    yield
-    gc.collect()
-    sys.unraisablehook = hook
-
-
-@pytest.fixture
-def checkpoints(tmp_path: Path) -> Iterator[Checkpoints]:
-    checkpoints = Checkpoints(tmp_path)
-    yield checkpoints
-    checkpoints.close()
+pytestmark = pytest.mark.usefixtures("quiet_remains")
 
 
 def test_no_checkpoint_at_first(checkpoints: Checkpoints) -> None:

@@ -1,11 +1,8 @@
 """Checkpoints that a disk or a stranger has changed are refused in one line, or are as saved."""
 
-import gc
 import json
 import os
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +15,7 @@ from agenet.errors import UserError
 from agenet.training.checkpoints import Checkpoints
 from tests.training.states import assert_equal, make_record, make_state
 
-
-@pytest.fixture(autouse=True)
-def _quiet_remains() -> Iterator[None]:
-    """Ends with the test what Orbax leaves behind after a failure."""
-    hook = sys.unraisablehook
-    yield
-    gc.collect()
-    sys.unraisablehook = hook
-
-
-@pytest.fixture
-def checkpoints(tmp_path: Path) -> Iterator[Checkpoints]:
-    checkpoints = Checkpoints(tmp_path)
-    yield checkpoints
-    checkpoints.close()
+pytestmark = pytest.mark.usefixtures("quiet_remains")
 
 
 def rewrite_record(checkpoint: Path, **fields: Any) -> None:

@@ -116,7 +116,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 def describe_machine() -> dict[str, Any]:
     """The machine that measures."""
-    from agenet.data.decoding import available_cores
+    from agenet.distributed.cores import available_cores
     from agenet.runs.machine import processor_name
 
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
