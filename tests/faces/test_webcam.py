@@ -10,6 +10,7 @@ from pathlib import Path
 from shutil import which
 from unittest import mock
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -404,7 +405,9 @@ def test_camera_shown_and_recorded(tmp_path: Path) -> None:
     assert len(results[-1]["faces"]) == 2
     assert summary.endswith("; camera 0 returns no more frames")
     # As long as it took, whatever was dropped.
-    assert len(read_film(writer.path)) == pytest.approx(results[-1]["frame"], abs=3)
+    assert len(read_film(writer.path)) == pytest.approx(len(results), abs=3)
+    with av.open(writer.path) as film:
+        assert film.duration / av.time_base == pytest.approx(results[-1]["seconds"], abs=0.1)
     assert any((image != camera.image).any() for image in screen.shown)
 
 
@@ -535,6 +538,7 @@ def in_window() -> Callable[[str], str]:
 
 PREPARE = """
 import os, subprocess, time
+import av
 import cv2
 from agenet.cli import options
 from agenet.cli.app import run_command

@@ -52,10 +52,11 @@ def run_program(arguments: list[str], plan: dict[str, Any], inside: Path) -> tup
             process.join(plan["seconds"])
             if process.is_alive() and process.pid:
                 os.kill(process.pid, plan["signal"])
-        process.join(120)
+        limit = 120 + 5 * plan.get("duration", 60)
+        process.join(limit)
         if process.is_alive():
             process.kill()
-            raise WrongError("hangs: killed after 120 s")
+            raise WrongError(f"hangs: killed after {limit:.0f} s")
         count = 0
         with contextlib.suppress(EOFError):
             count = theirs.recv() if theirs.poll(0) else 0
@@ -69,6 +70,7 @@ def _program(
     scratch = Path(inside).parent
     os.environ |= {"HOME": f"{scratch / HOME}", "TMPDIR": f"{scratch / TMP}"}
     os.environ["AGENET_CACHE"] = f"{scratch.parent / 'cache'}"
+    os.environ["MPLCONFIGDIR"] = f"{scratch.parent / 'cache/matplotlib'}"  # It writes to HOME.
     tempfile.tempdir = None
     tqdm.set_lock(threading.RLock())  # Its own is a semaphore, which a kill leaves behind.
     child_process.PRELOAD = "tests.mutations.preload"  # registers the tiny network

@@ -195,6 +195,7 @@ def test_mixup(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sums["gender_count"] == pytest.approx(known)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_net")
 @pytest.mark.parametrize("frozen_stages", [0, 1])
 def test_moving_averages(frozen_stages: int) -> None:
