@@ -20,6 +20,7 @@ EXTRAS = {
         "importlib_resources",
         "jinja2",
         "matplotlib",
+        "pyarrow",
         "scipy",
         "tensorboard",
         "tensorflow",

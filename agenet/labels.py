@@ -154,3 +154,91 @@ def _age_range_of_date(date: str) -> tuple[int, int] | None:
 def fairface_gender(gender: str) -> int:
     """Index into `GENDERS` of a FairFace gender string, or `UNKNOWN`."""
     return _FAIRFACE_GENDER.get(gender, UNKNOWN)
+
+
+# Labels in tables of a user's own, whose spellings are many. Compared without case.
+MAX_LABELLED_AGE = 120  # years; older people are typing errors
+_NOTHING = ("", "none", "nan", "null", "na", "n/a", "<na>", "unknown", "u", "?", "-")
+_FEMALE = ("f", "female", "w", "woman", "women", "girl", "girls", "females", "fem")
+_MALE = ("m", "male", "man", "men", "boy", "boys", "males", "masc")
+_GENDER = {
+    **dict.fromkeys(_NOTHING, UNKNOWN),
+    **dict.fromkeys(_FEMALE, GENDERS.index("female")),
+    **dict.fromkeys(_MALE, GENDERS.index("male")),
+}
+_YEARS = r"([+-]?\d{1,6}(?:\.\d{1,20})?)"
+_YEAR_WORDS = re.compile(r"[ _]*(years?|yrs?|yo|y)([ _-]*(old|of age))?$")
+_AGE_RANGE = re.compile(rf"([(\[]?)\s*{_YEARS}\s*(?:[-–—,;:_~]|\.\.|to|bis)\s*{_YEARS}\s*([)\]]?)")
+_AGE_AND_OVER = re.compile(
+    rf"(?:(?:more than|over|above|older than|>=?)\s*{_YEARS}|"
+    rf"{_YEARS}\s*(?:\+|(?:and|or)[ _](?:more|over|older|above|up)))"
+)
+_AGE_UNDER = re.compile(rf"(?:(under|below|younger than|less than|<)|<=|up to)\s*{_YEARS}")
+
+
+def parse_gender(text: str) -> int:
+    """Index into `GENDERS` of a common English spelling; `UNKNOWN` of an empty or unknown value.
+
+    Raises:
+        ValueError: another spelling, such as a number, of which data sets use both orders.
+
+    >>> [parse_gender(text) for text in ("F", "woman", " Male", "", "unknown")]
+    [0, 0, 1, -1, -1]
+    """
+    gender = _GENDER.get(text.strip().casefold())
+    if gender is None:
+        raise ValueError(f"the gender {text[:40]!r} is not known")
+    return gender
+
+
+def parse_age(text: str) -> tuple[int, int]:
+    """First and last year (inclusive) of an age or age range; `UNKNOWN` twice if it is not known.
+
+    Fractions of a year are cut off. Ranges open at one end are written "[20, 30)", as pandas does.
+
+    Raises:
+        ValueError: it is neither, outside of 0 to `MAX_LABELLED_AGE`, or upside down.
+
+    >>> [parse_age(text) for text in ("31", "31.9", "(25, 32)", "25-32", "[20, 30)", "(20, 30]")]
+    [(31, 31), (31, 31), (25, 32), (25, 32), (20, 29), (21, 30)]
+    >>> [parse_age(text) for text in ("60+", "more than 70", "under 5", "3 years", "Oct-19", "nan")]
+    [(60, 100), (70, 100), (0, 4), (3, 3), (10, 19), (-1, -1)]
+    """
+    plain = _YEAR_WORDS.sub("", text.strip().casefold())
+    if plain in _NOTHING:
+        return UNKNOWN, UNKNOWN
+    if re.fullmatch(_YEARS, plain):
+        return check_age_range(plain, plain)
+    if range_ := _AGE_RANGE.fullmatch(plain):
+        opening, low, high, closing = range_.groups()
+        mixed = opening + closing in ("(]", "[)")
+        return check_age_range(low, high, mixed and opening == "(", mixed and closing == ")")
+    if over := _AGE_AND_OVER.fullmatch(plain):
+        low = over[1] or over[2]
+        return check_age_range(low, str(max(MAX_AGE, int(float(low)))))
+    if under := _AGE_UNDER.fullmatch(plain):
+        return check_age_range("0", under[2], False, bool(under[1]))
+    if date := _age_range_of_date(plain):
+        return date
+    raise ValueError(f"the age {text[:40]!r} is neither a number nor a range such as 25-32")
+
+
+def check_age_range(
+    low: str, high: str, above_low: bool = False, below_high: bool = False
+) -> tuple[int, int]:
+    """First and last year (inclusive) between two ages, without an end that is not included.
+
+    Raises:
+        ValueError: one is no number or outside of 0 to `MAX_LABELLED_AGE`, or they are upside down.
+    """
+    ends = []
+    for text in (low, high):
+        years = float(text)
+        if not 0 <= years <= MAX_LABELLED_AGE:
+            side = "below 0" if years < 0 else f"above {MAX_LABELLED_AGE}"
+            raise ValueError(f"the age {text} is {side}")
+        ends.append(int(years))
+    first, last = ends[0] + above_low, ends[1] - below_high
+    if first > last:
+        raise ValueError(f"the age range {low} to {high} is upside down")
+    return first, last

@@ -1,0 +1,364 @@
+"""Reads a user's own table of faces: paths, ages, genders, subjects, splits and boxes by column.
+
+A million rows take a few seconds and some hundred megabytes.
+"""
+
+import math
+import re
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from agenet.data.table_columns import ColumnOptions, Columns, find_columns
+from agenet.data.table_rows import Chunk, read_chunks
+from agenet.errors import UserError, printable
+from agenet.labels import GENDERS, UNKNOWN, check_age_range, parse_age, parse_gender
+
+STRINGS = np.dtypes.StringDType()
+NO_BOX = (math.nan,) * 4
+_MAX_COORDINATE = 1e6  # pixels
+_MAX_CACHED = 100_000  # different texts of a column
+_MAX_OTHER = 1 << 28  # characters in the columns that are kept by name
+_SPLITS = {
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "valset"), "validation"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
+}
+
+
+@dataclass(frozen=True)
+class FaceTable:
+    """The N faces of a table, in its order.
+
+    Attributes:
+        source: the table, for messages.
+        path: strings [N], of the images, with "/" between folders.
+        row: int64 [N], the line or row of each face in the table, counted from 1.
+        unit: what `row` counts, "line" or "row".
+        age_low, age_high: int32 [N], first and last year of the age, inclusive; equal if it is
+            known to the year, -1 if it is unknown.
+        gender: int32 [N], index into `agenet.labels.GENDERS`, -1 if unknown.
+        subject: strings [N], the person; "" if unknown. None without such a column.
+        split: strings [N]: "train", "validation", "test", "fold_0", "fold_1", ...; "" if unknown.
+            None without such a column.
+        box: float32 [N, 4], left, top, right and bottom of the face in pixels of the image; NaN
+            where there is none. None without such a column.
+        other: strings [N] of further columns, by name.
+        columns: one line on which columns were taken for what.
+    """
+
+    source: str
+    path: np.ndarray
+    row: np.ndarray
+    age_low: np.ndarray
+    age_high: np.ndarray
+    gender: np.ndarray
+    subject: np.ndarray | None = None
+    split: np.ndarray | None = None
+    box: np.ndarray | None = None
+    other: Mapping[str, np.ndarray] = field(default_factory=dict)
+    columns: str = ""
+    unit: str = "line"
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    def where(self, index: int) -> str:
+        """The place of a face in the table, for messages."""
+        return f"{self.source}, {self.unit} {self.row[index]}"
+
+    def select(self, rows: np.ndarray) -> "FaceTable":
+        """The faces of some rows, int or bool [K]."""
+        columns = ("path", "row", "age_low", "age_high", "gender", "subject", "split", "box")
+        chosen: dict[str, Any] = {}
+        for name in columns:
+            values = getattr(self, name)
+            chosen[name] = None if values is None else values[rows]
+        return replace(self, **chosen, other={n: v[rows] for n, v in self.other.items()})
+
+
+def read_face_table(
+    path: Path, options: ColumnOptions | None = None, keep: Collection[str] | None = None
+) -> FaceTable:
+    """Reads a table of faces: CSV, TSV, JSON lines or Parquet.
+
+    Args:
+        path: the file.
+        options: what the user says about the columns; the others are guessed by their names.
+        keep: names of further columns to keep; all by default.
+
+    Raises:
+        UserError: it is no such table, or a value is wrong; names the row.
+    """
+    options = options or ColumnOptions()
+    # Shown only after three seconds, and only on a terminal.
+    size = path.stat().st_size if path.is_file() else 0
+    with tqdm(
+        total=size, desc=f"reading {path.name}", unit="B", unit_scale=True, delay=3, disable=None
+    ) as bar:
+        chunks = read_chunks(path, bar.update)
+        first = next(chunks)
+        columns = find_columns([n for n in first.header if n], options, str(path))
+        kept = [name for name in columns.others if keep is None or name in keep]
+        if missing := sorted(set(keep or ()) - set(first.header)):
+            raise UserError(f"{path}: there is no column {printable(missing[0])!r}")
+        kept += [name for name in keep or () if name not in columns.others]
+        reader = _Reader(str(path), first.unit, columns, kept, options)
+        reader.add(first)
+        for chunk in chunks:
+            reader.add(chunk)
+    table = reader.table()
+    if not len(table):
+        raise UserError(f"{path} has a header, but no rows")
+    check_rows(table)
+    return table
+
+
+def check_rows(table: FaceTable) -> None:
+    """Checks that no face is listed twice and that no subject is in two splits.
+
+    Raises:
+        UserError: one is; names the rows.
+    """
+    _check_unique(table)
+    if table.subject is not None and table.split is not None:
+        _check_subjects(table, table.subject, table.split)
+
+
+class _Reader:
+    """Turns chunks of text into columns of numbers."""
+
+    def __init__(
+        self, path: str, unit: str, columns: Columns, kept: list[str], options: ColumnOptions
+    ) -> None:
+        self._path, self._unit, self._columns = path, unit, columns
+        self._genders = {name.casefold(): gender for name, gender in options.genders.items()}
+        self._nothing = {*map(str.casefold, options.unknown)}
+        self._kept = kept
+        self._parts: dict[str, list[np.ndarray]] = {}
+        self._caches: dict[str, tuple[dict[Any, int], list[Any]]] = {}
+        self._characters = 0
+
+    def add(self, chunk: Chunk) -> None:
+        try:
+            self._add(chunk)
+        except ValueError as error:
+            raise UserError(f"{self._path}, {error}") from None
+
+    def _add(self, chunk: Chunk) -> None:
+        of, count = self._columns.of, len(chunk.rows)
+        paths = [plain_path(text) for text in chunk.column(of["path"])]
+        if "" in paths:
+            raise UserError(f"{self._where(chunk, paths.index(''))}: no path of an image")
+        self._put("path", np.array(paths, STRINGS))
+        self._put("row", np.array(chunk.rows, np.int64))
+        ages = np.full((count, 2), UNKNOWN, np.int32)
+        if "age" in of:
+            ages = self._parsed(chunk, "age", chunk.column(of["age"]), self._age)
+        elif "age_low" in of:
+            ends = zip(chunk.column(of["age_low"]), chunk.column(of["age_high"]), strict=True)
+            ages = self._parsed(chunk, "age", [*ends], self._age_range)
+        self._put("age", ages.astype(np.int32).reshape(count, 2))
+        genders = np.full(count, UNKNOWN, np.int32)
+        if "gender" in of:
+            genders = self._parsed(chunk, "gender", chunk.column(of["gender"]), self._gender)
+        self._put("gender", genders.astype(np.int32))
+        if "subject" in of:
+            texts = chunk.column(of["subject"])
+            subjects = ["" if t.casefold() in self._nothing else t for t in texts]
+            self._put("subject", np.array(subjects, STRINGS))
+        if "split" in of:
+            splits = self._parsed(chunk, "split", chunk.column(of["split"]), parse_split)
+            self._put("split", splits.astype(STRINGS))
+        if self._columns.box:
+            self._put("box", self._boxes(chunk).astype(np.float32).reshape(count, 4))
+        for name in self._kept:
+            texts = chunk.column(name)
+            self._characters += sum(map(len, texts))
+            if self._characters > _MAX_OTHER:
+                raise UserError(
+                    f"{self._path}: more text than fits into memory: remove columns that are not "
+                    f"needed, such as {printable(name)}"
+                )
+            self._put(f"other {name}", np.array(texts, STRINGS))
+
+    def table(self) -> FaceTable:
+        columns = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        age = columns.pop("age")
+        other = {name: columns.pop(f"other {name}") for name in self._kept}
+        return FaceTable(
+            source=self._path,
+            age_low=age[:, 0].copy(),
+            age_high=age[:, 1].copy(),
+            other=other,
+            columns=self._columns.describe(),
+            unit=self._unit,
+            **columns,
+        )
+
+    def _put(self, name: str, values: np.ndarray) -> None:
+        self._parts.setdefault(name, []).append(values)
+
+    def _where(self, chunk: Chunk, index: int) -> str:
+        return f"{self._path}, {chunk.unit} {chunk.rows[index]}"
+
+    def _parsed(
+        self, chunk: Chunk, name: str, texts: list[Any], parse: Callable[[Any], Any]
+    ) -> np.ndarray:
+        """Parses each different text once.
+
+        Raises:
+            UserError: one is wrong; names the first row that has it.
+        """
+        numbers, values = self._caches.setdefault(name, ({}, []))
+        if len(numbers) > _MAX_CACHED:
+            numbers.clear()
+            values.clear()
+        for text in dict.fromkeys(texts):  # in order, so that the first row is named
+            if text not in numbers:
+                try:
+                    values.append(parse(text))
+                except ValueError as error:
+                    where = self._where(chunk, texts.index(text))
+                    raise UserError(f"{where}: {error}") from None
+                numbers[text] = len(values) - 1
+        if not values:
+            return np.zeros(0)
+        return np.array(values)[np.fromiter(map(numbers.__getitem__, texts), np.int64, len(texts))]
+
+    def _boxes(self, chunk: Chunk) -> np.ndarray:
+        texts = [chunk.column(name) for name in self._columns.box]
+        if len(texts) == 4:
+            with suppress(ValueError):  # Then the rows are parsed one by one, and one is named.
+                left, top, third, fourth = (np.array([*map(float, side)]) for side in texts)
+                if self._columns.box_format == "size":
+                    third, fourth = left + third, top + fourth
+                boxes = np.stack([left, top, third, fourth], axis=1)
+                if _is_box(*boxes.T).all():
+                    return boxes
+        return self._parsed(chunk, "box", [*zip(*texts, strict=True)], self._box)
+
+    def _age(self, text: str) -> tuple[int, int]:
+        return (UNKNOWN, UNKNOWN) if text.casefold() in self._nothing else parse_age(text)
+
+    def _age_range(self, ends: tuple[str, str]) -> tuple[int, int]:
+        (low, _), (_, high) = map(self._age, ends)
+        if (low == UNKNOWN) != (high == UNKNOWN):
+            raise ValueError("one end of the age range is missing")
+        return (low, high) if low == UNKNOWN else check_age_range(str(low), str(high))
+
+    def _gender(self, text: str) -> int:
+        if text.casefold() in self._nothing:
+            return UNKNOWN
+        if text.casefold() in self._genders:
+            return self._genders[text.casefold()]
+        try:
+            return parse_gender(text)
+        except ValueError as error:
+            shown = printable(text, 20)
+            raise ValueError(
+                f"{error}: say what it means with --gender {shown}={GENDERS[0]}, --gender "
+                f"{shown}={GENDERS[1]} or --unknown={shown}"
+            ) from None
+
+    def _box(self, sides: tuple[str, ...]) -> tuple[float, ...]:
+        texts = re.findall(r"[^\s,;()\[\]]+", sides[0]) if len(sides) == 1 else sides
+        if not any(texts) or all(t.casefold() in {*self._nothing, "nan", ""} for t in texts):
+            return NO_BOX
+        try:
+            left, top, third, fourth = map(float, texts)
+        except ValueError:
+            raise ValueError(
+                f"the box {' '.join(sides)[:60]!r} is not four numbers: corners, or left, top, "
+                "width and height"
+            ) from None
+        if self._columns.box_format == "size":
+            third, fourth = left + third, top + fourth
+        box = (left, top, third, fourth)
+        if not _is_box(*box):
+            shown = ", ".join(f"{side:g}" for side in box)
+            raise ValueError(
+                f"the box with the corners {shown} is empty: if its last two numbers are width "
+                "and height, add --box-format=size"
+                if self._columns.box_format == "corners"
+                else f"the box with the corners {shown} is empty"
+            )
+        return box
+
+
+def _is_box(left: Any, top: Any, right: Any, bottom: Any) -> Any:
+    """Whether corners are those of a box, each a number or [N]."""
+    small = (abs(left) < _MAX_COORDINATE) & (abs(top) < _MAX_COORDINATE)
+    small &= (abs(right) < _MAX_COORDINATE) & (abs(bottom) < _MAX_COORDINATE)
+    return small & (left < right) & (top < bottom)
+
+
+def plain_path(text: str) -> str:
+    r"""The path of an image with "/" between its folders.
+
+    >>> plain_path(r".\faces\a.jpg")
+    'faces/a.jpg'
+    """
+    path = text.replace("\\", "/")
+    while path.startswith("./"):
+        path = path[2:].lstrip("/")
+    return path
+
+
+def parse_split(text: str) -> str:
+    """The split or fold of a face, see `FaceTable.split`.
+
+    Raises:
+        ValueError: it is neither train, validation or test, nor the number of a fold.
+
+    >>> [parse_split(text) for text in ("Train", "val", "3", "fold_03", "fold 2", "")]
+    ['train', 'validation', 'fold_3', 'fold_3', 'fold_2', '']
+    """
+    plain = text.strip().casefold()
+    if plain in _SPLITS or not plain:
+        return _SPLITS.get(plain, "")
+    if fold := re.fullmatch(r"(?:fold)?[ _-]*(\d{1,4})(?:\.0)?", plain):
+        return f"fold_{int(fold[1])}"
+    raise ValueError(
+        f"the split {text[:40]!r} is neither train, validation or test, nor the number of a fold"
+    )
+
+
+def _check_unique(table: FaceTable) -> None:
+    # By hashes, because sorting texts takes longer and a set of them more memory.
+    hashes = np.fromiter(map(hash, table.path), np.int64, len(table))
+    order = np.argsort(hashes, kind="stable")
+    same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
+    seen: dict[tuple, int] = {}
+    for place in same.tolist():
+        for index in order[place : place + 2].tolist():
+            box = () if table.box is None else tuple(table.box[index].tolist())
+            # Several faces of one image are told apart by their boxes.
+            key = (table.path[index], *(() if any(map(math.isnan, box)) else box))
+            first = seen.setdefault(key, index)
+            if first != index:
+                name = printable(table.path[index], 200)
+                place_of_first = f"in {table.unit} {table.row[first]}"
+                raise UserError(
+                    f"{table.where(index)}: {name} was listed before, {place_of_first}: leave one "
+                    "row for each image, or give each face of it a box"
+                )
+
+
+def _check_subjects(table: FaceTable, subject: np.ndarray, split: np.ndarray) -> None:
+    splits: dict[str, int] = {}
+    for index, (person, part) in enumerate(zip(subject.tolist(), split.tolist(), strict=True)):
+        if not person or not part:
+            continue
+        first = splits.setdefault(person, index)
+        if split[first] != part:
+            raise UserError(
+                f"{table.where(index)}: subject {printable(person)} is in {part}, but in "
+                f"{split[first]} in {table.unit} {table.row[first]}: put each subject into one "
+                "split, or leave the column out with --column split= to make folds by subject"
+            )
