@@ -2,6 +2,7 @@
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -13,11 +14,26 @@ from agenet.errors import native_messages_hidden
 def _complete_name(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from agenet.data.prepare import data_set_names
 
-    return [CompletionItem(name) for name in data_set_names() if name.startswith(incomplete)]
+    names = [*data_set_names(), "images"]
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 class Prepare(click.Command):
-    """Lists in its help the data sets that there are."""
+    """Lists in its help the data sets that there are; `images` has options of its own."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        if args[:1] == ["images"]:
+            from agenet.cli import prepare_images
+
+            name = f"{info_name} images"
+            return prepare_images.command.make_context(name, args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         from agenet.data.prepare import data_set_names
@@ -25,6 +41,8 @@ class Prepare(click.Command):
         formatter.write_paragraph()
         with formatter.indentation():
             formatter.write_text(f"Data sets: {', '.join(data_set_names())}.")
+            formatter.write_paragraph()
+            formatter.write_text("Your own images: see agenet prepare images --help.")
 
 
 @click.command(cls=Prepare)

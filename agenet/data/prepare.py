@@ -9,7 +9,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,6 @@ def prepare(
         UserError: a mistake that the user can correct; no half-written data is left behind.
     """
     # Imported here because `agenet prepare --help` lists the data sets.
-    from agenet.data.description import read_description
     from agenet.data.records import default_data_dir
 
     make_shipped_importable()
@@ -78,22 +77,53 @@ def prepare(
     # Where nothing is to be written, the folder may be read-only.
     idle = _is_prepared(path) and not overwrite and not shared.needs_repair(path.parent)
     with contextlib.nullcontext() if idle else shared.exclusively(path.parent):
-        if _is_prepared(path) and not overwrite:
-            print(f"{full_name} is already prepared: {path} (--overwrite prepares it again)")
-        elif path.exists() and not overwrite:
-            raise UserError(
-                f"{path} exists, but holds no prepared data set: add --overwrite to replace it"
-            )
-        else:
+        if not already_prepared(path, overwrite):
             start = time.monotonic()
             _prepare(builder_cls, config, path, manual_dir, beam)
             print(f"{full_name} prepared in {time.monotonic() - start:.0f} s: {path}")
+    show_prepared(path, f"{name}/{config}", data_dir)
+
+
+def already_prepared(path: Path, overwrite: bool) -> bool:
+    """Whether a version of a data set is prepared, and is not to be prepared again; says so.
+
+    Raises:
+        UserError: something else is there.
+    """
+    if overwrite or not path.exists():
+        return False
+    if not _is_prepared(path):
+        raise UserError(
+            f"{path} exists, but holds no prepared data set: add --overwrite to replace it"
+        )
+    full_name = "/".join(path.parts[-3:])
+    print(f"{full_name} is already prepared: {path} (--overwrite prepares it again)")
+    return True
+
+
+def show_prepared(
+    path: Path, data_set: str, data_dir: Path | None, tasks: Sequence[str] = ("age", "gender")
+) -> None:
+    """Prints a summary of a prepared data set and the command that trains on it.
+
+    Args:
+        path: of the version.
+        data_set: its name, such as "adience/faces".
+        data_dir: as the user gave it.
+        tasks: that can be learnt from it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    from agenet.data.description import read_description
+
     try:
         description = read_description(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): add --overwrite to replace it") from error
     _print_summary(description)
-    if command := _training_command(name, config, description.shards, data_dir):
+    name, _, config = data_set.partition("/")
+    if command := _training_command(name, config, description.shards, data_dir, tasks):
         print(f"next: {command}")
 
 
@@ -102,7 +132,11 @@ def _is_prepared(path: Path) -> bool:
 
 
 def _training_command(
-    name: str, builder_config: str, splits: Iterable[str], data_dir: Path | None
+    name: str,
+    builder_config: str,
+    splits: Iterable[str],
+    data_dir: Path | None,
+    tasks: Sequence[str] = ("age", "gender"),
 ) -> str:
     """The command that trains on the data set; "" if it has a single split, to test on."""
     if len(list(splits)) < 2:
@@ -114,6 +148,8 @@ def _training_command(
         command.append(f"--config.dataset.name={data_set}")
     if data_dir:
         command.append(f"--config.dataset.data_dir={data_dir}")
+    if len(tasks) == 1:
+        command.append(f"--config.tasks={tasks[0]}")
     return shlex.join(command)
 
 
@@ -122,6 +158,16 @@ def _nearest(name: str, names: list[str]) -> str:
 
 
 def _load_builder(name: str) -> Any:
+    require_builders()
+    return importlib.import_module(f"data_prep.{name}.{name}_dataset_builder").Builder
+
+
+def require_builders() -> None:
+    """Imports what builders need, and silences it.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import array_record  # noqa: F401
         import tensorflow_datasets as tfds
@@ -130,7 +176,6 @@ def _load_builder(name: str) -> Any:
         raise needs_extra("train", "preparing data", error) from None
     logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()  # The builders have progress bars that stay out of log files.
-    return importlib.import_module(f"data_prep.{name}.{name}_dataset_builder").Builder
 
 
 def _beam_options(options: str | None, builder_cls: Any) -> Any:
@@ -165,7 +210,7 @@ def _prepare(
         builder = builder_cls(config=config, data_dir=unfinished)
         builder.beam = beam_options is not None
         # TFDS announces a download, though nothing is downloaded.
-        with contextlib.redirect_stdout(io.StringIO()):
+        with full_disk_explained(path), contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(
                     manual_dir=manual_dir, beam_options=beam_options
@@ -175,6 +220,15 @@ def _prepare(
         # In it TFDS names the default config.
         with contextlib.suppress(OSError):
             (unfinished / builder.name / ".config").rename(path.parents[1] / ".config")
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def full_disk_explained(path: Path) -> Iterator[None]:
+    """Turns the errors of a full disk into one that names the data set `path`."""
+    try:
+        yield
     except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError.
         if os.strerror(errno.ENOSPC) not in str(error):
             raise
@@ -182,8 +236,6 @@ def _prepare(
             f"the disk is full: free some space for {path}, or name a folder on another disk with "
             "--data_dir"
         ) from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _print_summary(description: "Description") -> None:

@@ -17,7 +17,7 @@ from agenet.data.claims import check_labels
 from agenet.data.config import AgeLabels
 from agenet.data.stored import SelectedImages, Shard, StoredImages, measure_images
 from agenet.errors import UserError, needs_extra, printable
-from agenet.files import expand_home
+from agenet.files import SHIPPED, expand_home
 from agenet.labels import AGE_LABELS, MAX_AGE, UNKNOWN
 
 if TYPE_CHECKING:
@@ -216,6 +216,8 @@ def extra_names(name: str) -> list[str]:
 def _prepare_command(name: str, data_dir: str) -> str:
     builder, _, config = name.partition("/")
     where = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
+    if not (SHIPPED / "data_prep" / builder).is_dir():
+        return f"agenet prepare images --name={builder} --images=FOLDER{where}"
     # Drawn faces are generated, not downloaded.
     release = "" if builder == "drawn_faces" else " --manual_dir=FOLDER_OF_THE_RELEASE"
     return f"agenet prepare {builder} --config={config}{where}{release}"

@@ -145,7 +145,7 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
 def test_several_faces_of_one_image(tmp_path: Path) -> None:
     header = "file,x1,y1,x2,y2\n"
     assert len(read(tmp_path, f"{header}a.jpg,0,0,5,5\na.jpg,9,0,12,5\n")) == 2
-    with pytest.raises(UserError, match="line 4: a.jpg was listed before, in line 2"):
+    with pytest.raises(UserError, match=r"line 4: a.jpg was listed before, in line 2"):
         read(tmp_path, f"{header}a.jpg,0,0,5,5\na.jpg,9,0,12,5\na.jpg,0,0,5,5\n")
 
 

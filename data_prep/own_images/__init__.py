@@ -1,0 +1,1 @@
+"""Faces of a user's own: a data set with any name, from a folder and a table."""
