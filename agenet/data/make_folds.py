@@ -35,9 +35,8 @@ def make_folds(group: np.ndarray, cell: np.ndarray, folds: int, seed: int) -> np
         fold[rows] = best
         counts[best] += own
     alone = rng.permutation(np.flatnonzero(sizes[group] == 1))
-    alone = alone[np.argsort(cell[alone], kind="stable")]
-    kinds, first = np.unique(cell[alone], return_index=True)
-    for kind, rows in zip(kinds, np.split(alone, first[1:]), strict=True):
+    for kind in np.unique(cell[alone]):
+        rows = alone[cell[alone] == kind]
         # Ties go to the fold with the fewest faces in all.
         order = np.lexsort((counts.sum(axis=1), counts[:, kind]))
         share = _level(counts[order, kind], len(rows))

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from agenet.data.face_table import STRINGS, FaceTable, check_rows, parse_split
+from agenet.data.face_table import STRINGS, parse_split
 from agenet.data.table_columns import ColumnOptions
+from agenet.data.table_faces import FaceTable, check_rows
 from agenet.errors import UserError, printable
 from agenet.faces.image_formats import is_read
 from agenet.labels import UNKNOWN, parse_age, parse_gender

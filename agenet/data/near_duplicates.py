@@ -21,12 +21,15 @@ _NEIGHBOURS = 8  # compared with each hash in each order
 
 
 def hash_image(image: np.ndarray) -> np.ndarray:
-    """The hash of an image uint8 [H, W] or RGB [H, W, 3]: uint64 [WORDS]."""
-    small = cv2.resize(image, (_GREY_SIDE, _GREY_SIDE), interpolation=cv2.INTER_AREA)
-    if small.ndim == 3:
-        small = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    """The hash of an image uint8 [H, W] or BGR [H, W, 3], of some 256 pixels: uint64 [WORDS]."""
+    # Grey first: averaging three channels takes three times as long.
+    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 else image
+    # In two steps, the second of a whole factor: four times as fast as one.
+    twice = cv2.resize(grey, (2 * _GREY_SIDE, 2 * _GREY_SIDE), interpolation=cv2.INTER_LINEAR)
+    small = cv2.resize(twice, (_GREY_SIDE, _GREY_SIDE), interpolation=cv2.INTER_AREA)
     low = cv2.dct(small.astype(np.float32))[:SIDE, :SIDE]
-    return np.packbits(low > np.median(low)).view(np.uint64)
+    median = np.partition(low.ravel(), SIDE * SIDE // 2)[SIDE * SIDE // 2]
+    return np.packbits(low >= median).view(np.uint64)
 
 
 def find_pairs(hashes: np.ndarray, threshold: int = THRESHOLD) -> np.ndarray:

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from agenet.data.face_table import FaceTable
+from agenet.data.claims import check_image
 from agenet.data.near_duplicates import WORDS, hash_image
+from agenet.data.table_faces import FaceTable
 from agenet.distributed.cores import available_cores
 from agenet.faces.crop import crop_square, face_square
 from agenet.faces.face import Box, Detection, Detector
@@ -22,7 +23,8 @@ MIN_SIDE = 20  # pixels; smaller faces show neither age nor gender
 JPEG_QUALITY = 95
 _MIN_OVERLAP = 0.3  # of a detected face and a given box, intersection over union
 _MAX_BYTES_KEPT = 1 << 20  # of a file that is stored as it is
-_CHUNK = 4  # images that a thread takes at a time
+_MAX_BYTES_PLAIN = 16 << 20  # of a file that OpenCV decodes
+_CHUNK = 16  # images that a thread takes at a time
 _MAX_SIDES = 4  # of an image, longer to shorter: training cuts out the central square
 
 T = TypeVar("T")
@@ -122,10 +124,13 @@ def _box(table: FaceTable, row: int) -> Box | None:
 
 def _encode(path: Path, box: Box | None, size: int, detector: Detector | None) -> "_Encoded | str":
     """A face, or why it is left out."""
-    try:
-        image = read_image_file(path)
-    except ImageFileError as error:
-        return error.reason
+    jpeg = _plain_jpeg(path)
+    image = _decode(jpeg) if jpeg else None
+    if image is None:
+        try:
+            image = read_image_file(path)
+        except ImageFileError as error:
+            return error.reason
     pixels, several = image.pixels, False
     if detector or box:
         found = _find(image, box, detector)
@@ -141,17 +146,41 @@ def _encode(path: Path, box: Box | None, size: int, detector: Detector | None) -
         return f"smaller than {MIN_SIDE} pixels"
     if max(height, width) > _MAX_SIDES * min(height, width):
         return f"more than {_MAX_SIDES} times as long as wide"
-    hashed = hash_image(pixels)
-    whole = not (detector or box)
-    if whole and min(height, width) <= size and (jpeg := _small_jpeg(path)):
-        return _Encoded(jpeg, hashed, hash(jpeg), (width, height), several)
+    is_stored = jpeg and len(jpeg) <= _MAX_BYTES_KEPT and pixels is image.pixels
     if min(height, width) > size:
         scale = size / min(height, width)
         width, height = round(width * scale), round(height * scale)
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        is_stored = False
     bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-    return _Encoded(jpeg, hashed, hash(jpeg), (width, height), several)
+    if not jpeg or not is_stored:
+        jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+    return _Encoded(jpeg, hash_image(bgr), hash(jpeg), (width, height), several)
+
+
+def _plain_jpeg(path: Path) -> bytes | None:
+    """A JPEG file that OpenCV decodes rightly, at twice the speed of `read_image_file`.
+
+    It is complete, of usual colours, not turned, and claims no more than training accepts.
+    """
+    try:
+        if not path.is_file() or path.stat().st_size > _MAX_BYTES_PLAIN:
+            return None
+        data = path.read_bytes()
+        check_image(data, 0)
+    except (OSError, ValueError):
+        return None
+    is_plain = data.startswith(b"\xff\xd8\xff") and data.rstrip(b"\0")[-2:] == b"\xff\xd9"
+    # Metadata may turn the image or say where somebody lives; Adobe's marks other colours.
+    return data if is_plain and not any(mark in data for mark in (b"Exif\0", b"Adobe")) else None
+
+
+def _decode(jpeg: bytes) -> FileImage | None:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        return None
+    return None if pixels is None else FileImage(pixels, pixels.shape[1::-1])
 
 
 def _find(
@@ -183,19 +212,6 @@ def _overlap(one: Box, other: Box) -> float:
     height = min(one.bottom, other.bottom) - max(one.top, other.top)
     common = max(width, 0.0) * max(height, 0.0)
     return common / (one.width * one.height + other.width * other.height - common)
-
-
-def _small_jpeg(path: Path) -> bytes | None:
-    """A JPEG file that may be stored as it is: small, complete, of usual colours, not turned."""
-    try:
-        if path.stat().st_size > _MAX_BYTES_KEPT:
-            return None
-        data = path.read_bytes()
-    except OSError:
-        return None
-    is_plain = data.startswith(b"\xff\xd8\xff") and data.rstrip(b"\0")[-2:] == b"\xff\xd9"
-    # Metadata may turn the image or say where somebody lives; Adobe's marks other colours.
-    return data if is_plain and not any(mark in data for mark in (b"Exif\0", b"Adobe")) else None
 
 
 def _map_ahead(

@@ -5,17 +5,27 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agenet.data.face_table import STRINGS, FaceTable, read_face_table
-from agenet.data.make_folds import make_folds
+from agenet.data.divide_images import (
+    all_subjects_known,
+    classes_of,
+    describe_groups,
+    describe_leakage,
+    describe_other_labels,
+    divide,
+    find_groups,
+    leave_out_copies,
+    name_groups,
+    plan_splits,
+)
+from agenet.data.face_table import STRINGS, read_face_table
 from agenet.data.name_labels import read_folder
-from agenet.data.near_duplicates import find_clusters, find_pairs
+from agenet.data.near_duplicates import find_pairs
 from agenet.data.own_images import EncodedFaces, encode_faces
 from agenet.data.prepare import (
     already_prepared,
@@ -26,15 +36,15 @@ from agenet.data.prepare import (
 )
 from agenet.data.records import default_data_dir
 from agenet.data.table_columns import ColumnOptions
+from agenet.data.table_faces import FaceTable
 from agenet.data.table_files import describe_missing, find_missing
 from agenet.errors import UserError, printable
 from agenet.files import expand_home, make_shipped_importable
-from agenet.labels import AGE_GROUPS, GENDERS, UNKNOWN, nearest_age_group_of_range
+from agenet.labels import AGE_GROUPS, GENDERS, UNKNOWN
 
 CONFIG = "faces"
 MIN_IMAGES = 50
 NAMES_KEPT = 100  # of images that are left out, in the metadata
-_LARGE_CLUSTER = 0.05  # share of the images
 _MAX_LEFT_OUT = 0.5  # share of the images that may be unusable
 
 NO_SUBJECTS = (
@@ -198,12 +208,14 @@ def _check_enough(table: FaceTable) -> None:
             f"{table.source}: {len(table)} images with labels, fewer than the {MIN_IMAGES} that "
             "folds and a validation set take: add images"
         )
-    counts = {name: len(np.unique(values[values >= 0])) for name, values in _classes(table).items()}
+    counts = {
+        name: len(np.unique(values[values >= 0])) for name, values in classes_of(table).items()
+    }
     if max(counts.values()) < 2:
         only = " and ".join(
             f"the {name} {names[values.max()]}"
             for (name, values), names in zip(
-                _classes(table).items(), (AGE_GROUPS, GENDERS), strict=True
+                classes_of(table).items(), (AGE_GROUPS, GENDERS), strict=True
             )
             if counts[name]
         )
@@ -211,15 +223,6 @@ def _check_enough(table: FaceTable) -> None:
             f"{table.source}: all faces have {only}: nothing can be learnt from a single class: "
             "add other faces"
         )
-
-
-def _classes(table: FaceTable) -> dict[str, np.ndarray]:
-    """Age group and gender of each face, int32 [N]."""
-    ranges, index = np.unique(
-        np.stack([table.age_low, table.age_high], axis=1), axis=0, return_inverse=True
-    )
-    groups = [UNKNOWN if low < 0 else nearest_age_group_of_range(low, high) for low, high in ranges]
-    return {"age": np.array(groups, np.int32)[index.ravel()], "gender": table.gender}
 
 
 def _write(
@@ -246,14 +249,15 @@ def _write(
     if split is not None and (unknown := usable[split[usable] == ""]).size:
         left_out["no split"] = table.path[unknown].tolist()
         usable = np.setdiff1d(usable, unknown)
-    usable, copies = _without_copies(encoded.checksums, split, usable)
+    usable, copies = leave_out_copies(encoded.checksums, split, usable)
     if len(copies):
         left_out["an exact copy of another image"] = table.path[copies].tolist()
+        lines += describe_other_labels(table, encoded.checksums, usable, copies)
     near = usable[find_pairs(encoded.hashes[usable])]
-    group = _groups(table, usable, near)
-    lines += _describe_groups(table, usable, near, group)
-    splits = _divide(table, usable, group, split, options, lines)
-    lines += _describe_leakage(splits, near)
+    group = find_groups(table, usable, near)
+    lines += describe_groups(table, usable, near, group)
+    splits, line = divide(table, usable, group, split, options.folds, options.seed)
+    lines += [line, *describe_leakage(splits, near)]
     if encoded.several.any():
         lines.append(
             f"several faces in {encoded.several.sum():,} images: the largest of each is taken"
@@ -264,15 +268,15 @@ def _write(
         lines.append(f"left out: {len(paths):,} ({reason}): {first}{more}")
     tasks = []
     kept = table.select(usable)
-    for task, classes in _classes(kept).items():
+    for task, classes in classes_of(kept).items():
         found = np.unique(classes[classes >= 0])
         if len(found) > 1:
             tasks.append(task)
         elif len(found):
             names = AGE_GROUPS if task == "age" else GENDERS
             lines.append(f"all faces have the {task} {names[found[0]]}: it cannot be learnt")
-    notice = "" if _all_subjects_known(table, usable) else NO_SUBJECTS
-    first_of_group = _first_paths(table, usable, group)
+    notice = "" if all_subjects_known(table, usable) else NO_SUBJECTS
+    first_of_group = name_groups(table, usable, group)
 
     def features_of(row: int) -> dict[str, Any]:
         return own.features(
@@ -315,149 +319,3 @@ def _check_usable(table: FaceTable, encoded: EncodedFaces, folder: Path) -> None
     raise UserError(
         f"{folder}: only {usable:,} of {len(table):,} images can be used: {', '.join(parts)}"
     )
-
-
-def plan_splits(split: np.ndarray | None) -> tuple[np.ndarray | None, list[str]]:
-    """The TFDS split of each face from the splits of a table, and lines about changes.
-
-    Data sets of agenet have either folds or the splits train and test; validation faces are
-    sampled from the training set when a run starts.
-
-    Args:
-        split: strings [N], see `agenet.data.face_table.FaceTable`; None without splits.
-
-    Returns:
-        Strings [N], "" where it is unknown; None if folds are to be made.
-
-    Raises:
-        UserError: there are both folds and named splits.
-    """
-    if split is None:
-        return None, []
-    names = set(np.unique(split).tolist()) - {""}
-    folds = {name for name in names if name.startswith("fold_")}
-    if folds and names - folds:
-        raise UserError(
-            f"the splits are {', '.join(sorted(names))}: name either folds or train and test, or "
-            "leave the column out with --column split="
-        )
-    if len(names) < 2 and names != {"test"}:
-        what = f"all faces are in {names.pop()}" if names else "no face has a split"
-        return None, [f"{what}: folds are made"]
-    if "validation" not in names:
-        return split, []
-    target = "train" if "test" in names else "test"
-    if "train" not in names:
-        target = "train"
-    line = f"the split validation becomes {target}"
-    if target == "train":
-        line += "; a run samples its own validation faces from train"
-    return np.where(split == "validation", target, split).astype(STRINGS), [line]
-
-
-def _without_copies(
-    checksums: np.ndarray, split: np.ndarray | None, usable: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rows without exact copies of others, and the copies; test faces are kept first."""
-    last = np.zeros(len(usable)) if split is None else (split[usable] != "test").astype(float)
-    order = usable[np.argsort(last, kind="stable")]
-    _, first = np.unique(checksums[order], return_index=True)
-    kept = np.sort(order[first])
-    return kept, np.setdiff1d(usable, kept)
-
-
-def _groups(table: FaceTable, usable: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """The subject or cluster of each usable row, int [K] from 0.
-
-    Faces of a known subject belong together; near-duplicates do where a subject is unknown.
-    """
-    place = np.full(len(table), -1, np.int64)
-    place[usable] = np.arange(len(usable))
-    pairs = place[near]
-    if table.subject is not None:
-        subjects = table.subject[usable]
-        known = subjects != ""
-        pairs = pairs[~known[pairs].all(axis=1)] if len(pairs) else pairs
-        order = np.argsort(subjects, kind="stable")
-        same = (subjects[order][1:] == subjects[order][:-1]) & known[order][1:]
-        chain = np.stack([order[:-1], order[1:]], axis=1)[same]
-        pairs = np.concatenate([pairs, chain])
-    return find_clusters(len(usable), pairs)
-
-
-def _all_subjects_known(table: FaceTable, usable: np.ndarray) -> bool:
-    return table.subject is not None and bool((table.subject[usable] != "").all())
-
-
-def _describe_groups(
-    table: FaceTable, usable: np.ndarray, near: np.ndarray, group: np.ndarray
-) -> list[str]:
-    sizes = np.bincount(group)
-    if _all_subjects_known(table, usable):
-        return [f"subjects: {len(sizes):,}, from the column of the table"]
-    known = 0 if table.subject is None else int((table.subject[usable] != "").sum())
-    by = "near-duplicates" if not known else f"subjects ({known:,} faces) and near-duplicates"
-    lines = [
-        f"clusters: {len(sizes):,}, by {by}; {len(near):,} pairs of images look like the same "
-        "photograph"
-    ]
-    if sizes.max() > max(_LARGE_CLUSTER * len(usable), 20) and not known:
-        example = table.path[usable[np.flatnonzero(group == sizes.argmax())[0]]]
-        lines.append(
-            f"warning: {sizes.max():,} images look alike, such as {printable(example, 200)}: are "
-            "they faces?"
-        )
-    return lines
-
-
-def _first_paths(table: FaceTable, usable: np.ndarray, group: np.ndarray) -> Mapping[int, str]:
-    """What tells the group of each row from others: its subject, or the path of its first row."""
-    _, first = np.unique(group, return_index=True)
-    names = [
-        f"path {table.path[row]}"
-        if table.subject is None or not table.subject[row]
-        else f"subject {table.subject[row]}"
-        for row in usable[first].tolist()
-    ]
-    return {row: names[number] for row, number in zip(usable.tolist(), group.tolist(), strict=True)}
-
-
-def _divide(
-    table: FaceTable,
-    usable: np.ndarray,
-    group: np.ndarray,
-    split: np.ndarray | None,
-    options: ImagesOptions,
-    lines: list[str],
-) -> dict[str, np.ndarray]:
-    """The rows of each split."""
-    if split is not None:
-        lines.append("splits: those of the table")
-        own = split[usable]
-        return {name: usable[own == name] for name in sorted(np.unique(own).tolist())}
-    groups = int(group.max()) + 1
-    if groups < 2 * options.folds:
-        raise UserError(
-            f"{table.source}: {groups} subjects or clusters cannot be divided into "
-            f"{options.folds} folds: lower --folds, or add images of other people"
-        )
-    classes = _classes(table.select(usable))
-    cell = (classes["age"] + 1) * (len(GENDERS) + 1) + classes["gender"] + 1
-    fold = make_folds(group, cell, options.folds, options.seed)
-    by = "subject" if _all_subjects_known(table, usable) else "cluster of near-duplicates"
-    lines.append(
-        f"folds: {options.folds}, by {by}, balanced by age group and gender, seed {options.seed}"
-    )
-    # In the order in which they are read.
-    names = sorted((f"fold_{number}", number) for number in range(options.folds))
-    return {name: usable[fold == number] for name, number in names}
-
-
-def _describe_leakage(splits: Mapping[str, np.ndarray], near: np.ndarray) -> list[str]:
-    """Near-duplicates in different splits: with splits or subjects of the table."""
-    number = {row: i for i, rows in enumerate(splits.values()) for row in rows.tolist()}
-    apart = [pair for pair in near.tolist() if number[pair[0]] != number[pair[1]]]
-    if not apart:
-        return []
-    faces = len({row for pair in apart for row in pair})
-    return [f"warning: {faces:,} images look like an image of another split: see the report"]
