@@ -40,7 +40,7 @@ from agenet.data.table_faces import FaceTable
 from agenet.data.table_files import describe_missing, find_missing
 from agenet.errors import UserError, printable
 from agenet.files import expand_home, make_shipped_importable
-from agenet.labels import AGE_GROUPS, GENDERS, UNKNOWN
+from agenet.labels import TASK_CLASSES, UNKNOWN
 
 CONFIG = "faces"
 MIN_IMAGES = 50
@@ -208,16 +208,13 @@ def _check_enough(table: FaceTable) -> None:
             f"{table.source}: {len(table)} images with labels, fewer than the {MIN_IMAGES} that "
             "folds and a validation set take: add images"
         )
-    counts = {
-        name: len(np.unique(values[values >= 0])) for name, values in classes_of(table).items()
-    }
+    classes = classes_of(table)
+    counts = {task: len(np.unique(of_task[of_task >= 0])) for task, of_task in classes.items()}
     if max(counts.values()) < 2:
         only = " and ".join(
-            f"the {name} {names[values.max()]}"
-            for (name, values), names in zip(
-                classes_of(table).items(), (AGE_GROUPS, GENDERS), strict=True
-            )
-            if counts[name]
+            f"the {task} {TASK_CLASSES[task][classes[task].max()]}"
+            for task in counts
+            if counts[task]
         )
         raise UserError(
             f"{table.source}: all faces have {only}: nothing can be learnt from a single class: "
@@ -273,8 +270,8 @@ def _write(
         if len(found) > 1:
             tasks.append(task)
         elif len(found):
-            names = AGE_GROUPS if task == "age" else GENDERS
-            lines.append(f"all faces have the {task} {names[found[0]]}: it cannot be learnt")
+            only = TASK_CLASSES[task][found[0]]
+            lines.append(f"all faces have the {task} {only}: it cannot be learnt")
     notice = "" if all_subjects_known(table, usable) else NO_SUBJECTS
     first_of_group = name_groups(table, usable, group)
 
