@@ -51,9 +51,9 @@ def read_folder(
     paths: list[str] = []
     unmatched: list[str] = []
     for name in names:
-        labels = match(name)
+        labels = match(name) if _is_utf8(name) else None
         if labels is None:
-            unmatched.append(name)
+            unmatched.append(printable(name, 1000))
         else:
             paths.append(name)
             rows.append(labels)
@@ -76,6 +76,11 @@ def _images(folder: Path) -> Iterator[str]:
                     raise UserError(f"--images {folder}: more than {_MAX_FILES:,} images")
                 yield name if below == "." else f"{below}/{name}"
     bar.close()
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether the name of a file can be stored: Python has surrogates for other bytes."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _matcher(pattern: str) -> Callable[[str], dict[str, str] | None]:

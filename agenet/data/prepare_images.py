@@ -47,9 +47,13 @@ MIN_IMAGES = 50
 NAMES_KEPT = 100  # of images that are left out, in the metadata
 _MAX_LEFT_OUT = 0.5  # share of the images that may be unusable
 
-NO_SUBJECTS = (
-    "No subjects are known: near-duplicates are kept together, but a person may be in several "
-    "folds, so that results are optimistic."
+_NO_SUBJECTS = "No subjects are known: "
+NO_SUBJECTS_IN_FOLDS = (
+    f"{_NO_SUBJECTS}near-duplicates are kept together, but a person may be in several folds, so "
+    "that results are optimistic."
+)
+NO_SUBJECTS_IN_SPLITS = (
+    f"{_NO_SUBJECTS}a person may be in several splits, so that results may be optimistic."
 )
 
 
@@ -272,7 +276,9 @@ def _write(
         elif len(found):
             only = TASK_CLASSES[task][found[0]]
             lines.append(f"all faces have the {task} {only}: it cannot be learnt")
-    notice = "" if all_subjects_known(table, usable) else NO_SUBJECTS
+    notice = NO_SUBJECTS_IN_FOLDS if split is None else NO_SUBJECTS_IN_SPLITS
+    if all_subjects_known(table, usable):
+        notice = ""
     first_of_group = name_groups(table, usable, group)
 
     def features_of(row: int) -> dict[str, Any]:

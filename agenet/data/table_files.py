@@ -34,10 +34,7 @@ def find_missing(paths: Sequence[str] | np.ndarray, folder: Path) -> np.ndarray:
                 f"{printable(path, 200)} leads out of its folder: name the folder above with "
                 "--images, and write the paths from there"
             )
-        try:
-            if not (folder / path).is_file():
-                missing.append(row)
-        except ValueError:  # a zero byte
+        if not _is_file(folder / path):
             missing.append(row)
     return np.array(missing, np.int64)
 
@@ -59,12 +56,12 @@ def suggest_fix(missing: Sequence[str], folder: Path) -> str:
     """What to type to find most of some missing paths, as the end of a message; "" if unknown."""
     # The folder itself may be repeated in the table.
     for parent in list(folder.absolute().parents)[:3]:
-        if _most(sum((parent / path).is_file() for path in missing), missing):
+        if _most(sum(_is_file(parent / path) for path in missing), missing):
             return f"; they are in {parent}: use --images={parent}"
     for cut in range(1, 1 + max((path.count("/") for path in missing), default=0)):
         start = "/".join(missing[0].split("/")[:cut]) + "/"
         found = (folder / path.removeprefix(start) for path in missing if path.startswith(start))
-        if _most(sum(path.is_file() for path in found), missing):
+        if _most(sum(map(_is_file, found)), missing):
             return f"; without {printable(start, 200)} they are found: add --strip-prefix={start}"
     places: dict[str, int] = {}
     wanted = {path.rpartition("/")[2]: path for path in missing}
@@ -88,6 +85,13 @@ def suggest_fix(missing: Sequence[str], folder: Path) -> str:
         return f"; there are files of the same names that end with .{printable(max(endings))}"
     held = [printable(name) for name in islice(_files(folder), 3)]
     return f"; the folder holds {', '.join(held) or 'no files'}"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # Too long a name, or a zero byte in it.
+        return False
 
 
 def _most(found: int, of: Sequence[str]) -> bool:

@@ -177,6 +177,7 @@ def test_missing_files_and_what_would_fix_it(tmp_path: Path) -> None:
         assert "and 3 more" in message
         with pytest.raises(UserError, match=fix):
             raise UserError(message)
+    assert find_missing(["x" * 5000 + ".jpg", "0.jpg", "a\0.jpg"], folder).tolist() == [0, 2]
     with pytest.raises(UserError, match="leads out of its folder"):
         find_missing(["../../a.jpg"], folder)
     with pytest.raises(UserError, match="no such folder"):

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from agenet.cli.app import run_command
 from agenet.data.divide_images import plan_splits
 from agenet.data.face_table import STRINGS
-from agenet.data.prepare_images import NO_SUBJECTS
+from agenet.data.prepare_images import NO_SUBJECTS_IN_FOLDS
 from agenet.data.records import Records, join_records, open_records
 from agenet.data.splits import count_leaked, make_splits
 from agenet.errors import UserError
@@ -101,7 +101,10 @@ def test_near_duplicates_stay_together(tmp_path: Path, images: Path, capsys: Any
     assert not (tmp_path / "data").exists()
     records = run(tmp_path, folder, f"--table={path}", "--allow-missing", "--folds=4")
     output = capsys.readouterr().out
-    assert "folds: 4, by cluster of near-duplicates" in output and records.notice == NO_SUBJECTS
+    assert (
+        "folds: 4, by cluster of near-duplicates" in output
+        and records.notice == NO_SUBJECTS_IN_FOLDS
+    )
     assert "left out: 1 (an exact copy of another image): copy.jpg" in output
     assert "warning: 1 exact copies have another age or gender, such as copy.jpg" in output
     assert "left out: 2 (missing): 00a.jpg, 02a.jpg" in output
