@@ -68,7 +68,9 @@ def mistake_in_options(command: str, words: list[str]) -> str:
         return f"there is no command {command}"
     known = TRAIN_FLAGS
     if command != "train":
-        described = importlib.import_module(f"agenet.cli.{command}").command
+        own_images = command == "prepare" and words[:1] == ["images"]
+        module = "prepare_images" if own_images else command
+        described = importlib.import_module(f"agenet.cli.{module}").command
         options = [(*option.opts, *option.secondary_opts) for option in described.params]
         known = {"-h", "--help"}.union(*options)
     for word in words:
