@@ -30,6 +30,9 @@ EXTRAS = {
     "compare": ("albumentations", "keras", "openvino", "timm", "torch", "torchvision"),
     "webcam": ("dlib",),
     "heic": ("pillow_heif",),
+    "mlflow": ("alembic", "mlflow", "sqlalchemy"),
+    "wandb": ("wandb",),
+    "hub": ("huggingface_hub",),
 }
 
 

@@ -11,6 +11,7 @@ one. The same command again resumes a run that was interrupted.
 # `agenet.runs.config.RunConfig`.
 
 import itertools
+import re
 import runpy
 import shlex
 import sys
@@ -154,12 +155,23 @@ def _config_error(arguments: Sequence[str]) -> UserError | None:
     try:
         known = list(_fields(runpy.run_path(path)["get_config"](*argument)))
     except Exception as error:
+        # Of a locked config, with all of its fields behind it.
+        if key := re.match(r"'?Key \"([\w.]+)\" does not exist", _last_line(error)):
+            return UserError(f"config file {path}: unknown config field {key[1]}{_now(key[1])}")
         return UserError(f"config file {path}: {type(error).__name__}: {_last_line(error)}")
     for flag in given:
         field = flag.partition("=")[0].removeprefix("config.")
         if flag.startswith("config.") and field not in known:
-            return UserError(f"unknown config field {field}{did_you_mean(field, known)}")
+            nearest = _now(field) or did_you_mean(field, known)
+            return UserError(f"unknown config field {field}{nearest}")
     return None
+
+
+def _now(field: str) -> str:
+    """A part of a message that says what a field of earlier versions is now."""
+    from agenet.runs.identity import RENAMED_FIELDS
+
+    return f": it is now {RENAMED_FIELDS[field]}" if field in RENAMED_FIELDS else ""
 
 
 def _fields(config: ConfigDict, prefix: str = "") -> list[str]:

@@ -108,6 +108,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluate_every = "1 epochs"
     config.checkpoint_every = "1 epochs"  # the most that an interruption without notice can cost
     config.log_every = "20 steps"
-    config.tensorboard = True
+    # Where scalars, config, lineage and report are logged, too: any of "tensorboard", "mlflow" and
+    # "wandb", see agenet/runs/README.md.
+    config.trackers = ("tensorboard",)
     # From here on a field that does not exist is an error.
     return config.lock()

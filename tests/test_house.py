@@ -130,7 +130,7 @@ def test_agenet_needs_neither_builders_nor_tensorflow() -> None:
     for module, names in IMPORTS.items():
         if module.startswith("agenet"):
             roots = {name.split(".")[0] for name in names}
-            allowed = module.startswith(("agenet.runs.logging", "agenet.frameworks."))
+            allowed = module.startswith("agenet.frameworks.")
             assert "tensorflow" not in roots or allowed
     code = "import sys, agenet.runs.launch; print(sorted({m.split('.')[0] for m in sys.modules}))"
     loaded = run_program("-c", code)

@@ -34,7 +34,7 @@ def get_config():
     config.batch_size = 16
     config.duration = "2 steps"
     config.evaluate_every = "2 steps"
-    config.tensorboard = False
+    config.trackers = ()
     return config
 """
 SWEEP = """

@@ -47,7 +47,7 @@ def tiny_config(**fields: Any) -> RunConfig:
     config.evaluate_every = "6 steps"
     config.checkpoint_every = "5 steps"
     config.log_every = "4 steps"
-    config.tensorboard = False
+    config.trackers = ()
     config.schedule.learning_rate = 0.01
     return parse_config(
         unflatten_dict(

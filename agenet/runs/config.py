@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 from flax.traverse_util import flatten_dict, unflatten_dict
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from agenet.data.config import Augmentation, DatasetConfig, InputConfig
 from agenet.errors import UserError, did_you_mean, printable
@@ -21,7 +21,7 @@ from agenet.evaluation.metrics import LAST
 from agenet.labels import TASK_CLASSES
 from agenet.models import option_names
 from agenet.models.config import ModelConfig
-from agenet.runs.identity import ADDED_FIELDS
+from agenet.runs.identity import ADDED_FIELDS, with_present_names
 from agenet.training.config import HeadsConfig, OptimizerConfig, ScheduleConfig
 
 # Per channel, RGB, 0 to 255: used where neither the config nor the initial weights say otherwise.
@@ -32,6 +32,16 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 IN_YEARS = ("validation/age_mae", "validation/age_cs5")
 
 _Share = Annotated[float, Interval(ge=0, lt=1)]
+_Tracker = Literal["tensorboard", "mlflow", "wandb"]
+
+
+def _split_names(value: Any) -> Any:
+    """Several names, of which a flag may hold some in one text: "mlflow,wandb", or none."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return value
+    names = [name.strip() for text in texts for name in text.split(",")]
+    return tuple(dict.fromkeys(filter(None, names)))
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class RunConfig:
     evaluate_every: str
     checkpoint_every: str
     log_every: str
-    tensorboard: bool
+    trackers: Annotated[tuple[_Tracker, ...], BeforeValidator(_split_names)]
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -95,7 +105,7 @@ def parse_config(fields: Mapping[str, Any]) -> RunConfig:
         UserError: one line that names the first wrong field and, where there is one, the nearest
             right name or value.
     """
-    flat = flatten_dict(dict(fields), sep=".")
+    flat = with_present_names(flatten_dict(dict(fields), sep="."))
     known = field_names()
     for name in flat:
         if name not in known:

@@ -25,8 +25,8 @@ _MAY_DIFFER = (
     "config.feature_cache_bytes",
     "config.input.placement",
     "config.log_every",
-    "config.tensorboard",
     "config.test_views",
+    "config.trackers",
 )
 
 _HASHES = {
@@ -46,7 +46,20 @@ ADDED_FIELDS = {
     "optimizer.weight_decay": 0.0,
     "patience": "",
     "test_views": 1,
+    "trackers": ["tensorboard"],
 }
+
+
+# Fields of earlier versions, with what to write in their place.
+RENAMED_FIELDS = {"tensorboard": 'trackers, as in trackers=("tensorboard",) or trackers=()'}
+
+
+def with_present_names(flat: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A flat config, as an earlier version recorded it, with the fields of this one."""
+    renamed = dict(flat)
+    if isinstance(on := renamed.pop(f"{prefix}tensorboard", None), bool):
+        renamed.setdefault(f"{prefix}trackers", ["tensorboard"] if on else [])
+    return renamed
 
 
 def identify(
@@ -151,7 +164,7 @@ def find_differences(
     saved: Mapping[str, Any], now: Mapping[str, Any], may_differ: Collection[str] = _MAY_DIFFER
 ) -> list[str]:
     """A line for each difference between two runs, except for fields that may differ."""
-    old, new = dict(_flatten(saved)), dict(_flatten(now))
+    old, new = (with_present_names(dict(_flatten(run)), "config.") for run in (saved, now))
     for name, value in ADDED_FIELDS.items():
         if f"config.{name}" in new:
             old.setdefault(f"config.{name}", value)

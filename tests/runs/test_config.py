@@ -19,7 +19,7 @@ from agenet.data.records import Records
 from agenet.errors import UserError
 from agenet.runs import launch
 from agenet.runs.config import RunConfig, field_names, parse_config, to_dict
-from agenet.runs.identity import ADDED_FIELDS
+from agenet.runs.identity import ADDED_FIELDS, find_differences
 from configs import default
 from tests.conftest import ROOT
 from tests.tiny import tiny_config, use_records
@@ -110,6 +110,23 @@ def test_saved_configs_come_back() -> None:
     assert parse_config(unflatten_dict(earlier, sep=".")) == config
 
 
+def test_trackers_take_the_place_of_tensorboard() -> None:
+    saved = to_dict(parse_config(default.get_config().to_dict()))
+    del saved["trackers"]
+    for on, trackers in ((True, ("tensorboard",)), (False, ())):
+        assert parse_config(saved | {"tensorboard": on}).trackers == trackers
+        now = {"config": saved | {"trackers": trackers}}
+        earlier = {"config": saved | {"tensorboard": on}}
+        assert find_differences(earlier, now, may_differ=()) == []
+    # As flags give them.
+    for given, trackers in (
+        ("mlflow,wandb", ("mlflow", "wandb")),
+        ("", ()),
+        (" wandb ", ("wandb",)),
+    ):
+        assert parse_config(saved | {"trackers": (given,)}).trackers == trackers
+
+
 def test_default_augmentation() -> None:
     assert parse_config(default.get_config().to_dict()).augment == Augmentation()
 
@@ -135,7 +152,7 @@ def test_default_augmentation() -> None:
         ("batch_size", 0, "batch_size 0 must be greater than or equal to 1"),
         ("accumulate", 0, "accumulate 0 must be greater than or equal to 1"),
         ("batch_size", "many", 'batch_size "many" must be a valid integer'),
-        ("tensorboard", "maybe", 'tensorboard "maybe" must be a valid boolean'),
+        ("trackers", ("mlflw",), 'trackers "mlflw" is not known: use "tensorboard", "mlflow" or'),
         ("dataset.validation_fraction", 1.0, "dataset.validation_fraction 1 must be less than 1"),
         ("label_smoothing", 1.0, "label_smoothing 1 must be less than 1"),
         ("ema", -0.1, "ema -0.1 must be greater than or equal to 0"),

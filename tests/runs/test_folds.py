@@ -342,7 +342,7 @@ def test_a_fold_of_drawn_faces(drawn_faces: Path, tmp_path: Path) -> None:
     code += "from agenet.cli.app import main; main()"
     fields = {"dataset.data_dir": drawn_faces, "input.crop_size": 67, "input.size": 72}
     fields |= {"duration": "4 steps", "schedule.warmup": "1 steps", "log_every": "1 steps"}
-    fields |= {"tensorboard": False}
+    fields |= {"trackers": ()}
     command = [sys.executable, "-c", code, "folds", "--config=configs/quickstart.py"]
     command += [f"--workdir={tmp_path}", *(f"--config.{k}={v}" for k, v in fields.items())]
     options: dict[str, Any] = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": "."}, "text": True}

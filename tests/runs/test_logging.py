@@ -14,7 +14,7 @@ from agenet.training.run_record import Progress
 
 
 def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:
-    writer = create_writer(tmp_path, tensorboard=False, progress=Progress())
+    writer = create_writer(tmp_path, Progress())
     writer.write_scalars(4, {"train/loss": 0.5})
     assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 4, "train/loss": 0.5}]
     writer.close()
@@ -30,7 +30,7 @@ def test_continuing_drops_what_came_after_the_checkpoint(
     assert read_rows(path) == rows
     digest = digest_row(digest_row("", rows[0]), rows[1])
     progress = Progress(rows=2, rows_digest=digest)
-    writer = create_writer(tmp_path, tensorboard=False, progress=progress)
+    writer = create_writer(tmp_path, progress)
     writer.write_scalars(6, {"validation/loss": 2.0})
     writer.close()
     assert read_rows(path) == [*rows[:2], {"step": 6, "validation/loss": 2.0}]
@@ -47,12 +47,12 @@ def test_rows_that_are_lost_or_changed_are_spoken_of(
     progress = Progress(rows=2, rows_digest=digest)
     (tmp_path / "metrics.jsonl").write_bytes(lines)
     with log_to():
-        create_writer(tmp_path, tensorboard=False, progress=progress).close()
+        create_writer(tmp_path, progress).close()
     assert "metrics.jsonl: of the 2 rows that were written, some" in capsys.readouterr().err
     assert progress.rows == lines.count(b"\n")
     # What is left is what later sessions compare with.
     with log_to():
-        create_writer(tmp_path, tensorboard=False, progress=progress).close()
+        create_writer(tmp_path, progress).close()
     assert capsys.readouterr().err == ""
 
 
@@ -79,20 +79,6 @@ def test_history_is_numbers(tmp_path: Path) -> None:
 
 def test_no_rows_yet(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "metrics.jsonl") == []
-
-
-@pytest.mark.slow
-def test_tensorboard_gets_the_same(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util.tensor_util import make_ndarray
-
-    writer = create_writer(tmp_path, tensorboard=True, progress=Progress())
-    writer.write_scalars(3, {"train/loss": 0.25})
-    writer.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard"), {"tensors": 0})
-    events.Reload()
-    (event,) = events.Tensors("train/loss")
-    assert (event.step, make_ndarray(event.tensor_proto)) == (3, 0.25)
 
 
 def test_one_process_alone_in_a_folder(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Experiment trackers: a run's scalars, config, lineage and report for TensorBoard, MLflow, W&B."""
