@@ -22,6 +22,7 @@ COMMANDS = (
     "webcam",
     "export",
     "port",
+    "push",
     "compare",
 )
 COMPLETION = "_AGENET_COMPLETE"  # the variable that Click reads for shell completion

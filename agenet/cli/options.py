@@ -68,7 +68,7 @@ _PREDICTOR = (
         type=click.Path(),
         default="default",
         show_default=True,
-        help='Weights: "default", a .safetensors file, or the folder of a run.',
+        help='Weights: "default", a .safetensors file, the folder of a run, or hf://user/name.',
     ),
     click.option(
         "--detector",

@@ -13,7 +13,8 @@ from agenet.errors import UserError
 from agenet.models import create_model
 from agenet.training.finished_run import read_run_weights
 from agenet.training.losses import describe_heads, log_probabilities
-from agenet.weights.bundled import DEFAULT, find_weights
+from agenet.weights.bundled import DEFAULT
+from agenet.weights.hub import find_weights
 from agenet.weights.load import Weights, load_into, read_weights
 from agenet.weights.spec import WeightsSpec
 
@@ -77,8 +78,8 @@ def load_network(name_or_path: str | Path = DEFAULT) -> TrainedNetwork:
     """Loads the network of a weights file, of a run, or the bundled one.
 
     Args:
-        name_or_path: "default" (the bundled weights), a safetensors file written by agenet, or the
-            `--workdir` of a run.
+        name_or_path: "default" (the bundled weights), a safetensors file written by agenet, the
+            `--workdir` of a run, or "hf://user/name".
 
     Raises:
         UserError: there are no such weights, or they predict neither age nor gender.
