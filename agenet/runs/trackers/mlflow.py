@@ -9,10 +9,10 @@ import logging
 import os
 import re
 import tempfile
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic, time_ns
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +27,8 @@ _EXPERIMENT = "agenet"
 # Of parameters, by MLflow's own limits.
 _LONGEST_VALUE = 6000
 _MOST_AT_ONCE = 100
+_MOST_METRICS = 500
+_SEND_EVERY = 5.0  # seconds; each call takes some of Python's time from the training
 # Unless the user has set other ones: by default MLflow tries a server for several minutes.
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -58,6 +60,8 @@ class MlflowTracker:
         known = {"store": re.sub(r"//[^/@]*@", "//", store)}
         kept = run.read_id(NAME)
         self._last: dict[str, int] = {}
+        self._unsent: list[Any] = []
+        self._sent = monotonic()
         if kept.get("store") == known["store"] and self._reopen(kept.get("run_id", "")):
             return
         experiment = self._experiment(None if remote else folder / "mlflow-artifacts")
@@ -118,19 +122,27 @@ class MlflowTracker:
             self._client.log_batch(self._run_id, params=some)
 
     def log_scalars(self, step: int, time: float, scalars: Mapping[str, float]) -> None:
-        metrics = [
+        self._unsent += [
             self._metric(name, value, int(1000 * time), step)
             for name, value in scalars.items()
             if step > self._last.get(name, -1)
         ]
-        if metrics:
-            self._client.log_batch(self._run_id, metrics=metrics)
+        if len(self._unsent) >= _MOST_METRICS or monotonic() - self._sent > _SEND_EVERY:
+            self._send()
+
+    def _send(self) -> None:
+        metrics, self._unsent, self._sent = self._unsent, [], monotonic()
+        for start in range(0, len(metrics), _MOST_METRICS):
+            some = metrics[start : start + _MOST_METRICS]
+            self._client.log_batch(self._run_id, metrics=some)
 
     def log_report(self, step: int) -> None:
+        self._send()
         figures, documents = report_files(self._workdir, faces=self._faces)
         for path in (*figures, *documents):
             self._client.log_artifact(self._run_id, str(path), "report")
 
     def close(self, finished: bool) -> None:
+        self._send()
         status = "FINISHED" if finished else "KILLED"
-        self._client.set_terminated(self._run_id, status, int(1000 * time.time()))
+        self._client.set_terminated(self._run_id, status, time_ns() // 1_000_000)

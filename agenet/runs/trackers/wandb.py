@@ -53,6 +53,7 @@ class WandbTracker:
                 save_code=False,
                 init_timeout=30,
                 finish_timeout=60,
+                host="-",  # Else it is the machine's name.
                 x_disable_machine_info=True,
                 x_disable_meta=True,
                 x_disable_stats=True,
