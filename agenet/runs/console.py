@@ -32,7 +32,7 @@ def log_start(
     log.info("%s", command)
     for name, text in _summary(description, plan, mesh):
         log.info("%-9s %s", name, text)
-    log.info("%-9s %s (all settings: config.json)", "writes to", workdir)
+    log.info("%-9s %s (settings: config.json, network: parameters.txt)", "writes to", workdir)
 
 
 def _summary(description: Mapping[str, Any], plan: Plan, mesh: Mesh) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+from clu.parameter_overview import get_parameter_overview
 
 from agenet.data.splits import count_leaked, describe_splits
 from agenet.runs.config import to_dict
@@ -42,6 +43,12 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         },
         "machine": describe_machine(),
     }
+
+
+def describe_parameters(experiment: Experiment) -> str:
+    """A table of the network's parameters: names, shapes, types and sizes."""
+    params = experiment.abstract_state().params
+    return f"{get_parameter_overview(params, include_stats=False)}\n"
 
 
 def describe_origin(experiment: Experiment) -> dict[str, Any]:

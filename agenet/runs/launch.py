@@ -18,12 +18,12 @@ from agenet.distributed.profiler import Profile, Window
 from agenet.errors import UserError
 from agenet.evaluation.comparison import files
 from agenet.evaluation.summary import is_finished, views_of
-from agenet.files import exclusive_lock, write_errors_explained, write_json
+from agenet.files import exclusive_lock, write_errors_explained, write_file, write_json
 from agenet.runs.batches import create_batches
 from agenet.runs.config import RunConfig, to_dict
 from agenet.runs.console import log_start
 from agenet.runs.create import create_experiment, take_from_weights
-from agenet.runs.description import describe, describe_origin
+from agenet.runs.description import describe, describe_origin, describe_parameters
 from agenet.runs.experiment import Experiment
 from agenet.runs.identity import check_same_run, check_same_weights, find_differences
 from agenet.runs.initial_state import create_initial_state
@@ -138,6 +138,7 @@ def train_and_test(
     log_start(describe(experiment), experiment.plan, experiment.mesh, workdir, run["command"])
     if is_first_process():
         write_json(workdir / "config.json", to_dict(experiment.config))
+        write_file(workdir / "parameters.txt", describe_parameters(experiment).encode())
     show_progress = is_first_process() and sys.stderr.isatty()
     if saved is None:
         state, progress = create_initial_state(experiment), Progress()

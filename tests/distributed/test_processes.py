@@ -106,6 +106,7 @@ def test_two_processes_equal_one(records: Records, alone: dict[str, Any], tmp_pa
         "checkpoints",
         "config.json",
         "metrics.jsonl",
+        "parameters.txt",
         "train.log",
     ]
 

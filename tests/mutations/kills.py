@@ -32,6 +32,7 @@ OPERATIONS = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.s
 # Parts of names of files that only a program at work may leave.
 HIDDEN = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{16}\.tmp$")
 UNFINISHED = re.compile(r"tmp|part$|incomplete|replaced|unfinished", re.I)
+RANDOM = re.compile(r"[0-9a-f]{32}")  # in names of a checkpoint's files
 
 
 def run_program(arguments: list[str], plan: dict[str, Any], inside: Path) -> tuple[int, str, int]:
@@ -125,7 +126,8 @@ def check_end(code: int, stderr: str, plan: dict[str, Any]) -> None:
 
 
 def files_of(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    files = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return {RANDOM.sub("*", name) for name in files}
 
 
 def mutate(folder: Path, rng: Generator) -> Change:

@@ -43,8 +43,7 @@ def write(folder: Path) -> None:
 
 def arguments(command: str, folder: Path, output: Path) -> list[str]:
     # Paths differ from case to case, so these files are not part of the input.
-    config, sweep = output.parent / "tmp/config.py", output.parent / "tmp/sweep.py"
-    config.parent.mkdir(exist_ok=True)
+    config, sweep = output / "config.py", output / "sweep.py"
     if not sweep.exists():
         config.write_text(CONFIG.format(data=str(folder / "data")))
         sweep.write_text(SWEEP.format(config=str(config)))

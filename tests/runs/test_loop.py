@@ -22,7 +22,9 @@ from tests.tiny import read_rows, result, use_records
 
 
 def test_rows(run: Run) -> None:
-    rows = read_rows(run())
+    workdir = run()
+    assert "conv/kernel " in (workdir / "parameters.txt").read_text()
+    rows = read_rows(workdir)
     training = [row for row in rows if "train/loss" in row]
     validation = [row for row in rows if "validation/loss" in row]
     assert len(training) + len(validation) == len(rows)
