@@ -6,6 +6,7 @@ say may contain anything.
 
 import base64
 import functools
+import hashlib
 import html
 import re
 from collections.abc import Iterable, Sequence
@@ -121,7 +122,64 @@ class Details:
     nodes: Sequence["Node"]
 
 
-Node = Heading | Text | Listing | Facts | Code | Table | Image | Grid | Details
+@dataclass(frozen=True)
+class Matrix:
+    """A confusion matrix whose cells show their faces in the `Browser` of the page.
+
+    Attributes:
+        task: "age" or "gender".
+        predictor: its place among those of the browser.
+        classes: the names, C.
+        counts: faces [C][C] of every pair of true (rows) and predicted class.
+    """
+
+    task: str
+    predictor: int
+    classes: Sequence[str]
+    counts: Sequence[Sequence[int]]
+
+    def share(self, row: int, column: int) -> float:
+        """Of the faces of a true class, from 0 to 1."""
+        return self.counts[row][column] / max(sum(self.counts[row]), 1)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A face of a `Browser`: its image, lines of text below it, and what its filters look at."""
+
+    image: Image
+    lines: Sequence[Cell]
+    data: str  # JSON, see templates/browser.js
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A filter of a `Browser`: its key, its label, and (value, text) of each option by group.
+
+    A group without a name stands outside of all.
+    """
+
+    key: str
+    label: str
+    options: Sequence[tuple[str, Sequence[tuple[str, str]]]]
+
+
+@dataclass(frozen=True)
+class Browser:
+    """Faces that a reader filters and sorts; without JavaScript all are shown.
+
+    Attributes:
+        cards: the faces.
+        choices: the filters.
+        classes: names of the classes by task, JSON.
+    """
+
+    cards: Sequence[Card]
+    choices: Sequence[Choice]
+    classes: str
+
+
+Node = Heading | Text | Listing | Facts | Code | Table | Image | Grid | Details | Matrix | Browser
 
 
 def images(nodes: Iterable[Node]) -> Iterable[Image]:
@@ -133,6 +191,8 @@ def images(nodes: Iterable[Node]) -> Iterable[Image]:
             yield from node.images
         elif isinstance(node, Details):
             yield from images(node.nodes)
+        elif isinstance(node, Browser):
+            yield from (card.image for card in node.cards)
 
 
 @functools.cache
@@ -150,11 +210,34 @@ def templates() -> jinja2.Environment:
 
 
 def to_html(title: str, nodes: Sequence[Node]) -> str:
-    """One page that loads nothing from elsewhere, with links to its sections near the top."""
+    """One page that loads nothing from elsewhere, with links to its sections near the top.
+
+    Only a page with a `Browser` has a script, which is the one whose hash its policy names.
+    """
     sections = [node for node in nodes if isinstance(node, Heading) and node.level == 2]
     start = nodes.index(sections[0]) if sections else len(nodes)
-    page = templates().get_template("page.html.j2")
-    return page.render(title=title, head=nodes[:start], sections=sections, body=nodes[start:])
+    has_browser = any(isinstance(node, Browser) for node in nodes)
+    script = _read_script() if has_browser else ""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        templates()
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            head=nodes[:start],
+            sections=sections,
+            body=nodes[start:],
+            script=script,
+            script_source=f"; script-src 'sha256-{digest}'" if script else "",
+        )
+    )
+
+
+@functools.cache
+def _read_script() -> str:
+    loader = templates().loader
+    assert loader is not None
+    return loader.get_source(templates(), "browser.js")[0].replace("\r\n", "\n")
 
 
 def to_markdown(nodes: Sequence[Node], folder: str = ".") -> str:
@@ -185,6 +268,14 @@ def _markdown(node: Node, folder: str) -> str:
             inner = to_markdown(node.nodes, folder)
             summary = html.escape(node.summary)
             return f"<details>\n<summary>{summary}</summary>\n\n{inner}\n</details>"
+        case Matrix():
+            rows = [
+                [name, *(f"{count:,}" for count in counts)]
+                for name, counts in zip(node.classes, node.counts, strict=True)
+            ]
+            return _markdown_table(Table(["true \\ predicted", *node.classes], rows))
+        case Browser():
+            return f"The HTML page shows {len(node.cards):,} faces."
         case Image():
             path = node.name if folder == "." else f"{folder}/{node.name}"
             image = f"![{_plain(node.alt)}]({path})"

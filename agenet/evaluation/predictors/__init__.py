@@ -1,0 +1,1 @@
+"""Evaluation of any predictors on labelled faces: metrics, differences, a page to browse."""

@@ -1,0 +1,295 @@
+"""Evaluates weights, runs, plugins and predictions of other programs on labelled faces."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from agenet.errors import UserError, printable
+from agenet.evaluation.predictors.contents import Evaluation
+from agenet.evaluation.predictors.faces import LabelledFaces, divide_faces
+from agenet.evaluation.predictors.gallery import THUMBNAIL, choose_faces, make_browser
+from agenet.evaluation.predictors.measures import (
+    Estimates,
+    compare,
+    count_groups,
+    estimates,
+    face_values,
+    measure,
+)
+from agenet.evaluation.predictors.prediction_files import read_predictions
+from agenet.evaluation.predictors.predictions import Predictions, from_predictions
+from agenet.evaluation.predictors.report import write_evaluation
+from agenet.faces.face import Prediction
+from agenet.inference.conditions import CONDITIONS, UNCHANGED
+from agenet.inference.engines import create_engine
+from agenet.inference.face_crops import FaceSource
+from agenet.inference.plugin import Plugin, is_plugin
+from agenet.inference.predictor import Predictor
+from agenet.runs.labelled_faces import TestFaces
+from agenet.runs.lineage import is_seen
+from agenet.weights.bundled import DEFAULT, find_weights
+
+MAX_PREDICTORS = 10
+_AT_ONCE = 32  # faces in memory
+_SHOWN = 5  # problems in a message
+_LONGEST_NAME = 60
+
+Predict = Callable[[Sequence[np.ndarray]], Sequence[Prediction | None]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A predictor that can be run.
+
+    Attributes:
+        name: unique on the page.
+        source: what it is, for the report.
+        size: side of the faces that are cut for it, in pixels.
+        predict: predicts images of one face each.
+        trained_on: see `agenet.weights.spec.WeightsSpec`; None where nobody knows.
+    """
+
+    name: str
+    source: str
+    size: int
+    predict: Predict
+    trained_on: Mapping[str, str] | None = field(default=None, repr=False)
+
+
+def open_models(
+    arguments: Sequence[str], engine: str = "auto", threads: int | None = None
+) -> list[Model]:
+    """Loads predictors, each given as WEIGHTS, RUN or PLUGIN, or as NAME= and one of these.
+
+    Args:
+        arguments: "default", weights files, folders of runs, MODULE:FUNCTION or FILE.py:FUNCTION.
+        engine, threads: see `agenet.inference.engines.create_engine`.
+
+    Raises:
+        UserError: one of them cannot be loaded.
+    """
+    models = []
+    for argument in arguments:
+        label, path = split_name(argument)
+        if path == DEFAULT or Path(path).exists() or not is_plugin(path):
+            models.append(_open_weights(label, path, engine, threads))
+        else:
+            plugin = Plugin(path)
+            name = label or path.rpartition("/")[2]
+            source = f"the function {printable(path, 200)}"
+            models.append(Model(name, source, plugin.size, plugin.predict))
+    return models
+
+
+def split_name(argument: str) -> tuple[str, str]:
+    """The label, or "", and the rest of NAME=PATH; folders of sweeps have "=" in their names."""
+    label, equals, path = argument.partition("=")
+    return (label, path) if equals and not Path(argument).exists() else ("", argument)
+
+
+def _open_weights(label: str, path: str, engine: str, threads: int | None) -> Model:
+    network = create_engine(find_weights(path), engine, threads)
+    spec = network.spec
+    heads = ", ".join(f"{task} ({kind})" for task, kind in spec.heads.items())
+    return Model(
+        name=label or (path if path == DEFAULT else Path(path).resolve().name),
+        source=f"{spec.model}, {heads or ', '.join(spec.classes)}; {printable(path, 200)}",
+        size=spec.stored_size,
+        predict=Predictor(network).predict,
+        trained_on=spec.trained_on or None,
+    )
+
+
+def evaluate(
+    test: TestFaces,
+    models: Sequence[Model],
+    files: Sequence[tuple[str, Path]],
+    *,
+    out: Path,
+    by: Sequence[str] = (),
+    conditions: bool = False,
+    shown_faces: int,
+    command: str,
+) -> Evaluation:
+    """Predicts the faces, measures, and writes the report.
+
+    Args:
+        test: the faces.
+        models: predictors to run.
+        files: names and tables of predictions of other programs.
+        out: folder of the report.
+        by: columns that divide the faces into subgroups.
+        conditions: also predict changed images, see `agenet.inference.conditions`.
+        shown_faces: faces on the page at most.
+        command: that the user typed.
+
+    Raises:
+        UserError: a predictor or table cannot be used with these faces.
+    """
+    faces = test.faces
+    _check_names([*(model.name for model in models), *(name for name, _ in files)])
+    always = ["race"] if test.records and "race" in faces.columns else []
+    divisions = divide_faces(faces, [*always, *by])
+    if not ((faces.gender != -1).any() or (faces.age_low != -1).any()):
+        raise UserError(f"{faces.name} has no labels: neither an age nor a gender is known")
+    from_files = [read_predictions(name, path, faces) for name, path in files]
+    changes = list(CONDITIONS) if conditions else [UNCHANGED]
+    predicted, problems = _predict(test, models, changes)
+    notes = [*test.notes, *_describe_problems(faces, problems)]
+    predictors = [
+        _with_notes(test, model, found[UNCHANGED])
+        for model, found in zip(models, predicted, strict=True)
+    ]
+    predictors += from_files
+    for each in predictors:
+        if not any(np.isfinite(v).any() for v in face_values(faces, each).values()):
+            raise UserError(
+                f"{each.name} predicts nothing that {faces.name} has labels for: {_says(each)}"
+            )
+    total = len(predictors) * count_groups(divisions)
+    with tqdm(total=total, desc="measuring", unit=" groups", delay=3, disable=None) as bar:
+        measured = [measure(faces, each, divisions, bar.update) for each in predictors]
+    evaluation = Evaluation(
+        faces=faces,
+        measured=measured,
+        differences=compare(faces, predictors),
+        conditions=_measure_conditions(faces, models, predicted) if conditions else {},
+        notes=notes,
+        command=command,
+    )
+    browser = None
+    if shown_faces:
+        positions = choose_faces(faces, predictors, shown_faces)
+
+        def load(positions: Sequence[int]) -> list[np.ndarray | None]:
+            return _thumbnails(test.source, positions)
+
+        browser = make_browser(faces, predictors, divisions, positions, load)
+    write_evaluation(out, evaluation, browser)
+    return evaluation
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if len(names) > MAX_PREDICTORS:
+        raise UserError(f"{len(names)} predictors: at most {MAX_PREDICTORS} fit on one page")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(
+                f'two predictors are called "{name}": give one of them a name, as in '
+                f"--model NAME={name}"
+            )
+        if not name or len(name) > _LONGEST_NAME or printable(name) != name:
+            raise UserError(
+                f'"{printable(name)}" is no name of a predictor: use 1 to {_LONGEST_NAME} '
+                "printable characters, as in --model NAME=..."
+            )
+
+
+def _predict(
+    test: TestFaces, models: Sequence[Model], changes: Sequence[str]
+) -> tuple[list[dict[str, Predictions]], dict[int, str]]:
+    """Predictions of each model by condition, and why faces have no image, by position."""
+    count = len(test.faces)
+    problems: dict[int, str] = {}
+    if not models:
+        return [], problems
+    sizes = sorted({model.size for model in models})
+    found: list[dict[str, list[Prediction | None]]] = [
+        {change: [None] * count for change in changes} for _ in models
+    ]
+    with tqdm(total=count, desc="predicting", unit=" faces", disable=None) as bar:
+        for start in range(0, count, _AT_ONCE):
+            positions = range(start, min(start + _AT_ONCE, count))
+            there, crops = [], []
+            for position, loaded in zip(positions, test.source.load(positions, sizes), strict=True):
+                if isinstance(loaded, str):
+                    problems[position] = loaded
+                else:
+                    there.append(position)
+                    crops.append(loaded)
+            for model, results in zip(models, found, strict=True):
+                for change, result in results.items():
+                    images = [CONDITIONS[change](crop[model.size]) for crop in crops]
+                    if images:
+                        for position, said in zip(there, model.predict(images), strict=True):
+                            result[position] = said
+            bar.update(len(positions))
+    if len(problems) == count:
+        raise UserError(
+            f"none of the {count:,} images of {test.faces.name} can be used: "
+            f"{_first_problems(test.faces, problems)}"
+        )
+    predictions = [
+        {change: from_predictions(m.name, said, m.source) for change, said in results.items()}
+        for m, results in zip(models, found, strict=True)
+    ]
+    return predictions, problems
+
+
+def _describe_problems(faces: LabelledFaces, problems: Mapping[int, str]) -> list[str]:
+    if not problems:
+        return []
+    return [
+        f"{len(problems):,} of {len(faces):,} faces could not be shown to the models, which have "
+        f"no prediction for them: {_first_problems(faces, problems)}."
+    ]
+
+
+def _first_problems(faces: LabelledFaces, problems: Mapping[int, str]) -> str:
+    first = [
+        f"{printable(faces.describe(position), 200)}: {problems[position]}"
+        for position in [*problems][:_SHOWN]
+    ]
+    return "; ".join(first) + ("; ..." if len(problems) > _SHOWN else "")
+
+
+def _with_notes(test: TestFaces, model: Model, predictions: Predictions) -> Predictions:
+    """Adds which of the faces the model was trained on, as far as that is known."""
+    if model.trained_on is None or test.records is None:
+        return predictions
+    seen = int(is_seen(model.trained_on, test.records, test.faces.row).sum())
+    if not seen:
+        return predictions
+    return predictions.with_notes(
+        f"{seen:,} of the {len(test.faces):,} faces show subjects that these weights were trained "
+        "on. Its results on them do not tell how well it predicts other people."
+    )
+
+
+def _says(predictions: Predictions) -> str:
+    tasks = [task for task in ("age", "gender") if (predictions.predicted(task) != -1).any()]
+    return f"it predicts {' and '.join(tasks)}" if tasks else "it predicts nothing at all"
+
+
+def _measure_conditions(
+    faces: LabelledFaces, models: Sequence[Model], predicted: Sequence[Mapping[str, Predictions]]
+) -> dict[str, dict[str, Estimates]]:
+    resampled = faces.resampled()
+    return {
+        model.name: {
+            change: estimates(face_values(faces, each), resampled) for change, each in found.items()
+        }
+        for model, found in zip(models, predicted, strict=True)
+    }
+
+
+def _thumbnails(source: FaceSource, positions: Sequence[int]) -> list[np.ndarray | None]:
+    images: list[np.ndarray | None] = []
+    with tqdm(total=len(positions), desc="faces", unit=" faces", delay=3, disable=None) as bar:
+        for start in range(0, len(positions), _AT_ONCE):
+            part = positions[start : start + _AT_ONCE]
+            for loaded in source.load(part, [THUMBNAIL]):
+                images.append(None if isinstance(loaded, str) else loaded[THUMBNAIL])
+            bar.update(len(part))
+    return images
+
+
+def default_folder(test: TestFaces, names: Sequence[str]) -> Path:
+    """The folder of a report that has no other: evaluation/ with predictors and data."""
+    text = "-".join([*names[:3], test.faces.name])
+    return Path("evaluation") / re.sub(r"[^\w.]+", "-", text).strip("-.")[:100]

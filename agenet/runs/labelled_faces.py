@@ -1,0 +1,189 @@
+"""Opens labelled faces to evaluate on: a prepared data set, or a table of image files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from agenet.data.config import AgeLabels
+from agenet.data.face_table import FaceTable, read_face_table
+from agenet.data.records import Records, open_records
+from agenet.data.table_columns import ColumnOptions
+from agenet.errors import UserError, did_you_mean, printable
+from agenet.evaluation.predictors.faces import LabelledFaces
+from agenet.faces.face import Box
+from agenet.inference.face_crops import FaceFiles, FaceSource, PreparedFaces
+from agenet.labels import RACES, UNKNOWN, nearest_age_group_of_range
+
+ALL, TEST = "all", "test"
+_SEED = 0  # of a random choice of faces
+
+
+@dataclass(frozen=True)
+class TestFaces:
+    """Labelled faces and where their images are.
+
+    Attributes:
+        faces: the labels.
+        source: the images.
+        records: the prepared data set that they are from, if they are from one.
+        notes: what readers must know about them.
+    """
+
+    __test__ = False  # pytest would take it for a test.
+
+    faces: LabelledFaces
+    source: FaceSource
+    records: Records | None = None
+    notes: tuple[str, ...] = ()
+
+
+def open_prepared(
+    data: str, data_dir: str = "", labels: AgeLabels = "official", count: int = 0
+) -> TestFaces:
+    """Opens a part of a prepared data set.
+
+    Args:
+        data: DATA_SET/CONFIG[:SPLIT]. The split is "test", "train", "fold_0", ... or "all"; by
+            default "test" if there is one, else "all".
+        data_dir: the folder of prepared data sets; empty for TFDS's default.
+        labels: which age labels count, see `agenet.labels`.
+        count: so many faces of it, chosen at random but always the same; 0: all.
+
+    Raises:
+        UserError: it is not prepared, or there is no such split.
+    """
+    name, _, split = data.partition(":")
+    records = open_records(name, data_dir, labels)
+    splits = _splits_of(records)
+    split = split or (TEST if TEST in splits else ALL)
+    rows = _choose(_rows_of(split, splits, records.name), count)
+    columns = {}
+    if records.race is not None:
+        names = {UNKNOWN: "", **dict(enumerate(RACES))}
+        columns["race"] = [names[race] for race in records.race[rows].tolist()]
+    where = "" if split == ALL else f", {split}"
+    some = f", {len(rows):,} at random" if count else ""
+    faces = LabelledFaces(
+        name=f"{records.name}{where}{some}",
+        notice=records.notice,
+        row=rows,
+        path=(),
+        subject=records.subject_id[rows],
+        age_low=records.age_low[rows],
+        age_high=records.age_high[rows],
+        age_group=records.labels["age"][rows],
+        gender=records.labels["gender"][rows],
+        columns=columns,
+    )
+    return TestFaces(faces, PreparedFaces(records, rows), records)
+
+
+def open_table(
+    path: Path,
+    *,
+    split: str = "",
+    images: Path | None = None,
+    by: Sequence[str] = (),
+    detector: str | None = None,
+    columns: ColumnOptions | None = None,
+    count: int = 0,
+) -> TestFaces:
+    """Opens the faces of a table.
+
+    Args:
+        path: the table, see `agenet.data.face_table.read_face_table`.
+        split: a value of its column of splits, or "all"; by default "test" if there is one, else
+            "all".
+        images: the folder that paths in the table are relative to; by default that of the table.
+        by: further columns to keep.
+        detector: finds the faces that have no box, see `FaceFiles`; None: each image is a face.
+        columns: which columns hold what.
+        count: as for `open_prepared`.
+
+    Raises:
+        UserError: it is no such table, there is no such split, or no label.
+    """
+    table = read_face_table(path, columns, keep=[name for name in by if name not in _ALWAYS])
+    splits = {}
+    if table.split is not None:
+        values = table.split.astype(np.str_)
+        splits = {str(v): np.flatnonzero(values == v) for v in np.unique(values) if v}
+    splits[ALL] = np.arange(len(table))
+    split = split or (TEST if TEST in splits else ALL)
+    table = table.select(_choose(_rows_of(split, splits, str(path)), count))
+    where = "" if split == ALL else f", {split}"
+    some = f", {len(table):,} at random" if count else ""
+    folder = path.parent if images is None else images
+    files = [folder / name for name in table.path.tolist()]
+    faces = _label(table, f"{path.name}{where}{some}")
+    source = FaceFiles(files, _boxes(table), detector)
+    return TestFaces(faces, source, notes=(_describe_faces(table, detector),))
+
+
+_ALWAYS = ("age", "gender")
+
+
+def _splits_of(records: Records) -> dict[str, np.ndarray]:
+    """The rows of each split, by its name."""
+    folds = np.unique(records.fold[records.fold >= 0]).tolist()
+    names = {f"fold_{fold}": fold for fold in folds}
+    if {*folds} <= {0, 1}:  # Fold 0 is the test set, and fold 1 the rest.
+        names = {("test", "train")[fold]: fold for fold in folds}
+    found = {name: np.flatnonzero(records.fold == fold) for name, fold in names.items()}
+    return found | {ALL: np.arange(len(records.fold))}
+
+
+def _rows_of(split: str, splits: dict[str, np.ndarray], where: str) -> np.ndarray:
+    if split not in splits:
+        known = ", ".join(map(printable, splits))
+        near = did_you_mean(split, splits)
+        raise UserError(f'{where} has no split "{printable(split)}", only {known}{near}')
+    return splits[split]
+
+
+def _choose(rows: np.ndarray, count: int) -> np.ndarray:
+    if not 0 < count < len(rows):
+        return rows
+    return np.sort(np.random.default_rng(_SEED).permutation(rows)[:count])
+
+
+def _label(table: FaceTable, name: str) -> LabelledFaces:
+    groups = {(-1, -1): UNKNOWN}
+    ages = [*zip(table.age_low.tolist(), table.age_high.tolist(), strict=True)]
+    for low, high in {*ages} - {(-1, -1)}:
+        groups[low, high] = nearest_age_group_of_range(low, high)
+    subject = np.full(len(table), UNKNOWN)
+    if table.subject is not None:
+        texts = table.subject.astype(np.str_)
+        _, subject = np.unique(texts, return_inverse=True)
+        subject = np.where(texts == "", UNKNOWN, subject)
+    return LabelledFaces(
+        name=printable(name),
+        notice="",
+        row=table.row,
+        path=[str(path) for path in table.path.tolist()],
+        subject=subject,
+        age_low=table.age_low,
+        age_high=table.age_high,
+        age_group=np.array([groups[age] for age in ages], np.int32),
+        gender=table.gender,
+        columns={name: [*map(str, values.tolist())] for name, values in table.other.items()},
+    )
+
+
+def _boxes(table: FaceTable) -> list[Box | None] | None:
+    if table.box is None:
+        return None
+    return [None if np.isnan(box).any() else Box(*box.tolist()) for box in table.box]
+
+
+def _describe_faces(table: FaceTable, detector: str | None) -> str:
+    """How the faces are cut from the images."""
+    boxed = 0 if table.box is None else int((~np.isnan(table.box).any(axis=1)).sum())
+    rest = len(table) - boxed
+    how = "found by the detector" if detector else "whole images"
+    parts = [f"{boxed:,} are cut at the boxes of the table"] * bool(boxed)
+    parts += [f"{rest:,} are {how}"] * bool(rest)
+    return f"Columns of the table: {table.columns}. Of the faces, {' and '.join(parts)}."
