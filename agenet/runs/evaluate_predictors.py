@@ -25,6 +25,7 @@ from agenet.evaluation.predictors.prediction_files import read_predictions
 from agenet.evaluation.predictors.predictions import Predictions, from_predictions
 from agenet.evaluation.predictors.report import write_evaluation
 from agenet.faces.face import Prediction
+from agenet.files import expand_home
 from agenet.inference.conditions import CONDITIONS, UNCHANGED
 from agenet.inference.engines import create_engine
 from agenet.inference.face_crops import FaceSource
@@ -93,6 +94,11 @@ def split_name(argument: str) -> tuple[str, str]:
 
 
 def _open_weights(label: str, path: str, engine: str, threads: int | None) -> Model:
+    if path != DEFAULT and not expand_home(path).exists():
+        raise UserError(
+            f'there is no predictor "{path}": give {DEFAULT}, a .safetensors file, the folder of a '
+            "run, FILE.py:FUNCTION or MODULE:FUNCTION"
+        )
     network = create_engine(find_weights(path), engine, threads)
     spec = network.spec
     heads = ", ".join(f"{task} ({kind})" for task, kind in spec.heads.items())

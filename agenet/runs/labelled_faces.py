@@ -10,7 +10,7 @@ from agenet.data.config import AgeLabels
 from agenet.data.face_table import FaceTable, read_face_table
 from agenet.data.records import Records, open_records
 from agenet.data.table_columns import ColumnOptions
-from agenet.errors import UserError, did_you_mean, printable
+from agenet.errors import UserError, printable
 from agenet.evaluation.predictors.faces import LabelledFaces
 from agenet.faces.face import Box
 from agenet.inference.face_crops import FaceFiles, FaceSource, PreparedFaces
@@ -106,10 +106,11 @@ def open_table(
         UserError: it is no such table, there is no such split, or no label.
     """
     table = read_face_table(path, columns, keep=[name for name in by if name not in _ALWAYS])
-    splits = {}
+    splits: dict[str, np.ndarray] = {}
     if table.split is not None:
-        values = table.split.astype(np.str_)
-        splits = {str(v): np.flatnonzero(values == v) for v in np.unique(values) if v}
+        values = table.split.tolist()
+        for value in sorted({*values} - {""}):
+            splits[value] = np.array([at for at, v in enumerate(values) if v == value])
     splits[ALL] = np.arange(len(table))
     split = split or (TEST if TEST in splits else ALL)
     table = table.select(_choose(_rows_of(split, splits, str(path)), count))
@@ -138,8 +139,8 @@ def _splits_of(records: Records) -> dict[str, np.ndarray]:
 def _rows_of(split: str, splits: dict[str, np.ndarray], where: str) -> np.ndarray:
     if split not in splits:
         known = ", ".join(map(printable, splits))
-        near = did_you_mean(split, splits)
-        raise UserError(f'{where} has no split "{printable(split)}", only {known}{near}')
+        has = f"has the splits {known}" if len(splits) > 1 else "is not divided into splits"
+        raise UserError(f'there is no split "{printable(split)}": {where} {has}')
     return splits[split]
 
 
@@ -156,9 +157,9 @@ def _label(table: FaceTable, name: str) -> LabelledFaces:
         groups[low, high] = nearest_age_group_of_range(low, high)
     subject = np.full(len(table), UNKNOWN)
     if table.subject is not None:
-        texts = table.subject.astype(np.str_)
-        _, subject = np.unique(texts, return_inverse=True)
-        subject = np.where(texts == "", UNKNOWN, subject)
+        texts = table.subject.tolist()
+        place = {text: at for at, text in enumerate(dict.fromkeys(texts))} | {"": UNKNOWN}
+        subject = np.array([place[text] for text in texts])
     return LabelledFaces(
         name=printable(name),
         notice="",
@@ -186,4 +187,5 @@ def _describe_faces(table: FaceTable, detector: str | None) -> str:
     how = "found by the detector" if detector else "whole images"
     parts = [f"{boxed:,} are cut at the boxes of the table"] * bool(boxed)
     parts += [f"{rest:,} are {how}"] * bool(rest)
-    return f"Columns of the table: {table.columns}. Of the faces, {' and '.join(parts)}."
+    columns = table.columns.partition("; not used")[0]
+    return f"Columns of the table: {columns}. Of the faces, {' and '.join(parts)}."

@@ -13,6 +13,7 @@ from agenet.evaluation.page import (
     Cell,
     Code,
     Facts,
+    Grid,
     Heading,
     Image,
     Matrix,
@@ -143,9 +144,10 @@ def _about(evaluation: Evaluation) -> Facts:
 def _results(evaluation: Evaluation) -> list[Node]:
     faces, measured = evaluation.faces, evaluation.measured
     rows: list[Row] = [
-        ["Faces with a prediction", *(f"{len(faces) - m.missing:,}" for m in measured)],
-        ["without", *(f"{m.missing:,}" for m in measured)],
+        ["Faces with a prediction", *(f"{len(faces) - m.missing:,}" for m in measured)]
     ]
+    if any(m.missing for m in measured):
+        rows.append(["Faces without", *(f"{m.missing:,}" for m in measured)])
     for name, about in METRICS.items():
         found = [each.estimates.get(name) for each in measured]
         if any(found):
@@ -154,7 +156,8 @@ def _results(evaluation: Evaluation) -> list[Node]:
         if name in ("gender_accuracy", "age_accuracy") and any(found):
             task = name.removesuffix("_accuracy")
             share = percent(_largest_class(faces.label(task), task))
-            rows.append([f"  always the most frequent {task} %", *[share] * len(measured)])
+            what = {"age": "age group", "gender": "gender"}[task]
+            rows.append([f"Always the most frequent {what} %", *[share] * len(measured)])
     names = [each.predictions.name for each in measured]
     nodes: list[Node] = [Table(["", *names], rows)]
     if any(each.missing for each in measured):
@@ -164,7 +167,10 @@ def _results(evaluation: Evaluation) -> list[Node]:
         )
         nodes.append(Text(text, "note"))
     if evaluation.differences:
-        text = "Each face is compared with itself, over the faces that both predictors predicted."
+        text = (
+            "Each face is compared with itself, over the faces that both predictors predicted. "
+            "Bold: the interval does not hold 0."
+        )
         nodes += [Heading(3, "Differences"), _differences(evaluation.differences)]
         nodes.append(Text(text, "note"))
     return nodes
@@ -177,25 +183,28 @@ def _largest_class(labels: np.ndarray, task: str) -> float | None:
 
 def _differences(differences: Sequence[Difference]) -> Table:
     names = [name for name in COMPARED if any(name in each.estimates for each in differences)]
-    rows: list[Row] = []
-    for each in differences:
-        most = max((e.faces for e in each.estimates.values()), default=0)
-        row: list[Cell | str] = [f"{each.second} − {each.first}", f"{most:,}"]
-        rows.append([*row, *(_show_difference(name, each.estimates.get(name)) for name in names)])
-    headings = [METRICS[name].heading.replace(" %", ", points") for name in names]
-    return Table(["", "Faces of both", *headings], rows)
+    rows: list[Row] = [
+        [
+            f"{each.second} − {each.first}",
+            *(_show_difference(name, each.estimates.get(name)) for name in names),
+        ]
+        for each in differences
+    ]
+    return Table(["", *(METRICS[name].heading.replace(" %", ", points") for name in names)], rows)
 
 
 def _show_difference(name: str, estimate: Estimate | None) -> Cell:
+    """The difference, its interval and the number of faces; bold where the interval is off 0."""
     if estimate is None:
         return NONE
-    about = METRICS[name]
-    value = signed(about.factor * estimate.value, about.digits)
-    if not estimate.interval:
-        return Cell(value)
-    low, high = (signed(about.factor * end, about.digits) for end in estimate.interval)
-    is_clear = estimate.interval[0] > 0 or estimate.interval[1] < 0
-    return Cell(value, f"{low} to {high}", is_clear)
+    about, ends = METRICS[name], estimate.interval
+
+    def text(value: float) -> str:
+        return signed(about.factor * value, about.digits)
+
+    interval = f"{text(ends[0])} to {text(ends[1])}; " if ends else ""
+    is_clear = ends is not None and (ends[0] > 0 or ends[1] < 0)
+    return Cell(text(estimate.value), f"{interval}{estimate.faces:,} faces", is_clear)
 
 
 def _task(task: str, evaluation: Evaluation, images: Mapping[str, Image]) -> list[Node]:
@@ -208,10 +217,12 @@ def _task(task: str, evaluation: Evaluation, images: Mapping[str, Image]) -> lis
             nodes.append(Matrix(task, index, TASK_CLASSES[task], counts.tolist()))
             missing = int((evaluation.faces.label(task) != UNKNOWN).sum() - counts.sum())
             if missing:
-                nodes.append(Text(f"{missing:,} labelled faces have no prediction.", "note"))
+                nodes.append(Text(f"Labelled faces without a prediction: {missing:,}.", "note"))
         else:
             nodes.append(Text(f"{each.predictions.name} predicts no {task}.", "note"))
-    nodes += [images[name] for name in (f"calibration_{task}", f"errors_{task}") if name in images]
+    names = (f"calibration_{task}", f"errors_{task}")
+    if grid := [images[name] for name in names if name in images]:
+        nodes.append(Grid(grid))
     if any(each.confusion[task].any() for each in measured):
         nodes += [Heading(3, f"{task.capitalize()} by subgroup"), *_subgroups(task, measured)]
         nodes += [image for name, image in images.items() if name.startswith(f"groups_{task}_")]

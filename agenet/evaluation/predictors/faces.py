@@ -136,14 +136,14 @@ def _divide_by_column(faces: LabelledFaces, name: str) -> Division:
         known = ", ".join(printable(column) for column in [*faces.columns][:_NAMED])
         known = f"of {known}" if known else "no further columns"
         raise UserError(f"--by {name}: {faces.name} has {known}; gender and age are always used")
-    values = np.array([printable(value.strip()) for value in faces.columns[name]], dtype=np.str_)
-    groups = sorted({*values.tolist()} - {""})
+    values = [printable(value.strip()) for value in faces.columns[name]]
+    groups = sorted({*values} - {""})
     if not 0 < len(groups) <= MAX_GROUPS:
         raise UserError(
             f"--by {name}: {len(groups):,} values in {faces.name}, 1 to {MAX_GROUPS} are possible"
         )
     place = {value: index for index, value in enumerate(groups)} | {"": UNKNOWN}
-    return Division(name, tuple(groups), np.array([place[value] for value in values.tolist()]))
+    return Division(name, tuple(groups), np.array([place[value] for value in values]))
 
 
 def _without_empty(division: Division) -> Division:

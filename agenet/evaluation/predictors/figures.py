@@ -140,7 +140,10 @@ def errors_by_age(
     if not shown:
         return None
     left, side, below, tall = 0.85, 5.6, 0.62, 3.2
-    text = f"{subtitle}; median and middle half in bands of {_BAND} years of at least 10 faces"
+    text = (
+        f"{subtitle}; median and middle half in bands of {_BAND} years of at least 10 faces; of a "
+        "labelled range its middle"
+    )
     title = "Age: predicted minus labelled, by labelled age"
     figure, _ = titled_figure(left + side + 0.3, below + tall + 0.1, title, text, notice)
     axis = add_axes(figure, left, below, side, tall)

@@ -130,7 +130,7 @@ def _said(predictions: Predictions, task: str, position: int) -> str:
     if predicted == UNKNOWN:
         return ""
     probability = predictions.probability(task)[position]
-    sure = "" if np.isnan(probability) else f", {percent(float(probability), 0)} %"
+    sure = "" if np.isnan(probability) else f", {percent(float(probability), 0)}\N{NO-BREAK SPACE}%"
     if task == "gender":
         return f"{GENDERS[predicted]}{sure}"
     age = predictions.age[position]
