@@ -21,8 +21,8 @@ agenet evaluate --predictions other=their.csv --table faces.csv --by race
 agenet evaluate --workdir runs/mine                  the test of a run again
 
 A PLUGIN is FILE.py:FUNCTION or MODULE:FUNCTION. The function takes a list of images, RGB uint8
-arrays of shape [H, W, 3] with one face each, and returns ages in years and probabilities of being
-male: two sequences with a number or None for each image, or None in place of either.
+arrays of shape [H, W, 3] with one face each, and returns a pair: ages in years and probabilities of
+being male, each a sequence with a number or None for each image, or None in place of either.
 
 SPLIT is test, train, fold_0, ... or all; by default test if there is one, else all. A table needs a
 column of image files and an age, an age range or a gender; subject, split and a box are used where
@@ -49,7 +49,7 @@ publish it only where the data's terms allow it.
     help="Predictions of another program: a table with age or gender by image file or row; "
     "repeatable.",
 )
-@click.option("--data", metavar="DATA_SET/CONFIG[:SPLIT]", help="Faces of a prepared data set.")
+@click.option("--data", metavar="DATA_SET[/CONFIG][:SPLIT]", help="Faces of a prepared data set.")
 @click.option("--table", type=options.PATH, metavar="FILE", help="Faces of a table of your own.")
 @click.option("--out", type=options.PATH, metavar="DIR", help="Default: a folder in evaluation.")
 @click.option(
@@ -158,14 +158,14 @@ def command(
         return
     if bool(data) == bool(table):
         raise UserError(
-            "name the faces: either --data DATA_SET/CONFIG or --table FILE (or, to test a run "
+            "name the faces: either --data DATA_SET or --table FILE (or, to test a run "
             "again, --workdir RUN)"
         )
     if test_views:
         raise UserError("--test_views goes with --workdir")
     if data and (detect or images or split):
         raise UserError(
-            "--detect, --images and --split go with --table; --data is SET/CONFIG:SPLIT"
+            "--detect, --images and --split go with --table; --data is DATA_SET:SPLIT"
         )
     packages = ("array_record",) if data else ()
     require_packages("train", "agenet evaluate", *packages, "jinja2", "matplotlib")

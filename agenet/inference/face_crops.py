@@ -16,7 +16,7 @@ from agenet.errors import UserError
 from agenet.faces.crop import crop_face
 from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection, Detector
-from agenet.faces.image_io import ImageFileError, read_image
+from agenet.faces.image_io import ImageFileError, read_image_file
 
 # Images of one face are as large as this at most; larger ones are reduced to what is predicted.
 _LARGEST = 1024
@@ -107,10 +107,13 @@ class FaceFiles:
 
     def _load(self, position: int, sizes: Sequence[int]) -> Crops | str:
         try:
-            image = read_image(self._paths[position])
+            file = read_image_file(self._paths[position])
         except ImageFileError as error:
             return error.reason
+        image = file.pixels
         box = self._boxes[position] if self._boxes is not None else None
+        if box is not None:  # In pixels of the file, of which a huge image has fewer here.
+            box = Box(*(side / file.reduction for side in box))
         if box is None and self._detector is None:
             return _reduced(image, sizes)
         detection = self._detect(position, image) if box is None else Detection(box, 1.0)

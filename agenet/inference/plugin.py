@@ -59,10 +59,10 @@ class Plugin:
             returned = self._function(list(images))
         except Exception as error:  # Of any kind: it is not agenet's code.
             raise UserError(f"{self.name} raised {_describe(error)}") from error
-        if not isinstance(returned, tuple | list) or len(returned) != 2:
+        if not isinstance(returned, tuple) or len(returned) != 2:
             raise UserError(
-                f"{self.name} must return two sequences, ages and probabilities of being male, "
-                f"not {_shape(returned)}"
+                f"{self.name} must return a pair (ages, probabilities of being male), not "
+                f"{_shape(returned)}"
             )
         ages = self._numbers(returned[0], "ages", len(images), _OLDEST)
         male = self._numbers(returned[1], "probabilities of being male", len(images), 1)

@@ -1,9 +1,10 @@
 """Evaluates weights, runs, plugins and predictions of other programs on labelled faces."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -101,10 +102,11 @@ def _open_weights(label: str, path: str, engine: str, threads: int | None) -> Mo
         )
     network = create_engine(find_weights(path), engine, threads)
     spec = network.spec
+    trained = f"; trained on faces of {', '.join(spec.trained_on)}" if spec.trained_on else ""
     heads = ", ".join(f"{task} ({kind})" for task, kind in spec.heads.items())
     return Model(
         name=label or (path if path == DEFAULT else Path(path).resolve().name),
-        source=f"{spec.model}, {heads or ', '.join(spec.classes)}; {printable(path, 200)}",
+        source=f"{spec.model}, {heads or ', '.join(spec.classes)}; {printable(path, 200)}{trained}",
         size=spec.stored_size,
         predict=Predictor(network).predict,
         trained_on=spec.trained_on or None,
@@ -223,7 +225,7 @@ def _predict(
                     images = [CONDITIONS[change](crop[model.size]) for crop in crops]
                     if images:
                         for position, said in zip(there, model.predict(images), strict=True):
-                            result[position] = said
+                            result[position] = _without_distribution(said)
             bar.update(len(positions))
     if len(problems) == count:
         raise UserError(
@@ -235,6 +237,15 @@ def _predict(
         for m, results in zip(models, found, strict=True)
     ]
     return predictions, problems
+
+
+def _without_distribution(prediction: Prediction | None) -> Prediction | None:
+    """A prediction without the 101 numbers that would fill the memory and that nobody needs."""
+    if prediction is None:
+        return None
+    group = prediction.age_group or ""
+    probabilities = {group: (prediction.age_probabilities or {}).get(group, math.nan)}
+    return replace(prediction, age_distribution=None, age_probabilities=probabilities)
 
 
 def _describe_problems(faces: LabelledFaces, problems: Mapping[int, str]) -> list[str]:

@@ -17,6 +17,7 @@ from agenet.inference.face_crops import FaceFiles, FaceSource, PreparedFaces
 from agenet.labels import RACES, UNKNOWN, nearest_age_group_of_range
 
 ALL, TEST = "all", "test"
+CONFIG = "faces"  # of data sets that have one config, such as those of one's own images
 _SEED = 0  # of a random choice of faces
 
 
@@ -45,7 +46,7 @@ def open_prepared(
     """Opens a part of a prepared data set.
 
     Args:
-        data: DATA_SET/CONFIG[:SPLIT]. The split is "test", "train", "fold_0", ... or "all"; by
+        data: DATA_SET[/CONFIG][:SPLIT]. The config is "faces" by default. The split is "test", "train", "fold_0", ... or "all"; by
             default "test" if there is one, else "all".
         data_dir: the folder of prepared data sets; empty for TFDS's default.
         labels: which age labels count, see `agenet.labels`.
@@ -55,7 +56,7 @@ def open_prepared(
         UserError: it is not prepared, or there is no such split.
     """
     name, _, split = data.partition(":")
-    records = open_records(name, data_dir, labels)
+    records = open_records(name if "/" in name else f"{name}/{CONFIG}", data_dir, labels)
     splits = _splits_of(records)
     split = split or (TEST if TEST in splits else ALL)
     rows = _choose(_rows_of(split, splits, records.name), count)

@@ -191,6 +191,7 @@ def test_extras_are_those_of_the_project() -> None:
         ("clu", ["train", "--config=configs/quickstart.py", "--workdir=DIR"], "train"),
         ("matplotlib", ["evaluate", "--workdir=DIR"], "train"),
         ("array_record", ["evaluate", "--workdir=DIR"], "train"),
+        ("jinja2", ["evaluate", "--table=DIR/faces.csv"], "train"),
         ("matplotlib", ["report", "DIR", "OTHER"], "train"),
         ("matplotlib", ["folds", "--config=configs/quickstart.py", "--workdir=DIR"], "train"),
         ("clu", ["sweep", "--sweep=report", "--workdir=DIR"], "train"),

@@ -209,7 +209,10 @@ def test_own_predictions_can_be_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,age\nx\x1b.jpg,3\ny.jpg,4\n", r"none of its 2 image files is in a table: x\?.jpg, y"),
+        (
+            "path,age\nx\x1b.jpg,3\ny.jpg,4\n",
+            r"none of its 2 image files is in a table: x\?.jpg, y",
+        ),
         ("path,age\nfaces/1.jpg,old\n", "line 2: the age 'old' is neither a number"),
         ("path,age\nfaces/1.jpg,-3\n", "line 2: the age -3 is below 0"),
         ("path,gender\nfaces/1.jpg,1\n", "line 2: the gender '1' is not known"),
@@ -306,7 +309,9 @@ def test_report_as_data(evaluation: Evaluation) -> None:
     metrics = report["predictors"][0]["metrics"]["gender_accuracy"]
     assert metrics["faces"] == 39 and len(metrics["interval"]) == 2
     assert report["differences"][0]["metrics"]["gender_accuracy"]["value"] < 0
-    rows = list(csv.DictReader(to_csv(evaluation.faces, [evaluation.measured[0].predictions]).splitlines()))
+    rows = list(
+        csv.DictReader(to_csv(evaluation.faces, [evaluation.measured[0].predictions]).splitlines())
+    )
     assert len(rows) == 40 and rows[1]["gender"] == "male" and rows[0]["gender"] == ""
     assert rows[0]["label_age_low"] == "5" and rows[2]["label_age_low"] == ""
 
