@@ -164,9 +164,7 @@ def command(
     if test_views:
         raise UserError("--test_views goes with --workdir")
     if data and (detect or images or split):
-        raise UserError(
-            "--detect, --images and --split go with --table; --data is DATA_SET:SPLIT"
-        )
+        raise UserError("--detect, --images and --split go with --table; --data is DATA_SET:SPLIT")
     packages = ("array_record",) if data else ()
     require_packages("train", "agenet evaluate", *packages, "jinja2", "matplotlib")
     files = _files(predictions)

@@ -46,8 +46,8 @@ def open_prepared(
     """Opens a part of a prepared data set.
 
     Args:
-        data: DATA_SET[/CONFIG][:SPLIT]. The config is "faces" by default. The split is "test", "train", "fold_0", ... or "all"; by
-            default "test" if there is one, else "all".
+        data: DATA_SET[/CONFIG][:SPLIT]. The config is "faces" by default. The split is "test",
+            "train", "fold_0", ... or "all"; by default "test" if there is one, else "all".
         data_dir: the folder of prepared data sets; empty for TFDS's default.
         labels: which age labels count, see `agenet.labels`.
         count: so many faces of it, chosen at random but always the same; 0: all.
