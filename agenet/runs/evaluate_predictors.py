@@ -29,7 +29,7 @@ from agenet.faces.face import Prediction
 from agenet.files import expand_home
 from agenet.inference.conditions import CONDITIONS, UNCHANGED
 from agenet.inference.engines import create_engine
-from agenet.inference.face_crops import FaceSource
+from agenet.inference.face_crops import FaceFiles, FaceSource
 from agenet.inference.plugin import Plugin, is_plugin
 from agenet.inference.predictor import Predictor
 from agenet.runs.labelled_faces import TestFaces
@@ -149,6 +149,10 @@ def evaluate(
     changes = list(CONDITIONS) if conditions else [UNCHANGED]
     predicted, problems = _predict(test, models, changes)
     notes = [*test.notes, *_describe_problems(faces, problems)]
+    if isinstance(test.source, FaceFiles) and test.source.several:
+        notes.append(
+            f"In {test.source.several:,} images several faces were found: the largest counts."
+        )
     predictors = [
         _with_notes(test, model, found[UNCHANGED])
         for model, found in zip(models, predicted, strict=True)
