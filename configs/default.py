@@ -21,6 +21,10 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.protocol = "subject"  # "subject": official folds; "random": a split over images
     dataset.test_fold = 0
     dataset.validation_fraction = 0.1  # of the faces outside the test fold
+    # How often training faces are drawn: all equally ("uniform"), or so that all age groups
+    # ("age_balanced") or all combinations of the tasks' classes ("class_balanced") are equally
+    # frequent. An epoch has as many steps either way. Faces without these labels keep their share.
+    dataset.sampling = "uniform"
 
     config.input = ml_collections.ConfigDict()
     # Side in pixels of the images kept in memory, from which crops are cut; 0: 8/7 of a crop.
@@ -46,8 +50,16 @@ def get_config() -> ml_collections.ConfigDict:
     augment.color_probability = 0.5  # of brightness and contrast together
     augment.grey = 0.0  # probability of removing the colours
     augment.low_resolution = 0.0  # probability of reducing the resolution
+    # RandAugment: the number of operations, drawn from 14 for each image, and their magnitude, from
+    # 0 to 30; 0 operations: off. Two operations of magnitude 9 are usual.
+    augment.randaugment = 0
+    augment.randaugment_magnitude = 9.0
+    augment.erase = 0.0  # random erasing: probability of setting a rectangle to the mean colour
+    augment.erase_area = 0.33  # the largest share of the image that is erased; the smallest: 0.02
     # Mixes pairs of images and their losses in a proportion drawn from Beta(mixup, mixup); 0: off.
     augment.mixup = 0.0
+    # CutMix: likewise, but with a box of one image in the other. With both, each batch takes one.
+    augment.cutmix = 0.0
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "levi_hassner"
@@ -77,25 +89,43 @@ def get_config() -> ml_collections.ConfigDict:
     config.duration = "5 epochs"
     config.label_smoothing = 0.0  # probability that a label is replaced by one drawn from all
     config.class_weights = "none"  # or "balanced": every class has the same weight in the loss
+    # Knowledge distillation: learns from the predictions of a teacher besides the labels. The
+    # teacher is a network (the --workdir of a run, a file of weights, or "default"), which sees the
+    # same augmented images, or a file of predictions (.npz), see configs/README.md; empty: none.
+    config.distill = ml_collections.ConfigDict()
+    config.distill.teacher = ""
+    config.distill.weight = 0.5  # of the teacher's predictions in the loss; labels have the rest
+    config.distill.temperature = 2.0  # softens both predictions; 1: as they are
     # Decay of moving averages of parameters and batch statistics, which are validated and kept in
     # place of the latest ones; 0: off.
     config.ema = 0.0
 
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "adam"  # or "sgd"
-    config.optimizer.momentum = 0.9  # of "sgd"
+    # "adam", "adamw" (the same with weight decay), "lion", "lamb", "sgd", "rmsprop", "adafactor" or
+    # "muon" (backbone; Adam for the rest). "lion" takes a rate 3 to 10 times smaller than "adam";
+    # that of "lamb" and "adafactor" is relative to the size of the parameters.
+    config.optimizer.name = "adam"
+    config.optimizer.momentum = 0.9  # of "sgd" and "rmsprop"
     config.optimizer.backbone_scale = 1.0  # learning rate of the backbone relative to the heads
+    # The learning rate of a stage of the backbone relative to that of the next one, or the heads.
+    config.optimizer.layer_decay = 1.0
     config.optimizer.clip_norm = 0.0  # gradients are scaled down to this norm; 0: off
-    config.optimizer.weight_decay = 0.0  # of kernels; with "adam" it is decoupled, as in AdamW
+    # Of kernels; decoupled, as in AdamW, except with "sgd", "rmsprop" and "lamb".
+    config.optimizer.weight_decay = 0.0
 
     config.schedule = schedule = ml_collections.ConfigDict()
-    schedule.name = "constant"  # "constant", "piecewise", "piecewise_epochs" or "cosine"
+    # "constant", "piecewise", "piecewise_epochs", "cosine", "polynomial" or "one_cycle".
+    schedule.name = "constant"
     schedule.learning_rate = 1e-4  # the highest one
-    schedule.warmup = "0 steps"  # linear from zero, before the schedule itself
+    # Linear from zero, before the schedule itself. "one_cycle" rises by half a cosine from 1/25 of
+    # the rate, for so long or, if this is zero, for 30 % of the run.
+    schedule.warmup = "0 steps"
     # Of both kinds of "piecewise": the rate is multiplied by another scale from each boundary on.
     # "piecewise_epochs" moves boundaries up to the start of an epoch, as the reference report does.
     schedule.boundaries = ("25%", "50%", "75%")
     schedule.scales = (1.0, 0.2, 0.04, 0.008)
+    schedule.power = 1.0  # of "polynomial"; 1: linear
+    schedule.final_scale = 0.0  # the rate at the end of "cosine" and "polynomial", of the highest
 
     # The state that is kept: the one with the lowest loss or error, the highest other metric, or
     # the "last". Where ages are known in years, "validation/age_mae" and "validation/age_cs5" too.

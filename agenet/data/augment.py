@@ -1,4 +1,4 @@
-"""Image transforms on the device: crop, warp, flip, colours, normalisation, test-time views.
+"""Image transforms on the device: crop, warp, flip, colours, erasing, normalisation, views.
 
 Training and serving share the evaluation transform.
 """
@@ -9,11 +9,21 @@ import jax
 import jax.numpy as jnp
 
 from agenet.data.config import Augmentation
+from agenet.data.randaugment import rand_augment
 from agenet.data.warp import shift_scale_rotate, warp
 
 Transform = Callable[..., jax.Array]
 
 VIEWS = (1, 2, 4)  # numbers of views of a test image, see `make_views_transform`
+
+# What distinguishes the keys of transforms that were added later: those of the others stay.
+_RAND_AUGMENT, _ERASE = 100, 101
+
+# Of random erasing, as in torchvision: its smallest share of the image, the range of its height
+# divided by its width, and the number of rectangles that are drawn until one fits.
+_SMALLEST_ERASED = 0.02
+_ERASED_RATIOS = (0.3, 3.3)
+_ERASE_ATTEMPTS = 10
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
@@ -94,6 +104,11 @@ def _split_keys(rngs: jax.Array, count: int) -> jax.Array:
     return jax.vmap(lambda rng: jax.random.split(rng, count), out_axes=1)(rngs)
 
 
+def _fold_in(rngs: jax.Array, number: int) -> jax.Array:
+    """Other keys for each example: [B] to [B]."""
+    return jax.vmap(lambda rng: jax.random.fold_in(rng, number))(rngs)
+
+
 def _bernoulli(rngs: jax.Array, probability: float) -> jax.Array:
     return jax.vmap(lambda rng: jax.random.bernoulli(rng, float(probability)))(rngs)
 
@@ -146,6 +161,45 @@ def reduce_resolution(images: jax.Array, halvings: jax.Array) -> jax.Array:
     return images + twice * (levels[1] - images)
 
 
+def random_erase(
+    images: jax.Array, rngs: jax.Array, probability: float, largest: float
+) -> jax.Array:
+    """Sets a rectangle of each image to zero, with the given probability.
+
+    Zhong et al., "Random Erasing Data Augmentation", AAAI 2020, as torchvision's `RandomErasing`:
+    the area is uniform, the ratio of the sides log-uniform, the position uniform; rectangles that
+    do not fit are drawn again, at most ten times.
+
+    Args:
+        images: [B, H, W, 3], normalised, so that zero is the mean colour.
+        rngs: keys [B].
+        probability: of erasing.
+        largest: upper limit of the rectangle's share of the image.
+    """
+    height, width = images.shape[1:3]
+
+    def erased(rng: jax.Array) -> jax.Array:
+        """The pixels to erase, bool [H, W]."""
+        apply, *keys = jax.random.split(rng, 5)
+        shape = (_ERASE_ATTEMPTS,)
+        smallest = min(_SMALLEST_ERASED, largest)
+        area = jax.random.uniform(keys[0], shape, minval=smallest, maxval=largest)
+        area *= height * width
+        low, high = jnp.log(jnp.array(_ERASED_RATIOS))
+        ratio = jnp.exp(jax.random.uniform(keys[1], shape, minval=low, maxval=high))
+        h, w = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
+        top = jnp.floor(jax.random.uniform(keys[2], shape) * (height - h + 1))
+        left = jnp.floor(jax.random.uniform(keys[3], shape) * (width - w + 1))
+        fits = (h < height) & (w < width)
+        first = jnp.argmax(fits)  # 0 if none does
+        h, w, top, left, fits = (each[first] for each in (h, w, top, left, fits))
+        y, x = jnp.arange(height)[:, None], jnp.arange(width)
+        inside = (y >= top) & (y < top + h) & (x >= left) & (x < left + w)
+        return inside & fits & jax.random.bernoulli(apply, float(probability))
+
+    return jnp.where(jax.vmap(erased)(rngs)[..., None], 0.0, images)
+
+
 def make_train_transform(
     size: int,
     mean: Sequence[float],
@@ -182,6 +236,13 @@ def make_train_transform(
                 images = center_crop(images, size)
             if augmentation.flip:
                 images = random_flip(images, flip_rngs, augmentation.flip)
+        if augmentation.randaugment:
+            images = rand_augment(
+                images,
+                _fold_in(rngs, _RAND_AUGMENT),
+                augmentation.randaugment,
+                augmentation.randaugment_magnitude,
+            )
         if augmentation.recolors:
             colors = random_colors(color_rngs, augmentation)
             images = brightness_contrast(images, *colors)
@@ -190,7 +251,11 @@ def make_train_transform(
         if augmentation.low_resolution:
             halvings = random_halvings(resolution_rngs, augmentation.low_resolution)
             images = reduce_resolution(images, halvings)
-        return normalize(images, mean, std)
+        images = normalize(images, mean, std)
+        if augmentation.erase:
+            erase_rngs = _fold_in(rngs, _ERASE)
+            images = random_erase(images, erase_rngs, augmentation.erase, augmentation.erase_area)
+        return images
 
     return transform
 

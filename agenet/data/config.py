@@ -8,9 +8,13 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
+# Magnitudes of RandAugment are counted up to this, as in torchvision.
+MAX_MAGNITUDE = 30.0
+
 AgeLabels = Literal["official", "extended"]
 Protocol = Literal["subject", "random"]
 Placement = Literal["auto", "device", "host", "stream"]
+Sampling = Literal["uniform", "class_balanced", "age_balanced"]
 
 _Probability = Annotated[float, Interval(ge=0, le=1)]
 _RGB = tuple[float, ...]
@@ -28,6 +32,7 @@ class DatasetConfig:
     protocol: Protocol
     test_fold: int
     validation_fraction: Annotated[float, Interval(gt=0, lt=1)]
+    sampling: Sampling  # of training faces, see `agenet.data.order.balanced_strata`
 
     @property
     def names(self) -> list[str]:
@@ -71,8 +76,15 @@ class Augmentation:
     color_probability: _Probability = 0.5  # of brightness and contrast together
     grey: _Probability = 0.0  # of removing the colours
     low_resolution: _Probability = 0.0  # of removing details, down to a quarter of the pixels
-    # Alpha of mixup, which is part of the training step, see `agenet.training.steps.Recipe`.
+    # See `agenet.data.randaugment`: the number of operations, and their magnitude.
+    randaugment: Annotated[int, Interval(ge=0, le=10)] = 0
+    randaugment_magnitude: Annotated[float, Interval(ge=0, le=MAX_MAGNITUDE)] = 9.0
+    # See `agenet.data.augment.random_erase`.
+    erase: _Probability = 0.0
+    erase_area: Annotated[float, Interval(gt=0, le=1)] = 0.33  # the largest share of the image
+    # Alphas of mixup and CutMix, which are part of the training step, see `agenet.training.mixing`.
     mixup: Annotated[float, Interval(ge=0, le=100)] = 0.0
+    cutmix: Annotated[float, Interval(ge=0, le=100)] = 0.0
 
     @property
     def warps(self) -> bool:

@@ -22,7 +22,12 @@ from agenet.labels import TASK_CLASSES
 from agenet.models import option_names
 from agenet.models.config import ModelConfig
 from agenet.runs.identity import ADDED_FIELDS, with_present_names
-from agenet.training.config import HeadsConfig, OptimizerConfig, ScheduleConfig
+from agenet.training.config import (
+    DistillConfig,
+    HeadsConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+)
 
 # Per channel, RGB, 0 to 255: used where neither the config nor the initial weights say otherwise.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -65,6 +70,7 @@ class RunConfig:
     duration: str
     label_smoothing: _Share
     class_weights: Literal["none", "balanced"]
+    distill: DistillConfig
     ema: _Share
     optimizer: OptimizerConfig
     schedule: ScheduleConfig

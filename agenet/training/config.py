@@ -29,9 +29,10 @@ class HeadsConfig:
 class OptimizerConfig:
     """The optimizer, see `agenet.training.optimizers.create_optimizer`."""
 
-    name: Literal["adam", "sgd"]
+    name: Literal["adam", "adamw", "lion", "lamb", "sgd", "rmsprop", "adafactor", "muon"]
     momentum: _NotNegative
     backbone_scale: _NotNegative
+    layer_decay: Annotated[float, Interval(gt=0, le=1)]
     clip_norm: _NotNegative
     weight_decay: _NotNegative
 
@@ -40,8 +41,19 @@ class OptimizerConfig:
 class ScheduleConfig:
     """The learning rate over time, see `agenet.training.optimizers.create_schedule`."""
 
-    name: Literal["constant", "piecewise", "piecewise_epochs", "cosine"]
+    name: Literal["constant", "piecewise", "piecewise_epochs", "cosine", "polynomial", "one_cycle"]
     learning_rate: Annotated[float, Interval(gt=0, lt=math.inf)]
     warmup: str
     boundaries: tuple[str, ...]
     scales: tuple[float, ...]
+    power: Annotated[float, Interval(gt=0, lt=math.inf)]
+    final_scale: Annotated[float, Interval(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Knowledge distillation, see `agenet.training.distillation`."""
+
+    teacher: str
+    weight: Annotated[float, Interval(gt=0, le=1)]
+    temperature: Annotated[float, Interval(gt=0, lt=math.inf)]

@@ -35,6 +35,11 @@ def count_frozen(freeze: str, stages: int) -> int:
     return stages - int(found[1])
 
 
+def in_stage(name: str, prefixes: Sequence[str]) -> bool:
+    """Whether a part of a backbone belongs to the stage with these prefixes of names."""
+    return any(name == prefix or name.startswith(f"{prefix}_") for prefix in prefixes)
+
+
 def split_params(params: Params, frozen: Sequence[Sequence[str]]) -> tuple[Params, Params]:
     """Splits parameters into a tree of trained and one of frozen ones.
 
@@ -42,13 +47,12 @@ def split_params(params: Params, frozen: Sequence[Sequence[str]]) -> tuple[Param
         params: parameters of a `Classifier`.
         frozen: for each frozen stage of its backbone, the prefixes of its parameters' names.
     """
-    prefixes = [prefix for stage in frozen for prefix in stage]
-
-    def is_frozen(name: str) -> bool:
-        return any(name == prefix or name.startswith(f"{prefix}_") for prefix in prefixes)
-
     backbone = params["backbone"]
-    kept = {name: value for name, value in backbone.items() if is_frozen(name)}
+    kept = {
+        name: value
+        for name, value in backbone.items()
+        if any(in_stage(name, stage) for stage in frozen)
+    }
     trained = {name: value for name, value in backbone.items() if name not in kept}
     return {**params, "backbone": trained}, {"backbone": kept}
 

@@ -18,8 +18,10 @@ from jax.sharding import Mesh
 from agenet.data.augment import Transform, example_keys
 from agenet.distributed.mesh import batch_sharded, replicated, split_microbatches
 from agenet.models.classifier import Classifier
+from agenet.training.distillation import StepWithTeacher, Teacher
 from agenet.training.freeze import merge_params, split_params
 from agenet.training.losses import log_probabilities
+from agenet.training.mixing import draw_mixing, mix
 from agenet.training.objective import Objective
 from agenet.training.state import TrainState
 
@@ -37,19 +39,27 @@ class Recipe:
         accumulate: number of microbatches for gradient accumulation, which saves memory, but
             little on CPUs. Batch normalisation and dropout work on each microbatch separately;
             otherwise the gradient is that of the whole batch.
-        mixup: alpha of mixup (Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR
-            2018), 0 for none. Each image and its loss are mixed with the previous image of the
-            batch, with one proportion for the whole batch, drawn from Beta(alpha, alpha). The
-            images of the whole batch are transformed at once.
+        mixup, cutmix: their alphas, 0 for none, see `agenet.training.mixing`. Each image and its
+            loss are mixed with the previous image of the batch. The images of the whole batch are
+            transformed at once.
         label_smoothing, class_weights: see `Objective`.
+        repeats: whether an image can come more than once in an epoch or batch. Augmentation is then
+            a function of step and position, so that no two are alike.
+        teacher: to learn from; None for none.
+        distill_weight, temperature: see `Objective`.
         ema: decay of the exponential moving averages of parameters and batch statistics, 0 for
             none. In step n, from 0, it is at most (1 + n) / (10 + n), as in TensorFlow.
     """
 
     accumulate: int = 1
     mixup: float = 0.0
+    cutmix: float = 0.0
     label_smoothing: float = 0.0
     class_weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+    repeats: bool = False
+    teacher: Teacher | None = None
+    distill_weight: float = 0.0
+    temperature: float = 1.0
     ema: float = 0.0
 
 
@@ -66,11 +76,11 @@ def make_train_step(
 ) -> TrainStep:
     """Returns a compiled `train_step(state, batch) -> (state, sums)`, which donates its state.
 
-    Randomness is a function of the seed and, for augmentation, of epoch and row, otherwise of
-    `state.step`. The sums are scalars: `step`, `loss` and `gradient_norm` (before clipping) of this
-    step and, for each task over known labels, `<task>_loss` (the negative log-likelihood of the
-    class, for every kind of head), `<task>_correct` and `<task>_count`. The labels of a mixed image
-    count by their proportions.
+    Randomness is a function of the seed and, for augmentation, of epoch and row (but see
+    `Recipe.repeats`), otherwise of `state.step`. The sums are scalars: `step`, `loss` and
+    `gradient_norm` (before clipping) of this step and, for each task over known labels,
+    `<task>_loss` (the negative log-likelihood of the class, for every kind of head),
+    `<task>_correct` and `<task>_count`. The labels of a mixed image count by their proportions.
 
     Args:
         model: the network; `model.frozen` parameters do not change.
@@ -82,23 +92,30 @@ def make_train_step(
         mesh: the devices that batches are divided over.
         recipe: further options.
     """
-    augment_rng, dropout_rng, mixup_rng = _random_streams(seed)
+    augment_rng, dropout_rng, mix_rng = _random_streams(seed)
     # On CPUs, XLA does not optimise convolutions in loops, where the gradients of kernels take a
     # hundred times as long: unroll the loop.
     unrolled = recipe.accumulate if mesh.devices.flat[0].platform == "cpu" else 1
-    objective = Objective(heads, recipe.label_smoothing, recipe.class_weights)
+    teacher, mixes = recipe.teacher, bool(recipe.mixup or recipe.cutmix)
+    objective = Objective(
+        heads,
+        recipe.label_smoothing,
+        recipe.class_weights,
+        recipe.distill_weight if teacher else 0.0,
+        recipe.temperature,
+    )
 
     def augmented(batch: Batch, epoch: jax.Array) -> jax.Array:
         return transform(batch["image"], example_keys(augment_rng, epoch, batch["row"]))
 
-    def forward(variables: Any, part: Batch, epoch: jax.Array, rng: jax.Array) -> tuple[Any, Any]:
-        """The logits and the new batch statistics."""
+    def inputs_of(part: Batch, epoch: jax.Array) -> tuple[jax.Array, str]:
+        """Features or images, and the network's method for them."""
         if "features" in part:
-            inputs, method = part["features"], "classify"
-        elif "mixed" in part:
-            inputs, method = part["mixed"], "__call__"
-        else:
-            inputs, method = augmented(part, epoch), "__call__"
+            return part["features"], "classify"
+        return part["mixed"] if "mixed" in part else augmented(part, epoch), "__call__"
+
+    def forward(variables: Any, inputs: jax.Array, method: str, rng: jax.Array) -> tuple[Any, Any]:
+        """The logits and the new batch statistics."""
         logits, updates = model.apply(
             variables,
             inputs,
@@ -109,26 +126,40 @@ def make_train_step(
         )
         return logits, updates.get("batch_stats", {})
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def train_step(
+        state: TrainState, batch: Any, arrays: Any = None
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         epoch = state.step // steps_per_epoch
+        if teacher and teacher.takes == "row":
+            batch = batch | {"teacher": teacher.predict(arrays, batch["row"])}
+        if recipe.repeats:
+            epoch = state.step
+            batch = batch | {"row": jnp.arange(len(batch["row"]), dtype=jnp.int32)}
         rng = jax.random.fold_in(dropout_rng, state.step)
         trained, frozen = split_params(state.params, model.frozen)
         total_weights = objective.total_weights(batch)
         proportion: jax.typing.ArrayLike = 1.0
-        if recipe.mixup:
-            mixup_key = jax.random.fold_in(mixup_rng, state.step)
-            proportion = jax.random.beta(mixup_key, recipe.mixup, recipe.mixup)
-            batch = _mix(batch, augmented(batch, epoch), proportion)
+        if mixes:
+            size = jax.eval_shape(augmented, batch, epoch).shape[1]
+            rng_of_step = jax.random.fold_in(mix_rng, state.step)
+            proportion, own = draw_mixing(rng_of_step, size, recipe.mixup, recipe.cutmix)
+            batch = mix(batch, augmented(batch, epoch), own)
 
         def loss_fn(
             trained: Any, batch_stats: Any, part: Any, rng: jax.Array
         ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
             variables = {"params": merge_params(trained, frozen), "batch_stats": batch_stats}
-            logits, batch_stats = forward(variables, part, epoch, rng)
+            inputs, method = inputs_of(part, epoch)
+            logits, batch_stats = forward(variables, inputs, method, rng)
             targets = [(proportion, part)]
-            if recipe.mixup:
+            if mixes:
                 targets.append((1 - proportion, part["partner"]))
-            loss, sums = objective(logits, targets, total_weights)
+            taught: list[Any] = []
+            if teacher and teacher.takes == "row":
+                taught = [(weight, target["teacher"]) for weight, target in targets]
+            elif teacher:
+                taught = [(1.0, teacher.predict(arrays, inputs))]
+            loss, sums = objective(logits, targets, total_weights, taught)
             return loss, (batch_stats, sums)
 
         def gradient(batch_stats: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, Any]:
@@ -164,25 +195,14 @@ def make_train_step(
         )
         return state, sums
 
-    return jax.jit(
+    shardings = [replicated(mesh), batch_sharded(mesh)]
+    step = jax.jit(
         train_step,
-        in_shardings=(replicated(mesh), batch_sharded(mesh)),
+        in_shardings=(*shardings, *([replicated(mesh)] if teacher else [])),
         out_shardings=replicated(mesh),
         donate_argnums=0,
     )
-
-
-def _mix(batch: Batch, images: jax.Array, proportion: jax.typing.ArrayLike) -> Any:
-    """Mixes each image [B, S, S, 3] with the previous one, whose labels become `partner`."""
-
-    def previous(column: jax.Array) -> jax.Array:
-        return jnp.roll(column, 1, axis=0)
-
-    labels = {name: column for name, column in batch.items() if name not in ("image", "row")}
-    return labels | {
-        "mixed": proportion * images + (1 - proportion) * previous(images),
-        "partner": jax.tree.map(previous, labels),
-    }
+    return StepWithTeacher(step, teacher.arrays) if teacher else step
 
 
 def _scan_sum(
@@ -277,7 +297,7 @@ def make_feature_step(
 
 
 def _random_streams(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The keys of augmentation, dropout and mixup."""
+    """The keys of augmentation, dropout and mixing."""
     rng = jax.random.key(seed)
     augment_rng, dropout_rng = jax.random.split(rng)
     return augment_rng, dropout_rng, jax.random.fold_in(rng, 2)
