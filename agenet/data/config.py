@@ -32,7 +32,7 @@ class DatasetConfig:
     protocol: Protocol
     test_fold: int
     validation_fraction: Annotated[float, Interval(gt=0, lt=1)]
-    sampling: Sampling  # of training faces, see `agenet.data.order.balanced_strata`
+    sampling: Sampling  # of training faces, see `agenet.data.order.balanced_order`
 
     @property
     def names(self) -> list[str]:

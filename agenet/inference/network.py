@@ -19,6 +19,7 @@ from agenet.weights.load import Weights, load_into, read_weights
 from agenet.weights.spec import WeightsSpec
 
 Forward = Callable[[jax.Array], dict[str, jax.Array]]
+Predict = Callable[[Any, jax.Array], dict[str, jax.Array]]
 
 _NORM_BEFORE_HEADS = "params/heads/bn/scale"
 
@@ -42,11 +43,13 @@ class TrainedNetwork:
         """
         return self.spec.stored_size
 
-    def make_forward(self) -> Forward:
-        """Returns `forward(images uint8 [B, S, S, 3]) -> {task: log-probabilities [B, C]}`.
+    def create(self) -> tuple[Predict, Any]:
+        """The network as a function of its variables, and these.
 
-        S is `stored_size`. A head that predicts age by year adds the key `years`, see
-        `agenet.training.losses.log_probabilities`.
+        Returns:
+            `predict(variables, images float32 [B, S, S, 3]) -> {task: log-probabilities [B, C]}`,
+            for normalised images of the input's size, and the variables. A head that predicts age
+            by year adds the key `years`, see `agenet.training.losses.log_probabilities`.
         """
         spec = self.spec
         _, ordinal = describe_heads(spec.heads)
@@ -62,14 +65,32 @@ class TrainedNetwork:
             model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
         )
         variables = load_into({"batch_stats": {}} | shapes, self.weights, new=())
-        transform = make_eval_transform(size, spec.input.mean, spec.input.std)
 
-        def forward(images: jax.Array) -> dict[str, jax.Array]:
-            logits: Any = model.apply(variables, transform(images), train=False)
+        def predict(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+            logits: Any = model.apply(variables, images, train=False)
             outputs: dict[str, jax.Array] = {}
             for task, head in spec.heads.items():
                 outputs |= log_probabilities(task, head, logits[task])
             return outputs
+
+        return predict, variables
+
+    def create_for_stored(self) -> tuple[Predict, Any]:
+        """As `create`, but for images uint8 [B, S, S, 3], S being `stored_size`."""
+        expected = self.spec.input
+        predict, variables = self.create()
+        transform = make_eval_transform(expected.size, expected.mean, expected.std)
+        return lambda variables, images: predict(variables, transform(images)), variables
+
+    def make_forward(self) -> Forward:
+        """Returns `forward(images uint8 [B, S, S, 3]) -> {task: log-probabilities [B, C]}`.
+
+        S is `stored_size`. For `years` see `create`.
+        """
+        predict, variables = self.create_for_stored()
+
+        def forward(images: jax.Array) -> dict[str, jax.Array]:
+            return predict(variables, images)
 
         return forward
 

@@ -20,7 +20,8 @@ from agenet.distributed.mesh import batch_sharded, replicated
 from agenet.runs.config import RunConfig
 from agenet.runs.experiment import Experiment
 from agenet.runs.feature_cache import View, find_obstacle, hash_weights
-from agenet.runs.identity import identify_data
+from agenet.runs.identity import ADDED_FIELDS, identify_data
+from agenet.runs.teacher import is_file_of_predictions
 from agenet.training.steps import Batch
 from agenet.weights.cache import cache_dir
 
@@ -130,8 +131,12 @@ def reason_for_images(config: RunConfig, backbone_is_frozen: bool) -> str:
         return "the backbone is trained"
     if config.feature_cache == "off":
         return "feature_cache is off"
-    if config.augment.mixup:
-        return "mixup mixes images"
+    if config.augment.mixup or config.augment.cutmix:
+        return f"{'mixup' if config.augment.mixup else 'CutMix'} mixes images"
+    if config.dataset.sampling != "uniform":
+        return "balanced sampling augments repeated images anew"
+    if config.distill.teacher and not is_file_of_predictions(config.distill.teacher):
+        return "the teacher sees images"
     # Their caches may differ.
     return "there are several processes" if jax.process_count() > 1 else ""
 
@@ -232,7 +237,13 @@ def _create_views(
             "std": list(config.input.std),
         },
     }
-    of_training = {"augment": dataclasses.asdict(config.augment), "seed": config.seed}
+    # Without augmentations that were added later and are off: earlier caches stay valid.
+    augment = {
+        name: value
+        for name, value in dataclasses.asdict(config.augment).items()
+        if name == "mixup" or ADDED_FIELDS.get(f"augment.{name}") != value
+    }
+    of_training = {"augment": augment, "seed": config.seed}
     create = functools.partial(View, root, width=2 * shape.shape[-1])
     epochs = [
         create(

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from agenet.data.augment import VIEWS
+from agenet.data.config import DatasetConfig
 from agenet.data.order import steps_per_epoch
-from agenet.data.records import join_records, open_records
+from agenet.data.records import Records, join_records, open_records
 from agenet.data.splits import make_splits
 from agenet.distributed.mesh import check_batch_size, create_mesh
 from agenet.errors import UserError
@@ -40,6 +41,13 @@ def create_experiment(config: RunConfig, mesh: Mesh | None = None) -> Experiment
     check_batch_size(config.batch_size, mesh, config.accumulate)
     config, initial = _fill_from_weights(config)
     model = _create_model(config)
+    if config.optimizer.name == "muon" and model.backbone.frozen_stages == len(
+        model.backbone.STAGES
+    ):
+        raise UserError(
+            'optimizer.name "muon" is for the kernels of the backbone, which is frozen: use '
+            "--config.optimizer.name=adamw"
+        )
     crop_size = config.input.crop_size or model.backbone.input_size
     size = config.input.size or round(crop_size * 8 / 7)
     config = replace(
@@ -49,10 +57,7 @@ def create_experiment(config: RunConfig, mesh: Mesh | None = None) -> Experiment
     )
     _check_sizes(config, crop_size)
     dataset = config.dataset
-    records, *extra = (
-        open_records(name, dataset.data_dir, dataset.labels) for name in dataset.names
-    )
-    records = join_records(records, extra) if extra else records
+    records = open_data_set(dataset)
     splits = make_splits(
         records,
         tasks=config.task_names,
@@ -81,10 +86,18 @@ def create_experiment(config: RunConfig, mesh: Mesh | None = None) -> Experiment
         model=model,
         crop_size=crop_size,
         schedule=schedule,
-        tx=create_optimizer(config.optimizer, schedule),
+        tx=create_optimizer(config.optimizer, schedule, model.backbone.STAGES),
         plan=_create_plan(config, epoch, total),
         found=initial,
     )
+
+
+def open_data_set(dataset: DatasetConfig) -> Records:
+    """Opens the data set and joins those that it adds; raises `UserError` if one is missing."""
+    records, *extra = (
+        open_records(name, dataset.data_dir, dataset.labels) for name in dataset.names
+    )
+    return join_records(records, extra) if extra else records
 
 
 def _create_plan(config: RunConfig, epoch: int, total: int) -> Plan:

@@ -9,7 +9,7 @@ from agenet.data.splits import count_leaked, describe_splits
 from agenet.runs.config import to_dict
 from agenet.runs.experiment import Experiment
 from agenet.runs.identity import digest_weights
-from agenet.runs.lineage import trained_on
+from agenet.runs.lineage import join_trained_on, trained_on
 from agenet.runs.machine import describe_machine
 from agenet.training.freeze import split_params
 
@@ -52,9 +52,17 @@ def describe_parameters(experiment: Experiment) -> str:
 
 
 def describe_origin(experiment: Experiment) -> dict[str, Any]:
-    """The subjects that a run is trained on, and its initial weights, which are opened for it."""
+    """The subjects that a run is trained on, and its initial weights, which are opened for it.
+
+    Subjects in the training data of a teacher count as its own.
+    """
+    config, teacher = experiment.config, experiment.teacher
     seen = experiment.initial.spec.trained_on if experiment.initial else {}
-    return {
-        "trained_on": trained_on(experiment.records, experiment.splits, seen),
-        "initial": {"digest": digest_weights(experiment.config.init), "data": sorted(seen)},
+    taught = join_trained_on(seen, teacher.trained_on) if teacher else seen
+    found: dict[str, Any] = {
+        "trained_on": trained_on(experiment.records, experiment.splits, taught),
+        "initial": {"digest": digest_weights(config.init), "data": sorted(seen)},
     }
+    if teacher:
+        found["teacher"] = {"digest": digest_weights(config.distill.teacher)}
+    return found

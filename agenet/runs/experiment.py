@@ -21,6 +21,7 @@ from agenet.data.records import Records
 from agenet.data.splits import Splits
 from agenet.data.stream import StreamedImages
 from agenet.distributed.mesh import replicated
+from agenet.errors import UserError
 from agenet.labels import TASK_CLASSES, UNKNOWN
 from agenet.models.classifier import Classifier
 from agenet.runs.compilation import LoggedFirstCall
@@ -28,7 +29,8 @@ from agenet.runs.config import IN_YEARS, RunConfig, to_dict
 from agenet.runs.evaluator import exact_ages
 from agenet.runs.identity import identify
 from agenet.runs.initial_weights import InitialWeights, find_initial
-from agenet.training.losses import balanced_weights, known_classes
+from agenet.runs.teacher import FoundTeacher, open_teacher
+from agenet.training.losses import BY_YEAR, balanced_weights, known_classes
 from agenet.training.state import TrainState, create_state, create_variables
 from agenet.training.steps import (
     EvalStep,
@@ -109,9 +111,25 @@ class Experiment:
         """Number of images that pass through the network at once."""
         return self.config.batch_size // self.config.accumulate
 
-    @property
+    @cached_property
     def training_order(self) -> TrainingOrder:
-        return TrainingOrder(self.splits.train, self.config.batch_size, self.config.seed)
+        config = self.config
+        return TrainingOrder(self.splits.train, config.batch_size, config.seed, self._strata())
+
+    @cached_property
+    def teacher(self) -> FoundTeacher | None:
+        """The teacher, on the devices; None if the run learns from labels alone."""
+        if not self.config.distill.teacher:
+            return None
+        return open_teacher(
+            self.config.distill.teacher,
+            records=self.records,
+            splits=self.splits,
+            identity=self.identity,
+            tasks=self.tasks,
+            images=self.config.input,
+            mesh=self.mesh,
+        )
 
     @cached_property
     def measures_years(self) -> bool:
@@ -142,8 +160,13 @@ class Experiment:
             recipe=Recipe(
                 accumulate=config.accumulate,
                 mixup=config.augment.mixup,
+                cutmix=config.augment.cutmix,
                 label_smoothing=config.label_smoothing,
                 class_weights=self._class_weights(),
+                repeats=config.dataset.sampling != "uniform",
+                teacher=self.teacher.teacher if self.teacher else None,
+                distill_weight=config.distill.weight,
+                temperature=config.distill.temperature,
                 ema=config.ema,
             ),
         )
@@ -190,16 +213,37 @@ class Experiment:
     def _class_weights(self) -> dict[str, np.ndarray]:
         if self.config.class_weights == "none":
             return {}
+        return {
+            task: balanced_weights(self._training_classes(task, head), len(TASK_CLASSES[task]))
+            for task, head in self.heads.items()
+        }
+
+    def _training_classes(self, task: str, head: str) -> np.ndarray:
+        """The class of each training face, int [N], or `UNKNOWN`, see `known_classes`."""
         records, rows = self.records, self.splits.train
         columns = {**records.labels, "age_low": records.age_low, "age_high": records.age_high}
         batch = {name: column[rows] for name, column in columns.items()}
         batch["mask"] = np.ones(len(rows), bool)
-        return {
-            task: balanced_weights(
-                np.asarray(known_classes(task, head, batch)), len(TASK_CLASSES[task])
+        return np.asarray(known_classes(task, head, batch))
+
+    def _strata(self) -> np.ndarray | None:
+        """What the config's sampling balances, for each training face, see `TrainingOrder`."""
+        sampling = self.config.dataset.sampling
+        if sampling == "uniform":
+            return None
+        # Age ranges have a group even where they are none of the eight groups.
+        heads = {"age": BY_YEAR[0]} if sampling == "age_balanced" else self.heads
+        strata = np.zeros(len(self.splits.train), np.int64)
+        for task, head in heads.items():
+            classes = self._training_classes(task, head)
+            joint = strata * len(TASK_CLASSES[task]) + classes
+            strata = np.where((strata == UNKNOWN) | (classes == UNKNOWN), UNKNOWN, joint)
+        if (strata == UNKNOWN).all():
+            raise UserError(
+                f'dataset.sampling "{sampling}": no training face has the labels of '
+                f"{' and '.join(heads)}: use --config.dataset.sampling=uniform"
             )
-            for task, head in self.heads.items()
-        }
+        return strata
 
     def create_state(self, variables: dict[str, Any]) -> TrainState:
         """The state before the first step of a training that starts from `variables`."""

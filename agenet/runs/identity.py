@@ -96,7 +96,7 @@ def identify_data(records: Records) -> dict[str, Any]:
 
 
 def digest_weights(init: str) -> str | None:
-    """A digest of the weights that a config's `init` names.
+    """A digest of the weights that a config's `init` names, or of its teacher.
 
     For a run it is that of the record of its best state. None for weights that never change, such
     as published ones, and if there are none.
@@ -123,23 +123,28 @@ def _digest(paths: Sequence[Path]) -> str | None:
     return digest.hexdigest()[:16] if paths else None
 
 
-def check_same_weights(saved: Mapping[str, Any], init: str, workdir: Path) -> None:
-    """Checks that the initial weights of a run have not changed; they need not exist any more.
+def check_same_weights(
+    saved: Mapping[str, Any], init: str, workdir: Path, teacher: str = ""
+) -> None:
+    """Checks that a run's initial weights and teacher have not changed; they need not exist.
 
     Args:
         saved: what the run's checkpoint was saved with.
         init: names the weights.
         workdir: of the run.
+        teacher: names the teacher, if there is one.
 
     Raises:
         UserError: they have changed.
     """
-    then, now = saved.get("initial", {}).get("digest"), digest_weights(init)
-    if then and now and then != now:
-        raise UserError(
-            f"the run in {workdir} began with other weights than those that are in {init} now: "
-            "bring those back, or give another --workdir to start afresh"
-        )
+    for part, name, did in (("initial", init, "began with"), ("teacher", teacher, "learns from")):
+        then = saved.get(part, {}).get("digest")
+        now = digest_weights(name) if then else None
+        if then and now and then != now:
+            raise UserError(
+                f"the run in {workdir} {did} other weights than those that are in {name} now: "
+                "bring those back, or give another --workdir to start afresh"
+            )
 
 
 def check_same_run(saved: Mapping[str, Any], identity: Mapping[str, Any], workdir: Path) -> None:

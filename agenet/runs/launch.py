@@ -79,7 +79,8 @@ def launch(config: RunConfig, workdir: Path, command: str, profile: Window | Non
         if saved is None:
             run |= describe_origin(experiment)
         else:  # The initial weights need not exist any more; earlier versions recorded none.
-            run |= {name: saved.get(name, {}) for name in ("trained_on", "initial")}
+            origin = ("trained_on", "initial", *(("teacher",) if "teacher" in saved else ()))
+            run |= {name: saved.get(name, {}) for name in origin}
         with (
             contextlib.closing(Checkpoints(workdir)) as checkpoints,
             memory_errors_explained(experiment),
@@ -113,7 +114,9 @@ def open_experiment(config: RunConfig, saved: dict[str, Any] | None, workdir: Pa
     experiment = create_experiment(config)
     if saved is not None:
         check_same_run(saved, experiment.identity, workdir)
-        check_same_weights(saved, experiment.config.init, workdir)
+        check_same_weights(
+            saved, experiment.config.init, workdir, experiment.config.distill.teacher
+        )
     return experiment
 
 

@@ -30,8 +30,7 @@ def trained_on(records: Records, splits: Splits, earlier: Mapping[str, str]) -> 
     found = dict(earlier)
     here = _data_set(records.name)
     if found.get(here) != NOT_FOLD_0:
-        subjects = np.union1d(_decode(found.get(here, "")), records.subject_id[own])
-        found[here] = base64.b64encode(subjects.astype("<i8").tobytes()).decode()
+        found[here] = _encode(np.union1d(_decode(found.get(here, "")), records.subject_id[own]))
     return found | dict.fromkeys(map(_data_set, extra_names(records.name)), NOT_FOLD_0)
 
 
@@ -43,11 +42,27 @@ def is_seen(seen: Mapping[str, str], records: Records, rows: np.ndarray) -> np.n
     return np.isin(records.subject_id[rows], _decode(subjects))
 
 
-def check_not_seen(seen: Mapping[str, str], records: Records, splits: Splits) -> None:
-    """Checks that a run validates and tests on none of the subjects `seen` by its initial weights.
+def join_trained_on(first: Mapping[str, str], second: Mapping[str, str]) -> TrainedOn:
+    """The subjects of both."""
+    found = dict(first)
+    for data_set, subjects in second.items():
+        if NOT_FOLD_0 in (subjects, found.get(data_set)):
+            found[data_set] = NOT_FOLD_0
+        else:
+            found[data_set] = _encode(
+                np.union1d(_decode(found.get(data_set, "")), _decode(subjects))
+            )
+    return found
 
-    If these were trained on everything outside fold 0, no subjects are left for validation: then
-    a warning is logged.
+
+def check_not_seen(
+    seen: Mapping[str, str], records: Records, splits: Splits, field: str = "init"
+) -> None:
+    """Checks that a run validates and tests on none of the subjects `seen` by other weights.
+
+    These are its initial weights or its teacher, as the `field` of the config says. If they were
+    trained on everything outside fold 0, no subjects are left for validation: then a warning is
+    logged.
 
     Raises:
         UserError: a subject of the test set is in `seen`, or one of the validation set.
@@ -70,9 +85,11 @@ def check_not_seen(seen: Mapping[str, str], records: Records, splits: Splits) ->
         if not known.any():
             continue
         if whole and name == "validation":
-            log.warning("init: %s: validation metrics are too good, test metrics are not", what)
+            log.warning(
+                "%s: %s: validation metrics are too good, test metrics are not", field, what
+            )
         else:
-            raise UserError(f"init: {what}: {remedy}")
+            raise UserError(f"{field}: {what}: {remedy}")
 
 
 def has_same_holdout(run: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
@@ -84,6 +101,10 @@ def has_same_holdout(run: Mapping[str, Any], identity: Mapping[str, Any]) -> boo
     """
     known = comparable(run, identity)
     return all(known[name] == identity[name] for name in ("dataset", "splits"))
+
+
+def _encode(subjects: np.ndarray) -> str:
+    return base64.b64encode(subjects.astype("<i8").tobytes()).decode()
 
 
 def _decode(text: str) -> np.ndarray:

@@ -40,6 +40,8 @@ def measure(
     """
     mesh, config = experiment.mesh, experiment.config
     state = {name: _nbytes(part) for name, part in vars(experiment.abstract_state()).items()}
+    if experiment.teacher:
+        state["teacher"] = _nbytes(experiment.teacher.teacher.arrays)
     limit, on_cpu = device_memory(mesh), mesh.devices.flat[0].platform == "cpu"
     count = -(-len(experiment.records.fold) // mesh.size) * mesh.size
     images = count * config.input.size**2 * 3

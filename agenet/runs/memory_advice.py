@@ -11,6 +11,7 @@ _STATE = {
     "batch_stats": "running statistics",
     "opt_state": "optimizer",
     "average": "averaged parameters",
+    "teacher": "teacher",
 }
 
 
@@ -19,7 +20,7 @@ class Needs:
     """Bytes of memory that a training needs.
 
     Attributes:
-        state: on each device, by parts of the state.
+        state: on each device, by parts of the state, with the teacher if there is one.
         images: all of them, decoded, padded for the devices.
         placement: "device" if each device holds its share of the images, "host" if the host holds
             all of them, "stream" if they are decoded batch by batch.

@@ -83,7 +83,9 @@ def create_schedule(
         UserError: a bad duration, a run without steps, a warm-up as long as the run, or boundaries
             that do not fit the scales.
 
-    >>> config = ScheduleConfig("piecewise_epochs", 1, "0 steps", ("25%", "50%"), (1, 0.5, 0.25))
+    >>> config = ScheduleConfig(
+    ...     "piecewise_epochs", 1, "0 steps", ("25%", "50%"), (1, 0.5, 0.25), power=1, final_scale=0
+    ... )
     >>> schedule = create_schedule(config, steps_per_epoch=10, total_steps=50)
     >>> [float(schedule(step)) for step in (0, 19, 20, 29, 30, 49)]
     [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]

@@ -21,6 +21,7 @@ from agenet.data.augment import (
     normalize,
     random_colors,
     random_crop,
+    random_erase,
     random_flip,
     random_halvings,
     random_warps,
@@ -52,6 +53,7 @@ TRANSFORMS = {
     "train": make_train_transform(SIZE, MEAN, STD),
     "warping": make_train_transform(SIZE, MEAN, STD, WARPING),
     "poor": make_train_transform(SIZE, MEAN, STD, Augmentation(grey=0.5, low_resolution=0.5)),
+    "knobs": make_train_transform(SIZE, MEAN, STD, Augmentation(randaugment=2, erase=0.5)),
     "views": lambda images, rngs: make_views_transform(SIZE, MEAN, STD, 4)(images),
     "eval": lambda images, rngs: make_eval_transform(SIZE, MEAN, STD)(images),
 }
@@ -90,7 +92,9 @@ def test_views() -> None:
     assert np.ptp(views[0, 2, :, 0, 1]) > np.ptp(views[0, 0, :, 0, 1])
 
 
-@pytest.mark.parametrize("name", ["random_crop", "random_flip", "train", "warping", "poor"])
+@pytest.mark.parametrize(
+    "name", ["random_crop", "random_flip", "train", "warping", "poor", "knobs"]
+)
 def test_randomness_is_a_function_of_epoch_and_row(name: str) -> None:
     transform, images = TRANSFORMS[name], jnp.asarray(coordinates(16))
     first, again, other = (transform(images, keys(16, epoch)) for epoch in (0, 0, 1))
@@ -99,6 +103,35 @@ def test_randomness_is_a_function_of_epoch_and_row(name: str) -> None:
     rows = jnp.array([9, 2, 15])
     alone = transform(images[rows], example_keys(jax.random.key(0), 0, rows))
     np.testing.assert_allclose(alone, first[rows], rtol=1e-6, atol=1e-5)
+
+
+def test_erasing_draws_rectangles_as_torchvision_does() -> None:
+    side, count = 40, 3000
+    erased = np.asarray(random_erase(jnp.ones((count, side, side, 3)), keys(count), 0.6, 0.33)) == 0
+    assert np.array_equal(erased[..., 0], erased[..., 1])
+    chosen = erased[..., 0][erased.any((1, 2, 3))]
+    assert len(chosen) / count == pytest.approx(0.6, abs=0.03)
+    heights, widths = chosen.any(2).sum(1), chosen.any(1).sum(1)
+    np.testing.assert_array_equal(chosen.sum((1, 2)), heights * widths)  # rectangles, in one piece
+    for lines, sizes in ((chosen.any(2), heights), (chosen.any(1), widths)):
+        first, last = lines.argmax(1), side - 1 - lines[:, ::-1].argmax(1)
+        np.testing.assert_array_equal(last - first + 1, sizes)
+        # Anywhere, with equal probability.
+        position = (first + 0.5) / (side - sizes + 1)
+        assert scipy.stats.kstest(position, "uniform").statistic < 0.05
+    assert max(heights.max(), widths.max()) < side
+    # torchvision's loop, with NumPy's draws.
+    rng, expected = np.random.default_rng(0), []
+    while len(expected) < 3000:
+        area = side * side * rng.uniform(0.02, 0.33)
+        ratio = np.exp(rng.uniform(np.log(0.3), np.log(3.3)))
+        h, w = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if h < side and w < side:
+            expected.append((h * w, h / w))
+    for found, right in zip(
+        (heights * widths, heights / widths), np.transpose(expected), strict=True
+    ):
+        assert scipy.stats.ks_2samp(found, right).statistic < 0.05
 
 
 def test_normalize() -> None:

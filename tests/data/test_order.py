@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from agenet.data.order import evaluation_batches, steps_per_epoch, training_batch
+from agenet.data.order import (
+    TrainingOrder,
+    balanced_order,
+    evaluation_batches,
+    steps_per_epoch,
+    training_batch,
+)
 
 INDICES = np.arange(1000, 1023, dtype=np.int32)
 
@@ -49,3 +55,38 @@ def test_evaluation_sees_every_face_once_in_order(count: int) -> None:
     np.testing.assert_array_equal(seen, INDICES[:count])
     padding = np.concatenate([part[~mask] for part, mask in batches])
     assert np.isin(padding, INDICES).all()  # existing rows, so that they can be read
+
+
+# Common, middle, rare, and without a label.
+STRATA = np.repeat([2, 0, 5, -1], [600, 250, 50, 100])
+
+
+def test_balanced_epochs() -> None:
+    orders = [balanced_order(STRATA, 0, epoch) for epoch in range(3)]
+    counts = []
+    for order in orders:
+        assert order.shape == STRATA.shape
+        drawn = np.bincount(STRATA[order] + 1, minlength=7)
+        assert drawn.tolist() == [100, 300, 0, 300, 0, 0, 300]  # Those without keep their share.
+        counts.append(np.bincount(order, minlength=len(STRATA)))
+        assert set(counts[-1][STRATA == 2]) == {0, 1}
+        assert set(counts[-1][STRATA == 0]) == {1, 2}
+        assert set(counts[-1][STRATA == 5]) == {6}
+        # Mixed well: in every tenth of an epoch.
+        for part in np.array_split(order, 10):
+            assert 15 < (STRATA[part] == 5).sum() < 45
+    assert (counts[0] != counts[1]).any() and (orders[0] != orders[1]).any()
+    np.testing.assert_array_equal(orders[2], balanced_order(STRATA.copy(), 0, 2))
+    assert (orders[0] != balanced_order(STRATA, 1, 0)).any()
+    assert sorted(balanced_order(STRATA[-100:], 0, 0)) == list(range(100))
+
+
+def test_balanced_batches_continue_at_any_step() -> None:
+    rows = np.arange(5000, 6000)
+    order = TrainingOrder(rows, 64, seed=3, strata=STRATA)
+    assert order.steps_per_epoch == 15
+    batches = order.batches(0)
+    first = [next(batches) for _ in range(40)]
+    np.testing.assert_array_equal(np.concatenate(first[15:30]), order.epoch(1)[: 15 * 64])
+    for step in (0, 14, 15, 22, 39):
+        np.testing.assert_array_equal(next(order.batches(step)), first[step])

@@ -74,8 +74,11 @@ def test_every_field_is_read(
     runs: tuple[dict[str, Any], ...] = (
         {"optimizer__name": "adam", "dataset__protocol": "random"}
         | {"augment__rotate": 10.0, "augment__brightness": 0.1},
-        {"optimizer__name": "sgd", "schedule__name": "piecewise", "dataset__prepare": True},
-        {"init": str(tmp_path / "1"), "freeze": "backbone"},
+        {"optimizer__name": "sgd", "schedule__name": "piecewise", "dataset__prepare": True}
+        | {"distill__teacher": str(tmp_path / "0"), "dataset__protocol": "random"}
+        | {"augment__randaugment": 1, "augment__erase": 0.5},
+        {"init": str(tmp_path / "1"), "freeze": "backbone", "dataset__protocol": "random"}
+        | {"schedule__name": "polynomial"},
     )
     common: dict[str, Any] = {"schedule__boundaries": ("1 steps",), "schedule__scales": (1.0, 0.1)}
     read: set[str] = set()
@@ -171,7 +174,26 @@ def test_default_augmentation() -> None:
         ("augment.flip", 1.5, "augment.flip 1.5 must be less than or equal to 1"),
         ("augment.shift", float("nan"), "augment.shift nan must be"),
         ("augment.mixup", -1.0, "augment.mixup -1 must be greater than or equal to 0"),
-        ("optimizer.name", "lion", 'optimizer.name "lion" is not known: use "adam" or "sgd"'),
+        ("augment.cutmix", -1.0, "augment.cutmix -1 must be greater than or equal to 0"),
+        ("augment.randaugment", 11, "augment.randaugment 11 must be less than or equal to 10"),
+        ("augment.randaugment_magnitude", 31.0, "randaugment_magnitude 31 must be less than or"),
+        ("augment.erase", 2.0, "augment.erase 2 must be less than or equal to 1"),
+        ("augment.erase_area", 0.0, "augment.erase_area 0 must be greater than 0"),
+        (
+            "dataset.sampling",
+            "balanced",
+            'dataset.sampling "balanced" is not known: use "uniform", "class_balanced" or "age_bal',
+        ),
+        ("distill.weight", 0.0, "distill.weight 0 must be greater than 0"),
+        ("distill.temperature", 0.0, "distill.temperature 0 must be greater than 0"),
+        (
+            "optimizer.name",
+            "adagrad",
+            'optimizer.name "adagrad" is not known: use "adam", "adamw", "lion", "lamb", "sgd", ',
+        ),
+        ("optimizer.layer_decay", 1.5, "optimizer.layer_decay 1.5 must be less than or equal to 1"),
+        ("schedule.power", 0.0, "schedule.power 0 must be greater than 0"),
+        ("schedule.final_scale", 2.0, "schedule.final_scale 2 must be less than or equal to 1"),
         ("optimizer.clip_norm", -1.0, "optimizer.clip_norm -1 must be greater than or equal to 0"),
         ("optimizer.weight_decay", float("nan"), "optimizer.weight_decay nan must be"),
         ("optimizer.backbone_scale", float("inf"), "optimizer.backbone_scale inf must be"),

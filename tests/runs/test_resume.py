@@ -89,13 +89,20 @@ def test_signal(
 def test_all_that_a_step_can_do_goes_on(run: Run, tmp_path: Path) -> None:
     fields: dict[str, Any] = {
         "accumulate": 2,
+        "augment__cutmix": 0.5,
+        "augment__erase": 0.5,
         "augment__mixup": 0.2,
+        "augment__randaugment": 1,
         "best": "last",
         "class_weights": "balanced",
+        "dataset__sampling": "class_balanced",
         "ema": 0.9,
         "label_smoothing": 0.1,
         "optimizer__clip_norm": 1.0,
+        "optimizer__layer_decay": 0.5,
+        "optimizer__name": "muon",
         "optimizer__weight_decay": 0.01,
+        "schedule__name": "one_cycle",
     }
     run(tmp_path / "whole", **fields)
     stop(run, tmp_path / "stopped", call=9, **fields)

@@ -105,7 +105,9 @@ def test_frozen_parameters_stay_bitwise_equal(name: str, freeze: str) -> None:
 
 
 def test_backbone_learning_rate() -> None:
-    config = OptimizerConfig("sgd", 0.0, backbone_scale=0.1, clip_norm=0.0, weight_decay=0.0)
+    config = OptimizerConfig(
+        "sgd", 0.0, backbone_scale=0.1, layer_decay=1.0, clip_norm=0.0, weight_decay=0.0
+    )
     tx = create_optimizer(config, optax.constant_schedule(1.0))
     params = {"backbone": {"a": jnp.ones(2)}, "heads": {"age": jnp.ones(2)}}
     updates, _ = tx.update(params, tx.init(params), params)

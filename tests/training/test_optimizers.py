@@ -23,6 +23,8 @@ DEFAULT = ScheduleConfig(
     warmup="0 steps",
     boundaries=("25%", "50%", "75%"),
     scales=(1.0, 0.2, 0.04, 0.008),
+    power=1.0,
+    final_scale=0.0,
 )
 
 
@@ -104,6 +106,39 @@ def test_cosine() -> None:
     np.testing.assert_allclose(rates, expected, atol=1e-6)
 
 
+def test_ends_above_zero() -> None:
+    np.testing.assert_allclose(learning_rates(0, 100, name="cosine", final_scale=0.1), [1, 0.1])
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 0.5])
+def test_polynomial(power: float) -> None:
+    fields: dict[str, Any] = {"name": "polynomial", "power": power, "final_scale": 0.2}
+    expected = [0.2 + 0.8 * (1 - part) ** power for part in (0, 0.25, 0.5, 1)]
+    np.testing.assert_allclose(learning_rates(0, 25, 50, 100, **fields), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("warmup", "rising"), [("0 steps", 30), ("2 epochs", 20), ("7%", 7)])
+def test_one_cycle(warmup: str, rising: int) -> None:
+    """As PyTorch's OneCycleLR, whose formula this is."""
+
+    def between(start: float, end: float, part: float) -> float:
+        return end + (start - end) * (1 + np.cos(np.pi * part)) / 2
+
+    low, last = 1 / 25, 1 / 25e4
+    expected = [
+        between(low, 1, step / rising)
+        if step < rising
+        else between(1, last, (step - rising) / (100 - rising))
+        for step in range(0, 101, 5)
+    ]
+    rates = learning_rates(*range(0, 101, 5), name="one_cycle", warmup=warmup)
+    np.testing.assert_allclose(rates, expected, atol=1e-6)
+
+
+def test_one_cycle_of_two_steps() -> None:
+    assert np.isfinite(learning_rates(0, 1, 2, name="one_cycle", total=2)).all()
+
+
 WARM = {0: 0, 5: 0.25, 19: 0.95}
 
 
@@ -112,6 +147,7 @@ WARM = {0: 0, 5: 0.25, 19: 0.95}
     [
         ("constant", WARM | {20: 1, 21: 1, 99: 1}),
         ("cosine", WARM | {20: 1, 60: 0.5, 100: 0}),  # over the 80 steps that remain
+        ("polynomial", WARM | {20: 1, 60: 0.5, 100: 0}),
         ("piecewise", WARM | {20: 1, 24: 1, 25: 0.2, 75: 0.008}),  # counted from the run's start
     ],
 )
@@ -124,6 +160,7 @@ def test_warmup(name: str, rates: dict[int, float]) -> None:
     ("fields", "message"),
     [
         ({"warmup": "10 epochs"}, r'warmup "10 epochs" \(100 steps\) must be shorter'),
+        ({"name": "one_cycle", "total": 1}, "must be shorter than the run"),
         ({"warmup": "soon"}, '"soon" is not a duration'),
         ({"total": 0}, "no steps: raise --config.duration"),
         ({"name": "piecewise", "scales": (1, 0.1)}, "one fewer than"),
@@ -157,12 +194,89 @@ def follow(
 
 @pytest.mark.parametrize(
     ("name", "reference"),
-    [("adam", optax.adam(RATE)), ("sgd", optax.sgd(RATE, momentum=0.9))],
+    [
+        ("adam", optax.adam(RATE)),
+        ("adamw", optax.adamw(RATE, weight_decay=0.0)),
+        ("lion", optax.lion(RATE, weight_decay=0.0)),
+        ("lamb", optax.lamb(RATE)),
+        ("sgd", optax.sgd(RATE, momentum=0.9)),
+        ("rmsprop", optax.rmsprop(RATE, momentum=0.9)),
+        ("adafactor", optax.adafactor(RATE)),
+    ],
 )
 def test_optimizers(name: str, reference: optax.GradientTransformation) -> None:
     tx, params = optimizer(name=name), jnp.array([1.0, -2.0])
     np.testing.assert_allclose(follow(tx, params), follow(reference, params), rtol=1e-6)
     assert jax.tree.structure(tx.init(params)) == jax.tree.structure(reference.init(params))
+
+
+NETWORK: dict[str, Any] = {
+    "backbone": {
+        "conv1": {"kernel": (3, 3, 2, 4), "bias": (4,)},
+        "depthwise": {"kernel": (3, 3, 1, 4)},
+        "fc": {"kernel": (5, 3)},
+    },
+    "heads": {"age": {"kernel": (4, 2)}},
+}
+
+
+def random_params() -> Any:
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda shape: jnp.float32(rng.normal(size=shape)),
+        NETWORK,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+
+
+def test_muon() -> None:
+    """Kernels of the backbone have orthogonal updates of Adam's size, the rest has Adam."""
+    params = random_params()
+    found, by_adam = (follow(optimizer(name=name), params) for name in ("muon", "adam"))
+    for path in (("heads", "age", "kernel"), ("backbone", "depthwise", "kernel")):
+        one, two = found, by_adam
+        for key in path:
+            one, two = one[key], two[key]
+        # optax.contrib.muon's Adam has Nesterov momentum.
+        assert not np.allclose(one, two) and np.allclose(one, two, atol=0.1)
+    tx = optimizer(name="muon")
+    updates, _ = tx.update(params, tx.init(params), params)
+    for name in ("conv1", "fc"):
+        update = np.asarray(updates["backbone"][name]["kernel"])
+        matrix = update.reshape(-1, update.shape[-1])
+        sizes = np.linalg.svd(matrix, compute_uv=False) / (0.1 * 0.2 * np.sqrt(max(matrix.shape)))
+        assert ((sizes > 0.6) & (sizes < 1.3)).all()  # 1 but for the Newton-Schulz iteration
+
+
+@pytest.mark.parametrize("name", ["lion", "muon", "adafactor"])
+def test_other_optimizers_decay_kernels(name: str) -> None:
+    params = jax.tree.map(jnp.ones_like, random_params())
+    tx = optimizer(name=name, weight_decay=0.1)
+    found = follow(tx, params, lambda params: jax.tree.map(jnp.zeros_like, params))
+    for leaf in jax.tree.leaves(found):
+        np.testing.assert_allclose(leaf, 0.99**3 if leaf.ndim > 1 else 1, rtol=1e-5)
+
+
+def test_rates_decay_by_stage() -> None:
+    params = random_params()
+    config = replace(parse_config(default.get_config().to_dict()).optimizer, name="sgd")
+    stages = (("conv1",), ("depthwise", "fc"))
+
+    def updates(**fields: Any) -> Any:
+        tx = create_optimizer(replace(config, **fields), RATE, stages)
+        return tx.update(params, tx.init(params), params)[0]
+
+    plain = updates()
+    scales = {"conv1": 0.49, "depthwise": 0.7, "fc": 0.7}
+    for own, factor in (
+        (updates(layer_decay=0.7), 1),
+        (updates(layer_decay=0.7, backbone_scale=0.1), 0.1),
+    ):
+        ratio = jax.tree.map(lambda a, b: float((a / b).mean()), own, plain)
+        for name, tree in ratio["backbone"].items():
+            for value in tree.values():
+                assert value == pytest.approx(factor * scales[name], rel=1e-5)
+        assert ratio["heads"]["age"]["kernel"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", ["adam", "sgd"])

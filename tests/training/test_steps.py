@@ -16,6 +16,8 @@ from agenet.data.augment import (
 from agenet.distributed.mesh import batch_sharded, create_mesh, replicated
 from agenet.models import MODELS, create_model
 from agenet.models.classifier import Classifier
+from agenet.training.distillation import KNOWN, Teacher
+from agenet.training.losses import example_losses, log_probabilities
 from agenet.training.state import TrainState, create_state, create_variables
 from agenet.training.steps import (
     Recipe,
@@ -31,6 +33,23 @@ CLASS_WEIGHTS = {"age": np.linspace(0.2, 2, 8, dtype=np.float32)}
 PLAIN = Recipe()
 LOSS = Recipe(mixup=0.4, label_smoothing=0.1, class_weights=CLASS_WEIGHTS)
 ALL = dataclasses.replace(LOSS, accumulate=2, ema=0.99)
+PREDICTED = np.log(np.random.default_rng(1).dirichlet(np.ones(8), 16)).astype(np.float32)
+BY_ROW = Teacher(
+    "row",
+    lambda arrays, rows: {"age": arrays[rows], KNOWN: rows % 3 > 0},
+    PREDICTED,
+)
+BY_IMAGE = Teacher(
+    "image",
+    lambda arrays, images: {
+        "age": jnp.tanh(images.mean((1, 2)) @ arrays),
+        KNOWN: jnp.ones(len(images), bool),
+    },
+    PREDICTED[:3],
+)
+TAUGHT = Recipe(teacher=BY_ROW, distill_weight=0.6, temperature=2.0)
+KNOBS = dataclasses.replace(TAUGHT, cutmix=0.8, accumulate=2, repeats=True)
+NETWORK = dataclasses.replace(KNOBS, teacher=BY_IMAGE, accumulate=1, mixup=0.4)
 
 
 def make_batch(size: int = 16) -> dict[str, np.ndarray]:
@@ -99,7 +118,9 @@ def train(
 
 
 @pytest.mark.usefixtures("tiny_net")
-@pytest.mark.parametrize("recipe", [PLAIN, ALL], ids=["plain", "all"])
+@pytest.mark.parametrize(
+    "recipe", [PLAIN, ALL, KNOBS, NETWORK], ids=["plain", "all", "knobs", "network"]
+)
 def test_one_device_and_eight_give_the_same_numbers(recipe: Recipe) -> None:
     one, eight = train(4, 1, recipe=recipe), train(4, 8, recipe=recipe)
     assert one[0].params["backbone"]["conv"]["kernel"].sharding.num_devices == 1
@@ -193,6 +214,79 @@ def test_mixup(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sums["gender_loss"] == pytest.approx(expected, rel=1e-5)
     assert sums["loss"] == pytest.approx(expected / known, rel=1e-5)
     assert sums["gender_count"] == pytest.approx(known)
+
+
+@pytest.mark.parametrize("teacher", [None, BY_ROW])
+def test_cutmix_of_ages_by_year(monkeypatch: pytest.MonkeyPatch, teacher: Teacher | None) -> None:
+    monkeypatch.setitem(MODELS, "tiny", PlainNet)
+    own = np.ones((16, 16, 1), np.float32)
+    own[:4, 8:] = 0
+    share = own.mean()
+    monkeypatch.setattr("agenet.training.steps.draw_mixing", lambda *_: (share, own))
+    batch, transform = make_batch(), make_eval_transform(16, MEAN, STD)
+    mesh, tx = create_mesh(jax.devices()[:1]), optax.sgd(0.1)
+    model = create_model("tiny", {"age": 101}, ordinal=("age",), dropout_rate=0.0)
+    recipe = Recipe(cutmix=1.0, teacher=teacher, distill_weight=0.25, temperature=1.0)
+    step = make_train_step(
+        model,
+        tx,
+        lambda images, rngs: transform(images),
+        heads={"age": "ordinal"},
+        seed=1,
+        steps_per_epoch=1,
+        mesh=mesh,
+        recipe=recipe,
+    )
+    state = new_state(model, tx)
+    images = np.asarray(transform(batch["image"]))
+    images = own * images + (1 - own) * np.roll(images, 1, 0)
+    logits: Any = model.apply(state.variables, images)
+    partner = {name: np.roll(column, 1, 0) for name, column in batch.items()}
+    losses = [example_losses("age", "ordinal", logits["age"], b) for b in (batch, partner)]
+    known = np.sum(batch["age_low"] >= 0)
+    expected = float((share * losses[0] + (1 - share) * losses[1]).sum() / known)
+    if teacher:
+        groups = np.asarray(log_probabilities("age", "ordinal", logits["age"])["age"])
+        soft = np.exp(PREDICTED) / np.exp(PREDICTED).sum(1, keepdims=True)
+        taught = 0.0
+        for row in range(16):
+            for weight, target in ((share, row), (1 - share, (row - 1) % 16)):
+                if target % 3:
+                    taught += weight * (soft[target] * (np.log(soft[target]) - groups[row])).sum()
+        expected = 0.75 * expected + 0.25 * taught / sum(row % 3 > 0 for row in range(16))
+    _, sums = step(state, jax.device_put(batch, batch_sharded(mesh)))
+    assert float(sums["loss"]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.usefixtures("tiny_net")
+def test_repeated_images_differ() -> None:
+    """Under balanced sampling the same row twice in a batch, or in an epoch, is augmented anew."""
+    seen: list[np.ndarray] = []
+    mesh, tx = create_mesh(jax.devices()[:1]), optax.sgd(0.0)
+    model = create_model("tiny", {"age": 8, "gender": 2}, dropout_rate=0.0)
+    crops = make_train_transform(16, MEAN, STD)
+
+    def transform(images: jax.Array, rngs: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda keys: seen.append(np.asarray(keys)), jax.random.key_data(rngs))
+        return crops(images, rngs)
+
+    step = make_train_step(
+        model,
+        tx,
+        transform,
+        heads=HEADS,
+        seed=1,
+        steps_per_epoch=10,
+        mesh=mesh,
+        recipe=Recipe(repeats=True),
+    )
+    batch = make_batch() | {"row": np.full(16, 7, np.int32)}
+    state = new_state(model, tx)
+    for _ in range(2):
+        state, _ = step(state, jax.device_put(batch, batch_sharded(mesh)))
+    jax.effects_barrier()
+    assert len(seen) == 2
+    assert len(np.unique(np.concatenate(seen), axis=0)) == 32
 
 
 @pytest.mark.slow
