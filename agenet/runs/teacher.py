@@ -140,8 +140,8 @@ def _check_tasks(name: str, predicted: Mapping[str, Any], tasks: Sequence[str]) 
     taught = [task for task in tasks if task in predicted]
     if not taught:
         raise UserError(
-            f'{_WHERE} "{name}" predicts {", ".join(predicted)}, not {" or ".join(tasks)}: give '
-            "another teacher, or other --config.tasks"
+            f'{_WHERE} "{name}" predicts {", ".join(predicted) or "nothing"}, not '
+            f"{' or '.join(tasks)}: give another teacher, or other --config.tasks"
         )
     return [*taught, "years"] if "age" in taught else taught
 

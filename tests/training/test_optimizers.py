@@ -192,13 +192,17 @@ def follow(
     return params
 
 
+def nothing(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: False, params)
+
+
 @pytest.mark.parametrize(
     ("name", "reference"),
     [
         ("adam", optax.adam(RATE)),
-        ("adamw", optax.adamw(RATE, weight_decay=0.0)),
-        ("lion", optax.lion(RATE, weight_decay=0.0)),
-        ("lamb", optax.lamb(RATE)),
+        ("adamw", optax.adamw(RATE, weight_decay=0.0, mask=nothing)),
+        ("lion", optax.lion(RATE, weight_decay=0.0, mask=nothing)),
+        ("lamb", optax.lamb(RATE, mask=nothing)),
         ("sgd", optax.sgd(RATE, momentum=0.9)),
         ("rmsprop", optax.rmsprop(RATE, momentum=0.9)),
         ("adafactor", optax.adafactor(RATE)),
