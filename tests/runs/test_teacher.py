@@ -24,6 +24,7 @@ from agenet.runs.teacher_file import write_predictions
 from agenet.training.distillation import KNOWN
 from agenet.training.finished_run import read_run_weights
 from agenet.weights.load import save_weights
+from scripts import write_teacher_predictions
 from tests.tiny import on_batch, result, tiny_config, use_records
 
 Arrays = dict[str, np.ndarray]
@@ -51,8 +52,13 @@ def teacher(records: Records, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def arrays(teacher: Path, records: Records) -> Arrays:
-    """Its predictions for all faces."""
-    return write_predictions(str(teacher), records, teacher / "predictions.npz")
+    """Its predictions for all faces, in predictions.npz as the script writes it."""
+    path = teacher / "predictions.npz"
+    with pytest.MonkeyPatch.context() as patch:
+        use_records(records, patch.setattr)
+        write_teacher_predictions.main([f"--teacher={teacher}", "--data_set=noise/x", str(path)])
+    with np.load(path) as archive:
+        return dict(archive)
 
 
 def save(path: Path, arrays: Arrays) -> str:
