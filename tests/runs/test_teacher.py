@@ -185,7 +185,7 @@ def test_a_run_learns_resumes_and_knows_its_teacher(
             "predicts nothing, not age or gender",
         ),
         (lambda a: {n: v[:0] if len(v) == 200 else v for n, v in a.items()}, "no prediction for"),
-        (lambda a: a | {"index": a["index"].astype("U3")}, "index is not a plain array"),
+        (lambda a: a | {"index": a["index"].astype("U3")}, r"index\.npy is not a plain array"),
         (lambda a: a | {"teacher": np.frombuffer(b"{}", np.uint8)}, "must have the fields"),
     ],
 )
