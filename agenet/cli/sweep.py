@@ -1,4 +1,4 @@
-"""`agenet sweep`: trains the variants that a sweep file lists."""
+"""`agenet sweep`: trains the variants of a sweep file, or searches the space it describes."""
 
 from pathlib import Path
 
@@ -16,20 +16,54 @@ EPILOG = "--config.FIELD=VALUE changes a field of all runs that do not vary it."
     metavar="NAME|FILE",
     required=True,
     shell_complete=options.complete_files("configs/sweeps"),
-    help="The variants: a shipped sweep such as report or age_heads, or a file; what follows a "
-    "colon is its argument, as in report:lite0.",
+    help="The variants: a shipped sweep such as report or age_heads, a search such as heads, or a "
+    "file; what follows a colon is its argument, as in report:lite0.",
 )
 @options.workdir("Folder for all runs.")
+@click.option(
+    "--trials",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Trials of a search, all workers together; by default as many as its file says.",
+)
+@click.option(
+    "--storage",
+    metavar="FILE|URL",
+    default="",
+    help="Where the workers of a search share their study: a journal file, by default "
+    "DIR/study.journal, or a database such as sqlite:///study.db.",
+)
+@click.option(
+    "--study", metavar="NAME", default="", help="Its name there; by default that of the sweep file."
+)
 @options.fields
-def command(sweep: str, workdir: Path, fields: tuple[str, ...]) -> None:
-    """Train the variants of a sweep file and compare them.
+def command(
+    sweep: str,
+    workdir: Path,
+    trials: int | None,
+    storage: str,
+    study: str,
+    fields: tuple[str, ...],
+) -> None:
+    """Train the variants of a sweep file, or search a space, and compare them.
 
-    Variants of several tables that have the same config are one run. The runs are trained one after
-    the other, each in a process and a folder of its own. The tables are in DIR/sweep.md and
-    DIR/sweep.json. The same command again resumes what was interrupted and repeats what failed.
+    Each run has a process and a folder of its own. Variants of several tables that have the same
+    config are one run. The tables are in DIR/sweep.md and DIR/sweep.json; a search adds
+    DIR/sweep.html with the importance of each parameter.
+
+    The same command again resumes what was interrupted; typed while it runs, on this machine or on
+    another one that shares DIR, it is one more worker, and any of them may die.
     """
     require_packages("train", "agenet sweep", "array_record", "clu", "jinja2", "matplotlib")
     from agenet.main import read_config
     from agenet.runs.sweep import run_sweep
 
-    run_sweep(sweep, workdir, fields, read_config=read_config)
+    run_sweep(
+        sweep,
+        workdir,
+        fields,
+        read_config=read_config,
+        storage=storage,
+        study=study,
+        trials=trials,
+    )

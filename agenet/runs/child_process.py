@@ -8,10 +8,12 @@ import contextlib
 import os
 import pty
 import re
+import select
 import signal
 import sys
 import termios
 import threading
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.connection import Connection
@@ -21,6 +23,7 @@ from agenet.errors import one_line_errors
 from agenet.runs.allocation import LARGE_PAGES
 
 PRELOAD = "agenet.runs.preload"  # imported by the server before it forks
+WATCH_SECONDS = 1.0
 _TAIL = 20_000  # bytes at the end of a run's output that are searched for the reason of a failure
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory|MemoryError|bad_alloc", re.I)
 
@@ -36,7 +39,9 @@ class StoppedError(Exception):
         self.number = number
 
 
-def run_in_child(function: Callable[..., None], *arguments: Any) -> None:
+def run_in_child(
+    function: Callable[..., None], *arguments: Any, watch: Callable[[], bool] | None = None
+) -> None:
     """Calls a function in a process of its own, whose memory and crashes stay there.
 
     Its output on stderr passes through. Ctrl-C, SIGTERM and SIGHUP are passed on to it. If this
@@ -45,6 +50,9 @@ def run_in_child(function: Callable[..., None], *arguments: Any) -> None:
     Args:
         function: defined at the top level of a module, as are the types of its arguments.
         *arguments: of the function.
+        watch: called every `WATCH_SECONDS` while it runs, and once at its end; when it returns
+            True, or raises an error, the process gets a SIGTERM, and `watch` is not called again.
+            The error is raised when the process has ended.
 
     Raises:
         RunError: it ended with an error.
@@ -62,10 +70,13 @@ def run_in_child(function: Callable[..., None], *arguments: Any) -> None:
             except (EOFError, OSError) as error:
                 raise RunError("no process could be started for it") from error
             signals.child = process.pid
-        tail = _pass_through(stream)
+        watched = _Watch(watch, process.terminate)
+        tail = _pass_through(stream, watched.look)
         process.join()
     if signals.received:
         raise StoppedError(signals.received[0])
+    if watched.error:
+        raise watched.error
     if process.exitcode:
         raise RunError(_reason(process.exitcode, tail))
 
@@ -150,14 +161,43 @@ def _open_pipe() -> tuple[int, int]:
     return output, terminal
 
 
-def _pass_through(stream: Any) -> str:
+class _Watch:
+    """Calls `watch` until that asks for the end of the process, or fails."""
+
+    def __init__(self, watch: Callable[[], bool] | None, terminate: Callable[[], None]):
+        self.error: Exception | None = None
+        self._watch, self._terminate = watch, terminate
+
+    def look(self) -> None:
+        if self._watch is None:
+            return
+        try:
+            ends = self._watch()
+        except Exception as error:  # The process must end in order, too.
+            self.error, ends = error, True
+        if ends:
+            self._watch = None
+            self._terminate()
+
+
+def _pass_through(stream: Any, look: Callable[[], None]) -> str:
     """Copies a stream to stderr until it ends; returns the end of it."""
-    tail = b""
-    # A terminal raises an error where a pipe ends.
-    with contextlib.suppress(OSError):
-        while chunk := stream.read(4096):
+    tail, due = b"", time.monotonic() + WATCH_SECONDS
+    while True:
+        if time.monotonic() >= due:
+            look()
+            due = time.monotonic() + WATCH_SECONDS
+        if not select.select([stream], [], [], max(0.0, due - time.monotonic()))[0]:
+            continue
+        # A terminal raises an error where a pipe ends.
+        chunk = b""
+        with contextlib.suppress(OSError):
+            chunk = stream.read(4096)
             os.write(sys.stderr.fileno(), chunk)
-            tail = (tail + chunk)[-_TAIL:]
+        if not chunk:
+            break
+        tail = (tail + chunk)[-_TAIL:]
+    look()
     return tail.decode(errors="replace")
 
 

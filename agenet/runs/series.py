@@ -1,4 +1,4 @@
-"""Trains several runs one after the other and remembers which are finished.
+"""Trains several runs, one after the other in each worker, and remembers which are finished.
 
 Shared by `agenet.runs.folds` and `agenet.runs.sweep`.
 """
@@ -13,17 +13,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from agenet.errors import UserError
+from agenet.errors import UserError, say
 from agenet.evaluation.comparison import files
 from agenet.evaluation.history import read_history
 from agenet.evaluation.summary import is_finished
-from agenet.files import exclusive_lock, hash_file, write_errors_explained, write_json
+from agenet.files import hash_file, write_json
 from agenet.runs.child_process import RunError, StoppedError, run_in_child
 from agenet.runs.config import RunConfig, to_dict
 from agenet.runs.identity import digest_data, digest_weights, find_differences
+from agenet.runs.workers import POLL_SECONDS, Workers
 
+# Task and figure of the tables, of validation and of test; the report's have gender first.
+FIGURES = (("gender", "accuracy"), ("age", "accuracy"))
 FINISHED = "finished.json"
 TIME = "time.json"
 _LARGEST_NOTE = 1 << 20  # bytes
@@ -114,16 +117,17 @@ class Run:
         may have been trained elsewhere and moved here.
         """
         reported = report["training"]["seconds"] + report["evaluation"]["seconds"]
-        return max(self._measured_seconds(), reported)
+        return max(self.spent_seconds(), reported)
 
     def add_seconds(self, seconds: float) -> None:
         """Adds the time of one more process, if the work directory exists."""
         # The run itself reports a full disk.
         with contextlib.suppress(OSError):
-            total = self._measured_seconds() + seconds
+            total = self.spent_seconds() + seconds
             write_json(self.workdir / TIME, {"seconds": total})
 
-    def _measured_seconds(self) -> float:
+    def spent_seconds(self) -> float:
+        """Seconds of all processes of this run that were measured here."""
         try:
             seconds = float(self._read_note(TIME)["seconds"])
             return seconds if 0 <= seconds < math.inf else 0.0
@@ -155,64 +159,103 @@ def check_fields(arguments: Sequence[str], fixed: Sequence[str] = ()) -> None:
 def run_all(
     runs: Sequence[Run], workdir: Path, failed: Callable[[Run, str], None]
 ) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """Trains the runs that are not finished yet, in order.
+    """Trains the runs that are not finished yet, in order, but for those that other workers have.
 
     If a run is asked to stop, the program exits with the code that shells expect after a signal.
 
     Args:
         runs: the runs.
-        workdir: the folder of all runs; it is created, and locked against other processes.
+        workdir: the folder of all runs; it is created. Several processes may share its runs.
         failed: called with a run that ended with an error, and its message.
 
     Yields:
         Each run that succeeded and its report, to which `seconds` is added, see `Run.seconds`.
 
     Raises:
-        UserError: the folder cannot be written to, or another process uses it.
+        UserError: the folder cannot be written to.
     """
-    with write_errors_explained(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(workdir):
-        for number, run in enumerate(runs, 1):
-            report = run.report()
-            what = "finished before" if report else str(run.workdir)
-            print(f"run {number} of {len(runs)}: {run.name}: {what}", file=sys.stderr, flush=True)
-            if report is None:
-                try:
-                    report = _train(run)
-                except RunError as error:
-                    failed(run, str(error))
+    workers = Workers(workdir)
+    numbers = {run.name: f"run {n} of {len(runs)}: {run.name}" for n, run in enumerate(runs, 1)}
+    left, waits = list(runs), set[str]()
+    while left:
+        for run in [*left]:
+            with workers.claim(run.workdir) as mine:
+                if not mine:
+                    if run.name not in waits:
+                        say(f"{numbers[run.name]}: another worker trains it")
+                    waits.add(run.name)
                     continue
-                except StoppedError as stopped:
-                    print(
-                        f"{run.name}: stopped; to resume, run the same command again",
-                        file=sys.stderr,
-                    )
-                    sys.exit(128 + stopped.number if stopped.number else 1)
-            yield run, report | {"seconds": run.seconds(report)}
+                left.remove(run)
+                report, message = run.report(), workers.failure(run.workdir)
+                if report or message is None:
+                    what = "finished before" if report else str(run.workdir)
+                    say(f"{numbers[run.name]}: {what}")
+                if report is None and message is None:
+                    try:
+                        report = train(run)
+                    except RunError as error:
+                        message = str(error)
+                        workers.note_failure(run.workdir, message)
+            if report is not None:
+                yield run, report | {"seconds": run.seconds(report)}
+            elif message is not None:
+                failed(run, message)
+        if left:
+            time.sleep(POLL_SECONDS)
 
 
-def _train(run: Run) -> dict[str, Any]:
-    start = time.monotonic()
+def train(run: Run, watch: Callable[[], bool] | None = None) -> dict[str, Any] | None:
+    """Trains a run in a process of its own and records that it is finished.
+
+    If the program is asked to stop, it exits with the code that shells expect after a signal.
+
+    Args:
+        run: the run; it is resumed if its folder holds a part of it.
+        watch: asks for the run's end by returning True, see `run_in_child`.
+
+    Returns:
+        Its report; None if `watch` ended it before it was finished.
+
+    Raises:
+        RunError: it ended with an error.
+    """
+    start, asked = time.monotonic(), False
+
+    def watched() -> bool:
+        nonlocal asked
+        asked = watch is not None and watch()
+        return asked
+
     try:
-        train_in_child(run)
+        train_in_child(run, watched) if watch else train_in_child(run)
+        report = run.record_finished()
+    except RunError:
+        if not asked:
+            raise
+        return run.record_finished()
+    except StoppedError as stopped:
+        _exit_stopped(run, stopped.number)
     finally:
         run.add_seconds(time.monotonic() - start)
-    report = run.record_finished()
-    if report is None:
-        raise StoppedError
+    if report is None and not asked:
+        _exit_stopped(run, None)
     return report
 
 
-def train_in_child(run: Run) -> None:
-    """Trains a run in a process of its own.
+def _exit_stopped(run: Run, number: int | None) -> NoReturn:
+    say(f"{run.name}: stopped; to resume, run the same command again")
+    sys.exit(128 + number if number else 1)
+
+
+def train_in_child(run: Run, watch: Callable[[], bool] | None = None) -> None:
+    """Trains a run in a process of its own, see `run_in_child`.
 
     Raises:
         RunError: it ended with an error.
         StoppedError: this program received a signal.
     """
     command = shlex.join(["python", "-m", "agenet.main", *run.flags, f"--workdir={run.workdir}"])
-    run_in_child(_launch, run.config, run.workdir, command)
+    run_in_child(_launch, run.config, run.workdir, command, watch=watch)
 
 
 def _launch(config: RunConfig, workdir: Path, command: str) -> None:
@@ -264,6 +307,11 @@ def stopped_early(training: Mapping[str, Any]) -> str:
     """For a report's `training`: "60 of 100 steps" if patience ended it, otherwise ""."""
     steps, total = training["steps"], training.get("total_steps")
     return f"{steps:,} of {total:,} steps" if total and steps < total else ""
+
+
+def both(values: Sequence[float | None]) -> str:
+    """The text of the shares of `FIGURES`, in per cent."""
+    return " / ".join("–" if value is None else f"{100 * value:.2f}" for value in values)
 
 
 def time_cell(seconds: float, stopped_early: str) -> str:

@@ -1,23 +1,24 @@
-"""Sweeps: trains the variants that a file lists; one table for each setting that is varied."""
+"""Sweeps: trains the variants that a file lists; one table for each setting that is varied.
 
+A file that describes a search instead is handed on to `agenet.runs.search`.
+"""
+
+import contextlib
 import itertools
 import re
 import runpy
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agenet.errors import UserError
+from agenet.errors import UserError, require_packages
 from agenet.evaluation.summary import conditions
 from agenet.files import SHIPPED, make_shipped_importable, write_file, write_json
 from agenet.runs import series
 from agenet.runs.config import RunConfig
-from agenet.runs.series import ReadConfig, Run
-
-# Task and figure, of validation and of test; the report's tables have gender first.
-FIGURES = (("gender", "accuracy"), ("age", "accuracy"))
+from agenet.runs.series import FIGURES, ReadConfig, Run, both
 
 
 @dataclass(frozen=True)
@@ -55,39 +56,58 @@ def run_sweep(
     fields: Sequence[str],
     *,
     read_config: ReadConfig,
+    storage: str = "",
+    study: str = "",
+    trials: int | None = None,
 ) -> None:
-    """Trains the variants and writes sweep.md and sweep.json.
+    """Trains the variants, or the trials of a search, and writes sweep.md and sweep.json.
 
     Args:
-        file: see `read_sweep`.
-        workdir: the folder of all runs.
+        file: see `read_file`.
+        workdir: the folder of all runs. Several processes may work in it.
         fields: `--config.FIELD=VALUE` of all runs.
         read_config: parses `--config=...` and `--config.FIELD=VALUE`, see `agenet.main`.
+        storage: of a search's study, see `agenet.runs.search.run_search`.
+        study: its name; by default that of the file.
+        trials: their number, if not that of the file.
 
     Raises:
         UserError: a mistake in the arguments or the file, or the error that ended the first run.
     """
     series.check_fields(fields)
-    arguments = [f"--sweep={file}", f"--workdir={workdir}", *fields]
-    sweep = read_sweep(file, workdir, fields, series.command_line("sweep", arguments), read_config)
-    _train_all(sweep, workdir)
+    path, described = read_file(file)
+    given = {"--storage": storage, "--study": study, "--trials": trials}
+    options = {option: value for option, value in given.items() if value}
+    arguments = [f"--sweep={file}", f"--workdir={workdir}"]
+    if "suggest" not in described:
+        if options:
+            raise UserError(f"{min(options)} is for searches, and {path} lists its variants")
+        command = series.command_line("sweep", [*arguments, *fields])
+        _train_all(read_sweep(path, described, workdir, fields, command, read_config), workdir)
+        return
+    require_packages("search", "a search", "optuna")
+    from agenet.runs.search import run_search
+    from agenet.runs.storage import show_storage
+    from agenet.runs.study import read_search
+
+    if storage:
+        options["--storage"] = show_storage(storage)
+    arguments += [f"{option}={value}" for option, value in options.items()]
+    search = read_search(path, described, tuple(fields), read_config)
+    search = replace(search, trials=trials or search.trials)
+    command = series.command_line("sweep", [*arguments, *fields])
+    run_search(search, workdir, storage, study or Path(path).stem, command, read_config)
 
 
-def read_sweep(
-    file: str, workdir: Path, fields: Sequence[str], command: str, read_config: ReadConfig
-) -> Sweep:
-    """Reads the sweep that a file describes.
+def read_file(file: str) -> tuple[str, dict[str, Any]]:
+    """The path of a sweep file, and what its `get_sweep` describes.
 
     Args:
         file: a path, or the name of a shipped sweep; what follows a colon is an argument of its
             `get_sweep`.
-        workdir: the folder of all runs, one folder below it for each.
-        fields: `--config.FIELD=VALUE` of all runs; the changes of a variant come after them.
-        command: the command to show below the tables.
-        read_config: parses `--config=...` and `--config.FIELD=VALUE`, see `agenet.main`.
 
     Raises:
-        UserError: there is no such file, it is not a sweep, or a field does not exist.
+        UserError: there is no such file, or it is not a sweep.
     """
     path, *argument = file.split(":", 1)
     folder = SHIPPED / "configs/sweeps"
@@ -97,9 +117,46 @@ def read_sweep(
         raise UserError(
             f"there is no sweep file {path}: name a file, or one of {', '.join(shipped)}"
         )
-    try:
+    with _not_a_sweep(path):
         make_shipped_importable()
-        described = runpy.run_path(path)["get_sweep"](*argument)
+        described = dict(runpy.run_path(path)["get_sweep"](*argument))
+        _ = described["config"], described["fields"]
+    return path, described
+
+
+@contextlib.contextmanager
+def _not_a_sweep(path: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # The file may be anything.
+        what = " ".join(str(error).split())
+        raise UserError(f"{path} is not a sweep: {type(error).__name__}: {what}") from error
+
+
+def read_sweep(
+    path: str,
+    described: Mapping[str, Any],
+    workdir: Path,
+    fields: Sequence[str],
+    command: str,
+    read_config: ReadConfig,
+) -> Sweep:
+    """Reads the tables that a file describes.
+
+    Args:
+        path: of the file.
+        described: what its `get_sweep` returned.
+        workdir: the folder of all runs, one folder below it for each.
+        fields: `--config.FIELD=VALUE` of all runs; the changes of a variant come after them.
+        command: the command to show below the tables.
+        read_config: parses `--config=...` and `--config.FIELD=VALUE`, see `agenet.main`.
+
+    Raises:
+        UserError: it is not a sweep, or a field does not exist.
+    """
+    with _not_a_sweep(path):
         config = str(described["config"])
         base = (f"--config={config}", *_flags(described["fields"]), *fields)
         tables = {
@@ -111,9 +168,6 @@ def read_sweep(
         for *_, reported in itertools.chain(*tables.values()):
             _reported(reported)  # Raises if it cannot be shown.
         source = str(described.get("source", ""))
-    except Exception as error:  # The file may be anything.
-        what = " ".join(str(error).split())
-        raise UserError(f"{path} is not a sweep: {type(error).__name__}: {what}") from error
     default = Run("default", workdir / "default", base, read_config(base))
     distinct: dict[RunConfig, Run] = {}
     read: dict[str, list[Variant]] = {}
@@ -241,8 +295,8 @@ def _table(title: str, variants: Sequence[Variant], results: Results) -> str:
     for variant in variants:
         figures = results.figures.get(variant.run.name)
         if figures:
-            validation = _both([figures["validation"].get(f"{t}_{n}") for t, n in FIGURES])
-            test = _both([figures["test"].get(t, {}).get(n) for t, n in FIGURES])
+            validation = both([figures["validation"].get(f"{t}_{n}") for t, n in FIGURES])
+            test = both([figures["test"].get(t, {}).get(n) for t, n in FIGURES])
             validation = f"**{validation}**" if variant is best else validation
             time = series.time_cell(figures["seconds"], figures["stopped_early"])
             cells = [validation, test, time]
@@ -259,10 +313,6 @@ def _table(title: str, variants: Sequence[Variant], results: Results) -> str:
 
 def _choice(figures: Mapping[str, Any]) -> float:
     return figures["validation"].get("accuracy", 0.0)
-
-
-def _both(values: Sequence[float | None]) -> str:
-    return " / ".join("–" if value is None else f"{100 * value:.2f}" for value in values)
 
 
 def _conclusion(results: Results) -> str:

@@ -1,5 +1,6 @@
 import json
 import re
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,9 @@ def test_tables_of_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_flags_of_the_runs(tmp_path: Path) -> None:
-    found = sweep.read_sweep(
-        f"{REPORT}:lite0", tmp_path, ["--config.batch_size=16"], "command", read_config
-    )
+    path, described = sweep.read_file(f"{REPORT}:lite0")
+    fields = ["--config.batch_size=16"]
+    found = sweep.read_sweep(path, described, tmp_path, fields, "command", read_config)
     configs = {run.workdir.name: run.config for run in found.runs}
     assert {config.model.name for config in configs.values()} == {"efficientnet_lite0"}
     assert {config.freeze for config in configs.values()} == {"backbone"}
@@ -96,7 +97,8 @@ def test_flags_of_the_runs(tmp_path: Path) -> None:
 
 
 def test_age_heads(tmp_path: Path) -> None:
-    found = sweep.read_sweep("configs/sweeps/age_heads.py", tmp_path, [], "command", read_config)
+    path, described = sweep.read_file("age_heads")
+    found = sweep.read_sweep(path, described, tmp_path, [], "command", read_config)
     assert [run.config.heads.age for run in found.runs] == ["groups", "distribution", "ordinal"]
     assert "Reported" not in sweep.markdown(found, sweep.Results())
 
@@ -136,17 +138,30 @@ def test_stopped_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert read(tmp_path / "runs")["complete"]
 
 
-def test_started_twice(tmp_path: Path) -> None:
-    file, workdir = write_sweep(tmp_path / "file.py", {"seed": 3}), tmp_path / "runs"
-    again = re.escape(f"{workdir} is in use by another process")
+def test_workers_share_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command typed twice: the second takes what the first has not begun."""
+    monkeypatch.setattr(series, "POLL_SECONDS", 0.01)
+    fields = [{}, {"seed": 4}, {"seed": 5}, {"seed": 6}]
+    file, workdir = write_sweep(tmp_path / "file.py", *fields), tmp_path / "runs"
+    arguments = ["sweep", f"--sweep={file}", f"--workdir={workdir}"]
+    trainer, failed = FakeTrainer(one_1="out of memory"), threading.Event()
+    second = threading.Thread(target=run_command, args=(arguments,))
 
     def train(run: Run) -> None:
-        with pytest.raises(UserError, match=again):
-            run_sweep([f"--sweep={file}", f"--workdir={workdir}"], FakeTrainer())
-        leave_report(run)
+        if not trainer.ran:
+            second.start()
+        elif run.workdir.name == "one_1":
+            failed.set()
+        if run.workdir.name == "default":
+            assert failed.wait(20)
+        trainer(run)
 
-    run_sweep([f"--sweep={file}", f"--workdir={workdir}"], train)
-    assert read(workdir)["complete"]
+    with mock.patch.object(series, "train_in_child", train):
+        run_command(arguments)
+        second.join(20)
+    result = read(workdir)
+    assert sorted(trainer.ran) == ["default", "one_1", "one_2", "one_3"]
+    assert result["complete"] and result["runs"]["One: 1"]["error"] == "out of memory"
 
 
 def test_first_failure_ends_it(tmp_path: Path) -> None:
@@ -188,7 +203,7 @@ def test_mistakes_in_a_file(tmp_path: Path, text: str | list[dict[str, Any]], me
 
 def test_mistakes(tmp_path: Path) -> None:
     for arguments, message in (
-        (["--sweep=configs/sweeps/nope.py"], "name a file, or one of age_heads, report"),
+        (["--sweep=configs/sweeps/nope.py"], "name a file, or one of age_heads, heads, report"),
         ([f"--sweep={REPORT}", "--config.bach_size=1"], "did you mean batch_size?"),
         ([f"--sweep={REPORT}", "stray"], "stray is not a flag"),
     ):
