@@ -20,7 +20,7 @@ from agenet.cli.app import run_command
 from agenet.errors import UserError
 from agenet.evaluation.figure_style import to_png
 from agenet.evaluation.search_figures import Line, importance_bars, parallel_coordinates
-from agenet.runs import search, series, workers
+from agenet.runs import search, search_page, series, workers
 from agenet.runs.child_process import RunError, StoppedError
 from agenet.runs.series import Run
 from tests.conftest import ROOT
