@@ -195,6 +195,7 @@ def test_extras_are_those_of_the_project() -> None:
         ("matplotlib", ["report", "DIR", "OTHER"], "train"),
         ("matplotlib", ["folds", "--config=configs/quickstart.py", "--workdir=DIR"], "train"),
         ("clu", ["sweep", "--sweep=report", "--workdir=DIR"], "train"),
+        ("optuna", ["sweep", "--sweep=heads", "--workdir=DIR"], "search"),
         ("tensorflow_datasets", ["prepare", "drawn_faces", "--data_dir=DIR"], "train"),
         ("array_record", ["prepare", "drawn_faces", "--data_dir=DIR"], "train"),
         ("dlib", ["webcam", "FILM", "--json=-", "--detector=hog"], "webcam"),

@@ -350,3 +350,42 @@ def test_figures(shown: Sequence[Line]) -> None:
     assert to_png(importance_bars({"depth": 0.7, "$a_rate$": 0.3}, "subtitle", ""))
     names = [text.get_text() for text in figure.axes[0].texts if text.get_weight() == "bold"]
     assert names[-1] == "loss" and names[0] in ("depth", r"\$x_1\$")
+
+
+REAL = """
+def get_sweep():
+    fields = {{"dataset.name": "drawn_faces/faces", "dataset.data_dir": {data!r}}}
+    fields |= {{"model.name": "tiny", "input.size": 20, "batch_size": 16, "tensorboard": False}}
+    fields |= {{"best": "validation/accuracy", "evaluate_every": "100 steps"}}
+    return {{"config": "configs/default.py", "fields": fields, "trials": 3, "suggest": suggest}}
+
+def suggest(trial):
+    rate = trial.suggest_float("rate", 1e-4, 1e-2, log=True)
+    duration = "2000 steps" if trial.number == 0 else "100 steps"
+    return {{"schedule.learning_rate": rate, "duration": duration}}
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_is_killed(drawn_faces: Path, tmp_path: Path) -> None:
+    """Another one resumes its trial from the checkpoint."""
+    file, workdir = tmp_path / "space.py", tmp_path / "runs"
+    file.write_text(REAL.format(data=str(drawn_faces)))
+    code = "import tests.runs.tiny_network; from agenet.cli.app import main; main()"
+    command = [sys.executable, "-c", code, "sweep", f"--sweep={file}", f"--workdir={workdir}"]
+    options: dict[str, Any] = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": "."}, "text": True}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, **options) as first:
+        assert first.stderr is not None
+        output = ""
+        while "train    20 " not in output:
+            line = first.stderr.readline()
+            assert line, output
+            output += line
+        first.kill()
+        second = subprocess.run(command, capture_output=True, check=True, **options)
+    assert "trial 0 of 3" in output and "trial 0 of 3" in second.stderr
+    assert re.search(r"resuming from step \d+ of 2,?000", second.stderr)
+    found = json.loads((workdir / "sweep.json").read_text())
+    assert found["complete"]
+    assert [trial["state"] for trial in found["trials"]] == ["complete"] * 3
+    assert "# Search: tiny on drawn_faces/faces, 3 of 3 trials" in second.stdout
