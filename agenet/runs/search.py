@@ -239,10 +239,11 @@ def _row(trial: Any) -> Row:
     numbers = given.get("validation") if isinstance(given.get("validation"), dict) else {}
     tasks = given.get("test") if isinstance(given.get("test"), dict) else {}
     seconds, flags = given.get("seconds"), given.get("flags")
+    values = trial.values if isinstance(trial.values, list) and len(trial.values) == 1 else [None]
     return Row(
         number=trial.number,
         state=trial.state.name.lower(),
-        value=trial.value if isinstance(trial.value, float) else None,
+        value=values[0] if isinstance(values[0], float) else None,
         params=dict(trial.params),
         validation={k: v for k, v in numbers.items() if isinstance(v, float)},
         test={

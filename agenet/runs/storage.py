@@ -48,8 +48,8 @@ def open_storage(storage: str) -> Any:
 
     if "://" not in storage:
         path = Path(storage)
-        if path.exists() and (not path.is_file() or path.stat().st_size > _LARGEST_JOURNAL):
-            raise UserError(f"--storage {storage} is not a file, or too large: name another one")
+        if path.exists():
+            _check_journal(path)
         return JournalStorage(_journal(path))
     # Workers wait for each other's transactions.
     options = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
@@ -59,6 +59,20 @@ def open_storage(storage: str) -> Any:
         if "already exists" not in str(error):
             raise
         return RDBStorage(storage, engine_kwargs=options)  # Another worker has created the tables.
+
+
+def _check_journal(path: Path) -> None:
+    """Raises `UserError` for a file that is no journal, so that nothing is added to it."""
+    if not path.is_file() or path.stat().st_size > _LARGEST_JOURNAL:
+        raise UserError(f"--storage {path} is not a file, or too large: name another one")
+    with path.open("rb") as file:
+        first = file.readline(1 << 16)
+    try:
+        is_journal = not first or "op_code" in dict(json.loads(first))
+    except (ValueError, TypeError, RecursionError):
+        is_journal = False
+    if not is_journal:
+        raise UserError(f"--storage {path} is not the journal of a study: name another file")
 
 
 def _journal(path: Path) -> Any:

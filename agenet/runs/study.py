@@ -251,6 +251,6 @@ def importance(study: Any) -> dict[str, float]:
         warnings.simplefilter("ignore")
         try:
             found = optuna.importance.get_param_importances(study)
-        except (ValueError, RuntimeError):  # All trials are alike.
+        except (ValueError, RuntimeError, TypeError):  # All trials are alike, or damaged.
             return {}
     return {str(name): value for name, value in found.items() if math.isfinite(value)}

@@ -278,10 +278,10 @@ def test_mistakes_in_a_file(tmp_path: Path, old: str, new: str, message: str) ->
 
 
 def test_mistakes_in_options(file: str, tmp_path: Path) -> None:
-    (tmp_path / "text").write_text("no journal\n")
+    (tmp_path / "text").write_text("no journal")
     (tmp_path / "hostile").write_text('{"op_code": 0, "worker_id": [], "directions": "x"}\n' * 2)
     for arguments, message in (
-        ([f"--storage={tmp_path / 'text'}"], "cannot be used (JSONDecodeError"),
+        ([f"--storage={tmp_path / 'text'}"], "text is not the journal of a study: name"),
         ([f"--storage={tmp_path / 'hostile'}"], "cannot be used (KeyError"),
         ([f"--storage={tmp_path}"], "is not a file, or too large"),
         (["--storage=nosuch://me:secret@host/x"], "--storage nosuch://me:***@host/x cannot be"),
@@ -291,6 +291,7 @@ def test_mistakes_in_options(file: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=re.escape(message)) as caught:
             run_search(file, tmp_path / "runs", *arguments)
         assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+    assert (tmp_path / "text").read_text() == "no journal"
     with pytest.raises(UserError, match="--trials is for searches"):
         run_search("configs/sweeps/report.py", tmp_path / "runs", "--trials=3")
 
