@@ -158,8 +158,8 @@ def _compose(page: Page) -> tuple[str, list[Node]]:
     nodes += _figures(page)
     header, rows = _table(page)
     best = page.best
-    cells = [
-        [Cell(row[0], strong=True), *row[1:]] if best and row is rows[0] else row for row in rows
+    cells: list[list[Cell | str]] = [
+        [Cell(row[0], strong=True), *row[1:]] if best and row is rows[0] else [*row] for row in rows
     ]
     nodes += [Heading(2, "Trials", "trials"), Table(header, cells)]
     if failed := [f"trial {row.number}: {row.error}" for row in page.rows if row.error]:
