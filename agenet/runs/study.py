@@ -141,11 +141,11 @@ def _probe(search: Search, read_config: ReadConfig) -> dict[str, str]:
     for number in range(PROBES):
         trial = study.ask()
         fields = search.fields_of(trial)
-        for name in fields:
-            if name == "best" or name not in field_names():
-                # The error of one that does not exist names the nearest.
-                read_config((*search.flags, f"--config.{name}=1"))
-                raise UserError(f"{search.path}: trials are compared by best, it must not vary")
+        if "best" in fields:
+            raise UserError(f"{search.path}: trials are compared by best, it must not vary")
+        if unknown := [name for name in fields if name not in field_names()]:
+            # The error names the nearest field.
+            read_config((*search.flags, f"--config.{unknown[0]}={fields[unknown[0]]}"))
         for name, distribution in trial.distributions.items():
             text = _range(distribution)
             if space.setdefault(name, text) != text:
