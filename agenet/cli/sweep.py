@@ -45,7 +45,7 @@ def command(
     study: str,
     fields: tuple[str, ...],
 ) -> None:
-    """Train the variants of a sweep file, or search a space, and compare them.
+    """Train variants, or search hyper-parameters.
 
     Each run has a process and a folder of its own. Variants of several tables that have the same
     config are one run. The tables are in DIR/sweep.md and DIR/sweep.json; a search adds

@@ -144,16 +144,15 @@ def test_workers_share_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     fields = [{}, {"seed": 4}, {"seed": 5}, {"seed": 6}]
     file, workdir = write_sweep(tmp_path / "file.py", *fields), tmp_path / "runs"
     arguments = ["sweep", f"--sweep={file}", f"--workdir={workdir}"]
-    trainer, failed = FakeTrainer(one_1="out of memory"), threading.Event()
+    trainer, begun = FakeTrainer(one_1="out of memory"), threading.Event()
     second = threading.Thread(target=run_command, args=(arguments,))
 
     def train(run: Run) -> None:
-        if not trainer.ran:
-            second.start()
-        elif run.workdir.name == "one_1":
-            failed.set()
         if run.workdir.name == "default":
-            assert failed.wait(20)
+            second.start()
+            assert begun.wait(20)
+        else:
+            begun.set()
         trainer(run)
 
     with mock.patch.object(series, "train_in_child", train):
