@@ -39,7 +39,10 @@ The account is that of HF_TOKEN or of `hf auth login`, the hub that of HF_ENDPOI
     help="Write the files to this folder, and send nothing.",
 )
 def command(run: Path, address: str, licence: str, private: bool, folder: Path | None) -> None:
-    """Publish a finished run on a hub, for Predictor.load("hf://user/name")."""
+    """Publish a finished run on a hub.
+
+    Predictor.load("hf://user/name") and --model=hf://user/name load it from there.
+    """
     from agenet.weights.hub import parse_address
 
     parsed = parse_address(address)

@@ -19,7 +19,7 @@ def get_sweep(arch: str = "lite0") -> dict[str, Any]:
     """
     return {
         "config": f"configs/effnet_adience.py:{arch}",
-        "fields": {"best": "validation/accuracy", "tensorboard": False},
+        "fields": {"best": "validation/accuracy", "trackers": ()},
         "trials": 30,
         "suggest": suggest,
     }

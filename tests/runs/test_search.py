@@ -356,7 +356,7 @@ def test_figures(shown: Sequence[Line]) -> None:
 REAL = """
 def get_sweep():
     fields = {{"dataset.name": "drawn_faces/faces", "dataset.data_dir": {data!r}}}
-    fields |= {{"model.name": "tiny", "input.size": 20, "batch_size": 16, "tensorboard": False}}
+    fields |= {{"model.name": "tiny", "input.size": 20, "batch_size": 16, "trackers": ()}}
     fields |= {{"best": "validation/accuracy", "evaluate_every": "100 steps"}}
     return {{"config": "configs/default.py", "fields": fields, "trials": 3, "suggest": suggest}}
 
