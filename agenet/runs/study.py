@@ -38,7 +38,7 @@ class Search:
         suggest: from an Optuna trial to the fields that it sets.
         trials: their number.
         sampler: creates the sampler of a trial from a seed; None for TPE.
-        pruner: creates the pruner; None for the median rule.
+        pruner: creates the pruner; None for the median rule, from the second validation on.
         space: the parameters, by name, each with its range in words.
     """
 
@@ -69,7 +69,7 @@ class Search:
     def create_pruner(self) -> Any:
         import optuna
 
-        return self.pruner() if self.pruner else optuna.pruners.MedianPruner()
+        return self.pruner() if self.pruner else optuna.pruners.MedianPruner(n_warmup_steps=1)
 
     def fields_of(self, trial: Any) -> Fields:
         """The fields that a trial sets; parameters that it lacks are drawn.

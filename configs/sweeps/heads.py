@@ -15,7 +15,7 @@ def get_sweep(arch: str = "lite0") -> dict[str, Any]:
 
     Trials are compared by `best`. Two keys are left out here: "sampler", a function from a seed to
     one of Optuna's samplers, by default TPE; and "pruner", a function that returns one of its
-    pruners, by default the one that stops trials below the median at each validation.
+    pruners, by default the one that stops trials below the median from their second validation on.
     """
     return {
         "config": f"configs/effnet_adience.py:{arch}",

@@ -144,10 +144,10 @@ def test_pruned_by_validations(file: str, tmp_path: Path) -> None:
     found = run_search(file, tmp_path / "runs", "--trials=7", train=train)
     assert asked == [6]
     pruned = found["trials"][6]
-    assert (pruned["state"], pruned["value"], pruned["validations"]) == ("pruned", 0.1, 1)
+    assert (pruned["state"], pruned["value"], pruned["validations"]) == ("pruned", 0.1, 2)
     assert found["best"]["trial"] != 6 and found["complete"]
     text = (tmp_path / "runs/sweep.md").read_text()
-    assert "7 of 7 trials, 1 pruned" in text and "0.1000 (pruned after 1)" in text.replace("\\", "")
+    assert "7 of 7 trials, 1 pruned" in text and "0.1000 (pruned after 2)" in text.replace("\\", "")
     # It is not finished, and not begun again either.
     trainer = Trainer()
     run_search(file, tmp_path / "runs", "--trials=7", train=trainer)
