@@ -53,7 +53,7 @@ TRANSFORMS = {
     "train": make_train_transform(SIZE, MEAN, STD),
     "warping": make_train_transform(SIZE, MEAN, STD, WARPING),
     "poor": make_train_transform(SIZE, MEAN, STD, Augmentation(grey=0.5, low_resolution=0.5)),
-    "knobs": make_train_transform(SIZE, MEAN, STD, Augmentation(randaugment=2, erase=0.5)),
+    "knobs": make_train_transform(SIZE, MEAN, STD, Augmentation(randaugment=1, erase=0.5)),
     "views": lambda images, rngs: make_views_transform(SIZE, MEAN, STD, 4)(images),
     "eval": lambda images, rngs: make_eval_transform(SIZE, MEAN, STD)(images),
 }
