@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from unittest import mock
 
 import numpy as np
@@ -358,7 +358,7 @@ def get_sweep():
     fields = {{"dataset.name": "drawn_faces/faces", "dataset.data_dir": {data!r}}}
     fields |= {{"model.name": "tiny", "input.size": 20, "batch_size": 16, "trackers": ()}}
     fields |= {{"best": "validation/accuracy", "evaluate_every": "100 steps"}}
-    return {{"config": "configs/default.py", "fields": fields, "trials": 3, "suggest": suggest}}
+    return {{"config": "configs/default.py", "fields": fields, "trials": 2, "suggest": suggest}}
 
 def suggest(trial):
     rate = trial.suggest_float("rate", 1e-4, 1e-2, log=True)
@@ -375,18 +375,26 @@ def test_a_worker_is_killed(drawn_faces: Path, tmp_path: Path) -> None:
     code = "import tests.runs.tiny_network; from agenet.cli.app import main; main()"
     command = [sys.executable, "-c", code, "sweep", f"--sweep={file}", f"--workdir={workdir}"]
     options: dict[str, Any] = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": "."}, "text": True}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, **options) as first:
+    options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **options) as first:
         assert first.stderr is not None
-        output = ""
-        while "train    20 " not in output:
-            line = first.stderr.readline()
-            assert line, output
-            output += line
-        first.kill()
-        second = subprocess.run(command, capture_output=True, check=True, **options)
-    assert "trial 0 of 3" in output and "trial 0 of 3" in second.stderr
-    assert re.search(r"resuming from step \d+ of 800", second.stderr)
+        read_until(first.stderr, "trial 0 of 2")
+        with subprocess.Popen(command, **options) as second:
+            read_until(first.stderr, "train    20 ")
+            first.kill()
+            printed, logged = second.communicate(timeout=600)
+    assert second.returncode == 0, logged
+    assert "trial 1 of 2" in logged and "trial 0 of 2" in logged
+    assert re.search(r"resuming from step \d+ of 800", logged)
     found = json.loads((workdir / "sweep.json").read_text())
     assert found["complete"]
-    assert [trial["state"] for trial in found["trials"]] == ["complete"] * 3
-    assert "# Search: tiny on drawn_faces/faces, 3 of 3 trials" in second.stdout
+    assert [trial["state"] for trial in found["trials"]] == ["complete"] * 2
+    assert "# Search: tiny on drawn_faces/faces, 2 of 2 trials" in printed
+
+
+def read_until(stream: IO[str], text: str) -> None:
+    output = ""
+    while text not in output:
+        line = stream.readline()
+        assert line, output
+        output += line
