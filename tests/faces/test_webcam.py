@@ -536,9 +536,10 @@ def in_window() -> Callable[[str], str]:
     return in_window
 
 
+# OpenCV's windows hang where PyAV is imported before it: agenet.faces sees to that.
 PREPARE = """
 import os, subprocess, time
-import av
+import agenet.faces.decoding
 import cv2
 from agenet.cli import options
 from agenet.cli.app import run_command
