@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import BinaryIO
 
+import cv2  # noqa: F401 (before PyAV: its windows hang otherwise)
 import av
 import av.logging
 import numpy as np

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
+import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 

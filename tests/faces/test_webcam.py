@@ -10,8 +10,8 @@ from pathlib import Path
 from shutil import which
 from unittest import mock
 
-import av
 import cv2
+import av
 import numpy as np
 import pytest
 from PIL import Image
