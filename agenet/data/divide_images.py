@@ -9,18 +9,9 @@ from agenet.data.make_folds import make_folds
 from agenet.data.near_duplicates import find_clusters
 from agenet.data.table_faces import FaceTable
 from agenet.errors import UserError, printable
-from agenet.labels import GENDERS, UNKNOWN, nearest_age_group_of_range
+from agenet.labels import GENDERS
 
 _LARGE_CLUSTER = 0.05  # share of the images
-
-
-def classes_of(table: FaceTable) -> dict[str, np.ndarray]:
-    """Age group and gender of each face, int32 [N]."""
-    ranges, index = np.unique(
-        np.stack([table.age_low, table.age_high], axis=1), axis=0, return_inverse=True
-    )
-    groups = [UNKNOWN if low < 0 else nearest_age_group_of_range(low, high) for low, high in ranges]
-    return {"age": np.array(groups, np.int32)[index.ravel()], "gender": table.gender}
 
 
 def plan_splits(split: np.ndarray | None) -> tuple[np.ndarray | None, list[str]]:
@@ -126,8 +117,8 @@ def describe_groups(
     known = 0 if table.subject is None else int((table.subject[usable] != "").sum())
     by = "near-duplicates" if not known else f"subjects ({known:,} faces) and near-duplicates"
     lines = [
-        f"clusters: {len(sizes):,}, by {by}; {len(near):,} pairs of images look like the same "
-        "photograph"
+        f"clusters: {len(sizes):,}, by {by}; pairs of images that look like the same photograph: "
+        f"{len(near):,}"
     ]
     if sizes.max() > max(_LARGE_CLUSTER * len(usable), 20) and not known:
         example = table.path[usable[np.flatnonzero(group == sizes.argmax())[0]]]
@@ -173,8 +164,8 @@ def divide(
             f"{table.source}: {groups} subjects or clusters cannot be divided into "
             f"{folds} folds: lower --folds, or add images of other people"
         )
-    classes = classes_of(table.select(usable))
-    cell = (classes["age"] + 1) * (len(GENDERS) + 1) + classes["gender"] + 1
+    faces = table.select(usable)
+    cell = (faces.age_group + 1) * (len(GENDERS) + 1) + faces.gender + 1
     fold = make_folds(group, cell, folds, seed)
     by = "subject" if all_subjects_known(table, usable) else "cluster of near-duplicates"
     line = f"folds: {folds}, by {by}, balanced by age group and gender, seed {seed}"

@@ -13,22 +13,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from agenet.data.label_texts import LabelTexts
 from agenet.data.table_columns import ColumnOptions, Columns, find_columns
 from agenet.data.table_faces import FaceTable, check_rows
 from agenet.data.table_rows import Chunk, read_chunks
 from agenet.errors import UserError, printable
-from agenet.labels import GENDERS, UNKNOWN, check_age_range, parse_age, parse_gender
+from agenet.labels import UNKNOWN
 
 STRINGS = np.dtypes.StringDType()
 NO_BOX = (math.nan,) * 4
 _MAX_COORDINATE = 1e6  # pixels
 _MAX_CACHED = 100_000  # different texts of a column
 _MAX_OTHER = 1 << 28  # characters in the columns that are kept by name
-_SPLITS = {
-    **dict.fromkeys(("train", "training", "trainset"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "valset"), "validation"),
-    **dict.fromkeys(("test", "testing", "testset"), "test"),
-}
 
 
 def read_face_table(
@@ -75,8 +71,7 @@ class _Reader:
         self, path: str, unit: str, columns: Columns, kept: list[str], options: ColumnOptions
     ) -> None:
         self._path, self._unit, self._columns = path, unit, columns
-        self._genders = {name.casefold(): gender for name, gender in options.genders.items()}
-        self._nothing = {*map(str.casefold, options.unknown)}
+        self._texts = LabelTexts(options)
         self._kept = kept
         self._parts: dict[str, list[np.ndarray]] = {}
         self._caches: dict[str, tuple[dict[Any, int], list[Any]]] = {}
@@ -97,21 +92,20 @@ class _Reader:
         self._put("row", np.array(chunk.rows, np.int64))
         ages = np.full((count, 2), UNKNOWN, np.int32)
         if "age" in of:
-            ages = self._parsed(chunk, "age", chunk.column(of["age"]), self._age)
+            ages = self._parsed(chunk, "age", chunk.column(of["age"]), self._texts.age)
         elif "age_low" in of:
             ends = zip(chunk.column(of["age_low"]), chunk.column(of["age_high"]), strict=True)
-            ages = self._parsed(chunk, "age", [*ends], self._age_range)
+            ages = self._parsed(chunk, "age", [*ends], self._texts.age_range)
         self._put("age", ages.astype(np.int32).reshape(count, 2))
         genders = np.full(count, UNKNOWN, np.int32)
         if "gender" in of:
-            genders = self._parsed(chunk, "gender", chunk.column(of["gender"]), self._gender)
+            genders = self._parsed(chunk, "gender", chunk.column(of["gender"]), self._texts.gender)
         self._put("gender", genders.astype(np.int32))
         if "subject" in of:
-            texts = chunk.column(of["subject"])
-            subjects = ["" if t.casefold() in self._nothing else t for t in texts]
+            subjects = [*map(self._texts.subject, chunk.column(of["subject"]))]
             self._put("subject", np.array(subjects, STRINGS))
         if "split" in of:
-            splits = self._parsed(chunk, "split", chunk.column(of["split"]), parse_split)
+            splits = self._parsed(chunk, "split", chunk.column(of["split"]), self._texts.split)
             self._put("split", splits.astype(STRINGS))
         if self._columns.box:
             self._put("box", self._boxes(chunk).astype(np.float32).reshape(count, 4))
@@ -181,32 +175,10 @@ class _Reader:
                     return boxes
         return self._parsed(chunk, "box", [*zip(*texts, strict=True)], self._box)
 
-    def _age(self, text: str) -> tuple[int, int]:
-        return (UNKNOWN, UNKNOWN) if text.casefold() in self._nothing else parse_age(text)
-
-    def _age_range(self, ends: tuple[str, str]) -> tuple[int, int]:
-        (low, _), (_, high) = map(self._age, ends)
-        if (low == UNKNOWN) != (high == UNKNOWN):
-            raise ValueError("one end of the age range is missing")
-        return (low, high) if low == UNKNOWN else check_age_range(str(low), str(high))
-
-    def _gender(self, text: str) -> int:
-        if text.casefold() in self._nothing:
-            return UNKNOWN
-        if text.casefold() in self._genders:
-            return self._genders[text.casefold()]
-        try:
-            return parse_gender(text)
-        except ValueError as error:
-            shown = printable(text, 20)
-            raise ValueError(
-                f"{error}: say what it means with --gender {shown}={GENDERS[0]}, --gender "
-                f"{shown}={GENDERS[1]} or --unknown={shown}"
-            ) from None
-
     def _box(self, sides: tuple[str, ...]) -> tuple[float, ...]:
         texts = re.findall(r"[^\s,;()\[\]]+", sides[0]) if len(sides) == 1 else sides
-        if not any(texts) or all(t.casefold() in {*self._nothing, "nan", ""} for t in texts):
+        unknown = [t.casefold() in ("", "nan") or self._texts.is_unknown(t) for t in texts]
+        if all(unknown):
             return NO_BOX
         try:
             left, top, third, fourth = map(float, texts)
@@ -246,22 +218,3 @@ def plain_path(text: str) -> str:
     while path.startswith("./"):
         path = path[2:].lstrip("/")
     return path
-
-
-def parse_split(text: str) -> str:
-    """The split or fold of a face, see `FaceTable.split`.
-
-    Raises:
-        ValueError: it is neither train, validation or test, nor the number of a fold.
-
-    >>> [parse_split(text) for text in ("Train", "val", "3", "fold_03", "fold 2", "")]
-    ['train', 'validation', 'fold_3', 'fold_3', 'fold_2', '']
-    """
-    plain = text.strip().casefold()
-    if plain in _SPLITS or not plain:
-        return _SPLITS.get(plain, "")
-    if fold := re.fullmatch(r"(?:fold)?[ _-]*(\d{1,4})(?:\.0)?", plain):
-        return f"fold_{int(fold[1])}"
-    raise ValueError(
-        f"the split {text[:40]!r} is neither train, validation or test, nor the number of a fold"
-    )

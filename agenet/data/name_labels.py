@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from agenet.data.face_table import STRINGS, parse_split
+from agenet.data.face_table import STRINGS
+from agenet.data.label_texts import LabelTexts, parse_split
 from agenet.data.table_columns import ColumnOptions
 from agenet.data.table_faces import FaceTable, check_rows
 from agenet.errors import UserError, printable
@@ -159,37 +160,27 @@ def _table(
     pattern: str,
 ) -> FaceTable:
     count = len(paths)
-    nothing = {*map(str.casefold, options.unknown)}
-    genders = {name.casefold(): gender for name, gender in options.genders.items()}
+    texts = LabelTexts(options)
 
-    def parsed(field: str, parse: Callable[[str], object], unknown: object) -> list[object]:
-        cache: dict[str, object] = {}
+    def parsed(field: str, parse: Callable[[str], object]) -> list[object]:
+        values: dict[str, object] = {}
         for path, text in zip(paths, columns[field], strict=True):
-            if text not in cache:
+            if text not in values:
                 try:
-                    cache[text] = unknown if text.casefold() in nothing else parse(text)
+                    values[text] = parse(text)
                 except ValueError as error:
-                    hint = (
-                        f": say what it means with --gender {printable(text, 20)}=female or =male"
-                        if field == "gender"
-                        else ""
-                    )
-                    raise UserError(f"{folder / printable(path, 200)}: {error}{hint}") from None
-        return [cache[text] for text in columns[field]]
-
-    def gender_of(text: str) -> int:
-        known = genders.get(text.casefold())
-        return parse_gender(text) if known is None else known
+                    raise UserError(f"{folder / printable(path, 200)}: {error}") from None
+        return [values[text] for text in columns[field]]
 
     age = np.full((count, 2), UNKNOWN, np.int32)
     if "age" in columns:
-        age = np.array(parsed("age", parse_age, (UNKNOWN, UNKNOWN)), np.int32).reshape(count, 2)
+        age = np.array(parsed("age", texts.age), np.int32).reshape(count, 2)
     gender = np.full(count, UNKNOWN, np.int32)
     if "gender" in columns:
-        gender = np.array(parsed("gender", gender_of, UNKNOWN), np.int32)
+        gender = np.array(parsed("gender", texts.gender), np.int32)
     split = None
     if "split" in columns:
-        split = np.array(parsed("split", parse_split, ""), STRINGS)
+        split = np.array(parsed("split", texts.split), STRINGS)
     found = Counter({field: sum(map(bool, texts)) for field, texts in columns.items()})
     by = f"the file names {printable(pattern)}" if pattern else "the names of folders"
     table = FaceTable(

@@ -13,7 +13,6 @@ import numpy as np
 
 from agenet.data.divide_images import (
     all_subjects_known,
-    classes_of,
     describe_groups,
     describe_leakage,
     describe_other_labels,
@@ -34,7 +33,7 @@ from agenet.data.prepare import (
     require_builders,
     show_prepared,
 )
-from agenet.data.records import default_data_dir
+from agenet.data.records import FACES_CONFIG, default_data_dir
 from agenet.data.table_columns import ColumnOptions
 from agenet.data.table_faces import FaceTable
 from agenet.data.table_files import describe_missing, find_missing
@@ -42,7 +41,6 @@ from agenet.errors import UserError, printable
 from agenet.files import expand_home, make_shipped_importable
 from agenet.labels import TASK_CLASSES, UNKNOWN
 
-CONFIG = "faces"
 MIN_IMAGES = 50
 NAMES_KEPT = 100  # of images that are left out, in the metadata
 _MAX_LEFT_OUT = 0.5  # share of the images that may be unusable
@@ -130,9 +128,9 @@ def prepare_images(options: ImagesOptions) -> PreparedImages | None:
     _check_name(options.name)
     make_shipped_importable()
     root = expand_home(options.data_dir) if options.data_dir else default_data_dir()
-    path = root / options.name / CONFIG / "1.0.0"
+    path = root / options.name / FACES_CONFIG / "1.0.0"
     if already_prepared(path, options.overwrite):
-        show_prepared(path, f"{options.name}/{CONFIG}", options.data_dir)
+        show_prepared(path, f"{options.name}/{FACES_CONFIG}", options.data_dir)
         return None
     require_builders()
     start = time.monotonic()
@@ -212,7 +210,7 @@ def _check_enough(table: FaceTable) -> None:
             f"{table.source}: {len(table)} images with labels, fewer than the {MIN_IMAGES} that "
             "folds and a validation set take: add images"
         )
-    classes = classes_of(table)
+    classes = {"age": table.age_group, "gender": table.gender}
     counts = {task: len(np.unique(of_task[of_task >= 0])) for task, of_task in classes.items()}
     if max(counts.values()) < 2:
         only = " and ".join(
@@ -269,7 +267,7 @@ def _write(
         lines.append(f"left out: {len(paths):,} ({reason}): {first}{more}")
     tasks = []
     kept = table.select(usable)
-    for task, classes in classes_of(kept).items():
+    for task, classes in {"age": kept.age_group, "gender": kept.gender}.items():
         found = np.unique(classes[classes >= 0])
         if len(found) > 1:
             tasks.append(task)
@@ -304,7 +302,7 @@ def _write(
     written = own.write(builder, spool, splits, encoded.places, features_of, metadata)
     # The images are needed no more; the report reads them from the data set.
     spool.unlink()
-    name = f"{options.name}/{CONFIG}"
+    name = f"{options.name}/{FACES_CONFIG}"
     return PreparedImages(
         name, written, splits, table, encoded, left_out, near, lines, notice, tasks
     )

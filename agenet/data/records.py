@@ -23,6 +23,7 @@ from agenet.labels import AGE_LABELS, MAX_AGE, UNKNOWN
 if TYPE_CHECKING:
     from agenet.data.description import Description
 
+FACES_CONFIG = "faces"  # the only config of data sets of a user's own
 _AGE_RANGE = {"age_low", "age_high"}
 _FEATURES = {
     *("image", "subject_id", "gender"),

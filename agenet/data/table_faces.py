@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from agenet.errors import UserError, printable
+from agenet.labels import UNKNOWN, nearest_age_group_of_range
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,18 @@ class FaceTable:
     other: Mapping[str, np.ndarray] = field(default_factory=dict)
     columns: str = ""
     unit: str = "line"
+
+    @property
+    def age_group(self) -> np.ndarray:
+        """The group nearest to each age, int32 [N]: an index into `AGE_GROUPS`, or `UNKNOWN`."""
+        ranges, index = np.unique(
+            np.stack([self.age_low, self.age_high], axis=1), axis=0, return_inverse=True
+        )
+        groups = [
+            UNKNOWN if low == UNKNOWN else nearest_age_group_of_range(low, high)
+            for low, high in ranges.tolist()
+        ]
+        return np.array(groups, np.int32)[index.ravel()]
 
     def __len__(self) -> int:
         return len(self.path)

@@ -8,16 +8,15 @@ import numpy as np
 
 from agenet.data.config import AgeLabels
 from agenet.data.face_table import FaceTable, read_face_table
-from agenet.data.records import Records, open_records
+from agenet.data.records import FACES_CONFIG, Records, open_records
 from agenet.data.table_columns import ColumnOptions
 from agenet.errors import UserError, printable
 from agenet.evaluation.predictors.faces import LabelledFaces
 from agenet.faces.face import Box
 from agenet.inference.face_crops import FaceFiles, FaceSource, PreparedFaces
-from agenet.labels import RACES, UNKNOWN, nearest_age_group_of_range
+from agenet.labels import RACES, UNKNOWN
 
 ALL, TEST = "all", "test"
-CONFIG = "faces"  # of data sets that have one config, such as those of one's own images
 _SEED = 0  # of a random choice of faces
 
 
@@ -56,7 +55,7 @@ def open_prepared(
         UserError: it is not prepared, or there is no such split.
     """
     name, _, split = data.partition(":")
-    records = open_records(name if "/" in name else f"{name}/{CONFIG}", data_dir, labels)
+    records = open_records(name if "/" in name else f"{name}/{FACES_CONFIG}", data_dir, labels)
     splits = _splits_of(records)
     split = split or (TEST if TEST in splits else ALL)
     rows = _choose(_rows_of(split, splits, records.name), count)
@@ -152,10 +151,6 @@ def _choose(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _label(table: FaceTable, name: str) -> LabelledFaces:
-    groups = {(-1, -1): UNKNOWN}
-    ages = [*zip(table.age_low.tolist(), table.age_high.tolist(), strict=True)]
-    for low, high in {*ages} - {(-1, -1)}:
-        groups[low, high] = nearest_age_group_of_range(low, high)
     subject = np.full(len(table), UNKNOWN)
     if table.subject is not None:
         texts = table.subject.tolist()
@@ -169,7 +164,7 @@ def _label(table: FaceTable, name: str) -> LabelledFaces:
         subject=subject,
         age_low=table.age_low,
         age_high=table.age_high,
-        age_group=np.array([groups[age] for age in ages], np.int32),
+        age_group=table.age_group,
         gender=table.gender,
         columns={name: [*map(str, values.tolist())] for name, values in table.other.items()},
     )
