@@ -39,6 +39,12 @@ _GROUP_ID = re.compile(
 )
 
 
+def short_text(text: str, letters: int) -> str:
+    """The text, cut where it is longer, in which Matplotlib sees no formula between dollars."""
+    cut = text if len(text) <= letters else text[: letters - 1] + "…"
+    return cut.replace("$", r"\$")
+
+
 def text_color_on(background: str | tuple[float, float, float, float]) -> str:
     """Black or white, whichever has the better contrast, by the approximate luminance of sRGB."""
     red, green, blue = (channel**2.2 for channel in matplotlib.colors.to_rgb(background))

@@ -18,6 +18,7 @@ from agenet.evaluation.figure_style import (
     MARGIN,
     add_axes,
     percent_axis,
+    short_text,
     style_axes,
     titled_figure,
 )
@@ -43,7 +44,7 @@ class Line:
 def importance_bars(shares: Mapping[str, float], subtitle: str, notice: str) -> Figure:
     """The share of each parameter, from 0 to 1, as a bar; the largest on top."""
     shown = dict(sorted(shares.items(), key=lambda item: -item[1])[:MOST_PARAMETERS])
-    left, body = 0.35 + 0.09 * max(map(len, map(_short, shown))), 0.36 * len(shown) + 0.15
+    left, body = 0.35 + 0.09 * min(_LONGEST, max(map(len, shown))), 0.36 * len(shown) + 0.15
     figure, _ = titled_figure(7.0, 0.62 + body, "Importance of the parameters", subtitle, notice)
     axis = add_axes(figure, left, 0.55, 7.0 - left - MARGIN - 0.45, body)
     places = range(len(shown))
@@ -53,7 +54,7 @@ def importance_bars(shares: Mapping[str, float], subtitle: str, notice: str) -> 
         axis.annotate(
             f"{percent(share, 0)} %", (share, place), (5, 0), textcoords="offset points", **text
         )
-    axis.set_yticks(places, [_short(name) for name in shown], fontsize=10.5)
+    axis.set_yticks(places, [short_text(name, _LONGEST) for name in shown], fontsize=10.5)
     axis.set_ylim(len(shown) - 0.5, -0.5)
     axis.set_xlim(0, None)
     percent_axis(axis.xaxis)
@@ -116,7 +117,9 @@ def parallel_coordinates(
         axis.plot(range(len(heights)), heights, **style)
     for place, (name, scale) in enumerate(zip([*names, metric], scales, strict=True)):
         last = place == len(names)
-        _draw_axis(axis, place, _short(name, 24 if last else _LONGEST), scale, last and minimizes)
+        _draw_axis(
+            axis, place, short_text(name, 24 if last else _LONGEST), scale, last and minimizes
+        )
         if unused and not last and any(name not in line.params for line in kept):
             axis.text(place - 0.04, _UNUSED, "not used", ha="right", va="center", **_SMALL)
     axis.set_xlim(-0.02, len(names) + 0.02)
@@ -146,7 +149,8 @@ def _scale(values: Sequence[Any], logarithmic: bool) -> _Scale:
             name: index / last if len(known) > 1 else 0.5 for index, name in enumerate(known)
         }
         return _Scale(
-            lambda value: heights.get(str(value), 0.5), [(h, _short(n)) for n, h in heights.items()]
+            lambda value: heights.get(str(value), 0.5),
+            [(h, short_text(n, _LONGEST)) for n, h in heights.items()],
         )
     low, high = float(min(numbers)), float(max(numbers))
     log = logarithmic and low > 0
@@ -173,9 +177,3 @@ def _draw_axis(axis: Axes, place: int, name: str, scale: _Scale, upside_down: bo
         y = 1 - height if upside_down else height
         axis.plot([place - 0.02, place], [y, y], color=EDGE, linewidth=1, zorder=3)
         axis.text(place - 0.04, y, text, ha="right", va="center", zorder=4, **_SMALL)
-
-
-def _short(text: str, longest: int = _LONGEST) -> str:
-    """The text, cut where it is too long, in which Matplotlib sees no formula."""
-    cut = text if len(text) <= longest else text[: longest - 1] + "…"
-    return cut.replace("$", r"\$")

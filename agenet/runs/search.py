@@ -10,7 +10,14 @@ from agenet.evaluation.history import read_history
 from agenet.evaluation.summary import conditions
 from agenet.runs import series
 from agenet.runs.child_process import RunError
-from agenet.runs.search_page import Page, Row, markdown_summary, write_page, write_results
+from agenet.runs.search_page import (
+    Page,
+    Row,
+    markdown_summary,
+    show_value,
+    write_page,
+    write_results,
+)
 from agenet.runs.series import ReadConfig, Run
 from agenet.runs.storage import import_optuna, storage_errors_explained
 from agenet.runs.study import Search, importance, open_study
@@ -41,8 +48,7 @@ def run_search(
     """
     workers = Workers(workdir)
     storage = storage or str(workdir / JOURNAL)
-    study = open_study(search, storage, name)
-    with storage_errors_explained(storage):
+    with open_study(search, storage, name) as study, storage_errors_explained(storage):
         worker = _Worker(search, study, workdir, workers, command, read_config)
         while worker.train_next() or worker.wait():
             pass
@@ -155,7 +161,7 @@ class _Worker:
         name, report, message, run = f"trial {trial.number}", None, "", None
         try:
             flags = self._search.flags_of(trial)
-            values = ", ".join(f"{key} {_short(value)}" for key, value in trial.params.items())
+            values = ", ".join(f"{key} {show_value(value)}" for key, value in trial.params.items())
             folder = self._folder(trial.number)
             run = Run(name, folder, flags, self._read_config(flags))
             say(f"{name} of {self._search.trials}: {values}: {folder}")
@@ -261,7 +267,3 @@ def _row(trial: Any) -> Row:
         conditions=str(given.get("conditions", ""))[:2000],
         notice=str(given.get("notice", ""))[:2000],
     )
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))

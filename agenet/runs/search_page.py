@@ -151,7 +151,7 @@ def _compose(page: Page) -> tuple[str, list[Node]]:
         nodes += [
             Heading(2, "Best trial", "best"),
             Text(f"Trial {page.best.number}: {page.metric} {page.best.value:.4f}."),
-            Facts([(name, _value(value)) for name, value in page.best.params.items()]),
+            Facts([(name, show_value(value)) for name, value in page.best.params.items()]),
             Text("To train it again:"),
             Code(_train_again(page.best), "sh"),
         ]
@@ -220,7 +220,9 @@ def _table(page: Page) -> tuple[list[str], list[list[str]]]:
         if row.state != "complete":
             value = {"fail": "failed, see below", "running": "under way"}.get(row.state, value)
         value += f" (pruned after {row.validations})" * (row.state == "pruned")
-        params = [_value(row.params[name]) if name in row.params else NONE.text for name in names]
+        params = [
+            show_value(row.params[name]) if name in row.params else NONE.text for name in names
+        ]
         validation = both([row.validation.get(f"{task}_{name}") for task, name in FIGURES])
         test = both([row.test.get(f"{task}_{name}") for task, name in FIGURES])
         time = NONE.text if row.seconds is None else f"{row.seconds:,.0f}"
@@ -228,7 +230,8 @@ def _table(page: Page) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _value(value: Any) -> str:
+def show_value(value: Any) -> str:
+    """A hyper-parameter in a table or a line."""
     return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 

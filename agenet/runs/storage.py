@@ -42,15 +42,28 @@ def storage_errors_explained(storage: str) -> Iterator[None]:
         ) from error
 
 
-def open_storage(storage: str) -> Any:
-    """Opens a database by its URL, or a journal file by its path."""
-    from optuna.storages import JournalStorage, RDBStorage
+@contextlib.contextmanager
+def open_storage(storage: str) -> Iterator[Any]:
+    """Opens a database by its URL, or a journal file by its path; closes it at the end."""
+    if "://" in storage:
+        database = _open_database(storage)
+        try:
+            yield database
+        finally:
+            database.remove_session()
+            database.engine.dispose()
+        return
+    from optuna.storages import JournalStorage
 
-    if "://" not in storage:
-        path = Path(storage)
-        if path.exists():
-            _check_journal(path)
-        return JournalStorage(_journal(path))
+    path = Path(storage)
+    if path.exists():
+        _check_journal(path)
+    yield JournalStorage(_journal(path))
+
+
+def _open_database(storage: str) -> Any:
+    from optuna.storages import RDBStorage
+
     # Workers wait for each other's transactions.
     options = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
     try:

@@ -3,7 +3,8 @@
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,8 +173,9 @@ def _range(distribution: Any) -> str:
     return text + (", logarithmic" if distribution.log else "")
 
 
-def open_study(search: Search, storage: str, name: str) -> Any:
-    """Opens the study of a search, or creates it.
+@contextmanager
+def open_study(search: Search, storage: str, name: str) -> Iterator[Any]:
+    """Opens the study of a search, or creates it; its storage is closed at the end.
 
     Args:
         search: what the study must be of.
@@ -183,11 +185,16 @@ def open_study(search: Search, storage: str, name: str) -> Any:
     Raises:
         UserError: the storage cannot be opened, or holds a study of another search.
     """
+    with ExitStack() as stack:
+        yield _open_study(search, storage, name, stack)
+
+
+def _open_study(search: Search, storage: str, name: str, stack: ExitStack) -> Any:
     optuna = import_optuna()
     where = show_storage(storage)
     try:
         study = optuna.create_study(
-            storage=open_storage(storage),
+            storage=stack.enter_context(open_storage(storage)),
             study_name=name,
             direction="minimize" if search.minimizes else "maximize",
             sampler=search.sampler_for(0),

@@ -16,6 +16,7 @@ from agenet.evaluation.figure_style import (
     MIN_IN_BIN,
     add_axes,
     percent_axis,
+    short_text,
     style_axes,
     titled_figure,
 )
@@ -27,9 +28,8 @@ _MOST_LETTERS = 40  # of a name in a legend
 
 def legend_name(name: str) -> str:
     """A name for a legend."""
-    short = name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
-    # Between two dollars Matplotlib would see a formula, and it leaves out what starts with "_".
-    return short.replace("$", r"\$").lstrip("_") or "–"
+    # Matplotlib leaves out what starts with "_".
+    return short_text(name, _MOST_LETTERS).lstrip("_") or "–"
 
 
 def subgroup_dots(
