@@ -3,7 +3,7 @@
 Processes are forked from a server that has imported JAX and everything else that a run needs, and
 started nothing: imports take seconds, most of the time of a run on cached features. Four steps and
 a report of the quickstart's network take 12.7 s of processor time, as a program of its own 18 s
-(two busy cores of an AMD EPYC, means of two runs after a first one).
+(two busy cores of an Intel Xeon, means of two runs after a first one).
 """
 
 import contextlib

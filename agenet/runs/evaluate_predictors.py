@@ -32,6 +32,7 @@ from agenet.inference.engines import create_engine
 from agenet.inference.face_crops import FaceFiles, FaceSource
 from agenet.inference.plugin import Plugin, is_plugin
 from agenet.inference.predictor import Predictor
+from agenet.labels import UNKNOWN
 from agenet.runs.labelled_faces import TestFaces
 from agenet.runs.lineage import is_seen
 from agenet.weights.bundled import DEFAULT, find_weights
@@ -143,7 +144,7 @@ def evaluate(
     _check_names([*(model.name for model in models), *(name for name, _ in files)])
     always = ["race"] if test.records and "race" in faces.columns else []
     divisions = divide_faces(faces, [*always, *by])
-    if not ((faces.gender != -1).any() or (faces.age_low != -1).any()):
+    if not ((faces.gender != UNKNOWN).any() or (faces.age_low != UNKNOWN).any()):
         raise UserError(f"{faces.name} has no labels: neither an age nor a gender is known")
     from_files = [read_predictions(name, path, faces) for name, path in files]
     changes = list(CONDITIONS) if conditions else [UNCHANGED]
@@ -283,7 +284,7 @@ def _with_notes(test: TestFaces, model: Model, predictions: Predictions) -> Pred
 
 
 def _says(predictions: Predictions) -> str:
-    tasks = [task for task in ("age", "gender") if (predictions.predicted(task) != -1).any()]
+    tasks = [task for task in ("age", "gender") if (predictions.predicted(task) != UNKNOWN).any()]
     return f"it predicts {' and '.join(tasks)}" if tasks else "it predicts nothing at all"
 
 
