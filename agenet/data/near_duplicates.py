@@ -2,8 +2,9 @@
 
 The hash has a bit for each of the 16 x 16 lowest frequencies of the grey image, as C. Zauner's
 with 64 bits (*Implementation and Benchmarking of Perceptual Image Hash Functions*, 2010). It
-changes little with size, compression and brightness, but is another one for a mirrored image. Faces
-all look alike to hashes of 64 bits.
+changes little with size, compression and brightness. Mirroring changes the sign of every second
+frequency across, so that the hash of a mirrored image follows from that of the image. Faces all
+look alike to hashes of 64 bits.
 """
 
 import cv2
@@ -15,6 +16,7 @@ SIDE = 16
 WORDS = SIDE * SIDE // 64
 # Bits of 256 that may differ, see data_prep/own_images/README.md for how often that is wrong.
 THRESHOLD = 40
+_MIRRORED = np.uint64(0x5555_5555_5555_5555)  # the bits of odd frequencies across
 _GREY_SIDE = 64  # pixels
 _ROTATIONS = 16  # orders in which the hashes are sorted
 _NEIGHBOURS = 8  # compared with each hash in each order
@@ -33,7 +35,9 @@ def hash_image(image: np.ndarray) -> np.ndarray:
 
 
 def find_pairs(hashes: np.ndarray, threshold: int = THRESHOLD) -> np.ndarray:
-    """Pairs of hashes that differ in at most `threshold` bits: int64 [P, 2], each pair once.
+    """Pairs of images with hashes that differ in at most `threshold` bits: int64 [P, 2], each once.
+
+    One of the two may be mirrored.
 
     The hashes are sorted several times, each time from another bit on, and compared with their next
     neighbours: time and memory grow with N, not with its square. A few pairs near the threshold
@@ -43,6 +47,8 @@ def find_pairs(hashes: np.ndarray, threshold: int = THRESHOLD) -> np.ndarray:
         hashes: uint64 [N, WORDS].
         threshold: in bits.
     """
+    images = len(hashes)
+    hashes = np.concatenate([hashes, hashes ^ _MIRRORED])
     count = len(hashes)
     bits = np.unpackbits(np.ascontiguousarray(hashes).view(np.uint8), axis=1)
     found = []
@@ -57,8 +63,9 @@ def find_pairs(hashes: np.ndarray, threshold: int = THRESHOLD) -> np.ndarray:
             )
             near = np.flatnonzero(distance <= threshold)
             found.append(np.stack([order[near], order[near + step]], axis=1))
-    pairs = np.sort(np.concatenate(found), axis=1) if found else np.zeros((0, 2), np.int64)
-    return np.unique(pairs, axis=0)
+    pairs = np.concatenate(found) if found else np.zeros((0, 2), np.int64)
+    pairs = np.sort(pairs % max(images, 1), axis=1)
+    return np.unique(pairs[pairs[:, 0] < pairs[:, 1]], axis=0)  # A face may resemble its mirror.
 
 
 def find_clusters(count: int, pairs: np.ndarray) -> np.ndarray:

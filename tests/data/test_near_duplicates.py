@@ -9,7 +9,11 @@ from agenet.data.near_duplicates import THRESHOLD, WORDS, find_clusters, find_pa
 
 
 def brute_force(hashes: np.ndarray, threshold: int) -> set[tuple[int, int]]:
-    distance = np.bitwise_count(hashes[:, None] ^ hashes[None]).sum(axis=2, dtype=int)
+    apart = [
+        np.bitwise_count(hashes[:, None] ^ other[None]).sum(axis=2, dtype=int)
+        for other in (hashes, hashes ^ np.uint64(0x5555555555555555))
+    ]
+    distance = np.minimum(*apart)
     first, second = np.nonzero(np.triu(distance <= threshold, 1))
     return set(zip(first.tolist(), second.tolist(), strict=True))
 
@@ -29,8 +33,18 @@ def test_a_copy_is_near_and_another_face_is_not(real_data: Path) -> None:
     for copy in copies:
         assert copy is not None
         assert np.bitwise_count(shown ^ hash_image(copy)).sum() <= THRESHOLD
-    for other in (image[40:240, 100:300], face[:, ::-1].copy(), face[::-1].copy()):
+    for other in (image[40:240, 100:300], face[::-1].copy()):
         assert np.bitwise_count(shown ^ hash_image(other)).sum() > THRESHOLD
+
+
+def test_a_mirrored_copy_is_found(real_data: Path) -> None:
+    image = cv2.imread(str(real_data / "media" / "astronaut.png"))
+    assert image is not None
+    face = image[40:240, 120:320]
+    mirrored = cv2.resize(face[:, ::-1].copy(), (120, 120), interpolation=cv2.INTER_AREA)
+    others = [image[40:240, 100:300], face[::-1].copy()]
+    hashes = np.stack([hash_image(each) for each in (face, others[0], mirrored, others[1])])
+    assert find_pairs(hashes).tolist() == [[0, 2]]
 
 
 def test_pairs_are_those_of_brute_force() -> None:
