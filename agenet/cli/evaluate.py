@@ -205,6 +205,8 @@ def command(
             command=command_line("evaluate", sys.argv[2:]),
         )
     _show(evaluation, out)
+    if evaluation.failed:
+        raise UserError(f"{'; '.join(evaluation.failed)} (left out of the report)")
 
 
 def _test_again(workdir: Path, data_dir: str | None, test_views: int | None) -> None:

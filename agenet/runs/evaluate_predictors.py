@@ -127,6 +127,8 @@ def evaluate(
 ) -> Evaluation:
     """Predicts the faces, measures, and writes the report.
 
+    A predictor that fails on the way is left out, so that the work of the others is not lost.
+
     Args:
         test: the faces.
         models: predictors to run.
@@ -138,7 +140,7 @@ def evaluate(
         command: that the user typed.
 
     Raises:
-        UserError: a predictor or table cannot be used with these faces.
+        UserError: a predictor or table cannot be used with these faces, or no predictor is left.
     """
     faces = test.faces
     _check_names([*(model.name for model in models), *(name for name, _ in files)])
@@ -148,16 +150,17 @@ def evaluate(
         raise UserError(f"{faces.name} has no labels: neither an age nor a gender is known")
     from_files = [read_predictions(name, path, faces) for name, path in files]
     changes = list(CONDITIONS) if conditions else [UNCHANGED]
-    predicted, problems = _predict(test, models, changes)
+    predicted, problems, failed = _predict(test, models, changes)
+    if models and len(failed) == len(models) and not files:
+        raise UserError(failed[models[0].name])
+    models = [model for model in models if model.name not in failed]
     notes = [*test.notes, *_describe_problems(faces, problems)]
+    notes += [f"Without {name}, which failed: {line}." for name, line in failed.items()]
     if isinstance(test.source, FaceFiles) and test.source.several:
         notes.append(
             f"In {test.source.several:,} images several faces were found: the largest counts."
         )
-    predictors = [
-        _with_notes(test, model, found[UNCHANGED])
-        for model, found in zip(models, predicted, strict=True)
-    ]
+    predictors = [_with_notes(test, model, predicted[model.name][UNCHANGED]) for model in models]
     predictors += from_files
     for each in predictors:
         if not any(np.isfinite(v).any() for v in face_values(faces, each).values()):
@@ -171,9 +174,10 @@ def evaluate(
         faces=faces,
         measured=measured,
         differences=compare(faces, predictors),
-        conditions=_measure_conditions(faces, models, predicted) if conditions else {},
+        conditions=_measure_conditions(faces, predicted) if conditions else {},
         notes=notes,
         command=command,
+        failed=[*failed.values()],
     )
     browser = None
     if shown_faces:
@@ -205,12 +209,18 @@ def _check_names(names: Sequence[str]) -> None:
 
 def _predict(
     test: TestFaces, models: Sequence[Model], changes: Sequence[str]
-) -> tuple[list[dict[str, Predictions]], dict[int, str]]:
-    """Predictions of each model by condition, and why faces have no image, by position."""
+) -> tuple[dict[str, dict[str, Predictions]], dict[int, str], dict[str, str]]:
+    """Predictions of each model by condition, and what went wrong.
+
+    Returns:
+        predictions by name of the model and condition; why faces have no image, by position; why
+        models failed, by name: they have no predictions.
+    """
     count = len(test.faces)
     problems: dict[int, str] = {}
+    failed: dict[str, str] = {}
     if not models:
-        return [], problems
+        return {}, problems, failed
     sizes = sorted({model.size for model in models})
     found: list[dict[str, list[Prediction | None]]] = [
         {change: [None] * count for change in changes} for _ in models
@@ -226,22 +236,29 @@ def _predict(
                     there.append(position)
                     crops.append(loaded)
             for model, results in zip(models, found, strict=True):
-                for change, result in results.items():
-                    images = [CONDITIONS[change](crop[model.size]) for crop in crops]
-                    if images:
+                if not crops or model.name in failed:
+                    continue
+                try:
+                    for change, result in results.items():
+                        images = [CONDITIONS[change](crop[model.size]) for crop in crops]
                         for position, said in zip(there, model.predict(images), strict=True):
                             result[position] = _without_distribution(said)
+                except UserError as error:
+                    failed[model.name] = str(error)
+            if len(failed) == len(models):
+                return {}, problems, failed
             bar.update(len(positions))
     if len(problems) == count:
         raise UserError(
             f"none of the {count:,} images of {test.faces.name} can be used: "
             f"{_first_problems(test.faces, problems)}"
         )
-    predictions = [
-        {change: from_predictions(m.name, said, m.source) for change, said in results.items()}
+    predictions = {
+        m.name: {c: from_predictions(m.name, said, m.source) for c, said in results.items()}
         for m, results in zip(models, found, strict=True)
-    ]
-    return predictions, problems
+        if m.name not in failed
+    }
+    return predictions, problems, failed
 
 
 def _without_distribution(prediction: Prediction | None) -> Prediction | None:
@@ -289,14 +306,14 @@ def _says(predictions: Predictions) -> str:
 
 
 def _measure_conditions(
-    faces: LabelledFaces, models: Sequence[Model], predicted: Sequence[Mapping[str, Predictions]]
+    faces: LabelledFaces, predicted: Mapping[str, Mapping[str, Predictions]]
 ) -> dict[str, dict[str, Estimates]]:
     resampled = faces.resampled()
     return {
-        model.name: {
+        name: {
             change: estimates(face_values(faces, each), resampled) for change, each in found.items()
         }
-        for model, found in zip(models, predicted, strict=True)
+        for name, found in predicted.items()
     }
 
 

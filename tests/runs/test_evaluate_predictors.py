@@ -13,6 +13,7 @@ import pytest
 from agenet.cli.app import run_command
 from agenet.data.records import Records
 from agenet.errors import UserError
+from agenet.evaluation.predictors.contents import Evaluation
 from agenet.faces.face import Prediction
 from agenet.inference.conditions import CONDITIONS
 from agenet.runs import evaluate_predictors, labelled_faces
@@ -161,6 +162,29 @@ def test_tables_that_cannot_be_used(
     with pytest.raises(UserError, match=message):
         run_command(["evaluate", f"--table={table}", f"--model={plugin}", f"--out={tmp_path}/o"])
     assert not (tmp_path / "o").exists()
+
+
+def test_a_predictor_that_fails_late_costs_no_other(
+    test_faces: TestFaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(evaluate_predictors, "_AT_ONCE", 10)
+
+    def fails(images: Sequence[np.ndarray]) -> Sequence[Prediction | None]:
+        calls.append(len(images))
+        if len(calls) > 1:
+            raise UserError("it ran out of luck")
+        return thirty(images)
+
+    def run(*models: Model) -> Evaluation:
+        return evaluate(test_faces, models, [], out=tmp_path / "o", shown_faces=0, command="")
+
+    evaluation = run(Model("a", "", 20, fails), Model("b", "", 20, thirty))
+    assert [each.predictions.name for each in evaluation.measured] == ["b"]
+    assert evaluation.failed == ["it ran out of luck"] and len(calls) == 2
+    assert "Without a, which failed: it ran out of luck." in (tmp_path / "o/report.md").read_text()
+    with pytest.raises(UserError, match="out of luck"):
+        run(Model("a", "", 20, fails))
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ class Evaluation:
         conditions: by predictor and condition, the metrics on changed images; often empty.
         notes: what readers must know about the faces.
         command: that made this.
+        failed: what went wrong with predictors that are left out, a line for each.
     """
 
     faces: LabelledFaces
@@ -62,6 +63,7 @@ class Evaluation:
     conditions: Mapping[str, Mapping[str, Estimates]]
     notes: Sequence[str]
     command: str
+    failed: Sequence[str] = ()
 
 
 def title_of(evaluation: Evaluation) -> str:
