@@ -169,7 +169,8 @@ def command(
     require_packages("train", "agenet evaluate", *packages, "jinja2", "matplotlib")
     files = _files(predictions)
 
-    from agenet.runs.evaluate_predictors import default_folder, evaluate, open_models
+    from agenet.runs.evaluate_predictors import default_folder, evaluate
+    from agenet.runs.evaluated_models import open_models
     from agenet.runs.labelled_faces import open_prepared, open_table
     from agenet.runs.logging import log_to
     from agenet.runs.series import command_line

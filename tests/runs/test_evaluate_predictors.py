@@ -17,7 +17,8 @@ from agenet.evaluation.predictors.contents import Evaluation
 from agenet.faces.face import Prediction
 from agenet.inference.conditions import CONDITIONS
 from agenet.runs import evaluate_predictors, labelled_faces
-from agenet.runs.evaluate_predictors import Model, evaluate, open_models
+from agenet.runs.evaluate_predictors import evaluate
+from agenet.runs.evaluated_models import Model, open_models, split_name
 from agenet.runs.labelled_faces import TestFaces, open_prepared, open_table
 
 PLUGIN = """
@@ -219,4 +220,4 @@ def test_predictors_that_do_not_fit(test_faces: TestFaces, plugin: str, tmp_path
             run(*models)
     with pytest.raises(UserError, match='there is no predictor "defualt": give default'):
         open_models(["defualt"])
-    assert evaluate_predictors.split_name("a=b=c") == ("a", "b=c")
+    assert split_name("a=b=c") == ("a", "b=c")
