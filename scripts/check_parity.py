@@ -38,6 +38,7 @@ GRADIENTS = {
     ("torchvision", "efficientnet_b0"): False,
     ("keras", "ResNet50"): True,
     ("keras", "EfficientNetB0"): False,
+    ("keras", "EfficientNetV2B0"): False,
     ("lite", "efficientnet-lite0"): True,
 }
 

@@ -48,6 +48,8 @@ def create_keras(model: str, size: int, classes: int, regular: bool = False) -> 
         raise NotImplementedError(
             "of EfficientNet-Lite only Lite0 can be composed of Keras applications"
         )
+    if variant.startswith("v2"):
+        raise NotImplementedError("EfficientNetV2 is not composed in Keras: use Keras applications")
     width, depth, input_size = 1.0, 1.0, 224  # of Lite0
     if not lite:
         # Imported here: JAX would count for Keras's start and memory.

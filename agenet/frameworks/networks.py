@@ -18,6 +18,7 @@ Random weights are those of `random_weights`. There is no dropout and no stochas
 
 import copy
 import importlib.util
+import re
 import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -30,14 +31,25 @@ from agenet.frameworks.caffe import run_in_opencv, why_not_opencv
 from agenet.frameworks.keras_networks import import_keras
 from agenet.frameworks.random_weights import fill, randomise_keras, randomise_torch, to_torch
 from agenet.frameworks.torch_networks import import_torchvision
+from agenet.weights.names.keras_input import MEAN, STD
 
 NETWORKS: dict[str, tuple[str, ...]] = {
     "torchvision": (
         *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
         *(f"efficientnet_b{i}" for i in range(8)),
     ),
-    "timm": ("efficientnet_b0", "tf_efficientnet_b0", "tf_efficientnet_lite0"),
-    "keras": ("ResNet50", "EfficientNetB0", "EfficientNetB2"),
+    "timm": (
+        "efficientnet_b0",
+        "tf_efficientnet_b0",
+        "tf_efficientnet_lite0",
+        "tf_efficientnetv2_b0",
+    ),
+    "keras": (
+        "ResNet50",
+        "EfficientNetB0",
+        "EfficientNetB2",
+        *(f"EfficientNetV2B{i}" for i in range(4)),
+    ),
     "lite": tuple(f"efficientnet-lite{i}" for i in range(5)),
     "caffe": ("age_net", "gender_net"),
 }
@@ -98,6 +110,7 @@ class Network(ABC):
         self.model = name.removeprefix("tf_").replace("-", "_")
         if source == "keras":
             self.model = self.model.lower().replace("netb", "net_b")
+        self.model = re.sub("netv2_?b", "net_v2_b", self.model)
         same = name.startswith("tf_") or source == "lite" or "EfficientNet" in name
         self.flavour = "tensorflow" if same else source
         self.classes = {"imagenet": 1000}
@@ -244,6 +257,8 @@ class KerasNetwork(Network):
 
     def _input(self, images: np.ndarray) -> np.ndarray:
         # EfficientNet takes 0 to 255 and normalises it itself, ResNet takes BGR.
+        if self.name.startswith("EfficientNetV2"):  # ImageNet's mean and deviation are constants.
+            return ((images * STD + MEAN) * 255).astype(np.float32)
         efficient = self.name.startswith("EfficientNet")
         return images * np.float32(255) if efficient else np.ascontiguousarray(images[..., ::-1])
 

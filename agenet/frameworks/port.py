@@ -214,8 +214,11 @@ def their_name(weights: Weights) -> str:
 
 
 def normalise_outside(module: Any) -> None:
-    """Removes the normalisation from a Keras network, whose input is then ours."""
+    """Removes the normalisation from a Keras network, whose input is then ours.
+
+    That of EfficientNetV2 has no weights; `networks` inverts it.
+    """
     for layer in module.layers:
-        if layer.name.startswith("normalization"):
+        if layer.name.startswith("normalization") and layer.weights:
             layer.set_weights([np.zeros(3), np.ones(3), np.zeros((), np.int64)])
             layer.finalize_state()

@@ -15,6 +15,7 @@ from agenet.weights.formats.caffe import read as read_caffemodel
 
 _RESNETS = tuple(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))
 _EFFICIENTNETS = tuple(f"efficientnet_b{i}" for i in range(8))
+_EFFICIENTNETS_V2 = tuple(f"efficientnet_v2_b{i}" for i in range(4))
 
 
 class Target(ABC):
@@ -120,6 +121,10 @@ class Timm(Torchvision):
             name: {"timm": name, "tensorflow": f"tf_{name}"}
             for name in (*_EFFICIENTNETS, *(f"efficientnet_lite{i}" for i in range(5)))
         },
+        **{
+            name: {"tensorflow": name.replace("efficientnet_v2", "tf_efficientnetv2")}
+            for name in _EFFICIENTNETS_V2
+        },
     }
 
     def names_of(self, model: str) -> str:
@@ -138,6 +143,7 @@ class Keras(Target):
     known = {
         **{f"resnet{depth}": {"keras": f"ResNet{depth}"} for depth in (50, 101, 152)},
         **{name: {"tensorflow": f"EfficientNetB{name[-1]}"} for name in _EFFICIENTNETS},
+        **{name: {"tensorflow": f"EfficientNetV2B{name[-1]}"} for name in _EFFICIENTNETS_V2},
         **{name: {flavour: name} for name, flavour in COMPOSED.items()},
     }
 
@@ -146,7 +152,7 @@ class Keras(Target):
 
     def takes(self, exported: Export) -> str:
         order = "BGR" if exported.name.startswith("ResNet") else "RGB"
-        normalises = exported.name.startswith("EfficientNet")
+        normalises = exported.name.startswith("EfficientNetB")
         return f"{order}, {'0 to 255, as it is' if normalises else 'normalised as above'}"
 
     def constructor(self, exported: Export) -> Constructor:
@@ -158,6 +164,9 @@ class Keras(Target):
             "classifier_activation": None,
             "input_shape": (exported.size, exported.size, 3),
         }
+        if exported.name.startswith("EfficientNetV2"):
+            # It would normalise by ImageNet's constants, whatever the weights expect.
+            keywords["include_preprocessing"] = False
         return Constructor(f"keras.applications.{exported.name}", keywords=keywords)
 
     def create(self, exported: Export) -> Any:

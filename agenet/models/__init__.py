@@ -26,6 +26,10 @@ MODELS: dict[str, Callable[..., Any]] = {
         f"efficientnet_lite{i}": partial(EfficientNet, f"lite{i}", flavour="tensorflow")
         for i in range(5)
     },
+    **{
+        f"efficientnet_v2_b{i}": partial(EfficientNet, f"v2_b{i}", flavour="tensorflow")
+        for i in range(4)
+    },
 }
 
 

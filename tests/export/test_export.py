@@ -31,6 +31,7 @@ NETWORKS = [
     ("efficientnet_b0", 33, ORDINAL, {}),
     ("efficientnet_b0", 64, YEARS, {"flavour": "timm", "extra_layers": True}),
     ("efficientnet_lite0", 32, YEARS, {}),
+    ("efficientnet_v2_b0", 33, YEARS, {}),
 ]
 MARGIN = 5  # pixels of the stored images beyond the crop
 

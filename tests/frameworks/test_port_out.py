@@ -150,6 +150,8 @@ def test_torchvision_agrees(
     ("model", "flavour", "suffix"),
     [
         ("efficientnet_b0", "tensorflow", ".weights.h5"),
+        ("efficientnet_v2_b0", "tensorflow", ".weights.h5"),
+        ("efficientnet_v2_b0", "tensorflow", ".keras"),
         ("resnet50", "keras", ".weights.h5"),
         ("levi_hassner", "report", ".weights.h5"),
         ("levi_hassner", "report", ".keras"),
@@ -178,6 +180,7 @@ def test_keras_agrees(
         ("efficientnet_b0", "timm", "efficientnet_b0"),
         ("efficientnet_b1", "tensorflow", "tf_efficientnet_b1"),
         ("efficientnet_lite0", "tensorflow", "tf_efficientnet_lite0"),
+        ("efficientnet_v2_b0", "tensorflow", "tf_efficientnetv2_b0"),
     ],
 )
 def test_timm_agrees(
@@ -201,7 +204,7 @@ def test_every_network_has_its_name_in_timm() -> None:
     import timm
 
     theirs = {name for names in targets.TARGETS["timm"].known.values() for name in names.values()}
-    assert len(theirs) == 5 + 2 * 13 and all(map(timm.is_model, theirs))
+    assert len(theirs) == 5 + 2 * 13 + 4 and all(map(timm.is_model, theirs))
 
 
 @pytest.mark.parametrize("tasks", [("age", "gender"), ("age",), ("gender",)])

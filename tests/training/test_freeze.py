@@ -30,7 +30,7 @@ from agenet.weights.load import save_weights
 from tests.tiny import on_batch, tiny_config, use_records
 
 CLASSES = {"age": 8, "gender": 2}
-STAGES = {"resnet18": 5, "efficientnet_b0": 9, "levi_hassner": 4}
+STAGES = {"resnet18": 5, "efficientnet_b0": 9, "efficientnet_v2_b0": 8, "levi_hassner": 4}
 
 
 @pytest.mark.parametrize(

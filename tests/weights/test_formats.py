@@ -438,8 +438,39 @@ def test_levi_hassner_caffemodel(task: str, classes: int) -> None:
     assert all(np.isfinite(value).all() and value.std() > 1e-4 for value in tensors.values())
 
 
+# NumPy.
+
+
+def npz(compressed: bool = False, **arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(file, **arrays)
+    return file.getvalue()
+
+
+def npy(header: str, values: bytes = VALUES.tobytes()) -> bytes:
+    """An archive with one array whose header is written by hand."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        start = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+        archive.writestr("a.npy", start + values)
+    return file.getvalue()
+
+
+def test_npz(tmp_path: Path) -> None:
+    arrays: dict[str, np.ndarray] = {
+        "conv/kernel": VALUES.reshape(2, 3, 4),
+        "turned": np.asfortranarray(VALUES.reshape(4, 6)),
+        "half": VALUES.astype(np.float16),
+        "scalar": np.float32(3).reshape(()),
+    }
+    path = tmp_path / "x.npz"
+    path.write_bytes(npz(**arrays, big=VALUES.astype(">f4")))
+    check(read_tensors(path).tensors, arrays | {"big": VALUES})
+
+
 # Files that are rejected.
 
+PLAIN = "{'descr': '<f4', 'fortran_order': False, 'shape': "
 SYSTEM = b"\x80\x02cos\nsystem\n(" + text("touch executed") + b"tR."
 DEEP = b"\x80\x02}(" + b")" + b"\x85" * 300_000 + b"K\x01u."
 COMPLEX = b'{"a":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}     '
@@ -485,6 +516,16 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "TorchScript": (zipped(b"\x80\x02}.", extra="constants.pkl"), "a TorchScript program"),
     "long storage": (zipped(state(a=described(size=25))), "shorter than described"),
     "long storage, before 1.6": (legacy(state(a=described(size=25)), 25), "another length"),
+    "npz, objects": (npz(a=np.array([{}], object)), "does not hold numbers"),
+    "npz, text": (npz(a=np.array(["text"])), "does not hold numbers"),
+    "npz, bomb": (npz(compressed=True, a=np.zeros(10**6)), "is compressed"),
+    "npz, large": (npy(PLAIN + "(99999999999,)}\n"), "file of this size"),
+    "npz, short": (npy(PLAIN + "(25,)}\n"), "not as large as its header says"),
+    "npz, long": (npy(PLAIN + "(5,)}\n"), "not as large as its header says"),
+    "npz, negative": (npy(PLAIN + "(-4, -6)}\n"), "can only specify one"),
+    "npz, code": (npy(PLAIN + "__import__('os').abort()}\n"), "Cannot parse header"),
+    "npz, version": (npz(a=VALUES).replace(b"NUMPY\x01", b"NUMPY\x09"), "its checksum"),
+    "npz, twice": (npz(**{"a": VALUES, "a.npy": VALUES}), "two arrays are called a"),
     "no storage": (zipped(state(a=described(key="7"))), "data/7 is missing"),
     "large": (zipped(state(a=described((5, 5), (5, 1)))), "larger than its storage"),
     "far": (zipped(state(a=described(offset=20))), "larger than its storage"),
@@ -625,7 +666,7 @@ def test_missing_file_is_rejected(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "x.pth")
 
 
-@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors", "hdf5", "caffe"])
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors", "hdf5", "caffe", "npz"])
 def test_damaged_file_is_one_line(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x"
     if kind == "hdf5":
@@ -634,7 +675,12 @@ def test_damaged_file_is_one_line(tmp_path: Path, kind: str) -> None:
         save_file({"a": VALUES, "b": VALUES}, path, metadata={"k": "v"})
     else:
         code = state(a=described(), b=described((4,), (1,)))
-        build = {"zip": lambda: zipped(code), "legacy": lambda: legacy(code), "caffe": caffe_net}
+        build: dict[str, Callable[[], bytes]] = {
+            "zip": lambda: zipped(code),
+            "legacy": lambda: legacy(code),
+            "caffe": caffe_net,
+            "npz": lambda: npz(a=VALUES, b=VALUES),
+        }
         path.write_bytes(build[kind]())
     whole = path.read_bytes()
     assert read_tensors(path).tensors

@@ -18,7 +18,9 @@ from agenet.weights.known import KNOWN, KnownWeights, find_init, find_known
 from agenet.weights.spec import SOURCES, WeightsSpec
 
 # Networks of agenet's own, by the names that torchvision and timm give them.
-OURS = re.compile(r"resnet(18|34|50|101|152)|(tf_)?efficientnet_(b[0-7]|lite[0-4])")
+OURS = re.compile(
+    r"resnet(18|34|50|101|152)|(tf_)?efficientnet_(b[0-7]|lite[0-4])|tf_efficientnetv2_b[0-3]"
+)
 
 
 def of(source: str) -> list[KnownWeights]:
@@ -51,6 +53,7 @@ def test_defaults() -> None:
     assert find_known("efficientnet_b0", "tensorflow").name == "keras/efficientnet_b0.imagenet"
     assert find_known("efficientnet_lite0").name == "lite/efficientnet_lite0.imagenet"
     assert find_known("efficientnet_lite4").name == "timm/tf_efficientnet_lite4.in1k"
+    assert find_known("efficientnet_v2_b0").name == "keras/efficientnet_v2_b0.imagenet"
     assert find_known(name="caffe/levi_hassner.gender").classes == {"gender": 2}
     with pytest.raises(UserError, match="of the flavour report; there are caffe/levi_hassner"):
         find_known("levi_hassner", "report")
@@ -84,7 +87,9 @@ def test_timm_agrees() -> None:
     for entry in of("timm"):
         start = text.index(f"'{entry.name.removeprefix('timm/')}': _cfg(")
         options = text[start : text.index("_cfg(", start + len(entry.name) + 10)]
-        assert f"/v0.1-weights/{entry.file_name}'" in options
+        release = "effv2-weights" if "v2" in entry.model else "weights"
+        assert entry.url.endswith(f"/v0.1-{release}/{entry.file_name}")
+        assert f"/v0.1-{release}/{entry.file_name}'" in options
         assert entry.input.size == int((re.findall(r" input_size=\(3, (\d+)", options) or [224])[0])
         crop = (re.findall(r" crop_pct=([\d.]+)", options) or [0.875])[0]
         assert entry.input.crop_fraction == float(crop)
@@ -99,7 +104,7 @@ def test_timm_agrees() -> None:
 
 def test_keras_agrees() -> None:
     published, listed = 0, 0
-    for model in ("resnet", "efficientnet"):
+    for model in ("resnet", "efficientnet", "efficientnet_v2"):
         tree = ast.parse(source_file("keras", f"src/applications/{model}.py"))
         values = {
             node.targets[0].id: ast.literal_eval(node.value)
@@ -110,8 +115,8 @@ def test_keras_agrees() -> None:
         networks = [key for key in values["WEIGHTS_HASHES"] if re.fullmatch(r"b\d|resnet\d+", key)]
         published += 2 * len(networks)
         for entry in of("keras"):
-            if entry.model.startswith(model):
-                key = entry.model.removeprefix("efficientnet_")
+            family, _, key = entry.model.rpartition("_")
+            if (family or "resnet") == model:
                 digest = values["WEIGHTS_HASHES"][key]["notop" in entry.name]
                 assert entry.hash.digest == digest
                 assert entry.url == values["BASE_WEIGHTS_PATH"] + entry.file_name

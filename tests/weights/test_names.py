@@ -1,6 +1,7 @@
 """Name maps: single tensors by hand, and whole networks against the original frameworks."""
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,6 +44,8 @@ NORM |= {"running_mean": "batch_stats/{}/mean", "running_var": "batch_stats/{}/v
         ("torchvision", "efficientnet_b0", "features.7.0.block.3.0", "blocks_6_0/conv_pwl"),
         ("timm", "efficientnet_b0", "blocks.4.2.conv_dw", "blocks_4_2/conv_dw"),
         ("timm", "efficientnet_b0", "blocks.4.2.se.conv_expand", "blocks_4_2/se/conv_expand"),
+        ("timm", "efficientnet_v2_b0", "blocks.0.0.conv", "blocks_0_0/conv"),
+        ("timm", "efficientnet_v2_b0", "blocks.1.1.conv_exp", "blocks_1_1/conv_exp"),
         ("lite", "efficientnet_lite0", "_conv_head", "conv_head"),
     ],
 )
@@ -112,6 +115,37 @@ def test_keras_batch_norm_and_bgr() -> None:
     assert np.array_equal(stem["params/backbone/conv_stem/kernel"], first)
 
 
+def test_keras_kernels_without_axes() -> None:
+    """As in an .npz file of EfficientNetV2: their biases and batch norms show the shapes."""
+    shapes = {
+        "stem_conv": (3, 3, 3, 8),
+        "block1a_project_conv": (3, 3, 8, 4),
+        "block2a_expand_conv": (3, 3, 4, 16),
+        "block2a_project_conv": (1, 1, 16, 5),
+        "block4a_expand_conv": (1, 1, 5, 20),
+        "block4a_dwconv2": (3, 3, 20, 1),
+        "block4a_se_reduce": (1, 1, 20, 2),
+        "top_conv": (1, 1, 20, 7),
+    }
+    whole = {f"{layer}/kernel": of_shape(*shape) for layer, shape in shapes.items()}
+    for layer, shape in shapes.items():
+        if layer.endswith("reduce"):
+            whole[f"{layer}/bias"] = of_shape(shape[-1])
+        else:
+            norm = re.sub("(dwconv2|conv)$", "bn", layer)
+            features = shape[2] if "dw" in layer else shape[-1]
+            whole |= {f"{norm}/{name}": of_shape(features) for name in ("gamma", "mean", "var")}
+    flat = {name: value.reshape(-1) for name, value in whole.items()}
+    found, expected = (keras.to_agenet(x, "efficientnet_v2_b0") for x in (flat, whole))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name, strict=True)
+    assert found["params/backbone/blocks_3_0/conv_dw/kernel"].shape == (3, 3, 1, 20)
+    assert "batch_stats/backbone/blocks_0_0/bn1/var" in found
+    with pytest.raises(ValueError, match="reshape"):
+        keras.to_agenet(flat | {"stem_conv/kernel": of_shape(217)}, "efficientnet_v2_b0")
+
+
 def caffe_tensors(classes: int = 8) -> dict[str, np.ndarray]:
     """Tensors like those of the published files, with four axes each, but few channels."""
     shapes = {
@@ -171,6 +205,8 @@ def test_caffe_of_another_network() -> None:
         ("lite", "efficientnet_lite0", "_blocks.0._se_reduce.weight"),
         ("keras", "resnet50", "conv6_block1_1_conv/kernel"),
         ("keras", "efficientnet_b0", "block1a_dwconv/bias_"),
+        ("keras", "efficientnet_v2_b0", "block4a_dwconv/kernel"),
+        ("keras", "efficientnet_v2_b0", "block7a_project_conv/kernel"),
         ("caffe", "levi_hassner", "fc9/0"),
         ("caffe", "levi_hassner", "fc7/2"),
     ],
@@ -248,6 +284,8 @@ def assert_complete(
         ("torchvision", "levi_hassner", "report"),
         ("keras", "efficientnet_lite0", "tensorflow"),
         ("keras", "levi_hassner", "report"),
+        ("keras", "efficientnet_v2_b1", "tensorflow"),
+        ("timm", "efficientnet_v2_b1", "tensorflow"),
     ],
 )
 def test_round_trip(source: str, model: str, flavour: str) -> None:
@@ -295,6 +333,7 @@ def test_caffe_round_trip(classes: int) -> None:
         ("torchvision", "efficientnet_b1", "efficientnet_b1"),
         ("timm", "efficientnet_b1", "efficientnet_b1"),
         ("timm", "tf_efficientnet_lite1", "efficientnet_lite1"),
+        ("timm", "tf_efficientnetv2_b3", "efficientnet_v2_b3"),
         ("lite", "efficientnet-lite3", "efficientnet_lite3"),
     ],
 )
@@ -323,7 +362,12 @@ def test_whole_torch_networks(source: str, name: str, model: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "model"), [("ResNet50", "resnet50"), ("EfficientNetB2", "efficientnet_b2")]
+    ("name", "model"),
+    [
+        ("ResNet50", "resnet50"),
+        ("EfficientNetB2", "efficientnet_b2"),
+        ("EfficientNetV2B3", "efficientnet_v2_b3"),
+    ],
 )
 @pytest.mark.parametrize("suffix", [".h5", ".weights.h5"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:keras")

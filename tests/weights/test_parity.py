@@ -25,6 +25,8 @@ def skip_without(source):
         ("keras", "ResNet50", 64, ".weights.h5"),
         ("keras", "EfficientNetB0", 64, ".h5"),
         ("keras", "EfficientNetB0", 97, ".weights.h5"),
+        ("keras", "EfficientNetV2B0", 97, ".weights.h5"),
+        ("keras", "EfficientNetV2B3", 64, ".h5"),
         ("torchvision", "resnet18", 97, ".legacy.pth"),
         ("torchvision", "resnet50", 64, ".pth"),
         ("torchvision", "efficientnet_b0", 97, ".pth"),
@@ -32,6 +34,7 @@ def skip_without(source):
         ("timm", "tf_efficientnet_b0", 97, ".pth"),
         ("timm", "tf_efficientnet_lite0", 66, ".pth"),
         ("timm", "efficientnet_b0", 64, ".pth"),
+        ("timm", "tf_efficientnetv2_b0", 97, ".pth"),
         ("lite", "efficientnet-lite0", 81, ".legacy.pth"),
         ("caffe", "age_net", None, ".caffemodel"),
         ("caffe", "gender_net", None, ".caffemodel"),
@@ -45,7 +48,12 @@ def test_features_and_logits_agree(source, name, size, suffix):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("source", "name"), [("keras", "EfficientNetB0"), ("torchvision", "efficientnet_b0")]
+    ("source", "name"),
+    [
+        ("keras", "EfficientNetB0"),
+        ("keras", "EfficientNetV2B0"),
+        ("torchvision", "efficientnet_b0"),
+    ],
 )
 def test_gradients_and_statistics_agree(source, name):
     skip_without(source)

@@ -1,4 +1,4 @@
-"""Readers of weights files: safetensors, PyTorch, Keras and Caffe; nothing in a file is executed.
+"""Readers of weights files of safetensors, PyTorch, Keras, NumPy and Caffe; nothing is executed.
 
 The content of a file decides its format, not its name. Each format has one module, whose
 `read(path)` returns tensors and metadata and raises `ValueError` for a file that it rejects.
@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from agenet.errors import UserError, printable
-from agenet.weights.formats import caffe, pytorch, safetensors
+from agenet.weights.formats import caffe, npz, pytorch, safetensors
 
 HEAD = 1024
 
@@ -34,7 +34,7 @@ class TensorFile:
 
 
 def read_tensors(path: str | Path) -> TensorFile:
-    """Reads safetensors, PyTorch's .pth, Keras's .h5, .weights.h5 and .keras, and .caffemodel.
+    """Reads safetensors, .pth, Keras's .h5, .weights.h5 and .keras, .npz, and .caffemodel.
 
     Raises:
         UserError: the file does not exist, has another format, is damaged, or contains more than
@@ -109,6 +109,8 @@ def _format(path: Path, head: bytes) -> tuple[str, Reader]:
         # In a zip archive the name of the first member comes after 30 bytes; Keras's are fixed.
         if head[30:].startswith((b"metadata.json", b"config.json", b"model.weights.h5")):
             return "a Keras model", _read_keras
+        if npz.is_npz(head):
+            return "NumPy arrays", npz.read
         return "PyTorch weights", pytorch.read_zip
     if head.startswith(b"\x80"):
         return "PyTorch weights", pytorch.read_legacy
@@ -121,5 +123,5 @@ def _format(path: Path, head: bytes) -> tuple[str, Reader]:
         return "a Caffe model", caffe.read
     raise UserError(
         f"{path}: is not a weights file: expected safetensors, PyTorch's .pth, "
-        "Keras's .weights.h5, .h5 or .keras, or .caffemodel"
+        "Keras's .weights.h5, .h5 or .keras, NumPy's .npz, or .caffemodel"
     )

@@ -1,4 +1,4 @@
-"""Reads zip archives whose members are not compressed, as PyTorch and Keras write them."""
+"""Reads zip archives whose members are not compressed, as PyTorch, Keras and NumPy write them."""
 
 import mmap
 import struct
@@ -39,7 +39,9 @@ class Archive:
             raise ValueError(f"its part {shown} is missing")
         info = self._members[name]
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise ValueError(f"its part {shown} is compressed, which PyTorch and Keras never do")
+            raise ValueError(
+                f"its part {shown} is compressed, which PyTorch, Keras and numpy.savez never do"
+            )
         if info.flag_bits & 1:
             raise ValueError(f"its part {shown} is encrypted")
         start = info.header_offset

@@ -1,4 +1,4 @@
-"""Name map of Keras applications: ResNet50, ResNet101, ResNet152 and EfficientNetB0 to B7.
+"""Name map of Keras applications: ResNet50, 101, 152, EfficientNetB0 to B7 and V2B0 to V2B3.
 
 And of the network of Levi and Hassner that `agenet.frameworks.keras_networks` composes.
 """
@@ -17,6 +17,9 @@ _NORM = {
     "beta": "params/{}/bias",
     "moving_mean": "batch_stats/{}/mean",
     "moving_variance": "batch_stats/{}/var",
+    # Of arrays in an .npz file.
+    "mean": "batch_stats/{}/mean",
+    "var": "batch_stats/{}/var",
 }
 # tf.keras calls the kernel of a depthwise convolution "depthwise_kernel".
 _AFFINE = {
@@ -47,6 +50,23 @@ _EXPANDED = _PLAIN | {
     "project_conv": "conv_pwl",
     "project_bn": "bn3",
 }
+# Blocks of the stages of EfficientNetV2.
+_V2_FUSED = {
+    "expand_conv": "conv_exp",
+    "expand_bn": "bn1",
+    "project_conv": "conv_pwl",
+    "project_bn": "bn2",
+}
+_V2_EXPANDED = {"dwconv2" if name == "dwconv" else name: path for name, path in _EXPANDED.items()}
+_V2_STAGES = (
+    {"project_conv": "conv", "project_bn": "bn1"},
+    *(2 * [_V2_FUSED]),
+    *(3 * [_V2_EXPANDED]),
+)
+_STAGES = (_PLAIN, *(6 * [_EXPANDED]))
+_V2_3X3 = re.compile(
+    r"stem_conv|block\d[a-z]_dwconv2|block1[a-z]_project_conv|block[23][a-z]_expand_conv"
+)
 _LEVI_HASSNER = ("conv1", "conv2", "conv3", "fc1", "fc2")
 
 
@@ -58,12 +78,15 @@ def to_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.nda
     """Returns the tensors under our names; depthwise kernels [k, k, C, 1] become [k, k, 1, C].
 
     Keras's ResNets take BGR and ours RGB, so the input channels of the first kernel are reversed.
-    Our networks do not normalise their input themselves, see `keras_input`.
+    Our networks do not normalise their input themselves, see `keras_input`. Kernels of
+    EfficientNetV2 may have one axis only, as in an .npz file.
 
     Raises:
         UserError: a tensor has no counterpart in our network.
     """
     result, unknown = {}, []
+    if _is_v2(model):
+        tensors = {name: _unflatten(name, tensor, tensors) for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
         if is_normalisation(name):
             continue
@@ -73,7 +96,7 @@ def to_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.nda
         if path is None or template is None or template.format(path) in result:
             unknown.append(name)
             continue
-        if layer.endswith("dwconv") and tensor.ndim == 4:
+        if "_dwconv" in layer and tensor.ndim == 4:
             tensor = tensor.transpose(0, 1, 3, 2)
         elif name == "conv1_conv/kernel" and tensor.ndim == 4:
             tensor = tensor[:, :, ::-1]
@@ -99,7 +122,7 @@ def from_agenet(tensors: Mapping[str, np.ndarray], model: str) -> dict[str, np.n
         if not layer or variable is None:
             unplaced.append(name)
             continue
-        if layer.endswith("dwconv"):
+        if "_dwconv" in layer:
             tensor = tensor.transpose(0, 1, 3, 2)
         elif layer == "conv1_conv" and variable == "kernel":
             tensor = tensor[:, :, ::-1]
@@ -123,7 +146,7 @@ def _layers(model: str) -> Iterator[str]:
         )
     else:
         yield from (name for name in _OUTER if not name.startswith("conv1"))
-        names = sorted({*_PLAIN, *_EXPANDED})
+        names = sorted({*_EXPANDED, *_V2_EXPANDED})
         for stage in range(1, 8):
             yield from (f"block{stage}{i}_{n}" for i in string.ascii_lowercase for n in names)
 
@@ -144,6 +167,23 @@ def _path(layer: str, tensors: Mapping[str, np.ndarray], model: str) -> str | No
         )
     if part := re.fullmatch(r"block([1-7])([a-z])_(\w+)", layer):
         stage, index = int(part[1]) - 1, ord(part[2]) - ord("a")
-        path = (_PLAIN if stage == 0 else _EXPANDED).get(part[3])
+        stages = _V2_STAGES if _is_v2(model) else _STAGES
+        path = stages[stage].get(part[3]) if stage < len(stages) else None
         return f"backbone/blocks_{stage}_{index}/{path}" if path else None
     return None
+
+
+def _is_v2(model: str) -> bool:
+    return model.startswith("efficientnet_v2")
+
+
+def _unflatten(name: str, tensor: np.ndarray, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Gives a kernel with one axis its four, as many features as its bias or batch norm has."""
+    layer, _, variable = name.rpartition("/")
+    if variable != "kernel" or tensor.ndim != 1:
+        return tensor
+    norm = re.sub(r"(dwconv2|conv)$", "bn", layer)
+    features = tensors.get(f"{layer}/bias", tensors.get(f"{norm}/gamma", tensor))
+    side = 3 if _V2_3X3.fullmatch(layer) else 1
+    shape = (features.size, 1) if layer.endswith("dwconv2") else (-1, features.size)
+    return tensor.reshape(side, side, *shape)

@@ -1,4 +1,4 @@
-"""timm's names of EfficientNet-B and -Lite, with and without `tf_`: ours follow them."""
+"""timm's names of EfficientNet-B, -Lite and -V2, with and without `tf_`: ours follow them."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -8,7 +8,8 @@ import numpy as np
 from agenet.weights.names.common import first_head, from_torch, head_path, split_name, to_torch
 
 _LAYER = re.compile(
-    r"(blocks\.\d\.\d+\.(conv_(dw|pw|pwl)|bn\d|se\.conv_(reduce|expand)))|conv_(stem|head)|bn\d"
+    r"(blocks\.\d\.\d+\.(conv(_(dw|exp|pw|pwl))?|bn\d|se\.conv_(reduce|expand)))|"
+    r"conv_(stem|head)|bn\d"
 )
 
 
