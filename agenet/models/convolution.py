@@ -31,13 +31,14 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.
     standard = functools.partial(_standard, stride=stride, zeros=zeros)
     # The bounds were measured: elsewhere XLA's own convolution is as fast or faster. In pointwise
     # convolutions the patches are the input itself; in others they are affordable where they are
-    # smaller than the output and, in the kernel's gradient, where the input has few channels.
+    # smaller than the output and, in the kernel's gradient, where the input has few channels or
+    # far fewer than the output, as in fused blocks.
     if size == 1 or size * size * channels <= features:
         on_cpu = functools.partial(_unfolded, stride=stride, zeros=zeros)
-    elif channels <= 4:
-        on_cpu = functools.partial(_with_kernel_gradient, _gradient_of_patches, stride, zeros)
     elif channels >= 128:
         on_cpu = functools.partial(_with_kernel_gradient, _gradient_of_taps, stride, zeros)
+    elif channels <= 4 or features >= 4 * channels:
+        on_cpu = functools.partial(_with_kernel_gradient, _gradient_of_patches, stride, zeros)
     else:
         return standard(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=on_cpu, default=standard)

@@ -11,7 +11,15 @@ from agenet.models import convolution, layers
 from agenet.models.convolution import conv, depthwise_conv
 
 # Kernels [k, k, C, F], at least one for each lowering of `conv`.
-KERNELS = [(1, 1, 6, 5), (3, 3, 3, 32), (3, 3, 3, 4), (7, 7, 3, 8), (3, 3, 8, 8), (3, 3, 128, 4)]
+KERNELS = [
+    (1, 1, 6, 5),
+    (3, 3, 3, 32),
+    (3, 3, 3, 4),
+    (7, 7, 3, 8),
+    (3, 3, 8, 8),
+    (3, 3, 8, 32),
+    (3, 3, 128, 4),
+]
 
 
 def whole_numbers(*shapes):
