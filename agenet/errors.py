@@ -34,6 +34,8 @@ EXTRAS = {
     "mlflow": ("alembic", "mlflow", "sqlalchemy"),
     "wandb": ("wandb",),
     "hub": ("huggingface_hub",),
+    "s3": ("s3fs",),
+    "gcs": ("gcsfs",),
 }
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -31,16 +32,33 @@ def make_shipped_importable() -> None:
         sys.path.insert(0, str(SHIPPED))
 
 
+def is_address(path: str | Path) -> bool:
+    """Whether this is an address in a store, such as s3://bucket/name, and not a path.
+
+    >>> is_address("s3://bucket/name"), is_address(Path("hf://user/name")), is_address("C:/name")
+    (True, True, False)
+    """
+    return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)))  # A `Path` keeps one slash.
+
+
 def expand_home(path: str | Path) -> Path:
     """The path with the home folder in place of "~".
 
     Raises:
-        UserError: there is no home folder.
+        UserError: there is no home folder, or it is an address.
     """
+    if is_address(path):
+        raise not_here(path)
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(f"{path}: there is no home folder: set HOME, or name a path") from error
+
+
+def not_here(address: str | Path) -> UserError:
+    """The error for an address where only a path is possible."""
+    shown = re.sub(":/+", "://", str(address))
+    return UserError(f"{shown}: here only a path on this machine is possible: name one")
 
 
 def temporary_path(path: Path) -> Path:
@@ -221,6 +239,8 @@ def check_output(path: Path, overwrite: bool) -> None:
     Raises:
         UserError: the path is a folder, its folder is missing, or the file exists already.
     """
+    if is_address(path):
+        raise not_here(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it")
     if not path.parent.is_dir():
@@ -248,8 +268,12 @@ def write_errors_explained(workdir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def exclusive_lock(workdir: Path) -> Iterator[None]:
+def exclusive_lock(workdir: Path, name: str = "") -> Iterator[None]:
     """Locks a work directory against other processes; the lock ends with this process.
+
+    Args:
+        workdir: the folder.
+        name: what the user calls it, by default the --workdir of its path.
 
     Raises:
         UserError: another process holds the lock.
@@ -258,9 +282,9 @@ def exclusive_lock(workdir: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
+        name = name or f"--workdir {workdir}"
         raise UserError(
-            f"--workdir {workdir} is in use by another process: wait until it ends, or name "
-            "another folder"
+            f"{name} is in use by another process: wait until it ends, or name another folder"
         ) from error
     except (OSError, NotImplementedError) as error:  # Some network file systems have no locks.
         log.debug("%s is not locked: %s", workdir, error)

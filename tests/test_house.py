@@ -14,7 +14,7 @@ FLOORS = {
     1: ("labels", "errors", "files"),
     2: ("models", "export"),
     3: ("weights",),
-    4: ("distributed", "faces"),
+    4: ("distributed", "faces", "places"),
     5: ("data",),
     6: ("training", "evaluation"),
     7: ("inference",),
