@@ -23,7 +23,8 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from agenet.errors import UserError, did_you_mean, one_line_errors, require_packages
-from agenet.files import SHIPPED, make_shipped_importable
+from agenet.files import SHIPPED, is_address, make_shipped_importable
+from agenet.places.stores import check_writable, parse_address
 from agenet.runs.allocation import use_large_pages
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ _CONFIG = config_flags.DEFINE_config_file(
     "The config: a name such as quickstart, or a path. --config.FIELD=VALUE changes a field.",
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; a run that is already there is resumed."
+    "workdir",
+    None,
+    "Folder of the run, or an address such as s3://bucket/runs/a; a run that is already there is "
+    "resumed.",
 )
 # A flag that may stand alone, as absl's boolean flags do, or take a value.
 _PROFILE: flags.FlagHolder[str] = flags.DEFINE_flag(
@@ -80,6 +84,8 @@ def parse_flags(arguments: list[str]) -> list[str]:
         raise _config_error(arguments) or UserError(_last_line(error)) from error
     if _CONFIG.value is None or not _WORKDIR.value:
         raise UserError("--config=FILE and --workdir=DIR are needed, see --help")
+    if is_address(_WORKDIR.value):
+        check_writable(parse_address(_WORKDIR.value))
     if len(rest) > 1:
         raise UserError(f"{rest[1]} is not a flag: fields are set with --config.FIELD=VALUE")
     # A file that does not load leaves something else in its place.
@@ -197,19 +203,26 @@ def main(_: list[str]) -> None:
     require_packages("train", "training", "array_record", "clu", "jinja2", "matplotlib")
     from agenet.distributed.processes import distributed_session
     from agenet.distributed.profiler import parse_window
+    from agenet.places.working import look_at_workdir, open_workdir
     from agenet.runs.config import parse_config
     from agenet.runs.dry_run import dry_run
     from agenet.runs.launch import launch
 
     command = shlex.join(["python", "-m", "agenet.main", *sys.argv[1:]])
     config = parse_config(_CONFIG.value.to_dict())
-    workdir = Path(_WORKDIR.value or "")
+    workdir = _WORKDIR.value or ""
     window = parse_window(_PROFILE.value)
+    if _PROCESSES.value and is_address(workdir):
+        raise UserError(
+            "--processes needs a work directory that all processes share: name a folder on a "
+            "shared file system as --workdir"
+        )
     with distributed_session(_PROCESSES.value or ""):
         if _DRY_RUN.value:
-            dry_run(config, workdir, command)
+            dry_run(config, look_at_workdir(workdir), command)
         else:
-            launch(config, workdir, command, window)
+            with open_workdir(workdir) as place:
+                launch(config, place.folder, command, window, place.send)
 
 
 if __name__ == "__main__":

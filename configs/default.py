@@ -15,7 +15,9 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.name = "adience/faces"  # the name in TFDS: data set / builder config
     # Further data sets to train on, separated by commas: all of them but the test set, or fold 0.
     dataset.extra = ""
-    dataset.data_dir = ""  # of prepared data sets; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
+    # Of prepared data sets, or an address such as s3://bucket/data; empty: TFDS_DATA_DIR or
+    # ~/tensorflow_datasets.
+    dataset.data_dir = ""
     dataset.prepare = False  # prepare it first, if that needs no files of the user's
     dataset.labels = "official"  # mapping of age strings: "official" or "extended"
     dataset.protocol = "subject"  # "subject": official folds; "random": a split over images
@@ -69,8 +71,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.extra_layers = False  # maximum pooling, batch norm and dropout before the heads
     config.model.dtype = "float32"  # or "bfloat16"; of the computation, parameters are float32
 
-    # Initial weights: "random", "imagenet", "default" (the bundled weights), a file of weights, or
-    # the --workdir of an earlier run.
+    # Initial weights: "random", "imagenet", "default" (the bundled weights), a file of weights,
+    # the --workdir of an earlier run, or the address of one of these, such as hf://user/name.
     config.init = "random"
     config.new_parts = "heads"  # parts that are initialised at random, such as "heads/age", or ""
     config.freeze = "none"  # or "backbone", or for example "all but 2 stages"

@@ -1,7 +1,8 @@
 """A server on this machine that speaks the part of the Hugging Face hub's protocol that is used.
 
 Repositories are created, files uploaded (small ones in the commit, large ones as LFS objects whose
-hash is checked), and resolved by revision with the headers that the client relies on.
+hash is checked), and resolved by revision with the headers that the client relies on. The files of
+data sets are listed.
 """
 
 import base64
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -54,6 +56,10 @@ def is_large(name: str) -> bool:
     return name.endswith((".safetensors", ".onnx"))
 
 
+def hash_blob(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
@@ -76,7 +82,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._content()
         if match := re.fullmatch(r"/objects/([0-9a-f]{64})", self.path):
             return self._send(200, self.hub.objects[match[1]])
-        match = re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/([\w.-]+)", self.path)
+        data_set = re.fullmatch(r"/api/(datasets/[\w.-]+/[\w.-]+)(/[^?]*)?(\?.*)?", self.path)
+        if data_set:
+            return self._describe(*data_set.groups(default="")[:2])
+        match = re.fullmatch(
+            r"/((?:datasets/)?[\w.-]+/[\w.-]+)/resolve/([^/]+)/([\w./-]+)", self.path
+        )
         if not match:
             return self._send(404)
         name, revision, file = match.groups()
@@ -94,12 +105,27 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             return self._send(404, error="EntryNotFound", **headers)
         if not is_large(file):
-            etag = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-            return self._send(200, content, ETag=f'"{etag}"', **headers)
+            return self._send(200, content, ETag=f'"{hash_blob(content)}"', **headers)
         oid = content.decode()
         stored = self.hub.objects[oid]
         headers |= {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(stored))}
         return self._send(302, Location=f"{self.hub.storage}/objects/{oid}", **headers)
+
+    def _describe(self, name: str, what: str) -> None:
+        """A data set, or the list of its files."""
+        repository = self.hub.repositories.get(name)
+        if repository is None:
+            return self._send(401, error="RepoNotFound")
+        files = repository.commits[repository.heads["main"]]
+        if not (match := re.fullmatch(r"/tree/main/?(.*)", what)):
+            return self._json({"id": name.removeprefix("datasets/")})
+        folder = unquote(match[1])
+        listed = [
+            {"type": "file", "path": path, "size": len(content), "oid": hash_blob(content)}
+            for path, content in files.items()
+            if path.startswith(f"{folder}/") or not folder
+        ]
+        return self._json(listed) if listed else self._send(404, error="EntryNotFound")
 
     def do_POST(self) -> None:
         content = self._content()

@@ -39,7 +39,8 @@ publish it only where the data's terms allow it.
     "models",
     metavar="[NAME=]default|FILE|RUN|PLUGIN",
     multiple=True,
-    help="What to evaluate: bundled weights, a weights file, a run or a function; repeatable. "
+    help="What to evaluate: bundled weights, a weights file, a run, an address of one, or a "
+    "function; repeatable. "
     "Default without --predictions: default.",
 )
 @click.option(
@@ -50,7 +51,12 @@ publish it only where the data's terms allow it.
     "repeatable.",
 )
 @click.option("--data", metavar="DATA_SET[/CONFIG][:SPLIT]", help="Faces of a prepared data set.")
-@click.option("--table", type=options.PATH, metavar="FILE", help="Faces of a table of your own.")
+@click.option(
+    "--table",
+    type=options.PLACE,
+    metavar="FILE",
+    help="Faces of a table of your own, or its address.",
+)
 @click.option("--out", type=options.PATH, metavar="DIR", help="Default: a folder in evaluation.")
 @click.option(
     "--by",
@@ -76,9 +82,9 @@ publish it only where the data's terms allow it.
 @click.option("--split", metavar="SPLIT", help="Of the table.")
 @click.option(
     "--images",
-    type=options.PATH,
+    type=options.PLACE,
     metavar="DIR",
-    help="Folder of the table's images, if it is not that of the table.",
+    help="Folder of the table's images, or its address, if it is not that of the table.",
 )
 @click.option(
     "--detect",
@@ -96,7 +102,8 @@ publish it only where the data's terms allow it.
     "--data_dir",
     metavar="DIR",
     type=click.Path(),
-    help="Folder of the prepared data sets, if it is not the default or that of the training.",
+    help="Folder of the prepared data sets or its address, if it is not the default or that of "
+    "the training.",
 )
 @click.option(
     "--labels",
@@ -114,7 +121,12 @@ publish it only where the data's terms allow it.
 )
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.")
 @options.overwrite
-@click.option("--workdir", type=options.PATH, metavar="DIR", help="Folder of a run to test again.")
+@click.option(
+    "--workdir",
+    type=options.PLACE,
+    metavar="DIR",
+    help="Folder of a run to test again, or its address.",
+)
 @click.option(
     "--test_views",
     metavar="N",
@@ -214,12 +226,14 @@ def _test_again(workdir: Path, data_dir: str | None, test_views: int | None) -> 
     """Only the checkpoint and the data set are needed."""
     require_packages("train", "agenet evaluate", "array_record", "jinja2", "matplotlib")
     from agenet.distributed.compilation_cache import enable_compilation_cache
+    from agenet.places.working import open_workdir
     from agenet.runs.logging import log_to
     from agenet.runs.reporting import report_again
 
     with log_to():
         enable_compilation_cache()
-        report_again(workdir, data_dir, test_views)
+        with open_workdir(workdir, exists=True) as place:
+            report_again(place.folder, data_dir, test_views)
 
 
 def _files(predictions: tuple[str, ...]) -> list[tuple[str, Path]]:

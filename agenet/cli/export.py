@@ -9,7 +9,8 @@ from agenet.errors import UserError
 from agenet.files import check_output
 
 EPILOG = """\
-MODEL is "default", a file of weights of agenet, or the folder of a run.
+MODEL is "default", a file of weights of agenet, the folder of a run, or the
+address of one.
 
 FACES is a folder of images of one face each, cropped as for training, or a prepared data set such
 as fairface/partial, of which at most 2,000 test faces are taken. Without --check the answers are

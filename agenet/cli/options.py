@@ -7,11 +7,24 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from agenet.files import is_address, not_here
+
 if TYPE_CHECKING:
     from agenet.faces.face import Detector
     from agenet.inference.predictor import Predictor
 
-PATH = click.Path(path_type=Path)
+
+class LocalPath(click.Path):
+    """A path on this machine; an address is a mistake."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if is_address(value):
+            raise not_here(value)
+        return super().convert(value, param, ctx)
+
+
+PATH = LocalPath(path_type=Path)
+PLACE = click.Path(path_type=Path)  # or an address, see agenet.places
 
 # For commands that pass --config.FIELD=VALUE on to the training.
 FIELDS = {"ignore_unknown_options": True}
@@ -68,7 +81,8 @@ _PREDICTOR = (
         type=click.Path(),
         default="default",
         show_default=True,
-        help='Weights: "default", a .safetensors file, the folder of a run, or hf://user/name.',
+        help='Weights: "default", a .safetensors file, the folder of a run, hf://user/name, or an '
+        "address such as s3://bucket/runs/a.",
     ),
     click.option(
         "--detector",

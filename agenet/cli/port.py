@@ -9,7 +9,8 @@ from agenet.cli import options
 from agenet.files import check_output
 
 EPILOG = """\
-SOURCE is a file, a name that --list shows, "default" (the bundled weights), or the folder of a run.
+SOURCE is a file, a name that --list shows, "default" (the bundled weights), the folder of a run, or
+the address of a file or a run.
 
 Without --to, OUTPUT is a .safetensors file that agenet reads, with the input specification and the
 origin of the weights inside. With --to it is a file of another framework: .safetensors or .pth for

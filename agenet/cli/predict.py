@@ -60,7 +60,7 @@ interrupted; results written until then are kept.
 @click.option(
     "--annotated",
     metavar="FOLDER",
-    type=click.Path(),
+    type=options.LocalPath(),
     help="Write copies with the faces drawn in.",
 )
 @options.overwrite

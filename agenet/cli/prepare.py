@@ -57,8 +57,9 @@ class Prepare(click.Command):
 @click.option(
     "--data_dir",
     metavar="DIR",
-    type=options.PATH,
-    help="Folder for prepared data sets (default: TFDS_DATA_DIR or ~/tensorflow_datasets).",
+    type=options.PLACE,
+    help="Folder for prepared data sets, or an address such as s3://bucket/data (default: "
+    "TFDS_DATA_DIR or ~/tensorflow_datasets).",
 )
 @click.option("--config", default="", help="The builder config (default: the first one).")
 @click.option("--overwrite", is_flag=True, help="Prepare it again if it is prepared already.")

@@ -3,12 +3,15 @@
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from agenet.cli import options
 from agenet.errors import UserError, native_messages_hidden
+
+if TYPE_CHECKING:
+    from agenet.data.prepare_images import PreparedImages
 
 
 @click.command(
@@ -27,17 +30,17 @@ from agenet.errors import UserError, native_messages_hidden
 )
 @click.option(
     "--images",
-    type=options.PATH,
+    type=options.PLACE,
     metavar="DIR",
-    help="Folder of the images (default: that of the table). Without a table the labels are taken "
-    "from the names of folders such as female/25-32.",
+    help="Folder of the images, or its address (default: that of the table). Without a table the "
+    "labels are taken from the names of folders such as female/25-32.",
 )
 @click.option(
     "--table",
-    type=options.PATH,
+    type=options.PLACE,
     metavar="FILE",
-    help="CSV, TSV, JSON lines or Parquet, with a row for each image: path, and any of age or age "
-    "range, gender, subject, split or fold, box of the face.",
+    help="A file or its address: CSV, TSV, JSON lines or Parquet, with a row for each image: path, "
+    "and any of age or age range, gender, subject, split or fold, box of the face.",
 )
 @click.option(
     "--pattern",
@@ -98,8 +101,9 @@ from agenet.errors import UserError, native_messages_hidden
 @click.option(
     "--data_dir",
     metavar="DIR",
-    type=options.PATH,
-    help="Folder for prepared data sets (default: TFDS_DATA_DIR or ~/tensorflow_datasets).",
+    type=options.PLACE,
+    help="Folder for prepared data sets, or an address such as s3://bucket/data (default: "
+    "TFDS_DATA_DIR or ~/tensorflow_datasets).",
 )
 @click.option("--overwrite", is_flag=True, help="Prepare it again if it is prepared already.")
 def command(
@@ -131,13 +135,15 @@ def command(
             genders={text: GENDERS.index(gender) for text, gender in means.items()},
             unknown=unknown,
         )
-        prepared = prepare_images(
-            ImagesOptions(columns=column_options, data_dir=data_dir, **settings)
+        prepare_images(
+            ImagesOptions(columns=column_options, data_dir=data_dir, **settings), _write_report
         )
-        if prepared:
-            from agenet.evaluation.data_report import write_data_report
 
-            print(f"report: {write_data_report(prepared)}")
+
+def _write_report(prepared: "PreparedImages") -> Path:
+    from agenet.evaluation.data_report import write_data_report
+
+    return write_data_report(prepared)
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:

@@ -7,12 +7,12 @@ import click
 from agenet.cli import options
 
 EPILOG = """\
-RUN is the folder of a finished run, ADDRESS is hf://user/name, or hf://user/name@branch. The
-repository is created if it is missing. It gets, in one commit, the weights in agenet's format, the
-same network as ONNX, a model card, the metrics of the report, and agenet.json, the list of these
-files with their hashes. No image of the data set is sent, no folder of this machine, and nothing
-that the report says about the machine. The weights' file lists the subjects of their training by
-their numbers, so that nobody tests on them.
+RUN is the folder of a finished run, or where it is in a store; ADDRESS is hf://user/name, or
+hf://user/name@branch. The repository is created if it is missing. It gets, in one commit, the
+weights in agenet's format, the same network as ONNX, a model card, the metrics of the report, and
+agenet.json, the list of these files with their hashes. No image of the data set is sent, no folder
+of this machine, and nothing that the report says about the machine. The weights' file lists the
+subjects of their training by their numbers, so that nobody tests on them.
 
 Predictor.load("hf://user/name") and agenet predict --model=hf://user/name download the weights,
 verify their hash and keep them in $AGENET_CACHE/hub.
@@ -22,7 +22,7 @@ The account is that of HF_TOKEN or of `hf auth login`, the hub that of HF_ENDPOI
 
 
 @click.command(epilog=EPILOG)
-@click.argument("run", type=options.PATH)
+@click.argument("run", type=options.PLACE)
 @click.argument("address")
 @click.option(
     "--licence",

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agenet.errors import UserError, did_you_mean, needs_extra
-from agenet.files import SHIPPED, expand_home, make_shipped_importable
+from agenet.files import SHIPPED, expand_home, is_address, make_shipped_importable
+from agenet.places.stores import parse_address
+from agenet.places.working import open_data_dir
 
 if TYPE_CHECKING:
     from agenet.data.description import Description
@@ -47,7 +49,7 @@ def prepare(
         name: one of `data_set_names()`.
         manual_dir: folder with the files that the user obtained from the data set's authors;
             DATA_DIR/downloads/manual by default, a temporary folder for drawn data sets.
-        data_dir: folder of the prepared data sets; that of TFDS by default.
+        data_dir: folder of the prepared data sets, or an address; that of TFDS by default.
         config: the builder config; the first one by default.
         overwrite: prepare it again if it is prepared already.
         beam_options: prepare on Apache Beam with these pipeline options.
@@ -66,22 +68,26 @@ def prepare(
     configs = list(builder_cls.builder_configs)
     if config and config not in configs:
         raise UserError(f'{name} has no config "{config}"{_nearest(config, configs)}')
-    root = expand_home(data_dir) if data_dir else default_data_dir()
     config = config or configs[0]
     beam = _beam_options(beam_options, builder_cls)
-    if manual_dir or not builder_cls.GENERATES_RELEASE:
-        manual_dir = expand_home(manual_dir or root / "downloads" / "manual")
+    if data_dir and is_address(data_dir) and not (manual_dir or builder_cls.GENERATES_RELEASE):
+        raise UserError(
+            "with an address as --data_dir, --manual_dir=FOLDER_OF_THE_RELEASE is needed"
+        )
     full_name = f"{name}/{config}/{builder_cls.VERSION}"
-    path = root / full_name
-    shared = importlib.import_module("data_prep.exclusive")
-    # Where nothing is to be written, the folder may be read-only.
-    idle = _is_prepared(path) and not overwrite and not shared.needs_repair(path.parent)
-    with contextlib.nullcontext() if idle else shared.exclusively(path.parent):
-        if not already_prepared(path, overwrite):
-            start = time.monotonic()
-            _prepare(builder_cls, config, path, manual_dir, beam)
-            print(f"{full_name} prepared in {time.monotonic() - start:.0f} s: {path}")
-    show_prepared(path, f"{name}/{config}", data_dir)
+    with open_data_dir(data_dir or default_data_dir(), f"{name}/{config}") as root:
+        if manual_dir or not builder_cls.GENERATES_RELEASE:
+            manual_dir = expand_home(manual_dir or root / "downloads" / "manual")
+        path = root / full_name
+        shared = importlib.import_module("data_prep.exclusive")
+        # Where nothing is to be written, the folder may be read-only.
+        idle = _is_prepared(path) and not overwrite and not shared.needs_repair(path.parent)
+        with contextlib.nullcontext() if idle else shared.exclusively(path.parent):
+            if not already_prepared(path, overwrite):
+                start = time.monotonic()
+                _prepare(builder_cls, config, path, manual_dir, beam)
+                print(f"{full_name} prepared in {time.monotonic() - start:.0f} s: {path}")
+        show_prepared(path, f"{name}/{config}", data_dir)
 
 
 def already_prepared(path: Path, overwrite: bool) -> bool:
@@ -147,7 +153,8 @@ def _training_command(
     if data_set != importlib.import_module(f"configs.{config}").get_config().dataset.name:
         command.append(f"--config.dataset.name={data_set}")
     if data_dir:
-        command.append(f"--config.dataset.data_dir={data_dir}")
+        where = parse_address(data_dir) if is_address(data_dir) else data_dir
+        command.append(f"--config.dataset.data_dir={where}")
     if len(tasks) == 1:
         command.append(f"--config.tasks={tasks[0]}")
     return shlex.join(command)

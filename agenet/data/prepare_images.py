@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,11 @@ from agenet.data.table_columns import ColumnOptions
 from agenet.data.table_faces import FaceTable
 from agenet.data.table_files import describe_missing, find_missing
 from agenet.errors import UserError, printable
-from agenet.files import expand_home, make_shipped_importable
+from agenet.files import expand_home, is_address, make_shipped_importable
 from agenet.labels import TASK_CLASSES, UNKNOWN
+from agenet.places.fetching import fetch, fetch_files, fetch_folder
+from agenet.places.stores import parse_address
+from agenet.places.working import open_data_dir
 
 MIN_IMAGES = 50
 NAMES_KEPT = 100  # of images that are left out, in the metadata
@@ -61,7 +65,7 @@ class ImagesOptions:
 
     Attributes:
         name: of the data set.
-        images: the folder of the images; that of the table by default.
+        images: the folder of the images, or an address; that of the table by default.
         table: None takes the labels from names of folders or files.
         pattern: of the names of files, see `agenet.data.name_labels`.
         columns: of the table.
@@ -119,19 +123,33 @@ class PreparedImages:
     tasks: list[str]
 
 
-def prepare_images(options: ImagesOptions) -> PreparedImages | None:
-    """Prepares a data set, and prints what it did; None if it is prepared already.
+def prepare_images(
+    options: ImagesOptions, write_report: Callable[[PreparedImages], Path] | None = None
+) -> None:
+    """Prepares a data set, unless it is prepared already, and prints what it did.
+
+    Args:
+        options: what to prepare, from what and how.
+        write_report: writes a page about the data set into its folder and returns its path.
 
     Raises:
         UserError: a mistake that the user can correct; nothing is left behind.
     """
     _check_name(options.name)
     make_shipped_importable()
-    root = expand_home(options.data_dir) if options.data_dir else default_data_dir()
-    path = root / options.name / FACES_CONFIG / "1.0.0"
-    if already_prepared(path, options.overwrite):
-        show_prepared(path, f"{options.name}/{FACES_CONFIG}", options.data_dir)
-        return None
+    data_dir = options.data_dir or default_data_dir()
+    with open_data_dir(data_dir, f"{options.name}/{FACES_CONFIG}") as root:
+        path = root / options.name / FACES_CONFIG / "1.0.0"
+        if already_prepared(path, options.overwrite):
+            show_prepared(path, f"{options.name}/{FACES_CONFIG}", options.data_dir)
+            return
+        prepared = _prepare(options, path)
+        if write_report:
+            print(f"report: {write_report(prepared)}")
+
+
+def _prepare(options: ImagesOptions, path: Path) -> PreparedImages:
+    """Prepares a data set at `path`."""
     require_builders()
     start = time.monotonic()
     table, folder, left_out = _read_labels(options)
@@ -166,7 +184,8 @@ def _read_labels(options: ImagesOptions) -> tuple[FaceTable, Path, dict[str, lis
     if options.table is None:
         if options.images is None:
             raise UserError("name a table with --table, a folder of images with --images, or both")
-        folder = expand_home(options.images)
+        folder = options.images
+        folder = fetch_folder(parse_address(folder)) if is_address(folder) else expand_home(folder)
         table, unmatched = read_folder(folder, options.pattern, options.columns)
         if unmatched:
             left_out["named without labels"] = unmatched
@@ -174,11 +193,14 @@ def _read_labels(options: ImagesOptions) -> tuple[FaceTable, Path, dict[str, lis
     else:
         if options.pattern:
             raise UserError("--pattern is for images without a table: leave out one of the two")
-        path = expand_home(options.table)
-        folder = expand_home(options.images) if options.images else path.parent
+        folder = options.images or options.table.parent
+        path = fetch(options.table) if is_address(options.table) else expand_home(options.table)
         table = read_face_table(path, options.columns, keep=())
         print(f"columns of {path.name}: {table.columns} (change with --column FIELD=NAME)")
         table = _strip_prefix(table, options.strip_prefix)
+        if is_address(folder):
+            folder = fetch_files(parse_address(folder), table.path.tolist())
+        folder = expand_home(folder)
         missing = find_missing(table.path, folder)
         if len(missing):
             if not options.allow_missing or len(missing) == len(table):

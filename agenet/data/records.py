@@ -17,8 +17,9 @@ from agenet.data.claims import check_labels
 from agenet.data.config import AgeLabels
 from agenet.data.stored import SelectedImages, Shard, StoredImages, measure_images
 from agenet.errors import UserError, needs_extra, printable
-from agenet.files import SHIPPED, expand_home
+from agenet.files import SHIPPED, expand_home, is_address
 from agenet.labels import AGE_LABELS, MAX_AGE, UNKNOWN
+from agenet.places.working import fetch_data_set
 
 if TYPE_CHECKING:
     from agenet.data.description import Description
@@ -92,26 +93,33 @@ def default_data_dir() -> Path:
 def find_prepared(name: str, data_dir: str) -> Path:
     """The folder of the newest prepared version of the data set `name`, "data_set/config".
 
+    What is prepared at an address is fetched.
+
     Raises:
-        UserError: it is not prepared; the message has the command that prepares it.
+        UserError: it is not prepared, and the message has the command that prepares it; or it
+            cannot be fetched.
     """
     if not re.fullmatch(r"\w+/\w+", name):
         raise UserError(f'data set "{name}" must be DATA_SET/CONFIG, such as "adience/faces"')
-    root = expand_home(data_dir) if data_dir else default_data_dir()
+    if data_dir and is_address(data_dir):
+        where, folder = data_dir, fetch_data_set(data_dir, name)
+    else:
+        root = expand_home(data_dir) if data_dir else default_data_dir()
+        where, folder = str(root), root / name
     # Versions that a killed `prepare --overwrite` has set aside, see data_prep.exclusive.
-    for path in (root / name).glob("replaced.*.*.*/dataset_info.json"):
-        version = root / name / path.parent.name.removeprefix("replaced.")
+    for path in folder.glob("replaced.*.*.*/dataset_info.json"):
+        version = folder / path.parent.name.removeprefix("replaced.")
         if not version.exists():
             with suppress(OSError):
                 path.parent.rename(version)
     versions = [
         path.parent
-        for path in (root / name).glob("*/dataset_info.json")
+        for path in folder.glob("*/dataset_info.json")
         if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
     ]
     if not versions:
         raise UserError(
-            f"{name} is not prepared in {root}: run  {_prepare_command(name, data_dir)}"
+            f"{name} is not prepared in {where}: run  {_prepare_command(name, data_dir)}"
         )
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))))
 

@@ -11,10 +11,11 @@ import jax
 import numpy as np
 
 from agenet.errors import UserError, one_line
-from agenet.files import hash_file
+from agenet.files import hash_file, is_address
 from agenet.frameworks import networks
 from agenet.frameworks.port_out import check_answers, export, fill_network, write
 from agenet.frameworks.targets import TARGETS
+from agenet.places.weights import find_weights as find_at
 from agenet.runs.logging import log_to
 from agenet.training.checkpoints import Checkpoints
 from agenet.training.finished_run import read_run_weights
@@ -44,7 +45,7 @@ def port(
     """Writes weights of a run or a file, and prints what was written.
 
     Args:
-        source: the folder of a run, a file, or a name of known weights.
+        source: the folder of a run, a file, the address of one, or a name of known weights.
         output: the file to write.
         to: the framework whose format the file has; by default agenet's own.
         model: the network of a file that is not known.
@@ -60,6 +61,8 @@ def port(
         UserError: an option does not apply, the weights cannot be written in that format, or the
             answers differ.
     """
+    if is_address(source):
+        source = str(find_at(source))
     is_run = Path(source).is_dir()
     given = {"size": size, "mean": mean, "std": std}
     stated = {name: value for name, value in given.items() if value is not None}

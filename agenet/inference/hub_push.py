@@ -10,11 +10,12 @@ import jax
 from agenet import __version__
 from agenet.errors import UserError
 from agenet.evaluation.comparison.files import read_report
-from agenet.files import write_file, write_json
+from agenet.files import is_address, write_file, write_json
 from agenet.inference.export import TOLERANCE, check_answers, export, in_batches
 from agenet.inference.export_faces import find_faces
 from agenet.inference.hub_card import write_card
 from agenet.inference.network import TrainedNetwork
+from agenet.places.fetching import fetch
 from agenet.training.finished_run import read_run_weights
 from agenet.weights.connection import is_offline
 from agenet.weights.hub import (
@@ -43,7 +44,7 @@ def push(
     """Writes the files of a run and publishes them in one commit; prints what and where.
 
     Args:
-        run: the work directory of a finished run.
+        run: the work directory of a finished run, or its address.
         address: of the repository, which is created if it is missing; a revision is a branch.
         licence: of the weights, such as "CC BY 4.0".
         private: whether a new repository is private.
@@ -60,6 +61,8 @@ def push(
             raise UserError(
                 "publishing on the hub needs an account: set HF_TOKEN, or run `hf auth login`"
             )
+    if is_address(run):
+        run = fetch(run)
     if not run.is_dir():
         raise UserError(f"{run} is not the folder of a run")
     if folder is not None:

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from agenet.data.augment import make_eval_transform
 from agenet.errors import UserError
 from agenet.models import create_model
+from agenet.places.weights import find_weights
 from agenet.training.finished_run import read_run_weights
 from agenet.training.losses import describe_heads, log_probabilities
 from agenet.weights.bundled import DEFAULT
-from agenet.weights.hub import find_weights
 from agenet.weights.load import Weights, load_into, read_weights
 from agenet.weights.spec import WeightsSpec
 
@@ -100,7 +100,7 @@ def load_network(name_or_path: str | Path = DEFAULT) -> TrainedNetwork:
 
     Args:
         name_or_path: "default" (the bundled weights), a safetensors file written by agenet, the
-            `--workdir` of a run, or "hf://user/name".
+            `--workdir` of a run, "hf://user/name", or the address of a file or a run.
 
     Raises:
         UserError: there are no such weights, or they predict neither age nor gender.

@@ -22,8 +22,8 @@ from agenet.faces.face import Detection, Detector, Face, Prediction
 from agenet.inference.engines import MAX_BATCH, Engine, create_engine
 from agenet.inference.shared_detector import SharedDetector
 from agenet.labels import AGE_GROUPS, GENDERS
+from agenet.places.weights import find_weights
 from agenet.weights.bundled import DEFAULT
-from agenet.weights.hub import find_weights
 
 # Side of a crop, in pixels of the image, from which twice as many hardly matter; relative to the
 # crop's size. From 1 on ages still differ by 0.5 years in the mean, from 1.4 on by 0.15; moving the
@@ -86,8 +86,9 @@ class Predictor:
 
         Args:
             name_or_path: "default" (the bundled weights), a `.safetensors` file written by agenet,
-                the `--workdir` of a finished run, or "hf://user/name" or "hf://user/name@revision",
-                which `agenet push` has published.
+                the `--workdir` of a finished run, "hf://user/name" or "hf://user/name@revision",
+                which `agenet push` has published, or the address of a file or a run, such as
+                "s3://bucket/runs/a".
             detector, align, age_groups: see `Predictor`.
             engine: "onnxruntime", "jax" or "auto", see `agenet.inference.engines`.
             threads: number of CPU threads, see `agenet.inference.engines.create_engine`.

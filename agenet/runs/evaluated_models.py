@@ -8,11 +8,12 @@ import numpy as np
 
 from agenet.errors import UserError, printable
 from agenet.faces.face import Prediction
-from agenet.files import expand_home
+from agenet.files import expand_home, is_address
 from agenet.inference.engines import create_engine
 from agenet.inference.plugin import Plugin, is_plugin
 from agenet.inference.predictor import Predictor
-from agenet.weights.bundled import DEFAULT, find_weights
+from agenet.places.weights import find_weights
+from agenet.weights.bundled import DEFAULT
 
 Predict = Callable[[Sequence[np.ndarray]], Sequence[Prediction | None]]
 
@@ -42,7 +43,8 @@ def open_models(
     """Loads predictors, each given as WEIGHTS, RUN or PLUGIN, or as NAME= and one of these.
 
     Args:
-        arguments: "default", weights files, folders of runs, MODULE:FUNCTION or FILE.py:FUNCTION.
+        arguments: "default", weights files, folders of runs, addresses of these, MODULE:FUNCTION
+            or FILE.py:FUNCTION.
         engine, threads: see `agenet.inference.engines.create_engine`.
 
     Raises:
@@ -51,7 +53,7 @@ def open_models(
     models = []
     for argument in arguments:
         label, path = split_name(argument)
-        if path == DEFAULT or Path(path).exists() or not is_plugin(path):
+        if path == DEFAULT or is_address(path) or Path(path).exists() or not is_plugin(path):
             models.append(_open_weights(label, path, engine, threads))
         else:
             plugin = Plugin(path)
@@ -64,14 +66,15 @@ def open_models(
 def split_name(argument: str) -> tuple[str, str]:
     """The label, or "", and the rest of NAME=PATH; folders of sweeps have "=" in their names."""
     label, equals, path = argument.partition("=")
-    return (label, path) if equals and not Path(argument).exists() else ("", argument)
+    named = equals and not is_address(argument) and not Path(argument).exists()
+    return (label, path) if named else ("", argument)
 
 
 def _open_weights(label: str, path: str, engine: str, threads: int | None) -> Model:
-    if path != DEFAULT and not expand_home(path).exists():
+    if path != DEFAULT and not is_address(path) and not expand_home(path).exists():
         raise UserError(
             f'there is no predictor "{path}": give {DEFAULT}, a .safetensors file, the folder of a '
-            "run, FILE.py:FUNCTION or MODULE:FUNCTION"
+            "run, an address of one, FILE.py:FUNCTION or MODULE:FUNCTION"
         )
     network = create_engine(find_weights(path), engine, threads)
     spec = network.spec

@@ -11,8 +11,9 @@ from typing import Any
 from agenet.data.records import Records, find_prepared
 from agenet.data.splits import Splits
 from agenet.errors import UserError, printable
-from agenet.files import expand_home, hash_file
+from agenet.files import expand_home, hash_file, is_address
 from agenet.labels import TASK_CLASSES
+from agenet.places.weights import find_weights
 from agenet.training.run_record import is_complete
 from agenet.weights.bundled import DEFAULT, DEFAULT_FILE
 
@@ -101,7 +102,13 @@ def digest_weights(init: str) -> str | None:
     For a run it is that of the record of its best state. None for weights that never change, such
     as published ones, and if there are none.
     """
-    path = DEFAULT_FILE if init == DEFAULT else expand_home(init)
+    if is_address(init):
+        try:
+            path = find_weights(init)
+        except UserError:  # As weights that exist no more.
+            return None
+    else:
+        path = DEFAULT_FILE if init == DEFAULT else expand_home(init)
     if path.is_dir():
         records = path.glob("checkpoints/best/*/run/metadata")
         steps = {int(p.parts[-3]): p for p in records if p.parts[-3].isdecimal()}

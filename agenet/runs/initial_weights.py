@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from agenet.errors import UserError
+from agenet.files import is_address
+from agenet.places.weights import find_weights
 from agenet.training.finished_run import open_finished
 from agenet.weights.cache import find_file
 from agenet.weights.known import KnownWeights, find_init
@@ -48,10 +50,10 @@ def find_initial(init: str, model: str, flavour: str) -> InitialWeights | None:
         return None
     if not init:
         raise UserError(
-            "init is empty: use --config.init=random, imagenet, default, a file of weights, or the "
-            "--workdir of an earlier run"
+            "init is empty: use --config.init=random, imagenet, default, a file of weights, the "
+            "--workdir of an earlier run, or the address of one"
         )
-    found = find_init(init, model, flavour)
+    found = find_weights(init) if is_address(init) else find_init(init, model, flavour)
     if isinstance(found, KnownWeights):
         known = found
 

@@ -13,8 +13,11 @@ from agenet.data.table_columns import ColumnOptions
 from agenet.errors import UserError, printable
 from agenet.evaluation.predictors.faces import LabelledFaces
 from agenet.faces.face import Box
+from agenet.files import is_address
 from agenet.inference.face_crops import FaceFiles, FaceSource, PreparedFaces
 from agenet.labels import RACES, UNKNOWN
+from agenet.places.fetching import fetch, fetch_files
+from agenet.places.stores import parse_address
 
 ALL, TEST = "all", "test"
 _SEED = 0  # of a random choice of faces
@@ -93,10 +96,11 @@ def open_table(
     """Opens the faces of a table.
 
     Args:
-        path: the table, see `agenet.data.face_table.read_face_table`.
+        path: the table, see `agenet.data.face_table.read_face_table`, or the address of one.
         split: a value of its column of splits, or "all"; by default "test" if there is one, else
             "all".
-        images: the folder that paths in the table are relative to; by default that of the table.
+        images: the folder that paths in the table are relative to, or an address, from which the
+            images of the table are fetched; by default that of the table.
         by: further columns to keep.
         detector: finds the faces that have no box, see `FaceFiles`; None: each image is a face.
         columns: which columns hold what.
@@ -105,6 +109,8 @@ def open_table(
     Raises:
         UserError: it is no such table, there is no such split, or no label.
     """
+    images = images or path.parent
+    path = fetch(path) if is_address(path) else path
     table = read_face_table(path, columns, keep=[name for name in by if name not in _ALWAYS])
     splits: dict[str, np.ndarray] = {}
     if table.split is not None:
@@ -116,7 +122,9 @@ def open_table(
     table = table.select(_choose(_rows_of(split, splits, str(path)), count))
     where = "" if split == ALL else f", {split}"
     some = f", {len(table):,} at random" if count else ""
-    folder = path.parent if images is None else images
+    folder = images
+    if is_address(images):
+        folder = fetch_files(parse_address(images), table.path.tolist())
     files = [folder / name for name in table.path.tolist()]
     faces = _label(table, f"{path.name}{where}{some}")
     source = FaceFiles(files, _boxes(table), detector)

@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,13 @@ from agenet.training.run_record import Progress, parse_progress
 log = logging.getLogger(__name__)
 
 
-def launch(config: RunConfig, workdir: Path, command: str, profile: Window | None = None) -> None:
+def launch(
+    config: RunConfig,
+    workdir: Path,
+    command: str,
+    profile: Window | None = None,
+    after_save: Callable[[], None] = lambda: None,
+) -> None:
     """Trains, tests and reports; resumes the run if `workdir` holds a part of it.
 
     Args:
@@ -48,6 +55,7 @@ def launch(config: RunConfig, workdir: Path, command: str, profile: Window | Non
         workdir: its work directory.
         command: what the user typed, for the report.
         profile: the steps to trace, if any.
+        after_save: called after each checkpoint.
 
     Raises:
         UserError: the config, the data and the work directory do not fit each other.
@@ -82,7 +90,7 @@ def launch(config: RunConfig, workdir: Path, command: str, profile: Window | Non
             origin = ("trained_on", "initial", *(("teacher",) if "teacher" in saved else ()))
             run |= {name: saved.get(name, {}) for name in origin}
         with (
-            contextlib.closing(Checkpoints(workdir)) as checkpoints,
+            contextlib.closing(Checkpoints(workdir, after_save=after_save)) as checkpoints,
             memory_errors_explained(experiment),
         ):
             train_and_test(experiment, checkpoints, workdir, saved, run, profile)

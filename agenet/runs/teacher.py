@@ -31,14 +31,15 @@ from agenet.data.splits import Splits
 from agenet.distributed.mesh import place, replicated
 from agenet.errors import UserError, printable
 from agenet.evaluation.comparison.files import BAD_ARCHIVE, MAX_ARRAYS, read_array
-from agenet.files import expand_home
+from agenet.files import expand_home, is_address
 from agenet.inference.network import load_network
 from agenet.labels import TASK_CLASSES
+from agenet.places.fetching import fetch
+from agenet.places.weights import find_weights
 from agenet.runs.lineage import check_not_seen, has_same_holdout
 from agenet.training.distillation import KNOWN, Teacher
 from agenet.training.finished_run import open_finished
 from agenet.training.losses import YEARS
-from agenet.weights.bundled import find_weights
 from agenet.weights.spec import WeightsSpec
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,8 @@ def open_teacher(
             another data set, or it was trained on subjects that the run validates or tests on.
     """
     if is_file_of_predictions(name):
-        found = _open_file(expand_home(name), records, splits, tasks, mesh)
+        path = fetch(name) if is_address(name) else expand_home(name)
+        found = _open_file(path, records, splits, tasks, mesh)
     else:
         found = _open_network(name, records, splits, identity, tasks, images, mesh)
     return found

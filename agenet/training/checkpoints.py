@@ -37,13 +37,25 @@ class Checkpoints:
     Saving is synchronous and atomic: an interruption leaves the previous checkpoint in place.
     Damage is found when a checkpoint is read: by the digests that were saved with it and, in those
     of earlier versions, which have none, by what Orbax notices and by values that are not finite.
+
+    Args:
+        workdir: of the run.
+        read_only: whether nothing is written.
+        after_save: called after each checkpoint.
     """
 
-    def __init__(self, workdir: Path, *, read_only: bool = False):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        read_only: bool = False,
+        after_save: Callable[[], None] = lambda: None,
+    ):
         directory = workdir.absolute() / "checkpoints"
         if read_only and not directory.is_dir():
             raise UserError(f"{workdir} holds no checkpoints: is it the --workdir of a run?")
         self.directory = directory
+        self._after_save = after_save
         with _one_line_errors(directory, "opened"):
             self._latest = _create_manager(directory / "latest", read_only)
             self._best = _create_manager(directory / "best", read_only)
@@ -61,10 +73,12 @@ class Checkpoints:
     def save_latest(self, state: TrainState, run: Mapping[str, Any]) -> None:
         """Saves the latest state; `run` is a record of the run, see `run_record`."""
         self._save(self._latest, int(state.step), _fields(state), run)
+        self._after_save()
 
     def save_best(self, state: TrainState, run: Mapping[str, Any]) -> None:
         """Saves `state.averaged_variables` as the best variables."""
         self._save(self._best, int(state.step), state.averaged_variables, run)
+        self._after_save()
 
     def read_run(self, which: str) -> dict[str, Any] | None:
         """The record of the run in the "latest" or "best" checkpoint; None without a checkpoint.

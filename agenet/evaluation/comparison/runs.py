@@ -13,7 +13,10 @@ from agenet.errors import UserError
 from agenet.evaluation.comparison import files
 from agenet.evaluation.history import read_history
 from agenet.evaluation.summary import views_of
+from agenet.files import is_address
 from agenet.labels import TASK_CLASSES, UNKNOWN
+from agenet.places.fetching import fetch_folder
+from agenet.places.stores import parse_address
 
 FOLDS = 5
 MAX_RUNS = 20
@@ -94,7 +97,7 @@ def read_runs(arguments: Sequence[str]) -> list[Run]:
     for argument in arguments:
         label, equals, path = argument.partition("=")
         # The folders of sweeps have "=" in their names, too.
-        if not equals or Path(argument).exists():
+        if not equals or is_address(argument) or Path(argument).exists():
             label, path = "", argument
         labels.append(label)
         folders.append(Path(path))
@@ -107,7 +110,14 @@ def read_runs(arguments: Sequence[str]) -> list[Run]:
     if len({*given}) < len(given):
         raise UserError(f"labels of runs must differ: {', '.join(given)}")
     names = [label or own for label, own in zip(labels, _short_names(folders), strict=True)]
-    return [_read_run(name, folder) for name, folder in zip(names, folders, strict=True)]
+    return [_read_run(name, find_run(folder)) for name, folder in zip(names, folders, strict=True)]
+
+
+def find_run(folder: Path) -> Path:
+    """The folder of a run on this machine; at an address, a copy without its checkpoints."""
+    if not is_address(folder):
+        return folder
+    return fetch_folder(parse_address(folder), lambda name: not name.startswith("checkpoints/"))
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
