@@ -36,6 +36,7 @@ EXTRAS = {
     "hub": ("huggingface_hub",),
     "s3": ("s3fs",),
     "gcs": ("gcsfs",),
+    "serve": ("httpcore", "multipart", "prometheus_client", "starlette", "uvicorn"),
 }
 
 

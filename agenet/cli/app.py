@@ -20,6 +20,7 @@ COMMANDS = (
     "sweep",
     "predict",
     "webcam",
+    "serve",
     "export",
     "port",
     "push",

@@ -74,16 +74,21 @@ def predictor(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-_PREDICTOR = (
-    click.option(
-        "--model",
-        metavar="WEIGHTS",
-        type=click.Path(),
-        default="default",
-        show_default=True,
-        help='Weights: "default", a .safetensors file, the folder of a run, hf://user/name, or an '
-        "address such as s3://bucket/runs/a.",
-    ),
+def engine(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that choose detector, engine and threads."""
+    for option in reversed(_ENGINE):
+        command = option(command)
+    return command
+
+
+def selection(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that choose which faces are predicted, see `FaceSelection`."""
+    for option in reversed(_SELECTION):
+        command = option(command)
+    return command
+
+
+_ENGINE = (
     click.option(
         "--detector",
         metavar="auto|yunet|hog|FILE",
@@ -99,16 +104,50 @@ _PREDICTOR = (
         help="What runs the network.",
     ),
     click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="CPU threads; by default one for each core that may be used.",
+    ),
+)
+_PREDICTOR = (
+    click.option(
+        "--model",
+        metavar="WEIGHTS",
+        type=click.Path(),
+        default="default",
+        show_default=True,
+        help='Weights: "default", a .safetensors file, the folder of a run, hf://user/name, or an '
+        "address such as s3://bucket/runs/a.",
+    ),
+    click.option(
         "--age-groups",
         metavar="0-17,18-64,65-100",
         default="",
         help="Predict these age groups, in years.",
     ),
+    *_ENGINE,
+)
+_SELECTION = (
     click.option(
-        "--threads",
+        "--min-score",
+        type=click.FloatRange(min=0),
+        metavar="SCORE",
+        default=0.0,
+        help="Leave out faces that the detector is less sure of; YuNet's scores are 0.6 to 1.",
+    ),
+    click.option(
+        "--min-size",
+        type=click.FloatRange(min=0),
+        metavar="PIXELS",
+        default=0.0,
+        help="Leave out faces that are less wide or high, in pixels of the image.",
+    ),
+    click.option(
+        "--max-faces",
         type=click.IntRange(min=1),
         metavar="N",
-        help="CPU threads; by default one for each core that may be used.",
+        help="Predict the largest N faces of each image.",
     ),
 )
 
@@ -130,9 +169,13 @@ def load_predictor(
         threads: see --threads.
     """
     # Imported here: neither help, mistakes nor the first frame wait for it.
+    from agenet.faces.ages import split_groups
     from agenet.inference.predictor import Predictor
 
-    groups = [group.strip() for group in age_groups.split(",") if group.strip()]
     return Predictor.load(
-        model, detector=detector, engine=engine, age_groups=groups, threads=threads
+        model,
+        detector=detector,
+        engine=engine,
+        age_groups=split_groups(age_groups),
+        threads=threads,
     )

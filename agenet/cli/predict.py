@@ -65,6 +65,7 @@ interrupted; results written until then are kept.
 )
 @options.overwrite
 @click.option("--cropped", is_flag=True, help="Each image is one face: do not look for faces.")
+@options.selection
 @options.predictor
 def command(
     paths: tuple[str, ...],
@@ -74,6 +75,9 @@ def command(
     annotated: str | None,
     overwrite: bool,
     cropped: bool,
+    min_score: float,
+    min_size: float,
+    max_faces: int | None,
     model: str,
     detector: str,
     engine: str,
@@ -86,12 +90,17 @@ def command(
     """
     if distribution and not jsonl:
         raise UserError("--distribution goes with --jsonl FILE: name one")
+    if cropped and (min_score or min_size or max_faces):
+        raise UserError(
+            "--cropped takes each image as one face: leave out --min-score, --min-size, --max-faces"
+        )
     _check_files(paths, csv, jsonl, overwrite)
     search, found = _find(paths, annotated)
 
     from tqdm import tqdm
 
     from agenet.faces.image_formats import describe_unread
+    from agenet.faces.selection import FaceSelection
     from agenet.inference.image_files import Annotator, predict_files
     from agenet.inference.results import CsvWriter, JsonLinesWriter, TableWriter, open_output
     from agenet.runs.logging import log_to
@@ -118,7 +127,10 @@ def command(
         progress = stack.enter_context(
             tqdm(unit=" images", disable=shows_table or not sys.stderr.isatty())
         )
-        summary = predict_files(found, predictor, writers, cropped, annotate, progress.update)
+        select = FaceSelection(min_score, min_size, max_faces)
+        summary = predict_files(
+            found, predictor, writers, cropped, annotate, progress.update, select
+        )
     say(*summary.lines())
     if unread := describe_unread(search.unread):
         say(f"not read: {unread}")

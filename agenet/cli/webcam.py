@@ -46,6 +46,7 @@ interrupted; output written until then is kept.
 @click.option("--no-window", is_flag=True, help="Do not open a window.")
 @click.option("--mirror", is_flag=True, help="Show the image mirrored.")
 @click.option("--max-frames", type=int, metavar="N", help="Stop after this many frames.")
+@options.selection
 @options.predictor
 def command(
     source: str,
@@ -55,6 +56,9 @@ def command(
     no_window: bool,
     mirror: bool,
     max_frames: int | None,
+    min_score: float,
+    min_size: float,
+    max_faces: int | None,
     model: str,
     detector: str,
     engine: str,
@@ -74,6 +78,7 @@ def command(
     from agenet.faces import detectors
     from agenet.faces.display import Window
     from agenet.faces.encoding import VideoWriter
+    from agenet.faces.selection import FaceSelection, SelectiveDetector
     from agenet.faces.video import open_video
     from agenet.faces.webcam import Lines, run
     from agenet.files import LineFile
@@ -86,7 +91,9 @@ def command(
         opened = opening.enter_context(contextlib.closing(open_video(source)))
         writes = output is not None or json is not None
         screen = Window("agenet") if _wants_window(opened, writes, no_window) else None
-        found = detectors.create_detector(detector)
+        found = SelectiveDetector(
+            detectors.create_detector(detector), FaceSelection(min_score, min_size, max_faces)
+        )
         # After a SIGTERM, too, the video can be played.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         lines: Lines | None = None

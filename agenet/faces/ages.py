@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agenet.errors import UserError
+from agenet.errors import UserError, printable
 from agenet.labels import MAX_AGE, nearest_range
 
 INTERVAL = 0.8  # probability that `Prediction.age_interval` holds
@@ -26,6 +26,11 @@ class AgeGroups(NamedTuple):
     of_year: np.ndarray
 
 
+def split_groups(text: str) -> tuple[str, ...]:
+    """The names of groups in "0-17, 18-64,65-100"."""
+    return tuple(group.strip() for group in text.split(",") if group.strip())
+
+
 @lru_cache(maxsize=16)
 def parse_groups(names: tuple[str, ...]) -> AgeGroups:
     """Parses age groups such as ("0-17", "18-64", "65-100").
@@ -37,7 +42,7 @@ def parse_groups(names: tuple[str, ...]) -> AgeGroups:
     for name in names:
         first, dash, last = name.partition("-")
         if not (dash and first.isdecimal() and last.isdecimal()):
-            raise UserError(f'age group "{name}" must be like 18-64, in whole years')
+            raise UserError(f'age group "{printable(name, 30)}" must be like 18-64, in whole years')
         ranges.append((int(first), int(last)))
         after = ranges[-2][1] if len(ranges) > 1 else -1
         if not after < ranges[-1][0] <= ranges[-1][1] <= MAX_AGE:

@@ -1,7 +1,7 @@
 """Types of detected and predicted faces, and the interfaces of detectors and predictors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -44,6 +44,13 @@ class Detection:
     box: Box
     score: float
     landmarks: np.ndarray | None = None
+
+    def scaled(self, times: float) -> "Detection":
+        """The same face in an image that is so many times as large."""
+        if times == 1:
+            return self
+        landmarks = None if self.landmarks is None else self.landmarks * times
+        return replace(self, box=Box(*(times * side for side in self.box)), landmarks=landmarks)
 
 
 class Detector(Protocol):
@@ -109,10 +116,15 @@ class Face:
     prediction: Prediction
 
     def asdict(self, *, distribution: bool = False) -> dict[str, Any]:
-        """For JSON: `box` as [left, top, right, bottom], `score`, and the prediction's fields."""
+        """For JSON, with the prediction's fields.
+
+        `box` is [left, top, right, bottom], `landmarks` five [x, y] or None.
+        """
         box = [round(side, 1) for side in self.detection.box]
         predicted = self.prediction.asdict(distribution=distribution)
-        return {"box": box, "score": self.detection.score} | predicted
+        points = self.detection.landmarks
+        landmarks = None if points is None else np.round(points, 1).tolist()
+        return {"box": box, "score": self.detection.score} | predicted | {"landmarks": landmarks}
 
 
 class FacePredictor(Protocol):

@@ -6,6 +6,8 @@ import stat
 import struct
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -93,20 +95,36 @@ def read_image_file(path: str | os.PathLike[str], *, to_detect: bool = False) ->
         ImageFileError: the file cannot be opened, is of another format, claims more than
             `agenet.faces.image_limits` allows, takes longer than `MAX_SECONDS`, or is damaged.
     """
-    try:
+    with _errors_of(path, MAX_SECONDS):
         # A named pipe without a writer must not block.
-        with _TimedFile(io.FileIO(path, opener=_open_at_once)) as file:
-            status = os.fstat(file.fileno())
+        raw = io.FileIO(path, opener=_open_at_once)
+        with _TimedFile(raw, MAX_SECONDS) as file:
+            status = os.fstat(raw.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageFileError(path, "neither a file nor a folder")
-            if status.st_size == 0:
-                raise ImageFileError(path, "empty file")
             return _decode(path, file, status.st_size, to_detect)
-    except TimeoutError as error:
-        raise ImageFileError(path, f"not read within {MAX_SECONDS:g} seconds") from error
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path.
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ImageFileError(path, reason[:1].lower() + reason[1:]) from error
+
+
+def read_image_bytes(
+    content: bytes,
+    *,
+    to_detect: bool = False,
+    max_pixels: int | None = None,
+    seconds: float = MAX_SECONDS,
+) -> FileImage:
+    """Reads the content of an image file; see `read_image_file`.
+
+    Args:
+        content: of the file.
+        to_detect: see `read_image_file`.
+        max_pixels: in the file, where fewer are to be read than `read_image_file` would.
+        seconds: that decoding may take.
+
+    Raises:
+        ImageFileError: as by `read_image_file`, or there are more than `max_pixels`.
+    """
+    with _errors_of("image", seconds), _TimedFile(io.BytesIO(content), seconds) as file:
+        return _decode("image", file, len(content), to_detect, max_pixels)
 
 
 def name_to_write(path: Path) -> Path:
@@ -134,12 +152,23 @@ def write_image(path: Path, image: np.ndarray) -> None:
     write_file(path, content.getvalue())
 
 
-class _TimedFile(io.BufferedReader):
-    """Raises `TimeoutError` from reads after `MAX_SECONDS`: decoders read in small pieces."""
+@contextmanager
+def _errors_of(path: str | os.PathLike[str], seconds: float) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise ImageFileError(path, f"not read within {seconds:g} seconds") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path.
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageFileError(path, reason[:1].lower() + reason[1:]) from error
 
-    def __init__(self, raw: io.FileIO) -> None:
+
+class _TimedFile(io.BufferedReader):
+    """Raises `TimeoutError` from reads after some seconds: decoders read in small pieces."""
+
+    def __init__(self, raw: io.FileIO | io.BytesIO, seconds: float) -> None:
         super().__init__(raw)
-        self._deadline = time.monotonic() + MAX_SECONDS
+        self._deadline = time.monotonic() + seconds
 
     def read(self, size: int | None = -1, /) -> bytes:
         if time.monotonic() > self._deadline:
@@ -152,8 +181,14 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def _decode(
-    path: str | os.PathLike[str], file: _TimedFile, length: int, to_detect: bool
+    path: str | os.PathLike[str],
+    file: _TimedFile,
+    length: int,
+    to_detect: bool,
+    max_pixels: int | None = None,
 ) -> FileImage:
+    if length == 0:
+        raise ImageFileError(path, "empty file")
     try:
         head = file.read(64)
         found = sniff(head)
@@ -164,6 +199,8 @@ def _decode(
             warnings.simplefilter("ignore")
             with _open(file, found) as image:
                 size = image.size
+                if max_pixels is not None and size[0] * size[1] > max_pixels:
+                    raise RefusedError(f"{size[0]}x{size[1]}: more than {max_pixels:,} pixels")
                 least = _least_reduction(image)
                 to_detect = to_detect and _is_jpeg(image) and max(size) in HALF_IS_ENOUGH
                 reduction = max(least, 2) if to_detect else least

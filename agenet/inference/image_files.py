@@ -22,6 +22,7 @@ from agenet.faces.image_io import (
     read_image_file,
     write_image,
 )
+from agenet.faces.selection import ALL_FACES, FaceSelection
 from agenet.inference.inputs import common_folder
 from agenet.inference.read_ahead import read_ahead
 from agenet.inference.results import Result, Summary, Writer
@@ -50,6 +51,7 @@ def predict_files(
     cropped: bool = False,
     annotate: Annotate | None = None,
     advance: Callable[[int], object] = lambda count: None,
+    select: FaceSelection = ALL_FACES,
 ) -> Summary:
     """Predicts image files and writes the results, in order; Ctrl-C keeps those written so far.
 
@@ -60,13 +62,14 @@ def predict_files(
         cropped: each image is one face.
         annotate: writes an image with its faces drawn in; returns an error message or "".
         advance: called with the number of files processed.
+        select: the faces to predict, of those that are found.
     """
     summary = Summary()
     # Copies are drawn into the whole image, and crops must have all their pixels.
     read = partial(_read, to_detect=annotate is None and not cropped)
     try:
         with closing(read_ahead(found, read, _give_up, PATIENCE)) as files:
-            predict = _predict_crops if cropped else _predict_photos
+            predict = _predict_crops if cropped else partial(_predict_photos, select=select)
             with closing(predict(files, predictor)) as predicted:
                 for file in predicted:
                     result = _to_result(file, annotate)
@@ -111,13 +114,13 @@ def _give_up(found: Result) -> _ImageFile:
 
 
 def _predict_photos(
-    files: Iterable[_ImageFile], predictor: ImagePredictor
+    files: Iterable[_ImageFile], predictor: ImagePredictor, select: FaceSelection
 ) -> Generator[_ImageFile, None, None]:
     """Finds and predicts the faces in images.
 
     A second thread reads the whole images where they are needed, while the next are searched.
     """
-    detected = (_detect(file, predictor) for file in files)
+    detected = (_detect(file, predictor, select) for file in files)
     with closing(read_ahead(detected, _read_whole, _give_up_whole, PATIENCE)) as whole:
         for file in whole:
             if file.image:
@@ -126,10 +129,10 @@ def _predict_photos(
             yield file
 
 
-def _detect(file: _ImageFile, predictor: ImagePredictor) -> _ImageFile:
+def _detect(file: _ImageFile, predictor: ImagePredictor, select: FaceSelection) -> _ImageFile:
     if file.image is None:
         return file
-    found = predictor.detect(file.image.pixels)
+    found = select(predictor.detect(file.image.pixels), file.image.reduction)
     is_coarse = file.image.to_detect and any(map(predictor.is_coarse, found))
     return dataclasses.replace(file, detections=found, is_coarse=is_coarse)
 
@@ -141,7 +144,7 @@ def _read_whole(file: _ImageFile) -> _ImageFile:
     if whole.image is None:  # It was removed in the meantime.
         return whole
     times = file.image.reduction // whole.image.reduction
-    return dataclasses.replace(whole, detections=[_scaled(d, times) for d in file.detections])
+    return dataclasses.replace(whole, detections=[d.scaled(times) for d in file.detections])
 
 
 def _give_up_whole(file: _ImageFile) -> _ImageFile:
@@ -183,19 +186,10 @@ def _to_result(file: _ImageFile, annotate: Annotate | None) -> Result:
     faces = file.result.faces
     error = annotate(file.result.path, file.image.pixels, faces) if annotate else ""
     scaled = [
-        dataclasses.replace(face, detection=_scaled(face.detection, file.image.reduction))
+        dataclasses.replace(face, detection=face.detection.scaled(file.image.reduction))
         for face in faces
     ]
     return dataclasses.replace(file.result, faces=scaled, error=error)
-
-
-def _scaled(detection: Detection, times: int) -> Detection:
-    """Scales a detection to the pixels of an image that is so many times as large."""
-    if times == 1:
-        return detection
-    landmarks = None if detection.landmarks is None else detection.landmarks * times
-    box = Box(*(times * side for side in detection.box))
-    return dataclasses.replace(detection, box=box, landmarks=landmarks)
 
 
 class Annotator:

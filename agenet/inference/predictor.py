@@ -10,25 +10,17 @@ Takes arrays only: no camera, image file, window or TensorFlow here.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from agenet.data.decoding import to_square
-from agenet.errors import UserError
-from agenet.faces.ages import describe_years, parse_groups
-from agenet.faces.crop import crop_face, face_square
 from agenet.faces.face import Detection, Detector, Face, Prediction
 from agenet.inference.engines import MAX_BATCH, Engine, create_engine
+from agenet.inference.finder import FaceFinder
+from agenet.inference.postprocess import Postprocess
 from agenet.inference.shared_detector import SharedDetector
-from agenet.labels import AGE_GROUPS, GENDERS
 from agenet.places.weights import find_weights
 from agenet.weights.bundled import DEFAULT
-
-# Side of a crop, in pixels of the image, from which twice as many hardly matter; relative to the
-# crop's size. From 1 on ages still differ by 0.5 years in the mean, from 1.4 on by 0.15; moving the
-# box by 0.5 % of its width makes 0.6.
-ENOUGH_PIXELS = 1.4
 
 
 class Predictor:
@@ -62,15 +54,9 @@ class Predictor:
         threads: int | None = None,
     ) -> None:
         self._engine = engine
-        self._detector = SharedDetector("auto" if detector is None else detector, threads)
-        self._align = align
-        self._size = engine.spec.stored_size
-        self._by_year = engine.spec.heads.get("age") in ("distribution", "ordinal")
-        self._groups = tuple(age_groups) or AGE_GROUPS
-        if age_groups and not self._by_year:
-            raise UserError("this network predicts its own age groups only, not years")
-        if self._by_year:
-            parse_groups(self._groups)  # A mistake shows at once.
+        self._postprocess = Postprocess(engine.spec, age_groups)
+        shared = SharedDetector("auto" if detector is None else detector, threads)
+        self._finder = FaceFinder(shared, engine.spec.stored_size, align)
 
     @staticmethod
     def load(
@@ -115,7 +101,7 @@ class Predictor:
         Raises:
             ValueError: one of them is not such an image.
         """
-        squares = [to_square(_check_image(image), self._size) for image in images]
+        squares = [to_square(_check_image(image), self._finder.size) for image in images]
         predictions: list[Prediction] = []
         for start in range(0, len(squares), MAX_BATCH):
             log_probs = self._engine(np.stack(squares[start : start + MAX_BATCH]))
@@ -129,11 +115,11 @@ class Predictor:
             ValueError: it is not such an image.
             UserError: no detector is available.
         """
-        return self._detector.detect(_check_image(image))
+        return self._finder.detect(_check_image(image))
 
     def is_coarse(self, detection: Detection) -> bool:
         """Whether more pixels of a face that `detect` found would change its prediction."""
-        return face_square(detection, self._detector.name).side < ENOUGH_PIXELS * self._size
+        return self._finder.is_coarse(detection)
 
     def predict_faces(
         self, image: np.ndarray, detections: Sequence[Detection] | None = None
@@ -151,50 +137,13 @@ class Predictor:
         """
         _check_image(image)
         if detections is None:
-            detections = self._detector.detect(image)
-        detector_name = self._detector.name if detections else ""
+            detections = self._finder.detect(image)
         faces: list[Face] = []
         # Cropped one batch at a time, so that memory does not grow with the number of faces.
         for start in range(0, len(detections), MAX_BATCH):
             some = detections[start : start + MAX_BATCH]
-            crops = [
-                crop_face(
-                    image,
-                    detection,
-                    self._size,
-                    detector_name=detector_name,
-                    align=self._align,
-                )
-                for detection in some
-            ]
-            faces += map(Face, some, self.predict(crops))
+            faces += map(Face, some, self.predict(self._finder.crop(image, some)))
         return faces
-
-    def _postprocess(self, log_probs: dict[str, np.ndarray]) -> list[Prediction]:
-        """Turns log-probabilities {task: [B, C]} into B predictions."""
-        probabilities = {
-            task: np.exp(values.astype(np.float64)) for task, values in log_probs.items()
-        }
-        predictions = []
-        for row in range(len(next(iter(probabilities.values())))):
-            fields: dict[str, Any] = {}
-            if "age" in probabilities:
-                groups = probabilities["age"][row]
-                if self._by_year:
-                    fields |= describe_years(probabilities["years"][row], self._groups)
-                else:
-                    groups = groups / groups.sum()
-                    fields["age_group"] = self._groups[int(groups.argmax())]
-                    fields["age_probabilities"] = dict(
-                        zip(self._groups, groups.tolist(), strict=True)
-                    )
-            if "gender" in probabilities:
-                genders = probabilities["gender"][row]
-                best = int(genders.argmax())
-                fields["gender"] = GENDERS[best]
-                fields["gender_probability"] = float(genders[best] / genders.sum())
-            predictions.append(Prediction(**fields))
-        return predictions
 
 
 def _check_image(image: np.ndarray) -> np.ndarray:

@@ -31,6 +31,20 @@ class Result:
     faces: Sequence[Face] = ()
     error: str = ""
 
+    def asdict(self, *, distribution: bool = False) -> dict[str, object]:
+        """For JSON: `file`; `width`, `height` and `faces` of an image; `error` if there is one.
+
+        Args:
+            distribution: include the probability of each year.
+        """
+        fields: dict[str, object] = {"file": self.path}
+        if self.size is not None:
+            faces = [face.asdict(distribution=distribution) for face in self.faces]
+            fields |= {"width": self.size[0], "height": self.size[1], "faces": faces}
+        if self.error:
+            fields |= {"error": self.error}
+        return fields
+
 
 @dataclass
 class Summary:
@@ -156,14 +170,7 @@ class JsonLinesWriter:
         self._file, self._distribution = file, distribution
 
     def write(self, result: Result) -> None:
-        fields: dict[str, object] = {"file": result.path}
-        if result.size is not None:
-            fields |= {"width": result.size[0], "height": result.size[1]}
-            faces = [face.asdict(distribution=self._distribution) for face in result.faces]
-            fields |= {"faces": faces}
-        if result.error:
-            fields |= {"error": result.error}
-        self._file.write(json.dumps(fields) + "\n")
+        self._file.write(json.dumps(result.asdict(distribution=self._distribution)) + "\n")
 
 
 def _escaped(text: str) -> str:

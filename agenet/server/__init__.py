@@ -1,0 +1,1 @@
+"""Serves the predictor over HTTP."""
