@@ -167,6 +167,7 @@ def command(
         queue=queue,
         seconds=timeout,
         body_seconds=timeout,
+        head_seconds=min(Limits.head_seconds, timeout),
         connections=max_connections,
         batch_seconds=batch_wait / 1000,
     )

@@ -35,8 +35,10 @@ def read_token(path: Path | None) -> str | None:
         token = os.environ.get(TOKEN_VARIABLE)
         return None if token is None else _checked(token, TOKEN_VARIABLE)
     try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not path.is_dir():
+            raise UserError(f"--token-file {path}: not a file")
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
             content = file.read(_LONGEST + 2)
     except OSError as error:
         raise UserError(f"--token-file {path}: {error.strerror}") from error
