@@ -30,8 +30,8 @@ def create_app(graph: Path) -> FastAPI:
 
     def predict(body: bytes) -> list[dict[str, object]]:
         image = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR_RGB)
-        found = finder.detect(image)
-        if not found:
+        found = [] if image is None else finder.detect(image)
+        if image is None or not found:
             return []
         squares = np.stack(finder.crop(image, found))
         outputs = dict(zip(names, session.run(names, {images.name: squares}), strict=True))

@@ -115,6 +115,13 @@ def read_film(path: Path) -> list[Frame]:
 # Films written.
 
 
+def test_selected_faces(film: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option, count in ((), 3), (("--max-faces=2",), 2), (("--min-size=9999",), 0):
+        assert status(film, "--json=-", "--max-frames=1", *option, fake=Fake(3)) == 0
+        (line,) = capsys.readouterr().out.splitlines()
+        assert len(json.loads(line)["faces"]) == count
+
+
 @pytest.mark.parametrize("clip", CLIPS)
 def test_real_clips(
     real_data: Path, tmp_path: Path, clip: str, capsys: pytest.CaptureFixture[str]

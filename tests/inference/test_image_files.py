@@ -418,6 +418,31 @@ def test_results_are_kept_when_interrupted(tmp_path: Path, end: type[BaseExcepti
     assert not list(tmp_path.glob(".*"))
 
 
+def test_selected_faces(tmp_path: Path) -> None:
+    """Of an image that is reduced to be searched, too, sizes are in pixels of the file."""
+    small, large = picture(tmp_path / "small.png", 5), str(tmp_path / "large.jpg")
+    Image.new("RGB", (2600, 200), (4, 30, 200)).save(large, quality=100, subsampling=0)
+
+    def counts(*options: object) -> list[int]:
+        output = tmp_path / "faces.jsonl"
+        assert status(small, large, "--jsonl", output, "--overwrite", *options) == 0
+        return [len(line["faces"]) for line in lines(output)]
+
+    assert counts() == [5, 4]
+    assert counts("--max-faces=2") == [2, 2]
+    assert counts("--min-score=0.6") == [0, 0]
+    assert counts("--min-size=5") == [0, 4]  # 4 pixels, and 8
+    assert counts("--min-size=8.5") == [0, 0]
+    assert counts("--min-size=4", "--min-score=0.5", "--max-faces=9") == [5, 4]
+
+
+def test_cropped_images_are_not_selected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(picture(tmp_path / "one.png", 1), "--cropped", "--min-score=0.6") == 1
+    assert "--cropped takes each image as one face" in capsys.readouterr().err
+
+
 def test_closed_pipe_ends_the_run(tmp_path: Path) -> None:
     class Left:
         def write(self, result: Result) -> None:
