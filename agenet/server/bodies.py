@@ -117,10 +117,8 @@ async def _read_parts(body: AsyncIterator[bytes], boundary: str, limits: Limits)
 
 
 def _parse_json(body: bytes, limits: Limits) -> list[Upload]:
-    if (
-        sum(map(body.count, (bytes([mark]) for mark in _MARKS)))
-        > _MARKS_BESIDE + 20 * limits.images
-    ):
+    marks = sum(body.count(mark) for mark in _MARKS)
+    if marks > _MARKS_BESIDE + 20 * limits.images:
         raise Refused(422, "more values than images can have")
     return [
         Upload(image.name, image.data or b"", image.url) for image in parse(JsonImages, body).images

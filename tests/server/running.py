@@ -92,9 +92,9 @@ class Server:
         assert found, name
         return sum(float(line.rpartition(" ")[2]) for line in found)
 
-    def resident_bytes(self) -> int:
+    def resident_bytes(self, *, peak: bool = False) -> int:
         status = Path(f"/proc/{self.pid}/status").read_text()
-        return 1024 * int(status.partition("VmRSS:")[2].split()[0])
+        return 1024 * int(status.partition("VmHWM:" if peak else "VmRSS:")[2].split()[0])
 
     def open_files(self) -> set[str]:
         """The files that its process has open, without sockets."""

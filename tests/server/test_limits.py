@@ -25,12 +25,20 @@ def server() -> Iterator[Server]:
         yield running
 
 
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.fixture(autouse=True)
 def _still_serves(server: Server) -> Iterator[None]:
     yield
-    answer = server.ask(body=CONTENT, headers=JPEG)
-    assert answer.status == 200 and len(answer.json["images"][0]["faces"]) == 1
-    assert server.metric("agenet_queue_images") == 0
+    # A process may still decode what was abandoned.
+    wait_until(lambda: server.ask(body=CONTENT, headers=JPEG).status == 200)
+    assert len(server.ask(body=CONTENT, headers=JPEG).json["images"][0]["faces"]) == 1
+    wait_until(lambda: server.metric("agenet_queue_images") == 0)
     errors = [line for line in server.log_lines() if "traceback" in line]
     assert not errors, errors
 
@@ -116,13 +124,6 @@ def test_half_closed_and_abandoned(server: Server) -> None:
     assert server.metric("agenet_images_total") == before
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_full_queue(server: Server) -> None:
     busy = png(4400, 4400)
 
@@ -147,7 +148,7 @@ def test_bombs(server: Server) -> None:
     long_header = b"--edge\r\nContent-Disposition: form-data; " + b'a="\\";' * 100_000
     no_boundary = b"-" * 900_000
     server.ask(body=CONTENT, headers=JPEG)
-    before = server.resident_bytes()
+    before = server.resident_bytes(peak=True)
     start = time.monotonic()
     for body in (deep, flat, digits, b'"' * 900_000, b'{"images": [' + b" " * 900_000):
         answer = server.ask(body=body, headers=JSON)
@@ -158,7 +159,7 @@ def test_bombs(server: Server) -> None:
     for head in (b"X: y\r\n" * 10_000, b"X: " + b"y" * 100_000 + b"\r\n"):
         assert server.raw(HEAD + head + b"\r\n").startswith((b"HTTP/1.1 4", b"")), head[:9]
     assert time.monotonic() - start < 20
-    assert server.resident_bytes() - before < 100e6
+    assert server.resident_bytes(peak=True) - before < 50e6
 
 
 def test_images_that_claim_much(server: Server) -> None:
