@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -24,7 +24,8 @@ class Batcher:
 
     Args:
         engine: the network.
-        seconds: that a face waits for others at most while the network is idle.
+        seconds: that a face waits at most for others which were announced, while the network is
+            idle.
         on_batch: called with the number of faces of each batch.
     """
 
@@ -33,6 +34,16 @@ class Batcher:
     ) -> None:
         self._engine, self._seconds, self._on_batch = engine, seconds, on_batch
         self._waiting: asyncio.Queue[_Face] = asyncio.Queue()
+        self._announced = 0
+
+    @contextlib.contextmanager
+    def announce(self) -> Iterator[None]:
+        """Says, during the block, that an image is decoded whose faces will come."""
+        self._announced += 1
+        try:
+            yield
+        finally:
+            self._announced -= 1
 
     async def predict(self, squares: Sequence[np.ndarray]) -> LogProbs:
         """Log-probabilities {task: [N, C]} of N > 0 faces uint8 [S, S, 3], see `Engine`.
@@ -73,6 +84,6 @@ class Batcher:
         with contextlib.suppress(TimeoutError):
             # Those that came while the network ran are taken even if this time is over.
             async with asyncio.timeout_at(faces[0].since + self._seconds):
-                while len(faces) < MAX_BATCH:
+                while len(faces) < MAX_BATCH and (self._announced or not self._waiting.empty()):
                     faces.append(await self._waiting.get())
         return [face for face in faces if not face.result.done()]

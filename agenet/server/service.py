@@ -164,10 +164,12 @@ class Service:
             self.limits.decode_seconds,
         )
         async with self._places:
-            found = await self._decoders.find_faces(task)
+            batcher = self._batchers[wanted.model]
+            with batcher.announce():
+                found = await self._decoders.find_faces(task)
             if found.error or not found.detections:
                 return replace(result, size=found.size, error=found.error)
-            log_probs = await self._batchers[wanted.model].predict(found.squares)
+            log_probs = await batcher.predict(found.squares)
         predictions = wanted.postprocess(log_probs)
         faces = [Face(*pair) for pair in zip(found.detections, predictions, strict=True)]
         return replace(result, size=found.size, faces=faces)

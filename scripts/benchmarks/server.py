@@ -46,11 +46,12 @@ class Contestant:
 
     def __init__(self, name: str, command: Sequence[str], url: str) -> None:
         self.name, self.url = name, url
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe would fill up
         self._process = subprocess.Popen(
             [sys.executable, *command],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             start_new_session=True,
         )
 
@@ -68,8 +69,8 @@ class Contestant:
                 return
             time.sleep(0.1)
         self.stop()
-        assert self._process.stderr is not None
-        lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
         raise UserError(f"{self.name} does not start: {lines[-1][:300] if lines else 'no answer'}")
 
     def resident_bytes(self) -> int:

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import threading
 
 import numpy as np
@@ -46,24 +47,31 @@ async def stop(task: asyncio.Task[None]) -> None:
 def test_faces_of_several_requests_are_predicted_at_once() -> None:
     async def main() -> None:
         engine = Recorder()
-        batcher, task = await running(engine, 0.2)
-        requests = [batcher.predict([face(3 * n), face(3 * n + 1)]) for n in range(3)]
-        results = await asyncio.gather(*requests)
-        assert [r["age"][:, 0].tolist() for r in results] == [[0, 1], [3, 4], [6, 7]]
+        batcher, task = await running(engine, 5)
+
+        async def request(number: int) -> list[int]:
+            with batcher.announce():
+                await asyncio.sleep(0.05 * number)
+            found = await batcher.predict([face(3 * number), face(3 * number + 1)])
+            return found["age"][:, 0].tolist()
+
+        assert await asyncio.gather(*map(request, range(3))) == [[0, 1], [3, 4], [6, 7]]
         assert engine.batches == [[0, 1, 3, 4, 6, 7]]
         await stop(task)
 
     asyncio.run(main())
 
 
-def test_a_face_alone_waits_no_longer_than_it_may() -> None:
+@pytest.mark.parametrize(("announces", "least"), [(True, 0.2), (False, 0)])
+def test_waits_only_for_what_is_announced(announces: bool, least: float) -> None:
     async def main() -> None:
-        engine = Recorder()
-        batcher, task = await running(engine, 0.05)
+        batcher, task = await running(Recorder(), 0.2)
         loop = asyncio.get_running_loop()
-        start = loop.time()
-        await batcher.predict([face(1)])
-        assert 0.04 < loop.time() - start < 2
+        with batcher.announce() if announces else contextlib.nullcontext():
+            start = loop.time()
+            await batcher.predict([face(1)])
+            took = loop.time() - start
+        assert least - 0.01 < took < least + 0.15
         await stop(task)
 
     asyncio.run(main())
