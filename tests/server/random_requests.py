@@ -1,6 +1,7 @@
 """Requests with random methods, paths, headers and bodies, some of them nearly right.
 
-python -m tests.server.random_requests HOST:PORT [COUNT] sends them to a running server.
+python -m tests.server.random_requests HOST:PORT [COUNT] sends them to a running server, which
+should have a short --timeout.
 """
 
 import socket
@@ -102,7 +103,6 @@ def main() -> None:
         with socket.create_connection((host, int(port)), timeout=120) as connection:
             try:
                 connection.sendall(random_request(seed, image))
-                connection.shutdown(socket.SHUT_WR)
                 answer = b"".join(iter(lambda c=connection: c.recv(65536), b""))
             except ConnectionError:
                 continue
