@@ -65,9 +65,9 @@ class Batcher:
                 batch = await self._collect()
                 if not batch:
                     continue
-                squares = np.stack([face.square for face in batch])
                 self._on_batch(len(batch))
                 try:
+                    squares = np.stack([face.square for face in batch])
                     results = await loop.run_in_executor(thread, self._engine, squares)
                 except Exception as error:
                     for face in batch:

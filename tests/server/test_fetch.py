@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -34,10 +35,9 @@ class Site(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/html" if self.path == "/page" else "image/jpeg")
         self.end_headers()
         if self.path == "/slow":
-            for _ in range(50):
-                self.wfile.write(b"x")
-                threading.Event().wait(0.1)
-        self.wfile.write(CONTENT)
+            threading.Event().wait(2)
+        with contextlib.suppress(ConnectionError):  # It is given up.
+            self.wfile.write(CONTENT)
 
     def log_message(self, *_: Any) -> None:
         pass
