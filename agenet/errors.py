@@ -36,7 +36,7 @@ EXTRAS = {
     "hub": ("huggingface_hub",),
     "s3": ("s3fs",),
     "gcs": ("gcsfs",),
-    "serve": ("httpcore", "multipart", "prometheus_client", "starlette", "uvicorn"),
+    "serve": ("httpcore", "multipart", "prometheus_client", "starlette", "uvicorn", "websockets"),
 }
 
 

@@ -175,13 +175,25 @@ class Tracker:
         self._seconds = 0.0
         self.count = 0  # number of tracks so far
 
-    def update(self, image: np.ndarray, seconds: float, detections: Sequence[Detection]) -> None:
-        """Updates the tracks with the detections of a frame uint8 [H, W, 3] at `seconds`."""
-        gray = _to_gray(image)
+    def update(
+        self, image: np.ndarray | None, seconds: float, detections: Sequence[Detection]
+    ) -> None:
+        """Updates the tracks with the detections of a frame.
+
+        Args:
+            image: the frame, uint8 [H, W, 3]; None if there is none: then no optical flow moves
+                the boxes before they are compared with the detections.
+            seconds: its time.
+            detections: the faces in it.
+        """
         boxes = np.array([track.box for track in self._tracks], float).reshape(-1, 4)
-        if self._shape and self._shape != image.shape:  # The video goes on in another size.
-            boxes *= np.tile(np.divide(image.shape[1::-1], self._shape[1::-1]), 2)
-        boxes = _move(boxes, self._gray, gray, image.shape)
+        if image is None:
+            gray, shape = self._gray, self._shape
+        else:
+            gray, shape = _to_gray(image), image.shape
+            if self._shape and self._shape != shape:  # The video goes on in another size.
+                boxes *= np.tile(np.divide(shape[1::-1], self._shape[1::-1]), 2)
+            boxes = _move(boxes, self._gray, gray, shape)
         found = np.array([detection.box for detection in detections], float).reshape(-1, 4)
         for track, box in zip(self._tracks, boxes, strict=True):
             track.box = box
@@ -196,7 +208,7 @@ class Tracker:
         for column in sorted(set(range(len(found))) - {column for _, column in matches}):
             self.count += 1
             self._tracks.append(Track(self.count, found[column], detections[column], seconds))
-        self._gray, self._shape, self._seconds = gray, image.shape, seconds
+        self._gray, self._shape, self._seconds = gray, shape, seconds
 
     def due_tracks(self) -> list[Track]:
         """Returns the tracks whose faces in this frame should be predicted now."""

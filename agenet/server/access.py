@@ -18,9 +18,10 @@ from agenet.server.limits import Refused
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 TOKEN_VARIABLE = "AGENET_TOKEN"
-# Paths that say nothing about images and do no work, for probes and for a page that asks for the
-# token.
-_OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
+CAMERA = "/v1/camera"
+# Paths that need no token: they say nothing about images and do no work, or are the page, which
+# asks for the token. A browser cannot send a header for the camera, which sends the token itself.
+OPEN = ("/", "/page.css", "/page.js", "/healthz", "/readyz", "/openapi.json", CAMERA)
 _SHORTEST, _LONGEST = 16, 1000  # characters of a token
 _HOW = 'python -c "import secrets; print(secrets.token_urlsafe())"'
 
@@ -88,16 +89,19 @@ class Access:
         is_own = origin is not None and bool(host) and urlsplit(origin).netloc == host
         if origin is not None and not is_own and origin not in self.origins:
             raise Refused(403, "pages of this origin may not use the server: see --allow-origin")
-        if self.token is None or path in _OPEN:
+        if path in OPEN:
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
-        matches = hmac.compare_digest(given.strip().encode(), self.token.encode())
-        if kind.lower() != "bearer" or not matches:
+        if not self.allows(given.strip() if kind.lower() == "bearer" else ""):
             raise Refused(
                 401,
                 "the token is missing or wrong: Authorization: Bearer TOKEN",
                 www_authenticate="Bearer",
             )
+
+    def allows(self, token: str) -> bool:
+        """Whether a client with this token may use the server."""
+        return self.token is None or hmac.compare_digest(token.encode(), self.token.encode())
 
 
 def _name(host: str) -> str | None:
@@ -115,10 +119,13 @@ class Guard:
         self._app, self._access = app, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] in ("http", "websocket"):
             try:
                 self._access.check(scope["path"], Headers(scope=scope))
             except Refused as refused:
-                await refuse(refused)(scope, receive, send)
+                if scope["type"] == "http":
+                    await refuse(refused)(scope, receive, send)
+                else:  # Refused before it is accepted, which is status 403.
+                    await send({"type": "websocket.close", "code": 1008})
                 return
         await self._app(scope, receive, send)

@@ -13,15 +13,17 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agenet import __version__
-from agenet.server.access import Access, Guard
+from agenet.server.access import CAMERA, Access, Guard
 from agenet.server.answers import json_response, refuse
 from agenet.server.bodies import read_uploads
+from agenet.server.camera import Cameras
 from agenet.server.limits import BodyMemory, Refused
 from agenet.server.metrics import Metrics
+from agenet.server.page import page_routes
 from agenet.server.schema import Options, describe, parse
 from agenet.server.service import Service
 
@@ -66,9 +68,9 @@ def create_app(service: Service, access: Access) -> Starlette:
         is_read = any(result.size is not None for result in results)
         return json_response({"model": wanted.model, "images": images}, 200 if is_read else 422)
 
-    async def root(request: Request) -> Response:
+    async def models(request: Request) -> Response:
         return json_response(
-            {"agenet": __version__, "description": "/openapi.json", "predict": "/v1/predict"}
+            {"agenet": __version__, "models": list(service.engines), "default": service.default}
         )
 
     async def openapi(request: Request) -> Response:
@@ -91,9 +93,12 @@ def create_app(service: Service, access: Access) -> Starlette:
         async with service.running():
             yield
 
-    routes = [
-        Route("/", root),
+    cameras = Cameras(service, access, memory)
+    routes: list[Route | WebSocketRoute] = [
+        *page_routes(),
         Route("/v1/predict", predict, methods=["POST"]),
+        Route("/v1/models", models),
+        WebSocketRoute(CAMERA, cameras.connect),
         Route("/openapi.json", openapi),
         Route("/healthz", health),
         Route("/readyz", ready),

@@ -37,6 +37,8 @@ class Limits:
         decode_seconds: that decoding an image may take.
         connections: that are open at a time.
         batch_seconds: that a face waits for others, to be predicted with them.
+        cameras: that send frames at a time.
+        frame: bytes in a frame of one.
     """
 
     body: int = 32 * MEGABYTE
@@ -50,6 +52,8 @@ class Limits:
     decode_seconds: float = 10.0
     connections: int = 500
     batch_seconds: float = 0.002
+    cameras: int = 8
+    frame: int = 4 * MEGABYTE
 
     @property
     def bodies(self) -> int:

@@ -72,7 +72,9 @@ def serve(app: Starlette, bound: socket.socket, limits: Limits, models: Sequence
         app,
         loop="asyncio",
         http=functools.partial(BoundedConnection, limits=limits),
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=limits.frame,
+        ws_per_message_deflate=False,  # JPEG files hardly compress.
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -141,6 +141,14 @@ class Answer(_Strict):
     images: list[ImageAnswer]
 
 
+class Models(_Strict):
+    """The answer to `GET /v1/models`: names for `model`."""
+
+    agenet: str = Field(description="Version of the server.")
+    models: list[str]
+    default: str
+
+
 class Problem(_Strict):
     """Why a request was not answered."""
 
@@ -168,7 +176,12 @@ def parse(model: type[Any], value: Any) -> Any:
 def describe(title: str = "agenet") -> dict[str, Any]:
     """The OpenAPI 3.1 description of the server."""
     _, shared = models_json_schema(
-        [(JsonImages, "validation"), (Answer, "serialization"), (Problem, "serialization")],
+        [
+            (JsonImages, "validation"),
+            (Answer, "serialization"),
+            (Models, "serialization"),
+            (Problem, "serialization"),
+        ],
         ref_template=_TEMPLATE,
     )
     query = Options.model_json_schema()["properties"]
@@ -223,6 +236,13 @@ def describe(title: str = "agenet") -> dict[str, Any]:
         "info": {"title": title, "version": __version__, "license": {"name": "Apache-2.0"}},
         "paths": {
             "/v1/predict": {"post": predict},
+            "/v1/models": {
+                "get": {
+                    "summary": "The networks",
+                    "responses": {"200": _response("OK", "Models")},
+                    "security": [{"token": []}, {}],
+                }
+            },
             "/healthz": {"get": {"summary": "Whether the server runs", "responses": plain}},
             "/readyz": {"get": {"summary": "Whether it takes requests", "responses": plain}},
             "/metrics": {"get": {"summary": "Metrics for Prometheus", "responses": plain}},

@@ -82,14 +82,18 @@ class Service:
                 await self._fetcher.close()
             self._decoders.stop()
 
+    @property
+    def default(self) -> str:
+        """The network of requests that name none."""
+        return "default" if "default" in self.engines else next(iter(self.engines))
+
     def wanted(self, options: Options) -> Wanted:
         """Checks the options of a request.
 
         Raises:
             Refused: there is no such network, or it does not predict these groups.
         """
-        first = "default" if "default" in self.engines else next(iter(self.engines))
-        name = options.model or first
+        name = options.model or self.default
         if name not in self.engines:
             raise Refused(422, f"model: there is none of this name: {', '.join(self.engines)}")
         try:
