@@ -142,6 +142,7 @@ def command(
     from agenet.distributed.cores import available_cores
     from agenet.faces.selection import FaceSelection
     from agenet.inference.engines import create_engine
+    from agenet.places.weights import find_weights
     from agenet.server import access, run
     from agenet.server.app import create_app
     from agenet.server.decoders import Decoders
@@ -150,7 +151,6 @@ def command(
     from agenet.server.logs import log_json
     from agenet.server.metrics import Metrics
     from agenet.server.service import Service
-    from agenet.weights.hub import find_weights
 
     token = access.read_token(token_file)
     bound = run.bind(host, port)

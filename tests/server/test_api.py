@@ -172,7 +172,7 @@ def test_description(server: Server) -> None:
     for name in ("ImageAnswer", "FaceAnswer", "JsonImage"):
         assert name in document["components"]["schemas"]
         assert f'"#/components/schemas/{name}"' in text
-    assert server.ask("/").json["description"] == "/openapi.json"
+    assert server.ask("/v1/models").json["models"] == ["other", "default"]
 
 
 def test_probes_and_metrics(server: Server) -> None:
