@@ -129,7 +129,7 @@ def command(
         )
         select = FaceSelection(min_score, min_size, max_faces)
         summary = predict_files(
-            found, predictor, writers, cropped, annotate, progress.update, select
+            found, predictor, writers, cropped, annotate, progress.update, select, threads
         )
     say(*summary.lines())
     if unread := describe_unread(search.unread):

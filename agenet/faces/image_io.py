@@ -6,7 +6,7 @@ import stat
 import struct
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -78,7 +78,12 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     return read_image_file(path).pixels
 
 
-def read_image_file(path: str | os.PathLike[str], *, to_detect: bool = False) -> FileImage:
+def read_image_file(
+    path: str | os.PathLike[str],
+    *,
+    to_detect: bool = False,
+    admit: Callable[[int], object] | None = None,
+) -> FileImage:
     """Reads a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or HEIC file.
 
     EXIF orientation is applied. Of an animation the first frame is read, of 16-bit samples the
@@ -90,6 +95,7 @@ def read_image_file(path: str | os.PathLike[str], *, to_detect: bool = False) ->
         path: the file.
         to_detect: reduce to half the size where that is faster and shows detectors as much, see
             `HALF_IS_ENOUGH`.
+        admit: is called with the number of pixels before they are decoded, and may wait.
 
     Raises:
         ImageFileError: the file cannot be opened, is of another format, claims more than
@@ -102,7 +108,7 @@ def read_image_file(path: str | os.PathLike[str], *, to_detect: bool = False) ->
             status = os.fstat(raw.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageFileError(path, "neither a file nor a folder")
-            return _decode(path, file, status.st_size, to_detect)
+            return _decode(path, file, status.st_size, to_detect, admit=admit)
 
 
 def read_image_bytes(
@@ -175,6 +181,12 @@ class _TimedFile(io.BufferedReader):
             raise TimeoutError
         return super().read(size)
 
+    def wait(self, admit: Callable[[int], object], pixels: int) -> None:
+        """Calls `admit`, whose time does not count."""
+        began = time.monotonic()
+        admit(pixels)
+        self._deadline += time.monotonic() - began
+
 
 def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
@@ -186,6 +198,7 @@ def _decode(
     length: int,
     to_detect: bool,
     max_pixels: int | None = None,
+    admit: Callable[[int], object] | None = None,
 ) -> FileImage:
     if length == 0:
         raise ImageFileError(path, "empty file")
@@ -205,6 +218,8 @@ def _decode(
                 to_detect = to_detect and _is_jpeg(image) and max(size) in HALF_IS_ENOUGH
                 reduction = max(least, 2) if to_detect else least
                 _check(image, file, length, reduction)
+                if admit:
+                    file.wait(admit, image.size[0] * image.size[1])
                 pixels = _load(image, 1 if image.size != size else reduction)
                 orientation = _orientation(image)
         del image  # Its memory is needed for the upright copy.

@@ -2,46 +2,52 @@
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from agenet.distributed.cores import available_cores
 from agenet.faces.drawing import draw_faces
 from agenet.faces.face import Box, Detection, Face, FacePredictor, Prediction
 from agenet.faces.image_io import (
     FULL_SIZE_PIXELS,
     MAX_SECONDS,
-    FileImage,
     ImageFileError,
     name_to_write,
     read_image_file,
     write_image,
 )
 from agenet.faces.selection import ALL_FACES, FaceSelection
+from agenet.inference.engines import MAX_BATCH
 from agenet.inference.inputs import common_folder
-from agenet.inference.read_ahead import read_ahead
+from agenet.inference.read_ahead import Hold, read_ahead
 from agenet.inference.results import Result, Summary, Writer
 
-CROPS_AT_ONCE = 32
 # A decoder looks at the time whenever it reads; one that reads no more is left behind.
 PATIENCE = 2 * MAX_SECONDS
+# Images that are read, searched or wait for the network: as many as it takes meanwhile, and more.
+AHEAD = 2 * MAX_BATCH
+# Seconds that a face waits for others, so that the network runs on several at once.
+_TOGETHER = 0.2
 
 Annotate = Callable[[str, np.ndarray, Sequence[Face]], str]
 
 
 class ImagePredictor(FacePredictor, Protocol):
-    """Predicts the faces in images, and images that show one face each."""
+    """Predicts the faces in images, and images that show one face each, in several threads."""
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]: ...
 
     def detect(self, image: np.ndarray) -> list[Detection]: ...
 
     def is_coarse(self, detection: Detection) -> bool: ...
+
+    def crop(self, image: np.ndarray, detections: Sequence[Detection]) -> list[np.ndarray]: ...
 
 
 def predict_files(
@@ -52,8 +58,12 @@ def predict_files(
     annotate: Annotate | None = None,
     advance: Callable[[int], object] = lambda count: None,
     select: FaceSelection = ALL_FACES,
+    threads: int | None = None,
 ) -> Summary:
     """Predicts image files and writes the results, in order; Ctrl-C keeps those written so far.
+
+    Threads read and search the next images, while the network predicts the faces of several images
+    at once.
 
     Args:
         found: the files, see `ImageSearch`.
@@ -63,20 +73,28 @@ def predict_files(
         annotate: writes an image with its faces drawn in; returns an error message or "".
         advance: called with the number of files processed.
         select: the faces to predict, of those that are found.
+        threads: that read and search images; by default one for each core that may be used.
     """
     summary = Summary()
-    # Copies are drawn into the whole image, and crops must have all their pixels.
-    read = partial(_read, to_detect=annotate is None and not cropped)
+    reader = _Reader(predictor, select, cropped, keep=annotate is not None)
+    files = read_ahead(
+        found,
+        reader.read,
+        _give_up,
+        PATIENCE,
+        threads=threads or available_cores(),
+        ahead=AHEAD,
+        room=FULL_SIZE_PIXELS,
+        pause=_TOGETHER,
+    )
     try:
-        with closing(read_ahead(found, read, _give_up, PATIENCE)) as files:
-            predict = _predict_crops if cropped else partial(_predict_photos, select=select)
-            with closing(predict(files, predictor)) as predicted:
-                for file in predicted:
-                    result = _to_result(file, annotate)
-                    for writer in writers:
-                        writer.write(result)
-                    summary.add(result)
-                    advance(1)
+        with closing(files), closing(_predict(files, predictor)) as predicted:
+            for file in predicted:
+                result = _to_result(file, annotate)
+                for writer in writers:
+                    writer.write(result)
+                summary.add(result)
+                advance(1)
     except (KeyboardInterrupt, BrokenPipeError) as end:
         summary.stopped = type(end)
     return summary
@@ -88,108 +106,136 @@ class _ImageFile:
 
     Attributes:
         result: what is known of it; its faces are in the pixels of `image`.
-        image: None if `result` has an error.
-        detections: the faces to predict, in the pixels of `image`.
-        is_coarse: whether the whole image must be read to predict them.
+        reduction: see `FileImage`.
+        pixels: of the image, RGB uint8 [H, W, 3]; None once they are not needed.
+        detections: the faces to predict, in the pixels of the image.
+        crops: these faces, each an image; None where they are so many that they are cut out when
+            they are predicted.
     """
 
     result: Result
-    image: FileImage | None = None
+    reduction: int = 1
+    pixels: np.ndarray | None = None
     detections: Sequence[Detection] = ()
-    is_coarse: bool = False
+    crops: Sequence[np.ndarray] | None = ()
+
+    def count_pixels(self) -> int:
+        """The number of pixels that it holds."""
+        arrays = [*(self.crops or ()), *([] if self.pixels is None else [self.pixels])]
+        return sum(array.size // 3 for array in arrays)
 
 
-def _read(found: Result, *, to_detect: bool) -> _ImageFile:
-    if found.error:
-        return _ImageFile(found)
-    try:
-        image = read_image_file(found.path, to_detect=to_detect)
-    except ImageFileError as error:
-        return _ImageFile(dataclasses.replace(found, error=error.reason))
-    return _ImageFile(dataclasses.replace(found, size=image.size), image)
+class _Reader:
+    """Reads image files, and finds and cuts out their faces; in any number of threads.
+
+    Args:
+        predictor: finds and cuts out faces.
+        select: of those that are found.
+        cropped: each image is one face.
+        keep: keep the pixels of each image, all of those that it has.
+    """
+
+    def __init__(
+        self, predictor: ImagePredictor, select: FaceSelection, cropped: bool, keep: bool
+    ) -> None:
+        self._predictor, self._select = predictor, select
+        self._cropped, self._keep = cropped, keep
+
+    def read(self, found: Result, hold: Hold) -> _ImageFile:
+        if found.error:
+            return _ImageFile(found)
+        try:
+            file = self._read(found, hold)
+        except ImageFileError as error:  # The file may be removed before it is read again.
+            return _ImageFile(dataclasses.replace(found, error=error.reason))
+        hold(file.count_pixels())
+        return file
+
+    def _read(self, found: Result, hold: Hold) -> _ImageFile:
+        # Copies are drawn into the whole image, and crops must have all their pixels.
+        to_detect = not self._keep and not self._cropped
+        image = read_image_file(found.path, to_detect=to_detect, admit=hold)
+        if self._cropped:
+            height, width = image.pixels.shape[:2]
+            detections = [Detection(Box(0, 0, width, height), score=1.0)]
+            crops = [image.pixels]
+        else:
+            detections = self._select(self._predictor.detect(image.pixels), image.reduction)
+            if image.to_detect and any(map(self._predictor.is_coarse, detections)):
+                reduced = image.reduction
+                del image  # Its memory is needed.
+                image = read_image_file(found.path, admit=hold)
+                detections = [d.scaled(reduced // image.reduction) for d in detections]
+            crops = None
+            if len(detections) <= MAX_BATCH:
+                crops = self._predictor.crop(image.pixels, detections)
+        keep = self._keep or crops is None
+        return _ImageFile(
+            dataclasses.replace(found, size=image.size),
+            image.reduction,
+            image.pixels if keep else None,
+            detections,
+            crops,
+        )
 
 
 def _give_up(found: Result) -> _ImageFile:
     return _ImageFile(dataclasses.replace(found, error=f"not read within {PATIENCE:g} seconds"))
 
 
-def _predict_photos(
-    files: Iterable[_ImageFile], predictor: ImagePredictor, select: FaceSelection
+def _predict(
+    files: Iterable[_ImageFile | None], predictor: ImagePredictor
 ) -> Generator[_ImageFile, None, None]:
-    """Finds and predicts the faces in images.
+    """Predicts the faces of several files at once: of those that come within a short time.
 
-    A second thread reads the whole images where they are needed, while the next are searched.
+    Args:
+        files: None where there is none for a while.
+        predictor: predicts them.
     """
-    detected = (_detect(file, predictor, select) for file in files)
-    with closing(read_ahead(detected, _read_whole, _give_up_whole, PATIENCE)) as whole:
-        for file in whole:
-            if file.image:
-                faces = predictor.predict_faces(file.image.pixels, file.detections)
-                file = _ImageFile(dataclasses.replace(file.result, faces=faces), file.image)
-            yield file
-
-
-def _detect(file: _ImageFile, predictor: ImagePredictor, select: FaceSelection) -> _ImageFile:
-    if file.image is None:
-        return file
-    found = select(predictor.detect(file.image.pixels), file.image.reduction)
-    is_coarse = file.image.to_detect and any(map(predictor.is_coarse, found))
-    return dataclasses.replace(file, detections=found, is_coarse=is_coarse)
-
-
-def _read_whole(file: _ImageFile) -> _ImageFile:
-    if not file.is_coarse or file.image is None:
-        return file
-    whole = _read(Result(file.result.path), to_detect=False)
-    if whole.image is None:  # It was removed in the meantime.
-        return whole
-    times = file.image.reduction // whole.image.reduction
-    return dataclasses.replace(whole, detections=[d.scaled(times) for d in file.detections])
-
-
-def _give_up_whole(file: _ImageFile) -> _ImageFile:
-    return _give_up(Result(file.result.path))
-
-
-def _predict_crops(
-    files: Iterable[_ImageFile], predictor: ImagePredictor
-) -> Generator[_ImageFile, None, None]:
-    """Predicts images that show one face each."""
-    for batch in _batches(files):
-        images = [file.image.pixels for file in batch if file.image]
-        predictions = iter(predictor.predict(images) if images else [])
-        for file in batch:
-            if file.image:
-                height, width = file.image.pixels.shape[:2]
-                face = Face(Detection(Box(0, 0, width, height), score=1.0), next(predictions))
-                file = _ImageFile(dataclasses.replace(file.result, faces=[face]), file.image)
-            yield file
-
-
-def _batches(files: Iterable[_ImageFile]) -> Iterator[list[_ImageFile]]:
-    """Yields batches of up to `CROPS_AT_ONCE` images, fewer if they are large."""
     batch: list[_ImageFile] = []
-    pixels = 0
+    faces, pixels, began = 0, 0, 0.0
     for file in files:
-        batch.append(file)
-        pixels += file.image.pixels.size // 3 if file.image else 0
-        if len(batch) == CROPS_AT_ONCE or pixels >= FULL_SIZE_PIXELS:
-            yield batch
-            batch, pixels = [], 0
-    if batch:
-        yield batch
+        if file is not None:
+            began = began if batch else time.monotonic()
+            batch.append(file)
+            faces += len(file.detections)
+            pixels += file.count_pixels()
+        if (
+            file is None
+            or not faces
+            or faces >= MAX_BATCH
+            or pixels >= FULL_SIZE_PIXELS
+            or time.monotonic() - began >= _TOGETHER
+        ):
+            yield from _predict_batch(batch, predictor)
+            batch, faces, pixels = [], 0, 0
+    yield from _predict_batch(batch, predictor)
+
+
+def _predict_batch(batch: Sequence[_ImageFile], predictor: ImagePredictor) -> Iterator[_ImageFile]:
+    crops = [crop for file in batch for crop in file.crops or ()]
+    predictions = iter(predictor.predict(crops) if crops else [])
+    for file in batch:
+        if file.crops is None:
+            assert file.pixels is not None
+            faces = predictor.predict_faces(file.pixels, file.detections)
+        else:
+            faces = [Face(detection, next(predictions)) for detection in file.detections]
+        yield dataclasses.replace(file, result=dataclasses.replace(file.result, faces=faces))
 
 
 def _to_result(file: _ImageFile, annotate: Annotate | None) -> Result:
-    if file.image is None:
-        return file.result
-    faces = file.result.faces
-    error = annotate(file.result.path, file.image.pixels, faces) if annotate else ""
+    result = file.result
+    if result.error:
+        return result
+    error = ""
+    if annotate and file.pixels is not None:
+        error = annotate(result.path, file.pixels, result.faces)
     scaled = [
-        dataclasses.replace(face, detection=face.detection.scaled(file.image.reduction))
-        for face in faces
+        dataclasses.replace(face, detection=face.detection.scaled(file.reduction))
+        for face in result.faces
     ]
-    return dataclasses.replace(file.result, faces=scaled, error=error)
+    return dataclasses.replace(result, faces=scaled, error=error)
 
 
 class Annotator:

@@ -121,6 +121,15 @@ class Predictor:
         """Whether more pixels of a face that `detect` found would change its prediction."""
         return self._finder.is_coarse(detection)
 
+    def crop(self, image: np.ndarray, detections: Sequence[Detection]) -> list[np.ndarray]:
+        """Cuts N faces out of an RGB image uint8 [H, W, 3], as `predict` takes them.
+
+        Raises:
+            ValueError: it is not such an image.
+            UserError: no detector is available.
+        """
+        return self._finder.crop(_check_image(image), detections)
+
     def predict_faces(
         self, image: np.ndarray, detections: Sequence[Detection] | None = None
     ) -> list[Face]:

@@ -345,3 +345,20 @@ def test_image_too_large_for_format(tmp_path: Path) -> None:
     with pytest.raises(ImageFileError, match="a WEBP file cannot hold it"):
         write_image(tmp_path / "wide.webp", np.zeros((1, 17_000, 3), np.uint8))
     assert not list(tmp_path.iterdir())
+
+
+def test_waiting_to_be_admitted_does_not_count_as_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (2600, 90)).save(path)
+    monkeypatch.setattr(image_io, "MAX_SECONDS", 0.3)
+    asked: list[int] = []
+
+    def admit(pixels: int) -> None:
+        asked.append(pixels)
+        time.sleep(0.5)
+
+    assert read_image_file(path, to_detect=True, admit=admit).pixels.shape == (45, 1300, 3)
+    assert read_image_file(path, admit=admit).pixels.shape == (90, 2600, 3)
+    assert asked == [1300 * 45, 2600 * 90]

@@ -9,6 +9,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -23,6 +24,7 @@ from agenet.faces.detectors import create_detector
 from agenet.faces.face import Box, Detection, Face, Prediction
 from agenet.faces.image_io import FileImage, read_image, read_image_file
 from agenet.inference import image_files
+from agenet.inference.engines import MAX_BATCH
 from agenet.inference.image_files import ImagePredictor, predict_files
 from agenet.inference.inputs import ImageSearch
 from agenet.inference.predictor import Predictor
@@ -54,6 +56,9 @@ class BrightFaces:
             )
             for image in images
         ]
+
+    def crop(self, image: np.ndarray, detections: Sequence[Detection]) -> list[np.ndarray]:
+        return [image] * len(detections)
 
     def predict_faces(
         self, image: np.ndarray, detections: Sequence[Detection] | None = None
@@ -286,13 +291,11 @@ def test_faces_are_cropped_from_the_whole_image_where_half_has_too_few_pixels(
             self.seen.append(round(detection.box.width))
             return detection.box.width < 14
 
-        def predict_faces(
-            self, image: np.ndarray, detections: Sequence[Detection] | None = None
-        ) -> list[Face]:
-            assert detections is not None and detections[0].landmarks is not None
+        def crop(self, image: np.ndarray, detections: Sequence[Detection]) -> list[np.ndarray]:
+            assert detections[0].landmarks is not None
             assert detections[0].landmarks[0, 0] == detections[0].box.left
             self.seen.append(image.shape[1])
-            return super().predict_faces(image, detections)
+            return super().crop(image, detections)
 
     for width, seen in ((2600, [1300, 13, 2600]), (2801, [1401, 14, 1401]), (5000, [5000, 5000])):
         path = tmp_path / "photo.jpg"
@@ -352,14 +355,15 @@ def test_outputs_are_kept_until_there_is_a_result(tmp_path: Path) -> None:
     assert table.read_text() == "old"
 
     class Looks(BrightFaces):
-        def detect(self, image: np.ndarray) -> list[Detection]:
+        def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
             written.append(len(rows(table)) if table.read_text() != "old" else -1)
-            return super().detect(image)
+            return super().predict(images)
 
     written: list[int] = []
+    paths = [one] * (2 * MAX_BATCH + 1)
     with pytest.raises(SystemExit, match="0"):
-        run_predict(one, one, one, "--csv", table, "--overwrite", load=lambda *_: Looks())
-    assert written == [-1, -1, 1] and len(rows(table)) == 3
+        run_predict(*paths, "--csv", table, "--overwrite", load=lambda *_: Looks())
+    assert written[0] == -1 and written[-1] > 0 and len(rows(table)) == len(paths)
 
 
 def test_two_runs_with_one_output_lose_nothing(
@@ -368,10 +372,9 @@ def test_two_runs_with_one_output_lose_nothing(
     one, table = picture(tmp_path / "one.png", 1), tmp_path / "faces.csv"
 
     class Meanwhile(BrightFaces):
-        def detect(self, image: np.ndarray) -> list[Detection]:
-            if not table.exists():
-                assert status(one, one, "--csv", table) == 0
-            return super().detect(image)
+        def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+            assert status(one, one, "--csv", table) == 0
+            return super().predict(images)
 
     with pytest.raises(SystemExit) as end:
         run_predict(one, "--csv", table, load=lambda *_: Meanwhile())
@@ -401,20 +404,19 @@ def test_copies_that_cannot_be_written_are_a_failure(
 @pytest.mark.parametrize("end", [KeyboardInterrupt, RuntimeError])
 def test_results_are_kept_when_interrupted(tmp_path: Path, end: type[BaseException]) -> None:
     class Ends(BrightFaces):
-        def predict_faces(
-            self, image: np.ndarray, detections: Sequence[Detection] | None = None
-        ) -> list[Face]:
-            if image[0, 0, 0] == 3:
+        def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+            if any(image[0, 0, 0] == 3 for image in images):
                 raise end
-            return super().predict_faces(image, detections)
+            return super().predict(images)
 
-    for number in range(1, 6):
-        picture(tmp_path / "photos" / f"{number}.png", number)
+    some = MAX_BATCH // 2
+    for number, faces in enumerate([2] * some + [3] * some):
+        picture(tmp_path / "photos" / f"{number:03}.png", faces)
     output = tmp_path / "faces.csv"
     with pytest.raises(SystemExit if end is KeyboardInterrupt else end) as stop:
         run_predict(tmp_path / "photos", "--csv", output, load=lambda *_: Ends())
     assert getattr(stop.value, "code", 130) == 130
-    assert [row["face"] for row in rows(output)] == ["1", "1", "2"]
+    assert [row["face"] for row in rows(output)] == ["1", "2"] * some
     assert not list(tmp_path.glob(".*"))
 
 
@@ -469,18 +471,64 @@ def test_patterns_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_image_that_is_deleted_meanwhile_is_skipped(tmp_path: Path) -> None:
-    paths = [picture(tmp_path / f"{number}.png", 1) for number in range(9)]
+    gone = str(tmp_path / "gone.jpg")
+    Image.new("RGB", (2600, 90), (1, 30, 200)).save(gone)
 
     class Deletes(BrightFaces):
-        def predict_faces(
-            self, image: np.ndarray, detections: Sequence[Detection] | None = None
-        ) -> list[Face]:
-            Path(paths[8]).unlink(missing_ok=True)
-            return super().predict_faces(image, detections)
+        def is_coarse(self, detection: Detection) -> bool:
+            Path(gone).unlink()
+            return True
 
-    summary = predict_files(ImageSearch([str(tmp_path)]), Deletes(), [])
-    assert (summary.images, summary.problems) == (8, 1)
-    assert summary.first_problems == [f"{paths[8]}: no such file or directory"]
+    one = picture(tmp_path / "one.png", 1)
+    found = [Result(path) for path in (one, gone, one)]
+    summary = predict_files(found, Deletes(), [])
+    assert (summary.images, summary.problems) == (2, 1)
+    assert summary.first_problems == [f"{gone}: no such file or directory"]
+
+
+def test_faces_of_several_images_go_through_the_network_together(tmp_path: Path) -> None:
+    class Counts(BrightFaces):
+        sizes: list[int] = []
+
+        def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+            self.sizes.append(len(images))
+            return super().predict(images)
+
+    paths = [picture(tmp_path / f"{n:03}.png", n % 3, green=n) for n in range(90)]
+    paths[40] = picture(tmp_path / "crowd.png", MAX_BATCH + 1, green=40)
+    paths[50] = str(tmp_path / "gone.png")
+    file = io.StringIO()
+    summary = predict_files(map(Result, paths), Counts(), [JsonLinesWriter(file)], threads=3)
+    results = [json.loads(line) for line in file.getvalue().splitlines()]
+    assert [result["file"] for result in results] == paths
+    ages = [[face["age"] for face in result.get("faces", ())] for result in results]
+    expected = [[float(n)] * (n % 3) for n in range(90)]
+    expected[40], expected[50] = [40.0] * (MAX_BATCH + 1), []
+    assert ages == expected
+    assert summary.faces == sum(map(len, expected)) == sum(Counts.sizes)
+    # The crowd's faces go one by one in this fake; the rest shares batches.
+    assert len(Counts.sizes) - (MAX_BATCH + 1) <= 20
+
+
+def test_a_slow_image_does_not_hold_up_the_results_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [picture(tmp_path / f"{number}.png", 1) for number in range(3)]
+    written, waits = threading.Event(), []
+
+    class Written:
+        def write(self, result: Result) -> None:
+            if result.path == paths[1]:
+                written.set()
+
+    def read(path: str, **options: Any) -> FileImage:
+        if path == paths[2]:
+            waits.append(written.wait(20))
+        return read_image_file(path, **options)
+
+    monkeypatch.setattr(image_files, "read_image_file", read)
+    assert predict_files(map(Result, paths), BrightFaces(), [Written()]).images == 3
+    assert waits == [True]
 
 
 def test_decoder_that_does_not_return_is_left_behind(
@@ -490,7 +538,7 @@ def test_decoder_that_does_not_return_is_left_behind(
     monkeypatch.setattr(image_files, "PATIENCE", 0.2)
     stuck = threading.Event()
 
-    def read(path: str, **options: bool) -> FileImage:
+    def read(path: str, **options: Any) -> FileImage:
         if path == paths[1]:
             stuck.wait()
         return read_image_file(path, **options)
@@ -526,11 +574,11 @@ def test_interrupt_does_not_wait_for_a_decoder(tmp_path: Path) -> None:
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
     path = picture(tmp_path / "one.png", 1)
-    found = (Result(path if n % 2 else path + str(n)) for n in range(1000))
+    found = (Result(path if n % 2 else path + str(n)) for n in range(4000))
     tracemalloc.start()
     try:
         predict_files(found, BrightFaces(), [])
-        assert tracemalloc.get_traced_memory()[1] < 300_000
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
     finally:
         tracemalloc.stop()
 
