@@ -26,6 +26,7 @@ EXTRAS = {
         "tensorflow",
         "tensorflow_datasets",
     ),
+    "parquet": ("pyarrow",),
     "search": ("optuna",),
     "beam": ("apache_beam",),
     "compare": ("albumentations", "keras", "openvino", "timm", "torch", "torchvision"),

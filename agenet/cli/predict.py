@@ -28,7 +28,8 @@ A file that cannot be read is reported and skipped. An image of more than 52 mil
 processed at a reduced size; boxes are in pixels of the file, with the image upright. Annotated
 copies are named like the images below the folder that holds them all. In CSV, unprintable
 characters of a name are escaped; JSON lines keep names exactly. Results are in the file once an
-image is processed; --overwrite replaces a file when the first result is there.
+image is processed; --overwrite replaces a file when the first result is there. Parquet can only be
+read when it is complete: it has its name at the end, also after Ctrl-C.
 
 The group is the most probable one, and the age lies in it; "80 %" are the years that hold 80 % of
 the probability, age_low and age_high in CSV, age_interval in JSON lines.
@@ -53,6 +54,12 @@ interrupted; results written until then are kept.
     help="Write a line of JSON for each image; - for stdout, without the table.",
 )
 @click.option(
+    "--parquet",
+    metavar="FILE",
+    type=click.Path(),
+    help="Write the rows of --csv as a table in Parquet; needs pyarrow.",
+)
+@click.option(
     "--distribution",
     is_flag=True,
     help="Write the probability of each year to the JSON lines, too.",
@@ -71,6 +78,7 @@ def command(
     paths: tuple[str, ...],
     csv: str | None,
     jsonl: str | None,
+    parquet: str | None,
     distribution: bool,
     annotated: str | None,
     overwrite: bool,
@@ -94,7 +102,7 @@ def command(
         raise UserError(
             "--cropped takes each image as one face: leave out --min-score, --min-size, --max-faces"
         )
-    _check_files(paths, csv, jsonl, overwrite)
+    _check_files(paths, {"--csv": csv, "--jsonl": jsonl, "--parquet": parquet}, overwrite)
     search, found = _find(paths, annotated)
 
     from tqdm import tqdm
@@ -120,6 +128,10 @@ def command(
         if jsonl:
             lines = stack.enter_context(open_output(jsonl, overwrite))
             writers.append(JsonLinesWriter(lines, distribution=distribution))
+        if parquet:
+            from agenet.inference.parquet import ParquetWriter
+
+            writers.append(stack.enter_context(ParquetWriter(Path(parquet), overwrite)))
         predictor = options.load_predictor(
             model, None if cropped else detector, engine, age_groups, threads
         )
@@ -141,18 +153,22 @@ def command(
     sys.exit(0 if summary.images and not (annotate and annotate.failed) else 1)
 
 
-def _check_files(
-    paths: tuple[str, ...], csv: str | None, jsonl: str | None, overwrite: bool
-) -> None:
-    files = [name for name in (csv, jsonl) if name]
-    if len({Path(name).resolve() for name in files}) < len(files):
-        raise UserError("--csv and --jsonl name the same file: name two")
+def _check_files(paths: tuple[str, ...], outputs: dict[str, str | None], overwrite: bool) -> None:
+    """Checks the outputs, which are named by their options."""
+    files: dict[Path, str] = {}
+    for option, name in outputs.items():
+        if name and (other := files.setdefault(Path(name).resolve(), option)) != option:
+            raise UserError(f"{other} and {option} name the same file: name two")
     read = {Path(path).resolve() for path in paths}
-    for name in files:
+    for name in filter(None, outputs.values()):
         if name != "-":
             check_output(Path(name), overwrite)
             if Path(name).resolve() in read:
                 raise UserError(f"{name} is an image that is read: name another file to write")
+    if name := outputs["--parquet"]:
+        from agenet.inference.parquet import check_parquet
+
+        check_parquet(name)
 
 
 def _find(paths: tuple[str, ...], annotated: str | None) -> "tuple[ImageSearch, Iterator[Result]]":

@@ -5,11 +5,11 @@ import json
 import shutil
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from agenet.errors import UserError, printable
 from agenet.faces.face import Face
@@ -19,7 +19,7 @@ LISTED = 10  # problems in the summary
 
 _TABLE = ("face", "left", "top", "right", "bottom", "age", "80 %", "group", "gender", "prob.")
 _PREDICTED = ("score", "age", "age_low", "age_high", "age_group", "gender", "gender_probability")
-_CSV = ("file", "face", "left", "top", "right", "bottom", *_PREDICTED, "error")
+COLUMNS = ("file", "face", "left", "top", "right", "bottom", *_PREDICTED, "error")
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,20 @@ class TableWriter:
         return f"{name}{face:>4}  {box} {ages}  {gender:<6}  {confidence:>5}"
 
 
+def face_rows(result: Result) -> Iterator[tuple[Any, ...]]:
+    """The rows of a result in a table, with the values of `COLUMNS` and None for what is missing.
+
+    There is one for each face, image without a face, and error.
+    """
+    for number, face in enumerate(result.faces, 1):
+        fields = face.asdict()
+        fields["age_low"], fields["age_high"] = fields["age_interval"] or (None, None)
+        values = [fields.get(column) for column in _PREDICTED]
+        yield result.path, number, *fields["box"], *values, result.error
+    if not result.faces:
+        yield result.path, *[None] * (len(COLUMNS) - 2), result.error
+
+
 class CsvWriter:
     """CSV: one row for each face, image without a face, and error."""
 
@@ -143,19 +157,12 @@ class CsvWriter:
 
     def write(self, result: Result) -> None:
         if not self._has_header:
-            self._rows.writerow(_CSV)
+            self._rows.writerow(COLUMNS)
             self._has_header = True
         name = _escaped(result.path)
         # Spreadsheets would read it as a formula; this is the same file.
         name = f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
-        nothing = [""] * (len(_CSV) - 2)
-        for number, face in enumerate(result.faces, 1):
-            fields = face.asdict()
-            fields["age_low"], fields["age_high"] = fields["age_interval"] or (None, None)
-            values = [fields.get(column) for column in _PREDICTED]
-            self._rows.writerow([name, number, *fields["box"], *values, result.error])
-        if not result.faces:
-            self._rows.writerow([name, *nothing, result.error])
+        self._rows.writerows((name, *row[1:]) for row in face_rows(result))
 
 
 class JsonLinesWriter:
