@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -19,9 +20,13 @@ EPILOG = """\
 Keys in the window: q or Esc quits, space pauses, s saves a snapshot in the folder from which the
 command was started.
 
-A camera or stream is shown in a window, and written to --output and --json at the same time, as
-long as it lasts. A video file is shown in a window, too; with --output or --json it is processed
+A camera or stream is shown in a window, and written to --output, --json and --tracks at the same
+time, as long as it lasts. A video file is shown in a window, too; with one of these it is processed
 frame by frame without one.
+
+--tracks has a row for each face, once it is missing for a second or the video ends: when it was
+found first and last, in how many frames, the mean score, and age with its interval and gender by
+the average of all its predictions.
 
 Exit status: 0 at the end of the source or after q, 1 after a mistake, 130 if a file was
 interrupted; output written until then is kept.
@@ -42,6 +47,18 @@ interrupted; output written until then is kept.
     type=click.Path(),
     help="Write a line of JSON for each frame; - for stdout.",
 )
+@click.option(
+    "--tracks",
+    metavar="FILE",
+    type=options.PATH,
+    help="Write a summary of each face that was tracked: .csv or .json.",
+)
+@click.option(
+    "--crops",
+    metavar="FOLDER",
+    type=options.PATH,
+    help="With --tracks: write the largest and sharpest crop of each face.",
+)
 @options.overwrite
 @click.option("--no-window", is_flag=True, help="Do not open a window.")
 @click.option("--mirror", is_flag=True, help="Show the image mirrored.")
@@ -52,6 +69,8 @@ def command(
     source: str,
     output: Path | None,
     json: str | None,
+    tracks: Path | None,
+    crops: Path | None,
     overwrite: bool,
     no_window: bool,
     mirror: bool,
@@ -72,24 +91,33 @@ def command(
     """
     if max_frames is not None and max_frames < 1:
         raise UserError("--max-frames: give 1 or more")
-    if no_window and output is None and json is None:
-        raise UserError("--no-window leaves nothing to do: add --output FILE or --json FILE")
+    writes = any(file is not None for file in (output, json, tracks))
+    if no_window and not writes:
+        raise UserError(
+            "--no-window leaves nothing to do: add --output FILE or --json FILE, or --tracks FILE"
+        )
+    if crops is not None and tracks is None:
+        raise UserError("--crops goes with --tracks FILE: name one")
 
     from agenet.faces import detectors
     from agenet.faces.display import Window
     from agenet.faces.encoding import VideoWriter
     from agenet.faces.selection import FaceSelection, SelectiveDetector
+    from agenet.faces.track_summaries import TrackWriter, check_tracks
     from agenet.faces.video import open_video
     from agenet.faces.webcam import Lines, run
     from agenet.files import LineFile
     from agenet.runs.logging import log_to
 
-    _check_files(source, output, json, overwrite)
+    files = {"--output": output, "--tracks": tracks}
+    files["--json"] = None if json in (None, "-") else Path(str(json))
+    _check_files(source, files, overwrite)
+    if tracks:
+        check_tracks(tracks, overwrite, crops)
     with contextlib.ExitStack() as stack:
         stack.enter_context(log_to())
         opening = stack.enter_context(contextlib.ExitStack())
         opened = opening.enter_context(contextlib.closing(open_video(source)))
-        writes = output is not None or json is not None
         screen = Window("agenet") if _wants_window(opened, writes, no_window) else None
         found = SelectiveDetector(
             detectors.create_detector(detector), FaceSelection(min_score, min_size, max_faces)
@@ -101,6 +129,9 @@ def command(
             lines = _stdout()
         elif json is not None:
             lines = stack.enter_context(LineFile(Path(json), overwrite))
+        summaries = None
+        if tracks:
+            summaries = stack.enter_context(TrackWriter(tracks, overwrite, crops))
         writer = VideoWriter(output, opened.rate, overwrite) if output else None
         opening.pop_all()  # Both are closed by `run`.
         try:
@@ -111,6 +142,7 @@ def command(
                 screen=screen,
                 writer=writer,
                 lines=lines,
+                tracks=summaries,
                 mirror=mirror,
                 max_frames=max_frames,
             )
@@ -127,18 +159,20 @@ def _stdout() -> TextIO:
     return sys.stdout
 
 
-def _check_files(source: str, output: Path | None, json: str | None, overwrite: bool) -> None:
+def _check_files(source: str, files: Mapping[str, Path | None], overwrite: bool) -> None:
+    """Checks the files to write, which are named by their options."""
     from agenet.faces.encoding import CODECS
     from agenet.faces.video import check_output
 
+    output = files["--output"]
     if output and output.suffix.lower() not in CODECS:
         raise UserError(f"--output {output}: name a file that ends in {', '.join(CODECS)}")
-    files = [output] if output else []
-    files += [Path(json)] if json not in (None, "-") else []
-    for path in files:
-        check_output(path, source, overwrite)
-    if len(files) == 2 and files[0].absolute() == files[1].absolute():
-        raise UserError("--output and --json name the same file: name two")
+    options: dict[Path, str] = {}
+    for option, path in files.items():
+        if path:
+            check_output(path, source, overwrite)
+            if (other := options.setdefault(path.absolute(), option)) != option:
+                raise UserError(f"{other} and {option} name the same file: name two")
 
 
 def _wants_window(source: "VideoSource", writes: bool, no_window: bool) -> bool:

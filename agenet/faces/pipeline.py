@@ -10,7 +10,7 @@ import numpy as np
 from agenet.faces.channel import Channel, Closed, start_thread
 from agenet.faces.face import Detection, Detector, Face, FacePredictor
 from agenet.faces.frames import TIMEOUT, Frame, VideoSource
-from agenet.faces.tracking import Scene, Track, TrackedFace, Tracker
+from agenet.faces.tracking import Scene, Track, TrackedFace, Tracker, TrackRecorder
 
 LIVE_BUDGET, FILE_BUDGET = 4, 32  # maximum number of faces predicted per frame
 POLL = 0.5  # seconds to wait for a frame before yielding None
@@ -39,6 +39,7 @@ class Pipeline:
         load: loads the predictor; in a thread if the source is live.
         every_frame: process every frame and wait for its result.
         mirror: flip frames horizontally.
+        recorder: is informed of each track, by one of the threads.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class Pipeline:
         *,
         every_frame: bool,
         mirror: bool = False,
+        recorder: TrackRecorder | None = None,
     ) -> None:
         self._source, self._detector, self._load = source, detector, load
         self._every_frame, self._mirror = every_frame, mirror
-        self.tracker = Tracker(FILE_BUDGET if every_frame else LIVE_BUDGET)
+        self.tracker = Tracker(FILE_BUDGET if every_frame else LIVE_BUDGET, recorder)
         self._predictor: FacePredictor | None = None
         self._frames = Channel[Frame](2, newest=source.live)
         self._done = Channel[tuple[Frame, Scene]](2)  # every frame

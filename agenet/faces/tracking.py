@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -35,9 +35,13 @@ class AveragedPrediction:
 
     Probabilities of years and age groups are averaged as logarithms, those of genders directly. Age
     and group are those of the average, so that they agree as in every prediction.
+
+    Args:
+        half_life: seconds after which a prediction has half its weight.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, half_life: float = HALF_LIFE) -> None:
+        self._half_life = half_life
         self._sums: dict[str, np.ndarray] = {}
         self._weights: dict[str, float] = {}
         self._groups: tuple[str, ...] = ()
@@ -51,7 +55,7 @@ class AveragedPrediction:
             weight: at least 0; the detector's score.
             seconds: time of the frame, not before that of the previous prediction.
         """
-        decay = 0.5 ** (max(0.0, seconds - self._seconds) / HALF_LIFE)
+        decay = 0.5 ** (max(0.0, seconds - self._seconds) / self._half_life)
         self._seconds = seconds
         values: dict[str, Any] = {"age": prediction.age}
         if prediction.age_probabilities:
@@ -159,16 +163,27 @@ class Track:
     average: AveragedPrediction = field(default_factory=AveragedPrediction)
 
 
+class TrackRecorder(Protocol):
+    """Is informed of what happens to tracks, which it knows by their numbers."""
+
+    def saw(self, number: int, image: np.ndarray, seconds: float, detection: Detection) -> None: ...
+
+    def predicted(self, number: int, face: Face, seconds: float) -> None: ...
+
+    def end(self, number: int) -> None: ...
+
+
 class Tracker:
     """Tracks faces from frame to frame. Not thread-safe.
 
     Args:
         budget: maximum number of faces to predict per frame, which bounds the cost of crowds;
             those predicted longest ago come first.
+        recorder: is informed of each track.
     """
 
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
+    def __init__(self, budget: int, recorder: TrackRecorder | None = None) -> None:
+        self._budget, self._recorder = budget, recorder
         self._tracks: list[Track] = []
         self._gray = np.zeros((1, 1), np.uint8)
         self._shape: tuple[int, ...] = ()
@@ -202,13 +217,19 @@ class Tracker:
             track = self._tracks[row]
             track.box = _blend(track.box, found[column])
             track.detection, track.last_seen = detections[column], seconds
-        self._tracks = [
-            track for track in self._tracks if seconds - track.last_seen <= KEEP_SECONDS
-        ]
+        kept = [track for track in self._tracks if seconds - track.last_seen <= KEEP_SECONDS]
+        if self._recorder:
+            for number in sorted({t.number for t in self._tracks} - {t.number for t in kept}):
+                self._recorder.end(number)
+        self._tracks = kept
         for column in sorted(set(range(len(found))) - {column for _, column in matches}):
             self.count += 1
             self._tracks.append(Track(self.count, found[column], detections[column], seconds))
         self._gray, self._shape, self._seconds = gray, shape, seconds
+        if self._recorder and image is not None:
+            for track in self._tracks:
+                if track.last_seen == seconds:
+                    self._recorder.saw(track.number, image, seconds, track.detection)
 
     def due_tracks(self) -> list[Track]:
         """Returns the tracks whose faces in this frame should be predicted now."""
@@ -231,6 +252,8 @@ class Tracker:
             track.average.add(face.prediction, face.detection.score, seconds)
             track.last_predicted = seconds
             track.prediction_count += 1
+            if self._recorder:
+                self._recorder.predicted(track.number, face, seconds)
 
     def scene(self) -> Scene:
         """Returns the current faces."""

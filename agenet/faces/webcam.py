@@ -5,7 +5,7 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from agenet.faces.encoding import VideoWriter
 from agenet.faces.face import Detector, FacePredictor
 from agenet.faces.frames import Frame, VideoSource
 from agenet.faces.pipeline import Pipeline
+from agenet.faces.track_summaries import TrackSummaries, TrackWriter
 from agenet.faces.tracking import TrackedFace
 
 MAX_GAP = 1.0  # seconds; longer gaps between a camera's frames, such as pauses, are not recorded
@@ -40,6 +41,7 @@ def run(
     screen: Screen | None = None,
     writer: VideoWriter | None = None,
     lines: Lines | None = None,
+    tracks: TrackWriter | None = None,
     mirror: bool = False,
     max_frames: int | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -55,6 +57,7 @@ def run(
             predictor is loaded, so that an older file stays if that fails.
         lines: receives one JSON object for each frame: `frame` (from 0), `seconds`, `faces`; the
             first ones, too, once the predictor is loaded.
+        tracks: receives a summary of each face, once it has left.
         mirror: flip frames horizontally.
         max_frames: stop after so many frames.
         clock: seconds.
@@ -65,7 +68,9 @@ def run(
     Raises:
         UserError: the error of any thread.
     """
-    every_frame = not source.live and (writer is not None or lines is not None)
+    writes = writer is not None or lines is not None or tracks is not None
+    every_frame = not source.live and writes
+    summaries = TrackSummaries(detector.name if tracks and tracks.crops else None)
     display = screen and Display(screen, paced=not source.live and not every_frame, clock=clock)
     shown_at: deque[float] = deque(maxlen=30)
     recorded, before, end = 0.0, 0.0, 0.0  # seconds recorded; time and end of the previous frame
@@ -73,8 +78,16 @@ def run(
     count, began, ending = 0, clock(), ""
     total = source.count if max_frames is None else min(source.count or max_frames, max_frames)
     with (
+        _completed(tracks, summaries),  # once the threads have ended
         writer or contextlib.nullcontext(),
-        Pipeline(source, detector, load, every_frame=every_frame, mirror=mirror) as pipeline,
+        Pipeline(
+            source,
+            detector,
+            load,
+            every_frame=every_frame,
+            mirror=mirror,
+            recorder=summaries if tracks else None,
+        ) as pipeline,
         # Only without a window, and only on a terminal (disable=None); there may be no stderr.
         tqdm(
             total=total, unit=" frames", disable=True if display or not sys.stderr else None
@@ -113,6 +126,7 @@ def run(
                 end = frame.seconds + frame.duration
                 if pipeline.loaded:
                     _write(lines, held)
+                    _write_tracks(tracks, summaries)
                     if writer:
                         writer.publish()
                 if display and not display.show(frame, drawn):
@@ -174,13 +188,50 @@ def _write(lines: Lines | None, held: list[str]) -> None:
     """Writes lines, and removes them from `held`."""
     if lines is None or not held:
         return
-    try:
+    with _errors_explained("--json"):
         lines.write("".join(held))
         lines.flush()
+    held.clear()
+
+
+@contextlib.contextmanager
+def _completed(tracks: TrackWriter | None, summaries: TrackSummaries) -> Iterator[None]:
+    """Writes the faces that are still there at the end, also after Ctrl-C."""
+    try:
+        yield
+    except Exception:
+        if tracks and tracks.has_begun:
+            with contextlib.suppress(OSError):
+                tracks.finish()
+        raise
+    except BaseException:
+        _write_last(tracks, summaries)
+        raise
+    _write_last(tracks, summaries)
+
+
+def _write_last(tracks: TrackWriter | None, summaries: TrackSummaries) -> None:
+    summaries.end_all()
+    _write_tracks(tracks, summaries)
+    if tracks:
+        with _errors_explained("--tracks"):
+            tracks.finish()
+
+
+def _write_tracks(tracks: TrackWriter | None, summaries: TrackSummaries) -> None:
+    """Writes the summaries of tracks that have ended."""
+    with _errors_explained("--tracks"):
+        while tracks and summaries.ended:
+            tracks.write(summaries.ended.popleft())
+
+
+@contextlib.contextmanager
+def _errors_explained(option: str) -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
         raise UserError(
-            f"--json could not be written completely ({error.strerror}): is the disk full?"
+            f"{option} could not be written completely ({error.strerror}): is the disk full?"
         ) from error
-    held.clear()
