@@ -24,6 +24,9 @@ A camera or stream is shown in a window, and written to --output, --json and --t
 time, as long as it lasts. A video file is shown in a window, too; with one of these it is processed
 frame by frame without one.
 
+A camera or stream that stops is opened again, after pauses that grow from 1 to 30 seconds, until
+Ctrl-C or for --give-up SECONDS; 0 ends at once.
+
 --tracks has a row for each face, once it is missing for a second or the video ends: when it was
 found first and last, in how many frames, the mean score, and age with its interval and gender by
 the average of all its predictions.
@@ -63,6 +66,13 @@ interrupted; output written until then is kept.
 @click.option("--no-window", is_flag=True, help="Do not open a window.")
 @click.option("--mirror", is_flag=True, help="Show the image mirrored.")
 @click.option("--max-frames", type=int, metavar="N", help="Stop after this many frames.")
+@click.option(
+    "--give-up",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="End when a camera or stream is gone for so long; by default it is opened again until "
+    "Ctrl-C.",
+)
 @options.selection
 @options.predictor
 def command(
@@ -75,6 +85,7 @@ def command(
     no_window: bool,
     mirror: bool,
     max_frames: int | None,
+    give_up: float | None,
     min_score: float,
     min_size: float,
     max_faces: int | None,
@@ -102,6 +113,7 @@ def command(
     from agenet.faces import detectors
     from agenet.faces.display import Window
     from agenet.faces.encoding import VideoWriter
+    from agenet.faces.reconnecting import Reconnecting
     from agenet.faces.selection import FaceSelection, SelectiveDetector
     from agenet.faces.track_summaries import TrackWriter, check_tracks
     from agenet.faces.video import open_video
@@ -118,6 +130,8 @@ def command(
         stack.enter_context(log_to())
         opening = stack.enter_context(contextlib.ExitStack())
         opened = opening.enter_context(contextlib.closing(open_video(source)))
+        if opened.live:
+            opened = Reconnecting(opened, lambda: open_video(source), give_up)
         screen = Window("agenet") if _wants_window(opened, writes, no_window) else None
         found = SelectiveDetector(
             detectors.create_detector(detector), FaceSelection(min_score, min_size, max_faces)

@@ -38,6 +38,7 @@ class VideoSource(ABC):
         seconds: length as reported by a file; None for others.
         damaged: number of parts of a file or stream that could not be decoded so far.
         truncated: its end is missing, as far as its format tells without a length.
+        waits: `read` may wait for a source that is disconnected, until `stop`.
     """
 
     name: str
@@ -47,10 +48,14 @@ class VideoSource(ABC):
     seconds: float | None = None
     damaged: int = 0
     truncated: bool = False
+    waits: bool = False
 
     @abstractmethod
     def read(self) -> Frame | None:
         """Returns the next frame; None at the end or when the source is disconnected."""
+
+    def stop(self) -> None:  # noqa: B027 (most do not wait)
+        """Ends such a wait, from another thread."""
 
     @abstractmethod
     def close(self) -> None: ...

@@ -85,6 +85,7 @@ class Pipeline:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._source.stop()
         for channel in (
             self._frames,
             self._done,
@@ -113,7 +114,8 @@ class Pipeline:
     def _live_frames(self) -> Iterator[tuple[Frame, list[TrackedFace]] | None]:
         scene: Scene | None = None
         waited = 0.0
-        while not self._source.live or waited < TIMEOUT + 2:  # After that the camera hangs.
+        # After some time the camera hangs.
+        while not self._source.live or self._source.waits or waited < TIMEOUT + 2:
             try:
                 frame = self._frames.get(POLL)
             except TimeoutError:
