@@ -1,4 +1,4 @@
-"""Runs a trained network with ONNX Runtime on CPUs, or with JAX on any of its devices.
+"""Runs a trained network with ONNX Runtime, on CPUs or with CUDA, or with JAX on any device.
 
 JAX needs seconds to import and to compile; ONNX Runtime does not: the network is traced to an ONNX
 graph once, and the graph is cached under the hash of the weights file.
@@ -21,6 +21,7 @@ from agenet.errors import UserError
 from agenet.faces.forks import abandon, check_jax_can_run, restart_after_fork
 from agenet.faces.onnx_file import SPIN_MICROSECONDS
 from agenet.files import hash_file, hash_text, write_file
+from agenet.inference.gpu import choose_providers, report_unused_gpu
 from agenet.inference.threads import choose_threads, limit_opencv, xla_threads
 from agenet.weights.bundled import DEFAULT, DEFAULT_FILE, find_weights
 from agenet.weights.cache import cache_dir
@@ -81,6 +82,8 @@ def create_engine(path: Path, name: str = "auto", threads: int | None = None) ->
     if name == "auto":
         has_accelerator = any(map(importlib.util.find_spec, _ACCELERATORS))
         name = "jax" if has_accelerator else "onnxruntime"
+        if not has_accelerator:
+            report_unused_gpu()
     return JaxEngine(path, threads) if name == "jax" else OnnxEngine(path, threads)
 
 
@@ -165,7 +168,7 @@ class JaxEngine(_LoadedEngine):
 
 
 class OnnxEngine(_LoadedEngine):
-    """Runs on the CPU with ONNX Runtime."""
+    """Runs with ONNX Runtime: on the CPU, or a GPU where onnxruntime-gpu is installed."""
 
     name = "onnxruntime"
 
@@ -201,9 +204,8 @@ class OnnxEngine(_LoadedEngine):
         options.add_session_config_entry(
             "session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS)
         )
-        return onnxruntime.InferenceSession(
-            self._graph, options, providers=["CPUExecutionProvider"]
-        )
+        providers = choose_providers(onnxruntime.get_available_providers())
+        return onnxruntime.InferenceSession(self._graph, options, providers=providers)
 
     def restart(self) -> None:
         """Has the session, whose threads a fork loses, opened again when it is used."""
