@@ -1,5 +1,6 @@
 """`agenet predict`: age and gender of the faces in image files."""
 
+import functools
 import itertools
 import signal
 import sys
@@ -33,6 +34,11 @@ read when it is complete: it has its name at the end, also after Ctrl-C.
 
 The group is the most probable one, and the age lies in it; "80 %" are the years that hold 80 % of
 the probability, age_low and age_high in CSV, age_interval in JSON lines.
+
+--out predicts any number of images on Apache Beam (the extra beam): PATH may then be a pattern on
+any file system that Beam knows, such as gs://bucket/**.jpg, or a folder there that ends in /.
+Results are in faces-00000.jsonl and so on, for 1,000 images each, images that cannot be read in
+bad-00000.jsonl. The same command resumes a run that was ended, and adds new images.
 
 Exit status: 0 if an image could be read, 1 if none could or a copy could not be written, 130 if
 interrupted; results written until then are kept.
@@ -70,6 +76,24 @@ interrupted; results written until then are kept.
     type=options.LocalPath(),
     help="Write copies with the faces drawn in.",
 )
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    help="For millions of images: predict on Apache Beam, and write to this folder.",
+)
+@click.option(
+    "--out-format",
+    type=click.Choice(["jsonl", "parquet"]),
+    default="jsonl",
+    show_default=True,
+    help="With --out: as --jsonl or as --parquet.",
+)
+@click.option(
+    "--beam_options",
+    metavar="OPTIONS",
+    help="With --out: pipeline options of Beam, such as "
+    '"--runner=DirectRunner --direct_num_workers=4".',
+)
 @options.overwrite
 @click.option("--cropped", is_flag=True, help="Each image is one face: do not look for faces.")
 @options.selection
@@ -81,6 +105,9 @@ def command(
     parquet: str | None,
     distribution: bool,
     annotated: str | None,
+    out: str | None,
+    out_format: str,
+    beam_options: str | None,
     overwrite: bool,
     cropped: bool,
     min_score: float,
@@ -96,12 +123,31 @@ def command(
 
     PATH is an image file, a folder, or a pattern in quotes.
     """
-    if distribution and not jsonl:
+    if distribution and not (jsonl or (out and out_format == "jsonl")):
         raise UserError("--distribution goes with --jsonl FILE: name one")
     if cropped and (min_score or min_size or max_faces):
         raise UserError(
             "--cropped takes each image as one face: leave out --min-score, --min-size, --max-faces"
         )
+    if beam_options is not None and not out:
+        raise UserError("--beam_options goes with --out FOLDER: name one")
+    if out:
+        if csv or jsonl or parquet or annotated or overwrite:
+            raise UserError(
+                "--out FOLDER writes files of its own and resumes what was ended: leave out --csv, "
+                "--jsonl, --parquet, --annotated, --overwrite"
+            )
+        _predict_with_beam(
+            paths,
+            out,
+            beam_options or "",
+            (model, None if cropped else detector, engine, age_groups, threads),
+            format=out_format,
+            cropped=cropped,
+            selection=(min_score, min_size, max_faces),
+            distribution=distribution,
+        )
+        return
     _check_files(paths, {"--csv": csv, "--jsonl": jsonl, "--parquet": parquet}, overwrite)
     search, found = _find(paths, annotated)
 
@@ -151,6 +197,50 @@ def command(
     if summary.stopped is BrokenPipeError:
         discard_stdout()
     sys.exit(0 if summary.images and not (annotate and annotate.failed) else 1)
+
+
+def _predict_with_beam(
+    paths: tuple[str, ...],
+    out: str,
+    beam_options: str,
+    loading: tuple[str, str | None, str, str, int | None],
+    *,
+    format: str,
+    cropped: bool,
+    selection: tuple[float, float, int | None],
+    distribution: bool,
+) -> None:
+    """Predicts on Beam; `loading` are the arguments of `options.load_predictor`."""
+    from agenet.distributed.beam import parse_beam_options
+
+    parsed = parse_beam_options(beam_options)
+    if format == "parquet":
+        from agenet.inference.parquet import check_parquet
+
+        check_parquet(out)
+    from agenet.faces.selection import FaceSelection
+    from agenet.files import hash_file
+    from agenet.inference.beam import Work, predict_with_beam
+    from agenet.runs.logging import log_to
+    from agenet.weights.hub import find_weights
+
+    model, detector, engine, age_groups, threads = loading
+    weights = find_weights(model)
+    settings = {
+        "model": hash_file(weights) if weights.is_file() else str(weights.absolute()),
+        "detector": detector,
+        "age_groups": age_groups,
+        "out_format": format,
+        "cropped": cropped,
+        "selection": list(selection),
+        "distribution": distribution,
+    }
+    load = functools.partial(options.load_predictor, model, detector, engine, age_groups, threads)
+    work = Work(load, FaceSelection(*selection), format, cropped, distribution, threads)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with log_to():
+        for line in predict_with_beam(paths, out, work, settings, parsed):
+            say(line)
 
 
 def _check_files(paths: tuple[str, ...], outputs: dict[str, str | None], overwrite: bool) -> None:

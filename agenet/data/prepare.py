@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agenet.distributed.beam import parse_beam_options
 from agenet.errors import UserError, did_you_mean, needs_extra
 from agenet.files import SHIPPED, expand_home, is_address, make_shipped_importable
 from agenet.places.stores import parse_address
@@ -191,18 +192,7 @@ def _beam_options(options: str | None, builder_cls: Any) -> Any:
         return None
     if not builder_cls.SUPPORTS_BEAM:
         raise UserError(f"{builder_cls.name} does not run on Beam: leave out --beam_options")
-    try:
-        beam = importlib.import_module("apache_beam")
-    except ImportError as error:
-        # In an environment of its own: Beam takes an older protobuf than the rest.
-        raise needs_extra("beam", "--beam_options", error) from None
-    try:
-        parsed = beam.options.pipeline_options.PipelineOptions(shlex.split(options))
-        if runner := parsed.view_as(beam.options.pipeline_options.StandardOptions).runner:
-            beam.runners.create_runner(runner)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"--beam_options {options!r}: {str(error).splitlines()[0]}") from None
-    return parsed
+    return parse_beam_options(options)
 
 
 def _prepare(

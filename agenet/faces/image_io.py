@@ -117,6 +117,7 @@ def read_image_bytes(
     to_detect: bool = False,
     max_pixels: int | None = None,
     seconds: float = MAX_SECONDS,
+    admit: Callable[[int], object] | None = None,
 ) -> FileImage:
     """Reads the content of an image file; see `read_image_file`.
 
@@ -125,12 +126,13 @@ def read_image_bytes(
         to_detect: see `read_image_file`.
         max_pixels: in the file, where fewer are to be read than `read_image_file` would.
         seconds: that decoding may take.
+        admit: see `read_image_file`.
 
     Raises:
         ImageFileError: as by `read_image_file`, or there are more than `max_pixels`.
     """
     with _errors_of("image", seconds), _TimedFile(io.BytesIO(content), seconds) as file:
-        return _decode("image", file, len(content), to_detect, max_pixels)
+        return _decode("image", file, len(content), to_detect, max_pixels, admit)
 
 
 def name_to_write(path: Path) -> Path:

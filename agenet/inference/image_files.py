@@ -17,6 +17,7 @@ from agenet.faces.face import Box, Detection, Face, FacePredictor, Prediction
 from agenet.faces.image_io import (
     FULL_SIZE_PIXELS,
     MAX_SECONDS,
+    FileImage,
     ImageFileError,
     name_to_write,
     read_image_file,
@@ -36,6 +37,19 @@ AHEAD = 2 * MAX_BATCH
 _TOGETHER = 0.2
 
 Annotate = Callable[[str, np.ndarray, Sequence[Face]], str]
+
+
+class ReadImage(Protocol):
+    """Reads an image by its path, see `read_image_file`."""
+
+    def __call__(
+        self,
+        path: str,
+        /,
+        *,
+        to_detect: bool = False,
+        admit: Callable[[int], object] | None = None,
+    ) -> FileImage: ...
 
 
 class ImagePredictor(FacePredictor, Protocol):
@@ -59,6 +73,7 @@ def predict_files(
     advance: Callable[[int], object] = lambda count: None,
     select: FaceSelection = ALL_FACES,
     threads: int | None = None,
+    read_image: ReadImage | None = None,
 ) -> Summary:
     """Predicts image files and writes the results, in order; Ctrl-C keeps those written so far.
 
@@ -74,9 +89,11 @@ def predict_files(
         advance: called with the number of files processed.
         select: the faces to predict, of those that are found.
         threads: that read and search images; by default one for each core that may be used.
+        read_image: reads them; by default `read_image_file`.
     """
     summary = Summary()
-    reader = _Reader(predictor, select, cropped, keep=annotate is not None)
+    read_image = read_image or read_image_file
+    reader = _Reader(predictor, select, read_image, cropped, keep=annotate is not None)
     files = read_ahead(
         found,
         reader.read,
@@ -131,14 +148,20 @@ class _Reader:
     Args:
         predictor: finds and cuts out faces.
         select: of those that are found.
+        read_image: reads a file.
         cropped: each image is one face.
         keep: keep the pixels of each image, all of those that it has.
     """
 
     def __init__(
-        self, predictor: ImagePredictor, select: FaceSelection, cropped: bool, keep: bool
+        self,
+        predictor: ImagePredictor,
+        select: FaceSelection,
+        read_image: ReadImage,
+        cropped: bool,
+        keep: bool,
     ) -> None:
-        self._predictor, self._select = predictor, select
+        self._predictor, self._select, self._read_image = predictor, select, read_image
         self._cropped, self._keep = cropped, keep
 
     def read(self, found: Result, hold: Hold) -> _ImageFile:
@@ -154,7 +177,7 @@ class _Reader:
     def _read(self, found: Result, hold: Hold) -> _ImageFile:
         # Copies are drawn into the whole image, and crops must have all their pixels.
         to_detect = not self._keep and not self._cropped
-        image = read_image_file(found.path, to_detect=to_detect, admit=hold)
+        image = self._read_image(found.path, to_detect=to_detect, admit=hold)
         if self._cropped:
             height, width = image.pixels.shape[:2]
             detections = [Detection(Box(0, 0, width, height), score=1.0)]
@@ -164,7 +187,7 @@ class _Reader:
             if image.to_detect and any(map(self._predictor.is_coarse, detections)):
                 reduced = image.reduction
                 del image  # Its memory is needed.
-                image = read_image_file(found.path, admit=hold)
+                image = self._read_image(found.path, admit=hold)
                 detections = [d.scaled(reduced // image.reduction) for d in detections]
             crops = None
             if len(detections) <= MAX_BATCH:

@@ -1,5 +1,6 @@
 """Writes the results for image files as a Parquet table."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,30 @@ def check_parquet(name: str) -> None:
     require_packages("parquet", "--parquet", "pyarrow")
 
 
+def create_schema() -> Any:
+    """The columns, as a `pyarrow.Schema`."""
+    import pyarrow as pa
+
+    kinds = {column: kind for kind, columns in _TYPES.items() for column in columns}
+    return pa.schema([(name, pa.type_for_alias(kinds.get(name, _NUMBER))) for name in COLUMNS])
+
+
+def table_rows(result: Result) -> list[tuple[Any, ...]]:
+    """The rows of a result, as `create_table` takes them."""
+    # Parquet holds text in UTF-8 only.
+    name = result.path.encode(errors="backslashreplace").decode()
+    return [(name, *row[1:-1], row[-1] or None) for row in face_rows(result)]
+
+
+def create_table(rows: Sequence[tuple[Any, ...]], schema: Any) -> Any:
+    """The `pyarrow.Table` of rows."""
+    import pyarrow as pa
+
+    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
 class ParquetWriter:
     """Parquet: the rows and columns of the CSV, with nulls for what is missing.
 
@@ -40,14 +65,10 @@ class ParquetWriter:
 
     def __init__(self, path: Path, overwrite: bool) -> None:
         check_parquet(str(path))
-        import pyarrow as pa
         from pyarrow import parquet
 
         check_output(path, overwrite)
-        kinds = {column: kind for kind, columns in _TYPES.items() for column in columns}
-        self._schema = pa.schema(
-            [(name, pa.type_for_alias(kinds.get(name, _NUMBER))) for name in COLUMNS]
-        )
+        self._schema = create_schema()
         self._path = path
         self._rows: list[tuple[Any, ...]] = []
         self._is_whole = True
@@ -65,22 +86,15 @@ class ParquetWriter:
         Raises:
             UserError: the file cannot be written.
         """
-        # Parquet holds text in UTF-8 only.
-        name = result.path.encode(errors="backslashreplace").decode()
-        self._rows += [(name, *row[1:-1], row[-1] or None) for row in face_rows(result)]
+        self._rows += table_rows(result)
         if len(self._rows) >= ROWS:
             self._write_rows()
 
     def _write_rows(self) -> None:
-        import pyarrow as pa
-
-        arrays = [
-            pa.array(values, field.type)
-            for values, field in zip(zip(*self._rows, strict=True), self._schema, strict=True)
-        ]
+        table = create_table(self._rows, self._schema)
         self._rows.clear()
         self._is_empty = False
-        self._try(self._file.write_table, pa.Table.from_arrays(arrays, schema=self._schema))
+        self._try(self._file.write_table, table)
 
     def _try(self, write: Any, *arguments: Any) -> None:
         try:
