@@ -85,8 +85,8 @@ def describe(network: TrainedNetwork) -> str:
     ]
     if "years" in labels:
         lines.append(
-            "AGE: the group is the column of age with the largest value; the years are the sum of "
-            "year times exp(years), limited to the years of that group."
+            "AGE: the group is the column of age with the largest value; the age is the median of "
+            "years, limited to the years of that group."
         )
     lines.append(f"LICENCE of the weights: {network.spec.licence}")
     return "\n".join(lines)

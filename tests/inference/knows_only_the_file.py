@@ -26,7 +26,7 @@ def main(model: str, path: str, face: str) -> None:
     found = {name: np.exp(values[0]) for name, values in zip(names, outputs, strict=True)}
     group = about["labels"]["age"][found["age"].argmax()]
     low, high = map(int, group.split("-"))
-    age = found["years"] @ np.array(about["labels"]["years"])
+    age = about["labels"]["years"][found["years"].cumsum().searchsorted(0.5)]
     gender = about["labels"]["gender"][found["gender"].argmax()]
     answer = {"age": float(np.clip(age, low, high)), "age_group": group, "gender": gender}
     print(json.dumps(answer | {"probability": float(found["gender"].max())}))
