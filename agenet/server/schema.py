@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     EncodedBytes,
     EncoderProtocol,
     Field,
@@ -24,8 +23,8 @@ _TEMPLATE = "#/components/schemas/{model}"
 _LONGEST = 255  # characters of a name
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class _Strict(BaseModel, extra="forbid"):
+    """Refuses fields that it does not know."""
 
 
 class Options(_Strict):
